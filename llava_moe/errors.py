@@ -1,0 +1,11 @@
+"""What can go wrong and whose it is to fix: the exit status of a process is decided here."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can fix. Its text is one line: what is wrong, where, and what to do. Exit status 2."""
+
+
+class StoppedBySignalError(Exception):
+    """Training stopped on SIGTERM or SIGUSR1 with a checkpoint saved. Exit status 75: run the same command again."""
