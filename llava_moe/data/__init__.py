@@ -1,0 +1,1 @@
+"""Records to batches: text and pixels, knowing no model and no adapter."""

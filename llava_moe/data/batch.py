@@ -1,0 +1,121 @@
+"""One packed row as tensors: examples end to end, no padding and no attention mask.
+
+Shape letters: T tokens of the row, S its segments, I its images, H and W pixels. The leading 1 is the batch axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from llava_moe.data.encode import IGNORED, Example
+
+NO_DOMAIN = -1
+NULL_LENGTH = 8
+"""Tokens of the one segment of a null row where the step needs no image."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One packed row = one micro-batch.
+
+    Attributes:
+        input_ids: int64 [1, T].
+        labels: int64 [1, T], -100 where nothing is learnt.
+        position_ids: int64 [1, T], from 0 in every segment. That alone tells the segments apart: any 2-D attention mask
+            would switch the packed mask off.
+        pixel_values: uint8 [I, 3, H, W] in the order of the image places; I may be 0.
+        domains: int64 [1, T], -1 in null segments and holes.
+        segment_lengths: tokens of each segment, summing to T.
+        is_real: bool [S], False for null segments and holes.
+        keys: the record key of each segment; holes keep theirs, null segments have "".
+        sample_positions: the place of each segment's sample in the optimizer step, -1 for null segments.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    pixel_values: torch.Tensor
+    domains: torch.Tensor
+    segment_lengths: tuple[int, ...]
+    is_real: torch.Tensor
+    keys: tuple[str, ...]
+    sample_positions: tuple[int, ...]
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Tokens that carry a loss. The first token of a segment, which nothing predicts, never does."""
+        return int((self.labels != IGNORED).sum())
+
+    @property
+    def num_samples(self) -> int:
+        """Real examples in the row: neither null segments nor holes."""
+        return int(self.is_real.sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return sum(self.segment_lengths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same row with its tensors on ``device``."""
+        names = ("input_ids", "labels", "position_ids", "pixel_values", "domains", "is_real")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+
+
+def collate(
+    examples: Sequence[Example],
+    positions: Sequence[int],
+    null_image: np.ndarray | None,
+    pad_token_id: int,
+    image_token_id: int | None = None,
+    num_image_tokens: int = 0,
+) -> Batch:
+    """Lay examples end to end.
+
+    Args:
+        examples: the row's examples; none makes a null row, which trains nothing and keeps ranks in step.
+        positions: the place of each example in the optimizer step.
+        null_image: uint8 [3, H, W]. Where given and the row holds no image, one segment of that image's
+            ``num_image_tokens`` tokens is appended, so that every rank runs the vision tower in every micro-batch
+            (under ZeRO-3 a rank without it waits for ever).
+        pad_token_id: what null rows are made of where ``null_image`` is not given.
+    """
+    if len(examples) != len(positions):
+        raise ValueError(f"{len(examples)} examples and {len(positions)} positions")
+    segments, places = list(examples), list(positions)
+    if null_image is not None and not any(len(example.pixels) for example in segments):
+        if image_token_id is None or num_image_tokens < 1:
+            raise ValueError("a null image needs image_token_id and num_image_tokens")
+        segments.append(_null_segment(image_token_id, num_image_tokens, null_image[None]))
+        places.append(-1)
+    elif not segments:
+        segments.append(_null_segment(pad_token_id, NULL_LENGTH, np.empty((0, 3, 1, 1), dtype=np.uint8)))
+        places.append(-1)
+    lengths = tuple(len(segment.input_ids) for segment in segments)
+    real = [place >= 0 and not segment.is_hole for segment, place in zip(segments, places, strict=True)]
+    domains = [segment.domain if is_real else NO_DOMAIN for segment, is_real in zip(segments, real, strict=True)]
+    pixels = [segment.pixels for segment in segments if len(segment.pixels)] or [segments[0].pixels]
+    return Batch(
+        input_ids=_row([segment.input_ids for segment in segments]),
+        labels=_row([segment.labels for segment in segments]),
+        position_ids=_row([np.arange(length) for length in lengths]),
+        pixel_values=torch.from_numpy(np.concatenate(pixels)),
+        domains=_row([np.full(length, domain) for length, domain in zip(lengths, domains, strict=True)]),
+        segment_lengths=lengths,
+        is_real=torch.tensor(real),
+        keys=tuple(segment.key for segment in segments),
+        sample_positions=tuple(places),
+    )
+
+
+def _row(pieces: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(pieces).astype(np.int64, copy=False))[None]
+
+
+def _null_segment(token_id: int, length: int, pixels_I3HW: np.ndarray) -> Example:
+    ids = np.full(length, token_id, dtype=np.int64)
+    return Example(ids, np.full(length, IGNORED, dtype=np.int64), pixels_I3HW, NO_DOMAIN, "")

@@ -1,0 +1,140 @@
+"""The one record everything is read into: images, and turns of user and assistant."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ImageRef = str | bytes
+"""A path under the source's image root, or an encoded image (JPEG, PNG, ...)."""
+
+IMAGE_PLACEHOLDER = "<image>"
+USER = "user"
+ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message. ``role`` is ``"user"`` or ``"assistant"``; ``<image>`` in ``text`` marks the place of an image."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One record: its images in the order of their placeholders, and its turns.
+
+    ``id`` is for people: ids repeat in published data, so records are told apart by ``record_key``.
+    """
+
+    id: str
+    images: tuple[ImageRef, ...]
+    turns: tuple[Turn, ...]
+    source: str
+    domain: str
+    task: str | None = None
+
+
+class BadRecord(ValueError):
+    """A record that cannot be trained on.
+
+    Attributes:
+        reason: a short code, one of ``role_order``, ``no_turns``, ``image_count``, ``empty_question``,
+            ``empty_answer``, ``image_missing``, ``image_unreadable``, ``image_too_large``, ``too_long``, ``not_a_conversation``,
+            ``not_plain``.
+        detail: one line for people.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+def merge_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Drop a leading assistant turn, then merge adjacent user turns with a newline.
+
+    LLaVA drops a first turn that is not the user's (``preprocess_v1``); UReader writes ``<image>`` and the question as
+    two user turns. Order is not judged here.
+    """
+    rest = turns[1:] if turns and turns[0].role == ASSISTANT else turns
+    merged: list[Turn] = []
+    for turn in rest:
+        if merged and turn.role == USER and merged[-1].role == USER:
+            merged[-1] = Turn(USER, f"{merged[-1].text}\n{turn.text}")
+        else:
+            merged.append(turn)
+    return tuple(merged)
+
+
+def settle_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Turns that alternate user, assistant, ..., and end with the assistant, each answer holding something.
+
+    A leading assistant turn is dropped and adjacent user turns are merged before the order is judged. Settled turns
+    come back equal.
+
+    Raises:
+        BadRecord: ``no_turns`` (no user turn is left), ``role_order`` (unknown role, two answers in a row, or a last
+            question without an answer), ``empty_answer`` (an answer of blanks).
+    """
+    for number, turn in enumerate(turns):
+        if turn.role not in (USER, ASSISTANT):
+            raise BadRecord("role_order", f"turn {number} has the role {turn.role!r}, not user or assistant")
+    merged = merge_turns(turns)
+    if not any(turn.role == USER for turn in merged):
+        raise BadRecord("no_turns", f"no user turn among {len(turns)}")
+    for number, turn in enumerate(merged):
+        expected = (USER, ASSISTANT)[number % 2]
+        if turn.role != expected:
+            raise BadRecord("role_order", f"turn {number} is by {turn.role}, expected {expected}")
+        if turn.role == ASSISTANT and not turn.text.strip():
+            raise BadRecord("empty_answer", f"the answer in turn {number} is blank")
+    if merged[-1].role != ASSISTANT:
+        raise BadRecord("role_order", "the last question has no answer")
+    return merged
+
+
+def count_placeholders(turns: Sequence[Turn]) -> int:
+    """How many ``<image>`` stand in the turns."""
+    return sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
+
+
+def check_images(conversation: Conversation) -> None:
+    """Refuse a record whose placeholders and images differ in number, or whose answers hold a placeholder.
+
+    Raises:
+        BadRecord: ``image_count``.
+    """
+    places = count_placeholders(conversation.turns)
+    if places != len(conversation.images):
+        raise BadRecord("image_count", f"{places} {IMAGE_PLACEHOLDER} in the text, {len(conversation.images)} images")
+    if any(turn.role == ASSISTANT and IMAGE_PLACEHOLDER in turn.text for turn in conversation.turns):
+        raise BadRecord("image_count", f"{IMAGE_PLACEHOLDER} stands in an answer")
+
+
+def record_key(conversation: Conversation) -> str:
+    """SHA-256 (64 hex digits) over source, id, image references and texts; images given as bytes count by content.
+
+    Every field enters behind its kind and length, so no two different records write the same stream.
+    """
+    digest = hashlib.sha256()
+
+    def field(kind: bytes, value: bytes) -> None:
+        digest.update(kind + len(value).to_bytes(8, "little"))
+        digest.update(value)
+
+    field(b"s", conversation.source.encode())
+    field(b"i", conversation.id.encode())
+    for image in conversation.images:
+        if isinstance(image, bytes):
+            field(b"b", hashlib.sha256(image).digest())
+        else:
+            field(b"p", image.encode())
+    for turn in conversation.turns:
+        field(b"t", turn.text.encode())
+    return digest.hexdigest()

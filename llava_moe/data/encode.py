@@ -1,0 +1,216 @@
+"""Conversation to training example: token ids, labels and pixels.
+
+Shape letters: t tokens of one example, i its images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerBase
+
+from llava_moe.data.conversation import (
+    IMAGE_PLACEHOLDER,
+    BadRecord,
+    Conversation,
+    Turn,
+    check_images,
+    record_key,
+)
+from llava_moe.data.images import ImageTransform, open_image
+from llava_moe.data.template import Rendered, Template
+
+IGNORED = -100
+"""The label of a token that is read and not learnt (torch's ``ignore_index``)."""
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """One conversation as tokens, image placeholders expanded.
+
+    Attributes:
+        input_ids: int64 [t], the begin token first.
+        labels: int64 [t], the token itself where it is supervised, else -100. The shift is the loss's.
+        num_images: how many of the record's images, from the first, are still needed after a cut.
+        was_cut: whole turns were left off the end to keep within ``max_length``.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    num_images: int
+    was_cut: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One segment of a packed row: int64 [t] twice, uint8 [i, 3, H, W], its domain's number and its record's key.
+
+    A hole stands for a record that failed to decode: as long as planned, nothing supervised.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    pixels: np.ndarray
+    domain: int
+    key: str
+    is_hole: bool = False
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Everything between a record and its example.
+
+    Attributes:
+        tokenizer: a Hugging Face fast tokenizer that holds ``<image>`` as one special token.
+        image_token_id: the id of ``<image>``.
+        num_image_tokens: places of one image in the sequence (576 for CLIP-L/14 at 336 pixels).
+        max_length: longest example in tokens, images expanded.
+        over_length: what becomes of longer ones: ``cut`` keeps the whole question-answer pairs that fit and drops the
+            record if not even the first does; ``drop`` drops it.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    transform: ImageTransform
+    image_token_id: int
+    num_image_tokens: int
+    max_length: int = 2048
+    over_length: Literal["cut", "drop"] = "cut"
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer.is_fast:
+            raise ValueError(f"a fast tokenizer is needed for character offsets, got {type(self.tokenizer).__name__}")
+        if self.over_length not in ("cut", "drop"):
+            raise ValueError(f"over_length must be 'cut' or 'drop', got {self.over_length!r}")
+        found = self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
+        if found != self.image_token_id:
+            raise ValueError(f"{IMAGE_PLACEHOLDER} is token {found} of the tokenizer, not {self.image_token_id}")
+        end = self.tokenizer.convert_tokens_to_ids(self.template.eos)
+        if self.template.kind == "v1" and end != self.tokenizer.eos_token_id:
+            raise ValueError(
+                f"the template ends answers with {self.template.eos!r} (token {end}), the tokenizer's end token is "
+                f"{self.tokenizer.eos_token!r} ({self.tokenizer.eos_token_id})"
+            )
+
+    def encode_text(self, conversation: Conversation) -> EncodedText:
+        """Tokens and labels of one conversation, without touching its images.
+
+        The whole text is tokenised once; a token is supervised if and only if it lies inside a supervised span.
+
+        Raises:
+            BadRecord: the turns do not settle, ``image_count``, or ``too_long``.
+            AssertionError: a token straddles the edge of a span, so no exact labels exist with this tokenizer.
+        """
+        check_images(conversation)
+        rendered = self.template.render(conversation)
+        return self.finish(rendered, self._tokenise([rendered.text])[0])
+
+    def encode_texts(self, rendered: Sequence[Rendered]) -> list[Encoding]:
+        """Tokenise many rendered texts at once (in parallel, outside Python); ``finish`` makes examples of them."""
+        return self._tokenise([one.text for one in rendered])
+
+    def finish(self, rendered: Rendered, encoding: Encoding) -> EncodedText:
+        """Labels, expansion and over-length policy for one tokenised text; raises as ``encode_text`` does."""
+        ids = np.asarray(encoding.ids, dtype=np.int64)
+        offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        supervised = _inside(rendered, offsets)
+        bos = self.tokenizer.bos_token_id
+        opening = 0 if bos is None else 1
+        sizes = np.where(ids == self.image_token_id, self.num_image_tokens, 1)
+        ends = opening + np.cumsum(sizes)
+        kept = len(ids)
+        if kept and ends[-1] > self.max_length:
+            kept = self._cut(rendered, offsets, ends)
+        was_cut = kept < len(ids)
+        ids, sizes, supervised = ids[:kept], sizes[:kept], supervised[:kept]
+        labels = np.where(supervised, ids, IGNORED)
+        if opening:
+            ids, sizes, labels = np.append(bos, ids), np.append(1, sizes), np.append(IGNORED, labels)
+        num_images = int((ids == self.image_token_id).sum())
+        return EncodedText(np.repeat(ids, sizes), np.repeat(labels, sizes), num_images, was_cut)
+
+    def encode(self, conversation: Conversation, image_root: str | None, domain_id: int) -> Example:
+        """Tokens, labels and pixels of one conversation.
+
+        Raises:
+            BadRecord: as ``encode_text`` and ``open_image`` do.
+        """
+        text = self.encode_text(conversation)
+        size = self.transform.size
+        pixels = np.empty((text.num_images, 3, size, size), dtype=np.uint8)
+        for place, ref in enumerate(conversation.images[: text.num_images]):
+            pixels[place] = self.transform(open_image(ref, image_root))
+        return Example(text.input_ids, text.labels, pixels, domain_id, record_key(conversation))
+
+    def hole(self, length: int, domain_id: int, key: str = "") -> Example:
+        """A segment of ``length`` padding tokens that teaches nothing, in the place of a record that failed."""
+        size = self.transform.size
+        return Example(
+            input_ids=np.full(length, self.pad_token_id, dtype=np.int64),
+            labels=np.full(length, IGNORED, dtype=np.int64),
+            pixels=np.empty((0, 3, size, size), dtype=np.uint8),
+            domain=domain_id,
+            key=key,
+            is_hole=True,
+        )
+
+    def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
+        """Token ids int64 [t] to generate from, for turns that end with a question; images expanded, nothing cut."""
+        ids = np.asarray(self._tokenise([self.template.prompt(turns)])[0].ids, dtype=np.int64)
+        if self.tokenizer.bos_token_id is not None:
+            ids = np.append(self.tokenizer.bos_token_id, ids)
+        return np.repeat(ids, np.where(ids == self.image_token_id, self.num_image_tokens, 1))
+
+    @property
+    def pad_token_id(self) -> int:
+        """The tokenizer's padding token."""
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer has no padding token; add one when the model is assembled")
+        return int(self.tokenizer.pad_token_id)
+
+    def _tokenise(self, texts: list[str]) -> list[Encoding]:
+        # The backend itself: the wrapper turns every offset into Python lists, which costs more than the tokens.
+        backend = self.tokenizer.backend_tokenizer
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        if len(texts) == 1:
+            return [backend.encode(texts[0], add_special_tokens=False)]
+        return list(backend.encode_batch(texts, add_special_tokens=False))
+
+    def _cut(self, rendered: Rendered, offsets: np.ndarray, ends: np.ndarray) -> int:
+        """How many tokens to keep: those of the question-answer pairs that fit whole."""
+        if self.over_length == "cut":
+            for _, pair_end in reversed(rendered.spans[:-1]):
+                # The end token of an answer is special, so the text behind it does not change the tokens before it.
+                kept = int(np.searchsorted(offsets[:, 0], pair_end, side="left"))
+                if ends[kept - 1] <= self.max_length:
+                    return kept
+        raise BadRecord("too_long", f"{ends[-1]} tokens, at most {self.max_length}")
+
+
+def _inside(rendered: Rendered, offsets_t2: np.ndarray) -> np.ndarray:
+    """Bool [t]: which tokens lie inside a supervised span of characters.
+
+    A token of no width (SentencePiece's dummy prefix) belongs to the span that it opens, not to the one it follows.
+    """
+    supervised = np.zeros(len(offsets_t2), dtype=bool)
+    starts, ends = offsets_t2[:, 0], offsets_t2[:, 1]
+    for span_start, span_end in rendered.spans:
+        inside = (starts >= span_start) & (starts < span_end) & (ends <= span_end)
+        touching = (starts < span_end) & (ends > span_start)
+        straddling = touching & ~inside
+        if straddling.any():
+            at = int(np.flatnonzero(straddling)[0])
+            piece = rendered.text[starts[at] : ends[at]]
+            raise AssertionError(
+                f"the token of characters {starts[at]}..{ends[at]} ({piece!r}) straddles the edge of the span "
+                f"{span_start}..{span_end} to supervise; this tokenizer joins text across it"
+            )
+        supervised |= inside
+    return supervised
