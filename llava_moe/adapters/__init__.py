@@ -1,0 +1,21 @@
+"""Adapters on any Hugging Face decoder: attach one, train it, read what it decided, save it, take it off."""
+
+from llava_moe.adapters.adapter import Attached, Method, attach
+from llava_moe.adapters.balance import ExpertTotals
+from llava_moe.adapters.llava_mole import LlavaMole
+from llava_moe.adapters.load import load_adapter
+from llava_moe.adapters.lora import Lora
+from llava_moe.adapters.no_adapter import NoAdapter
+from llava_moe.adapters.router import Routing
+
+__all__ = [
+    "Attached",
+    "ExpertTotals",
+    "LlavaMole",
+    "Lora",
+    "Method",
+    "NoAdapter",
+    "Routing",
+    "attach",
+    "load_adapter",
+]

@@ -1,0 +1,258 @@
+"""Attaching a method to a model, and the handle that remains: losses, counts, tensors, saving, taking it off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llava_moe.adapters.balance import ExpertTotals, count_experts
+from llava_moe.adapters.body import Body
+from llava_moe.adapters.router import Routing, TokenRouter, route_first
+from llava_moe.adapters.segments import Segments
+from llava_moe.adapters.wide import WideLinear
+from llava_moe.errors import UserError
+
+LoadBalance = Callable[[Mapping[str, Routing], Segments, Tensor | None, str], Tensor]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What a method puts on a body.
+
+    Attributes:
+        linears: the wide linear that takes the place of the linear of that name.
+        routers: the router that becomes the submodule ``router`` of the block of that name and is asked before it runs.
+        load_balance: (routings, segments, is_real, reduction) -> loss; ``None`` where nothing is routed.
+        load_balance_coef: its weight in the training objective.
+    """
+
+    linears: dict[str, WideLinear] = field(default_factory=dict)
+    routers: dict[str, TokenRouter] = field(default_factory=dict)
+    load_balance: LoadBalance | None = None
+    load_balance_coef: float = 0.0
+
+
+class Method(Protocol):
+    """An adapter method: a frozen dataclass of its hyper-parameters, which is also its yaml."""
+
+    method: ClassVar[str]
+
+    def dress(self, body: Body, segments: Segments) -> Fitting:
+        """Build the modules for ``body``; :func:`attach` puts them on."""
+        ...
+
+    def write(self, folder: Path, body: Body, tensors: Mapping[str, Tensor]) -> None:
+        """Write the adapter's files; ``tensors`` are named as in :meth:`Attached.state_dict`."""
+        ...
+
+
+class Attached:
+    """An adapter on a model. Made by :func:`attach`."""
+
+    def __init__(self, config: Method, body: Body, segments: Segments, fitting: Fitting) -> None:
+        self.config = config
+        self.load_balance_coef = fitting.load_balance_coef
+        self._body, self._segments, self._fitting = body, segments, fitting
+        self._trained_before: dict[nn.Parameter, bool] = {}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    # --- tensors -----------------------------------------------------------------------------------------------------
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by their name in ``model.named_parameters()``."""
+        mine = {id(parameter) for parameter in self._own_parameters()}
+        return {name: tensor for name, tensor in self._body.model.named_parameters() if id(tensor) in mine}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The adapter's parameters in the model's order."""
+        return list(self.named_parameters().values())
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the adapter has."""
+        return sum(parameter.numel() for parameter in self._own_parameters())
+
+    def _own_parameters(self) -> Iterator[nn.Parameter]:
+        for wide in self._fitting.linears.values():
+            inherited = {id(parameter) for parameter in wide.base.parameters()}
+            yield from (parameter for parameter in wide.parameters() if id(parameter) not in inherited)
+        for router in self._fitting.routers.values():
+            yield from router.parameters()
+
+    def base_state_dict(self) -> dict[str, Tensor]:
+        """The model's tensors as if no adapter were there, under the names that Hugging Face gives them.
+
+        ``model.save_pretrained(folder, state_dict=attached.base_state_dict())`` writes the bare base model.
+        """
+        mine = self.named_parameters()
+        inner = {f"{name}.base.": f"{name}." for name in self._fitting.linears}
+        tensors = {}
+        for name, tensor in self._body.model.state_dict().items():
+            if name not in mine:
+                parent = name.rpartition(".")[0] + "."
+                tensors[name.replace(parent, inner[parent]) if parent in inner else name] = tensor
+        return tensors
+
+    # --- what training reads -----------------------------------------------------------------------------------------
+
+    def routings(self) -> dict[str, Routing]:
+        """What each router decided in the last forward pass, by block name. Read it before the backward pass.
+
+        Raises:
+            ValueError: a routed block did not run since the adapter was attached.
+        """
+        decided = {}
+        for name, router in self._fitting.routers.items():
+            if router.routing is None:
+                raise ValueError(f"{name} has not run since the adapter was attached")
+            decided[self._body.short(name)] = router.routing
+        return decided
+
+    def auxiliary_loss(self, is_real: Tensor | None = None, reduction: str = "mean") -> Tensor:
+        """The unweighted load-balance loss of the last forward pass, an fp32 scalar; 0 where nothing is routed.
+
+        Args:
+            is_real: bool [S], which of the packed examples count, in the order of the rows and within them.
+            reduction: ``"mean"`` over the real examples or their ``"sum"``.
+        """
+        if self._fitting.load_balance is None:
+            return torch.zeros((), device=next(self._body.model.parameters()).device)
+        return self._fitting.load_balance(self.routings(), self._segments, is_real, reduction)
+
+    def expert_totals(self, domains_BT: Tensor, num_domains: int) -> ExpertTotals:
+        """Chosen experts and router entropy of the last forward pass by layer and domain (-1: not counted)."""
+        return count_experts(self.routings(), domains_BT, num_domains)
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The live tensors (views) under readable names, one per expert.
+
+        For example ``language_model.layers.0.mlp.up_proj.experts.1.lora_A.weight`` [r, D].
+        """
+        return self._split({name: parameter.detach() for name, parameter in self.named_parameters().items()})
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], strict: bool = True) -> None:
+        """Copy ``tensors``, named as in :meth:`state_dict`, into the adapter, cast to its dtypes.
+
+        Raises:
+            UserError: a tensor has another shape, or (``strict``) one is missing or unexpected.
+        """
+        expected = self._shapes()
+        missing = sorted(expected.keys() - tensors.keys())
+        unexpected = sorted(tensors.keys() - expected.keys())
+        misfits = [
+            f"{name} is {tuple(tensors[name].shape)} but must be {shape}"
+            for name, shape in expected.items()
+            if name in tensors and tuple(tensors[name].shape) != shape
+        ]
+        found = {"wrong shape": misfits}
+        if strict:
+            found |= {"missing": missing, "unexpected": unexpected}
+        faults = [f"{fault}: {_some(names)}" for fault, names in found.items() if names]
+        if faults:
+            raise UserError(f"the tensors do not fit this adapter and model: {'; '.join(faults)}")
+        live = self.state_dict()
+        with torch.no_grad():
+            for name in expected.keys() & tensors.keys():
+                live[name].copy_(tensors[name])
+
+    def save(self, folder: str | Path, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Write the adapter's folder.
+
+        Args:
+            folder: made when it is not there. Atomicity is the caller's.
+            tensors: written in place of the live ones, by the names of :meth:`named_parameters`: fp32 masters, or
+                tensors gathered from a partition.
+
+        Raises:
+            ValueError: ``tensors`` has a name that is not a parameter of the adapter.
+        """
+        live: dict[str, Tensor] = {name: parameter.detach() for name, parameter in self.named_parameters().items()}
+        strangers = sorted((tensors or {}).keys() - live.keys())
+        if strangers:
+            raise ValueError(f"not parameters of this adapter: {_some(strangers)}")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.write(folder, self._body, self._split(live | dict(tensors or {})))
+
+    def _split(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        named: dict[str, Tensor] = {}
+        taken: set[str] = set()
+        for name, wide in self._fitting.linears.items():
+            pair = (f"{name}.lora_A", f"{name}.lora_B")
+            for part, tensor in wide.split(tensors[pair[0]], tensors[pair[1]]).items():
+                named[f"{self._body.short(name)}.{part}"] = tensor
+            taken.update(pair)
+        return named | {self._body.short(name): tensor for name, tensor in tensors.items() if name not in taken}
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        for name, wide in self._fitting.linears.items():
+            shapes |= {f"{self._body.short(name)}.{part}": shape for part, shape in wide.expert_shapes().items()}
+        return shapes
+
+    # --- on and off --------------------------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Put the model back as it was: its own modules, hooks and ``requires_grad``. The handle is of no use after."""
+        model = self._body.model
+        for name, wide in self._fitting.linears.items():
+            _replace(model, name, wide.base)
+        for name in self._fitting.routers:
+            del model.get_submodule(name).router
+        for hook in self._hooks:
+            hook.remove()
+        for parameter, was_trained in self._trained_before.items():
+            parameter.requires_grad_(was_trained)
+
+    def _put_on(self) -> None:
+        model = self._body.model
+        for name, wide in self._fitting.linears.items():
+            self._trained_before |= {parameter: parameter.requires_grad for parameter in wide.base.parameters()}
+            wide.base.requires_grad_(False)
+            _replace(model, name, wide)
+        for name, router in self._fitting.routers.items():
+            block = model.get_submodule(name)
+            block.add_module("router", router)
+            self._hooks.append(block.register_forward_pre_hook(route_first, with_kwargs=True))
+        if self._fitting.routers:
+            self._hooks.append(self._segments.watch(self._body.language_model))
+
+
+def attach(model: nn.Module, config: Method) -> Attached:
+    """Put an adapter on a model, in place.
+
+    The wrapped linears stop training; what else trains is the caller's to decide. The model keeps its class, its module
+    names (a wrapped linear moves to ``<name>.base``) and its ``generate``. Sampling the start of A takes numbers from
+    torch's global generator: seed it alike on every rank.
+
+    Args:
+        model: any Hugging Face decoder, alone or inside a vision-language model.
+        config: a method, such as :class:`~llava_moe.adapters.Lora`.
+
+    Raises:
+        UserError: a target module is not there.
+        ValueError: the model has an adapter already.
+    """
+    if any(isinstance(module, WideLinear) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} has an adapter already; detach it first")
+    body, segments = Body.of(model), Segments()
+    attached = Attached(config, body, segments, config.dress(body, segments))
+    attached._put_on()
+    return attached
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

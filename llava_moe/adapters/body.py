@@ -1,0 +1,116 @@
+"""What an adapter hangs on: the language model inside a model, and its linears by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from llava_moe.errors import UserError
+
+ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
+ALL_LINEARS = ATTENTION_LINEARS + MLP_LINEARS
+
+
+@dataclass(frozen=True)
+class Body:
+    """A model seen by an adapter.
+
+    Attributes:
+        model: the whole model.
+        language_model: the decoder inside it (``get_decoder()``), or the model itself where it has none.
+        language_model_name: its module name in ``model``, ``""`` when it is the model itself.
+        linears: every ``nn.Linear`` of the language model by its full module name. The vision tower, the projector and
+            ``lm_head`` stand outside and are never touched.
+    """
+
+    model: nn.Module
+    language_model: nn.Module
+    language_model_name: str
+    linears: dict[str, nn.Linear]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Body:
+        """Find the language model of any Hugging Face decoder, alone or inside a vision-language model."""
+        get_decoder = getattr(model, "get_decoder", None)
+        language_model = get_decoder() if get_decoder is not None else model
+        name = next(name for name, module in model.named_modules() if module is language_model)
+        linears = {
+            f"{name}.{child}" if name else child: module
+            for child, module in language_model.named_modules()
+            if isinstance(module, nn.Linear)
+        }
+        return cls(model, language_model, name, linears)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model's residual stream."""
+        config: Any = self.language_model.config
+        return int(config.hidden_size)
+
+    @property
+    def root(self) -> str:
+        """The module name under which a model with a head keeps the rest, with its dot: ``"model."`` or ``""``."""
+        prefix = getattr(self.model, "base_model_prefix", "")
+        return f"{prefix}." if prefix and hasattr(self.model, prefix) else ""
+
+    def short(self, name: str) -> str:
+        """A module or tensor name without the root, the same with or without a language-model head."""
+        return name.removeprefix(self.root)
+
+    def select(self, targets: str | Sequence[str]) -> dict[str, nn.Linear]:
+        """The linears that ``targets`` names, in the model's order.
+
+        Args:
+            targets: as PEFT takes it: names or ends of names (``q_proj``, ``self_attn.q_proj``), or one regular
+                expression that the full name must match.
+
+        Raises:
+            UserError: a target names no linear of the language model.
+        """
+        chosen = _matching(self.linears, targets)
+        missing = [target for target in _listed(targets) if not _matching(self.linears, _alone(target, targets))]
+        if missing:
+            leaves = sorted({name.rpartition(".")[2] for name in self.linears})
+            raise UserError(
+                f"adapter target_modules {missing} match no linear layer of {type(self.language_model).__name__}; "
+                f"it has {leaves}"
+            )
+        return {name: self.linears[name] for name in chosen}
+
+    def without(self, targets: str | Sequence[str], excluded: str | Sequence[str]) -> tuple[str, ...]:
+        """Full names of the linears that ``targets`` names and ``excluded`` does not."""
+        chosen = list(self.select(targets))
+        left_out = set(_matching(chosen, excluded))
+        return tuple(name for name in chosen if name not in left_out)
+
+    def peft_targets(self, targets: str | Sequence[str], chosen: Iterable[str]) -> str | list[str]:
+        """``target_modules`` that make PEFT, which looks through the whole model, choose exactly ``chosen``."""
+        everything = [name for name, module in self.model.named_modules() if name]
+        wanted = sorted(chosen)
+        listed = [re.escape(target) for target in _listed(targets)]
+        inside = rf"{re.escape(self.language_model_name)}\.(?:.*\.)?(?:{'|'.join(listed)})"
+        candidates: list[str | list[str]] = [targets if isinstance(targets, str) else sorted(targets), inside]
+        for candidate in candidates:
+            if sorted(_matching(everything, candidate)) == wanted:
+                return candidate
+        return wanted
+
+
+def _listed(targets: str | Sequence[str]) -> list[str]:
+    return [targets] if isinstance(targets, str) else list(targets)
+
+
+def _alone(target: str, targets: str | Sequence[str]) -> str | list[str]:
+    """One of ``targets`` in the form that keeps its meaning: a regular expression stays one."""
+    return target if isinstance(targets, str) else [target]
+
+
+def _matching(names: Iterable[str], targets: str | Sequence[str]) -> list[str]:
+    if isinstance(targets, str):
+        return [name for name in names if re.fullmatch(targets, name)]
+    return [name for name in names if any(name == target or name.endswith(f".{target}") for target in targets)]

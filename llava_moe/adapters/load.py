@@ -1,0 +1,55 @@
+"""Reading an adapter's folder back onto a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from llava_moe.adapters.adapter import Attached, Method, attach
+from llava_moe.adapters.body import Body
+from llava_moe.adapters.llava_mole import LlavaMole
+from llava_moe.adapters.lora import Lora
+from llava_moe.adapters.no_adapter import NoAdapter
+from llava_moe.adapters.own_format import config_from, read_settings, read_tensors
+from llava_moe.adapters.peft_format import from_peft_names, read_peft_settings
+from llava_moe.errors import UserError
+
+# Methods that write our own format. Plain LoRA is PEFT's.
+METHODS: tuple[type[Method], ...] = (LlavaMole, NoAdapter)
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
+    """Attach the adapter that a folder holds, written by :meth:`Attached.save` or, for plain LoRA, by PEFT.
+
+    Args:
+        model: the base model that the adapter was trained on, bare.
+        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Raises:
+        UserError: the folder is not an adapter's, holds a method or PEFT feature that is not known here, or its tensors
+            are not exactly those that the model asks for. The model is then left bare.
+    """
+    folder = Path(folder)
+    settings, tensors, body = read_settings(folder), read_tensors(folder), Body.of(model)
+    config: Method
+    if "peft_type" in settings:
+        config = Lora(**read_peft_settings(folder, body, settings))
+        tensors = from_peft_names(tensors, body)
+    else:
+        config = config_from(_method(settings.get("method"), folder), settings, folder)
+    attached = attach(model, config)
+    try:
+        attached.load_state_dict(tensors)
+    except UserError as error:
+        attached.detach()
+        raise UserError(f"{folder}: {error}") from error
+    return attached
+
+
+def _method(name: object, folder: Path) -> type[Method]:
+    for method in METHODS:
+        if method.method == name:
+            return method
+    known = ", ".join(method.method for method in METHODS)
+    raise UserError(f"{folder} holds an adapter of method {name!r}; known are {known} and PEFT's LORA")

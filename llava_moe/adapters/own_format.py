@@ -1,0 +1,96 @@
+"""The two files of an adapter's folder, and our own settings in them. Nothing is ever unpickled.
+
+``adapter_config.json`` holds ``method``, ``format_version`` and every hyper-parameter; ``adapter_model.safetensors``
+one tensor per expert, named after the module it belongs to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llava_moe.errors import UserError
+
+CONFIG_FILE = "adapter_config.json"
+TENSORS_FILE = "adapter_model.safetensors"
+FORMAT_VERSION = 1
+
+Config = TypeVar("Config")
+
+
+def write_folder(folder: Path, method: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write an adapter of our own methods."""
+    write_settings(folder, {"method": method, "format_version": FORMAT_VERSION, **settings})
+    write_tensors(folder, tensors)
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write ``adapter_config.json``."""
+    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``adapter_model.safetensors``, sorted by name."""
+    # Experts are views of one wide tensor, and safetensors refuses tensors that share memory.
+    own = {name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)}
+    save_file(own, folder / TENSORS_FILE, metadata={"format": "pt"})
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read ``adapter_config.json``.
+
+    Raises:
+        UserError: it is not there or not a JSON object.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} is not an adapter folder: it has no {CONFIG_FILE}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); write the adapter again") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} must hold a JSON object, not a {type(settings).__name__}")
+    return settings
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read ``adapter_model.safetensors``.
+
+    Raises:
+        UserError: it is not there or damaged.
+    """
+    path = folder / TENSORS_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} has no {TENSORS_FILE}; other formats, such as .bin, are not read: convert it first")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); copy or write it again") from error
+
+
+def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -> Config:
+    """Rebuild a method from its settings; every hyper-parameter must be there and no other.
+
+    Raises:
+        UserError: the format is newer than this program, or a hyper-parameter is missing or unknown.
+    """
+    path = folder / CONFIG_FILE
+    version = settings.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path} has format_version {version}; this program reads {FORMAT_VERSION}: use a matching one")
+    assert dataclasses.is_dataclass(kind)
+    wanted = {field.name for field in dataclasses.fields(kind)}
+    given = {name: value for name, value in settings.items() if name not in ("method", "format_version")}
+    if given.keys() != wanted:
+        missing, unknown = sorted(wanted - given.keys()), sorted(given.keys() - wanted)
+        raise UserError(f"{path} does not describe a {kind.__name__}: missing {missing}, unknown {unknown}")
+    return kind(**given)

@@ -1,0 +1,112 @@
+"""The token router of LLaVA-MoLE: a softmax over experts, and the weights that the experts of one block follow.
+
+Shape suffixes: B rows, T tokens, D hidden, K experts, R bank width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llava_moe.adapters.wide import WideLinear
+
+ROUTER_MODES = ("straight_through", "hard", "gate", "dense")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What a router decided in its last forward pass: ``probs_BTK`` fp32, ``chosen_BT`` int64 (argmax of probs)."""
+
+    probs_BTK: Tensor
+    chosen_BT: Tensor
+
+
+def expert_weights(probs_BTK: Tensor, chosen_BT: Tensor, mode: str) -> Tensor:
+    """The weight of every expert for every token, fp32 [B, T, K].
+
+    With j the chosen expert and sg the stop-gradient:
+
+    - ``straight_through``: w_j = 1 + (p_j - sg(p_j)), others 0. The bracket comes first, so the value is exactly 1 and
+      the forward pass is ``hard``'s; the router learns from the task.
+    - ``hard``: w_j = 1, others 0 (forwchen/LLaVA-MoLE ``moe.py``, ``forward_lora_moe_sparse``); the router learns from
+      the balance loss alone.
+    - ``gate``: w_j = p_j, others 0 (Switch Transformer, arXiv 2101.03961, eq. 2).
+    - ``dense``: w = p (``forward_lora_moe`` of the same file).
+    """
+    if mode == "dense":
+        return probs_BTK
+    top_BT1 = probs_BTK.gather(-1, chosen_BT.unsqueeze(-1))
+    if mode == "straight_through":
+        top_BT1 = 1 + (top_BT1 - top_BT1.detach())
+    elif mode == "hard":
+        top_BT1 = torch.ones_like(top_BT1)
+    elif mode != "gate":
+        raise ValueError(f"router mode {mode!r} is none of {ROUTER_MODES}")
+    return torch.zeros_like(probs_BTK).scatter(-1, chosen_BT.unsqueeze(-1), top_BT1)
+
+
+class TokenRouter(nn.Module):
+    """p = softmax(W x + b) per token, j = argmax p; one router per MLP block (arXiv 2401.16160).
+
+    The weights are fp32 and stay so when the model is cast; logits and softmax are computed in fp32, autocast or not.
+    They start as ``nn.Linear``'s do. No noise, no capacity, no temperature, ties to the lower index.
+
+    The last decision is kept by assignment, never appended: recomputation under activation checkpointing runs a router
+    twice.
+    """
+
+    def __init__(self, in_features: int, num_experts: int, mode: str, device: torch.device | None = None) -> None:
+        super().__init__()
+        linear = nn.Linear(in_features, num_experts, dtype=torch.float32, device=device)
+        self.weight, self.bias, self.mode = linear.weight, linear.bias, mode
+        self.routing: Routing | None = None
+        self.weights_BTK: Tensor | None = None
+
+    def forward(self, x_BTD: Tensor) -> None:
+        """Decide for the block input ``x_BTD``; leaves :attr:`routing` and :attr:`weights_BTK` (fp32) behind."""
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            probs_BTK = F.linear(x_BTD.float(), self.weight, self.bias).softmax(-1)
+        chosen_BT = probs_BTK.argmax(-1)
+        self.routing = Routing(probs_BTK, chosen_BT)
+        self.weights_BTK = expert_weights(probs_BTK, chosen_BT, self.mode)
+
+    def extra_repr(self) -> str:
+        """Show size and mode in ``print(model)``."""
+        return f"in_features={self.weight.shape[-1]}, num_experts={self.weight.shape[0]}, mode={self.mode!r}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TokenRouter:
+        def move_without_casting(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(move_without_casting, recurse)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The last decision hangs on an autograd graph, which neither deepcopy nor pickle can take along.
+        return self.__dict__ | {"routing": None, "weights_BTK": None}
+
+
+class FollowRouter:
+    """The gate of a bank that obeys a block's router: M(x) = diag(w (x) 1_r)."""
+
+    def __init__(self, router: TokenRouter) -> None:
+        self.router = router
+
+    def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> Tensor:
+        """Multiply each expert's span of ``z_BTR`` by its weight."""
+        weights_BTK = self.router.weights_BTK
+        assert weights_BTK is not None, "the block's router runs before its linears"
+        z_BTKr = z_BTR.unflatten(-1, (weights_BTK.shape[-1], -1))
+        return (z_BTKr * weights_BTK.to(z_BTR.dtype).unsqueeze(-1)).flatten(-2)
+
+
+def route_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Forward pre-hook of a block that owns a ``router``: the decision is made from the block's input, before use."""
+    assert isinstance(module.router, TokenRouter)
+    module.router(args[0] if args else next(iter(kwargs.values())))

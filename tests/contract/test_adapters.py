@@ -1,0 +1,228 @@
+"""What every adapter must do, whichever it is: one run of these facts per file in configs/adapter.
+
+A new method is held to them by having a yaml. The model is a tiny random LLaVA with images of four tokens.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from llava_moe.adapters import Attached, attach, load_adapter
+
+FILES = sorted((Path(__file__).parents[2] / "configs" / "adapter").glob("*.yaml"))
+IMAGE_TOKEN, IMAGE_LENGTH = 60, 4
+
+
+def build_config(file: Path) -> Any:
+    settings = yaml.safe_load(file.read_text())
+    module, _, name = settings.pop("_target_").rpartition(".")
+    return getattr(importlib.import_module(module), name)(**settings)
+
+
+def build_model() -> LlavaForConditionalGeneration:
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    text = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=56,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
+    return LlavaForConditionalGeneration(config).eval().requires_grad_(False)
+
+
+def randomise(attached: Attached) -> None:
+    """Give every tensor of the adapter a value that matters, B included."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in attached.parameters():
+            parameter.normal_(std=0.2)
+
+
+def examples() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Three examples (input_ids [t], pixel_values [1, 3, 16, 16]); an image each."""
+    torch.manual_seed(2)
+    image = torch.full((IMAGE_LENGTH,), IMAGE_TOKEN)
+    return [
+        (torch.cat([torch.tensor([1]), image, torch.randint(2, 60, (length,))]), torch.randn(1, 3, 16, 16))
+        for length in (5, 11, 8)
+    ]
+
+
+def packed() -> dict[str, Any]:
+    rows = examples()
+    return {
+        "input_ids": torch.cat([ids for ids, _ in rows])[None],
+        "position_ids": torch.cat([torch.arange(len(ids)) for ids, _ in rows])[None],
+        "pixel_values": torch.cat([pixels for _, pixels in rows]),
+        "use_cache": False,
+    }
+
+
+def alone(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [model(input_ids=ids[None], pixel_values=pixels).logits[0] for ids, pixels in examples()]
+
+
+@pytest.fixture(params=FILES, ids=lambda file: file.stem)
+def config(request: pytest.FixtureRequest) -> Any:
+    return build_config(request.param)
+
+
+@pytest.fixture
+def model() -> LlavaForConditionalGeneration:
+    return build_model()
+
+
+def test_every_method_of_the_package_has_a_yaml() -> None:
+    assert {file.stem for file in FILES} >= {"lora", "llava_mole", "none"}
+
+
+@torch.no_grad()
+def test_fresh_adapter_equals_base_exactly(config: Any, model: LlavaForConditionalGeneration) -> None:
+    before = model(**packed()).logits
+    attach(model, config)
+    assert torch.equal(model(**packed()).logits, before)
+
+
+@torch.no_grad()
+def test_packed_row_equals_examples_alone(config: Any, model: LlavaForConditionalGeneration) -> None:
+    randomise(attach(model, config))
+    torch.testing.assert_close(model(**packed()).logits[0], torch.cat(alone(model)), atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_left_padded_batch_equals_examples_alone(config: Any, model: LlavaForConditionalGeneration) -> None:
+    randomise(attach(model, config))
+    rows = examples()
+    width = max(len(ids) for ids, _ in rows)
+    input_ids = torch.stack([torch.nn.functional.pad(ids, (width - len(ids), 0)) for ids, _ in rows])
+    pixels = torch.cat([pixels for _, pixels in rows])
+    mask = torch.stack([torch.arange(width) >= width - len(ids) for ids, _ in rows]).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(input_ids=input_ids, pixel_values=pixels, attention_mask=mask, position_ids=positions).logits
+    for row, expected in zip(logits, alone(model), strict=True):
+        torch.testing.assert_close(row[-len(expected) :], expected, atol=2e-5, rtol=1e-5)
+
+
+def test_every_trainable_tensor_receives_task_gradient(config: Any, model: LlavaForConditionalGeneration) -> None:
+    attached = attach(model, config)
+    randomise(attached)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == attached.named_parameters().keys()
+    if not trainable:
+        return
+    model(**packed()).logits.square().mean().backward()
+    silent = {name for name, p in attached.named_parameters().items() if p.grad is None or not p.grad.any()}
+    assert silent == set()
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if name not in trainable)
+
+
+@torch.no_grad()
+def test_cached_generation_equals_full_forward(config: Any, model: LlavaForConditionalGeneration) -> None:
+    randomise(attach(model, config))
+    ids, pixels = examples()[1]
+    generated = model.generate(
+        input_ids=ids[None],
+        pixel_values=pixels,
+        max_new_tokens=6,
+        do_sample=False,
+        suppress_tokens=[IMAGE_TOKEN],
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    assert len(generated.logits) == 6
+    for step, logits in enumerate(generated.logits):
+        prefix = generated.sequences[:, : len(ids) + step]
+        expected = model(input_ids=prefix, pixel_values=pixels, use_cache=False).logits[:, -1]
+        torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_saved_and_loaded_adapter_gives_equal_logits(
+    config: Any, model: LlavaForConditionalGeneration, tmp_path: Path
+) -> None:
+    attached = attach(model, config)
+    randomise(attached)
+    attached.save(tmp_path)
+    other = build_model()
+    loaded = load_adapter(other, tmp_path)
+    assert loaded.load_balance_coef == attached.load_balance_coef
+    assert torch.equal(other(**packed()).logits, model(**packed()).logits)
+
+
+def test_file_holds_the_adapter_and_nothing_else(
+    config: Any, model: LlavaForConditionalGeneration, tmp_path: Path
+) -> None:
+    attached = attach(model, config)
+    randomise(attached)
+    attached.save(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert {file.name for file in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert sum(tensor.numel() for tensor in tensors.values()) == attached.num_parameters
+    live = attached.state_dict()
+    assert sum(tensor.double().sum() for tensor in tensors.values()) == sum(t.double().sum() for t in live.values())
+
+
+def test_checkpointing_changes_no_gradient(config: Any) -> None:
+    def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
+        model = build_model().train()
+        attached = attach(model, config)
+        randomise(attached)
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # The projector trains too, as in the instruct stage: without an adapter it is what has a gradient.
+        model.model.multi_modal_projector.requires_grad_(True)
+        torch.manual_seed(3)
+        loss = model(**packed()).logits.square().mean() + attached.auxiliary_loss()
+        loss.backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    plain, recomputed = gradients(False), gradients(True)
+    assert plain.keys() == recomputed.keys() and plain
+    for name in plain:
+        assert torch.equal(plain[name], recomputed[name]), name
+
+
+@torch.no_grad()
+def test_detaching_restores_the_model(config: Any, model: LlavaForConditionalGeneration) -> None:
+    model.model.language_model.requires_grad_(True)
+    before = model(**packed()).logits
+    modules, trained = dict(model.named_modules()), {n: p.requires_grad for n, p in model.named_parameters()}
+    attached = attach(model, config)
+    randomise(attached)
+    attached.detach()
+    assert {name: id(module) for name, module in model.named_modules()} == {n: id(m) for n, m in modules.items()}
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == trained
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(model(**packed()).logits, before)
+
+
+def test_base_tensors_keep_hugging_face_names(
+    config: Any, model: LlavaForConditionalGeneration, tmp_path: Path
+) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    attached = attach(model, config)
+    randomise(attached)
+    base = attached.base_state_dict()
+    assert base.keys() == before.keys()
+    assert all(torch.equal(base[name], before[name]) for name in before)
+    model.save_pretrained(tmp_path, state_dict=base)
+    again = LlavaForConditionalGeneration.from_pretrained(tmp_path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in again.state_dict().items())
