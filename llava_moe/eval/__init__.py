@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, batched generation, scoring, tables."""

@@ -1,0 +1,116 @@
+"""Two honest baselines: the most frequent training answer, and the same model shown another image of the question."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from llava_moe.eval.metrics.plain import plain_text
+
+
+@dataclass(frozen=True)
+class AskedPair:
+    """A question-answer pair of one image, as a benchmark's data holds it."""
+
+    image_id: str
+    image: bytes
+    question: str
+    answer: str
+    domain: str
+    kind: str
+    closed: bool
+    index: int
+
+    @property
+    def id(self) -> str:
+        """Image id and the pair's place in its conversation."""
+        return f"{self.image_id}#{self.index}"
+
+
+@dataclass(frozen=True)
+class MajorityAnswers:
+    """The most frequent training answer to a question text, and to a kind of question for texts not trained on."""
+
+    by_question: Mapping[tuple[str, str], str]
+    by_kind: Mapping[tuple[str, str], str]
+
+    def answer(self, pair: AskedPair) -> str:
+        """What somebody answers who knows the training answers and never sees an image; "" if the kind is unknown."""
+        by_kind = self.by_kind.get((pair.domain, pair.kind), "")
+        return self.by_question.get((pair.domain, pair.question), by_kind)
+
+
+def count_majority(training: Iterable[tuple[str, str, str, str]]) -> MajorityAnswers:
+    """Majority answers of ``(domain, question, kind, answer)`` training pairs; ties go to the first in the alphabet.
+
+    Answers that exact match cannot tell apart (case, a trailing full stop) are counted together.
+    """
+    questions: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    kinds: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for domain, question, kind, answer in training:
+        questions[domain, question][plain_text(answer)] += 1
+        kinds[domain, kind][plain_text(answer)] += 1
+    return MajorityAnswers(_most_frequent(questions), _most_frequent(kinds))
+
+
+def _most_frequent(counts: Mapping[tuple[str, str], Counter[str]]) -> dict[tuple[str, str], str]:
+    return {key: min(of_key.items(), key=lambda item: (-item[1], item[0]))[0] for key, of_key in counts.items()}
+
+
+def draw_other_images(pairs: Sequence[AskedPair], seed: int) -> dict[str, AskedPair]:
+    """For each pair, a pair of another image of the domain that carries the same question text, drawn by ``seed``.
+
+    The other image may have the same true answer: it is what chance gives somebody who looks at the wrong picture.
+    Images with the same bytes count as one image. The draw of a pair depends on the seed, the pair's id and the
+    candidates alone.
+
+    Returns:
+        Pair id to the pair whose image is shown instead. Pairs whose question no other image carries are not in it.
+    """
+    carriers: dict[tuple[str, str], list[AskedPair]] = defaultdict(list)
+    for pair in pairs:
+        carriers[pair.domain, pair.question].append(pair)
+    others = {}
+    for pair in pairs:
+        candidates = [other for other in carriers[pair.domain, pair.question] if other.image != pair.image]
+        if candidates:
+            candidates.sort(key=lambda other: other.id)
+            others[pair.id] = candidates[_draw(seed, pair.id) % len(candidates)]
+    return others
+
+
+def _draw(seed: int, key: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8])
+
+
+def draw_pairs(
+    pairs: Sequence[AskedPair], limit: int, *, compared: Container[str], min_compared: int, seed: int
+) -> list[AskedPair]:
+    """At most ``limit`` pairs of each kind, drawn by ``seed``, in the order of ``pairs``.
+
+    Args:
+        pairs: what to draw from.
+        limit: of one kind in one domain.
+        compared: ids of the pairs that another image carries too; closed ones among them make a domain's headline.
+        min_compared: where the limit leaves a domain fewer such closed pairs, it is raised for them just far enough, or
+            until all are taken.
+        seed: of the draw.
+    """
+    groups: dict[tuple[str, bool], dict[str, list[AskedPair]]] = defaultdict(lambda: defaultdict(list))
+    for pair in pairs:
+        groups[pair.domain, pair.closed and pair.id in compared][pair.kind].append(pair)
+    drawn: set[str] = set()
+    for (_, in_headline), kinds in groups.items():
+        sizes = [len(group) for group in kinds.values()]
+        allowed = _raise_limit(sizes, limit, min_compared) if in_headline else limit
+        for group in kinds.values():
+            drawn.update(pair.id for pair in sorted(group, key=lambda pair: _draw(seed, pair.id))[:allowed])
+    return [pair for pair in pairs if pair.id in drawn]
+
+
+def _raise_limit(sizes: Sequence[int], limit: int, minimum: int) -> int:
+    while sum(min(size, limit) for size in sizes) < minimum and limit < max(sizes, default=0):
+        limit += 1
+    return limit

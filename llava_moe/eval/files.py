@@ -1,0 +1,129 @@
+"""Files of an evaluation: atomic writes, the answers file that survives a kill, results as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Answer, BenchmarkResult, Measure, ScoreRow
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside ``path``, flush to disk, then rename: a reader sees the old text or the new one, never a part.
+
+    Raises:
+        UserError: the disk is full or the folder is not writable; ``path`` is as it was.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The one line for a write that failed."""
+    return UserError(f"cannot write {path}: {error.strerror}; free space or choose a writable folder, then run again")
+
+
+def answers_path(folder: Path, benchmark: str) -> Path:
+    """``eval/<benchmark>.answers.jsonl`` of a run's folder."""
+    return folder / "eval" / f"{benchmark}.answers.jsonl"
+
+
+def result_path(folder: Path, benchmark: str) -> Path:
+    """``eval/<benchmark>.json`` of a run's folder."""
+    return folder / "eval" / f"{benchmark}.json"
+
+
+def answer_line(answer: Answer) -> str:
+    """One JSON object and its line break."""
+    return json.dumps(asdict(answer), ensure_ascii=False) + "\n"
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """The answers of a file, in its order; a last line that a kill cut short is left out; no file means no answers.
+
+    Raises:
+        UserError: any other line is not an answer.
+    """
+    if not path.exists():
+        return []
+    *lines, _cut_short = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    answers = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            fields = json.loads(line)
+            answers.append(Answer(**(fields | {"references": tuple(fields["references"])})))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} line {number} is not an answer; move the file away and run again") from error
+    return answers
+
+
+def write_answers(path: Path, answers: Iterable[Answer]) -> None:
+    """Write a whole answers file atomically."""
+    write_atomically(path, "".join(answer_line(answer) for answer in answers))
+
+
+def write_result(folder: Path, result: BenchmarkResult) -> None:
+    """Write ``eval/<benchmark>.json``; enter its headline in ``eval/results.json``, the others' left alone."""
+    write_atomically(result_path(folder, result.benchmark), json.dumps(asdict(result), indent=2, ensure_ascii=False))
+    merged_path = folder / "eval" / "results.json"
+    merged = _read_json(merged_path) if merged_path.exists() else {}
+    merged[result.benchmark] = headline(result)
+    write_atomically(merged_path, json.dumps(merged, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def headline(result: BenchmarkResult) -> dict[str, Any]:
+    """What ``results.json`` keeps of a benchmark: the model and each domain's measures, 0..1."""
+    scores = {
+        row.domain: {name: round(measure.value, 6) for name, measure in row.measures.items()}
+        | {"num_questions": max((measure.num_questions for measure in row.measures.values()), default=0)}
+        for row in result.rows
+        if row.kind is None
+    }
+    return {"model": result.model, "seconds": round(result.seconds, 1), "domains": scores}
+
+
+def read_result(folder: Path, benchmark: str) -> BenchmarkResult | None:
+    """The result an earlier evaluation wrote, or None.
+
+    Raises:
+        UserError: the file is there and cannot be read.
+    """
+    path = result_path(folder, benchmark)
+    if not path.exists():
+        return None
+    fields = _read_json(path)
+    try:
+        rows = tuple(_read_row(row) for row in fields["rows"])
+        tuples = {name: tuple(fields[name]) for name in ("columns", "notes")}
+        return BenchmarkResult(**(fields | tuples | {"rows": rows}))
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path} is not a result of this version; delete it and evaluate again") from error
+
+
+def _read_row(fields: Mapping[str, Any]) -> ScoreRow:
+    measures = {name: Measure(**measure) for name, measure in fields["measures"].items()}
+    return ScoreRow(**(dict(fields) | {"measures": measures}))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; delete it and evaluate again") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} does not hold a JSON object; delete it and evaluate again")
+    return fields

@@ -1,0 +1,164 @@
+"""Batched greedy answers of a Hugging Face LLaVA model: left padding, key-value cache, batches of like length.
+
+Legend: B questions of a batch, T tokens of its longest prompt (image places included), I images of the batch, H W
+pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import GenerationConfig, LlavaForConditionalGeneration
+
+from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, BadRecord, Turn
+from llava_moe.data.encode import Encoder
+from llava_moe.data.images import open_image
+from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Question
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The text that answers ``questions[index]``, outer blanks stripped."""
+
+    index: int
+    text: str
+
+
+def answer_questions(
+    model: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    questions: Sequence[Question],
+    *,
+    batch_size: int = 32,
+    image_root: str | None = None,
+) -> list[str]:
+    """Greedy answers in the order of the questions; see :func:`iterate_answers`."""
+    texts = [""] * len(questions)
+    for batch in iterate_answers(model, encoder, questions, batch_size=batch_size, image_root=image_root):
+        for generated in batch:
+            texts[generated.index] = generated.text
+    return texts
+
+
+def iterate_answers(
+    model: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    questions: Sequence[Question],
+    *,
+    batch_size: int = 32,
+    image_root: str | None = None,
+) -> Iterator[list[Generated]]:
+    """Greedy answers, one batch at a time, the longest prompts first so that memory runs out early or not at all.
+
+    Every question is one user turn with its images in front. Decoding stops at the end of sequence or at the
+    question's own ``max_new_tokens``, so an answer does not depend on its batch (up to the rounding of batched matrix
+    products).
+
+    Args:
+        model: a LLaVA model, adapters attached; put into eval mode while it answers and back after each batch.
+        encoder: writes prompts and pixels as training did.
+        questions: what to ask.
+        batch_size: questions asked together.
+        image_root: folder that image paths are relative to.
+
+    Raises:
+        UserError: an image is missing or unreadable.
+        ValueError: ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    prompts = [encoder.encode_prompt(question_turns(question)) for question in questions]
+    order = sorted(range(len(questions)), key=lambda index: (-len(prompts[index]), index))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        texts = _answer_batch(
+            model, encoder, [questions[index] for index in chosen], [prompts[index] for index in chosen], image_root
+        )
+        yield [Generated(index, text) for index, text in zip(chosen, texts, strict=True)]
+
+
+def question_turns(question: Question) -> list[Turn]:
+    """The question as one user turn, a placeholder a line before the text for each image."""
+    return [Turn(USER, f"{IMAGE_PLACEHOLDER}\n" * len(question.images) + question.prompt)]
+
+
+def _answer_batch(
+    model: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    questions: Sequence[Question],
+    prompts: Sequence[np.ndarray],
+    image_root: str | None,
+) -> list[str]:
+    input_ids_BT, attention_mask_BT = _pad_left(prompts, encoder.pad_token_id)
+    # transformers types `generate` for a protocol its own LLaVA class does not match.
+    generator = cast(Any, model)
+    device = next(model.parameters()).device
+    inputs = {"input_ids": input_ids_BT.to(device), "attention_mask": attention_mask_BT.to(device)}
+    pixels = [encoder.transform(image) for question in questions for image in _open_images(question, image_root)]
+    if pixels:
+        pixels_I3HW = torch.from_numpy(np.stack(pixels)).to(device)
+        dtype = next(generator.model.vision_tower.parameters()).dtype
+        inputs["pixel_values"] = encoder.transform.normalise(pixels_I3HW).to(dtype)
+    limits = [question.max_new_tokens for question in questions]
+    eos_token_id = int(cast(int, encoder.tokenizer.eos_token_id))
+    config = _greedy(eos_token_id, encoder.pad_token_id, max(limits))
+    with _answering(model), torch.inference_mode():
+        sequences_BT = generator.generate(**inputs, generation_config=config)
+    answers_BT = sequences_BT[:, input_ids_BT.shape[1] :].tolist()
+    return [
+        _decode(encoder, answer_T[:limit], eos_token_id) for answer_T, limit in zip(answers_BT, limits, strict=True)
+    ]
+
+
+def _greedy(eos_token_id: int, pad_token_id: int, max_new_tokens: int) -> GenerationConfig:
+    # Written out in full: what is left unset is taken from the model's own file, and Vicuna's samples.
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+    )
+
+
+def _pad_left(prompts: Sequence[np.ndarray], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(len(prompt) for prompt in prompts)
+    input_ids_BT = torch.full((len(prompts), longest), pad_token_id, dtype=torch.long)
+    attention_mask_BT = torch.zeros((len(prompts), longest), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        input_ids_BT[row, longest - len(prompt) :] = torch.from_numpy(prompt)
+        attention_mask_BT[row, longest - len(prompt) :] = 1
+    return input_ids_BT, attention_mask_BT
+
+
+def _open_images(question: Question, image_root: str | None) -> list[Image.Image]:
+    try:
+        return [open_image(image, image_root) for image in question.images]
+    except BadRecord as error:
+        raise UserError(f"question {question.id}: {error}; mend the image or leave the question out") from error
+
+
+def _decode(encoder: Encoder, tokens: list[int], eos_token_id: int) -> str:
+    kept = tokens[: tokens.index(eos_token_id)] if eos_token_id in tokens else tokens
+    return str(encoder.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+
+
+@contextmanager
+def _answering(model: torch.nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,136 @@
+"""Run a benchmark over a model: answers as they come, scores, results; a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from llava_moe.data.encode import Encoder
+from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Question
+from llava_moe.eval.files import answer_line, answers_path, cannot_write, read_answers, write_answers, write_result
+from llava_moe.eval.generate import iterate_answers
+
+_SAMPLED_VALUES = 4096
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    model: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    folder: Path,
+    *,
+    fingerprint: str,
+    batch_size: int = 32,
+    image_root: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> BenchmarkResult:
+    """Ask a model every question of a benchmark and write what it answered and scored.
+
+    Writes ``eval/<benchmark>.answers.jsonl`` (appended batch by batch, in question order once complete),
+    ``eval/<benchmark>.json`` and its entry in ``eval/results.json``. Answers that stand there already, by the same
+    model to the same question, are kept and not asked again.
+
+    Args:
+        benchmark: what to ask.
+        model: a LLaVA model with its adapter attached.
+        encoder: writes prompts and pixels as training did.
+        folder: the run's folder.
+        fingerprint: names the model's weights; see :func:`model_fingerprint`.
+        batch_size: questions asked together.
+        image_root: folder that image paths are relative to.
+        on_progress: called with (questions answered, questions in all), once before the first batch and after each.
+
+    Raises:
+        UserError: the answers file holds another model's answers, an image is unreadable, or the disk is full.
+    """
+    questions = benchmark.questions()
+    path = answers_path(folder, benchmark.name)
+    answers = _keep_answers(path, questions, fingerprint)
+    waiting = [question for question in questions if question.id not in answers]
+    started = time.monotonic()
+    if on_progress:
+        on_progress(len(answers), len(questions))
+    with _appending(path) as file:
+        for batch in iterate_answers(model, encoder, waiting, batch_size=batch_size, image_root=image_root):
+            for generated in batch:
+                question = waiting[generated.index]
+                answers[question.id] = Answer(
+                    question_id=question.id,
+                    prediction=generated.text,
+                    references=question.references,
+                    score=benchmark.score(question, generated.text),
+                    asked=question_hash(question),
+                    model=fingerprint,
+                )
+                file.write(answer_line(answers[question.id]))
+            file.flush()
+            if on_progress:
+                on_progress(len(answers), len(questions))
+    write_answers(path, (answers[question.id] for question in questions))
+    result = BenchmarkResult(
+        benchmark=benchmark.name,
+        model=fingerprint,
+        columns=benchmark.columns,
+        rows=benchmark.summarize(answers),
+        notes=benchmark.notes(),
+        seconds=time.monotonic() - started,
+    )
+    write_result(folder, result)
+    return result
+
+
+def _keep_answers(path: Path, questions: Sequence[Question], fingerprint: str) -> dict[str, Answer]:
+    """The answers that stand for these questions; the file is rewritten to hold just them."""
+    found = read_answers(path)
+    strangers = {answer.model for answer in found} - {fingerprint}
+    if strangers:
+        raise UserError(
+            f"{path} holds answers of another model ({sorted(strangers)[0]}, this one is {fingerprint}): "
+            "move the file away or evaluate into another folder"
+        )
+    asked = {question.id: question_hash(question) for question in questions}
+    kept = {answer.question_id: answer for answer in found if asked.get(answer.question_id) == answer.asked}
+    write_answers(path, kept.values())
+    return kept
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def question_hash(question: Question) -> str:
+    """16 hex digits over all that the model is given and held against: images, prompt, references, length."""
+    digest = hashlib.sha256()
+    texts = [question.prompt, *question.references, str(question.max_new_tokens)]
+    for part in [*question.images, *texts]:
+        encoded = part if isinstance(part, bytes) else part.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()[:16]
+
+
+def model_fingerprint(model: torch.nn.Module) -> str:
+    """16 hex digits over every tensor's name, shape, type and values.
+
+    Of a tensor with more than 4,096 values, as many are read at even distance: enough to tell checkpoints apart, and
+    cheap for 7 B parameters.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}".encode())
+        flat = tensor.detach().reshape(-1)
+        stride = max(1, flat.numel() // _SAMPLED_VALUES)
+        digest.update(flat[::stride].to("cpu", torch.float64).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,143 @@
+"""A benchmark's result as a table: for the terminal (rich) and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from llava_moe.eval.benchmark import ALL_DOMAINS, BenchmarkResult, Measure, ScoreRow
+
+TITLES = {
+    "exact_match": "right image",
+    "other_image": "other image",
+    "majority_answer": "majority",
+    "gap": "gap",
+    "gap_over_majority": "over majority",
+    "exact_match_all": "exact match, open questions too",
+    "chartqa_relaxed_accuracy": "ChartQA relaxed accuracy",
+    "docvqa_anls": "DocVQA ANLS",
+    "pathvqa_closed_accuracy": "PathVQA closed accuracy",
+    "pathvqa_open_recall": "PathVQA open recall",
+}
+DIFFERENCES = frozenset({"gap", "gap_over_majority"})
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Cells as text; the first ``num_labels`` columns are labels, the rest are numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    num_labels: int = 1
+
+
+def domain_table(result: BenchmarkResult) -> TextTable:
+    """One row a domain and one for all: questions compared, then the headline columns in per cent."""
+    rows = [row for row in result.rows if row.kind is None and any(name in row.measures for name in result.columns)]
+    return TextTable(
+        title=f"{result.benchmark}: closed questions, exact match in % (differences in points)",
+        header=("domain", "n", *(title_of(name) for name in result.columns)),
+        rows=tuple((row.domain, _count(row, result.columns), *_cells(row, result.columns)) for row in rows),
+    )
+
+
+def kind_table(result: BenchmarkResult) -> TextTable:
+    """One row a kind of question, with the headline columns."""
+    return TextTable(
+        title=f"{result.benchmark}: by kind of question",
+        header=("domain", "kind", "answers", "n", *(title_of(name) for name in result.columns)),
+        rows=tuple(
+            (
+                row.domain,
+                row.kind or "",
+                "closed" if row.closed else "open",
+                _count(row, result.columns),
+                *_cells(row, result.columns),
+            )
+            for row in result.rows
+            if row.kind is not None
+        ),
+        num_labels=3,
+    )
+
+
+def paper_table(result: BenchmarkResult) -> TextTable:
+    """The papers' metrics, one row a metric of a domain."""
+    rows = []
+    for row in result.rows:
+        if row.kind is None:
+            for name, measure in row.measures.items():
+                if name not in result.columns:
+                    rows.append((row.domain, title_of(name), f"{measure.num_questions:,}", percent(measure)))
+    return TextTable(
+        title=f"{result.benchmark}: the papers' metrics, %",
+        header=("domain", "metric", "n", "score"),
+        rows=tuple(rows),
+        num_labels=2,
+    )
+
+
+def all_tables(result: BenchmarkResult, *, kinds: bool = False) -> tuple[TextTable, ...]:
+    """The tables that hold anything: headline, papers' metrics, and by kind if asked."""
+    tables = [domain_table(result), paper_table(result)] + ([kind_table(result)] if kinds else [])
+    return tuple(table for table in tables if table.rows)
+
+
+def rich_tables(result: BenchmarkResult, *, kinds: bool = False) -> list[Table]:
+    """The tables for a rich console, numbers to the right, the row of all domains set off."""
+    return [_rich(table) for table in all_tables(result, kinds=kinds)]
+
+
+def markdown_tables(result: BenchmarkResult, *, kinds: bool = False) -> str:
+    """The tables and the notes as Markdown, which is also readable as plain text."""
+    parts = [_markdown(table) for table in all_tables(result, kinds=kinds)]
+    return "\n\n".join([*parts, *result.notes]) + "\n"
+
+
+def title_of(name: str) -> str:
+    """A measure's name for people."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def percent(measure: Measure | None, *, signed: bool = False) -> str:
+    """``61.2`` or ``+41.0`` with one decimal; ``-`` where there is nothing."""
+    if measure is None:
+        return "-"
+    return f"{100 * measure.value:+.1f}" if signed else f"{100 * measure.value:.1f}"
+
+
+def _count(row: ScoreRow, columns: Sequence[str]) -> str:
+    return f"{max((row.measures[name].num_questions for name in columns if name in row.measures), default=0):,}"
+
+
+def _cells(row: ScoreRow, columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(percent(row.measures.get(name), signed=name in DIFFERENCES) for name in columns)
+
+
+def _rich(table: TextTable) -> Table:
+    shown = Table(title=table.title, title_justify="left", header_style="bold")
+    for index, name in enumerate(table.header):
+        shown.add_column(name, justify="left" if index < table.num_labels else "right")
+    for row in table.rows:
+        shown.add_row(*row, style="bold" if row[0] == ALL_DOMAINS else None)
+    return shown
+
+
+def _markdown(table: TextTable) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(table.header, *table.rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if index < table.num_labels else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        "-" * width if index < table.num_labels else "-" * (width - 1) + ":"
+        for index, width in enumerate(max(width, 2) for width in widths)
+    ]
+    return "\n".join([f"**{table.title}**", "", line(table.header), line(rule), *map(line, table.rows)])

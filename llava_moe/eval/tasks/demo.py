@@ -1,0 +1,206 @@
+"""Benchmark ``demo``: test images of the embedded set, each question asked alone and again beside another image.
+
+The headline is exact match over closed questions: with the right image, with another test image of the same domain
+that carries the same question text, and by the most frequent training answer to that text. Only the first is what a
+reader wants to know; the other two say how much of it needs no look at the image. Open questions and the papers'
+metrics are reported beside it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute
+import pyarrow.parquet
+
+from llava_moe.errors import UserError
+from llava_moe.eval.baselines import (
+    AskedPair,
+    MajorityAnswers,
+    count_majority,
+    draw_other_images,
+    draw_pairs,
+)
+from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Measure, Question, ScoreRow
+from llava_moe.eval.intervals import mean_of, paired_difference
+from llava_moe.eval.metrics import (
+    chartqa_relaxed_accuracy,
+    docvqa_anls,
+    exact_match,
+    pathvqa_closed_accuracy,
+    pathvqa_open_recall,
+)
+from llava_moe.eval.metrics.plain import plain_text
+
+EMBEDDED_IMAGES = Path(__file__).parents[2] / "demo" / "images"
+COLUMNS = ("exact_match", "other_image", "majority_answer", "gap", "gap_over_majority")
+EXACT_MATCH_ALL = "exact_match_all"
+DEFAULT_LIMIT = 60
+MIN_COMPARED = 300
+
+
+@dataclass(frozen=True)
+class DemoBenchmark:
+    """The embedded benchmark, drawn and paired. Make it with :func:`open_demo_benchmark`."""
+
+    pairs: tuple[AskedPair, ...]
+    others: Mapping[str, AskedPair]
+    majority: MajorityAnswers
+    num_test_pairs: int
+    name: str = "demo"
+    columns: tuple[str, ...] = COLUMNS
+
+    def questions(self) -> tuple[Question, ...]:
+        """Every pair as a question about its own image, then its twin about another image where there is one."""
+        asked = []
+        for pair in self.pairs:
+            asked.append(_question(pair, pair.id, pair.image))
+            if other := self.others.get(pair.id):
+                asked.append(_question(pair, twin_id(pair, other), other.image))
+        return tuple(asked)
+
+    def score(self, question: Question, prediction: str) -> dict[str, float]:
+        """Exact match, and the papers' metrics of the question's domain for questions about the right image."""
+        scores = {"exact_match": exact_match(prediction, question.references)}
+        if "@" in question.id:
+            return scores
+        if question.domain == "documents":
+            scores["chartqa_relaxed_accuracy"] = chartqa_relaxed_accuracy(prediction, question.references)
+            scores["docvqa_anls"] = docvqa_anls(prediction, question.references)
+        elif question.domain == "medical":
+            if plain_text(question.references[0]) in ("yes", "no"):
+                scores["pathvqa_closed_accuracy"] = pathvqa_closed_accuracy(prediction, question.references)
+            else:
+                scores["pathvqa_open_recall"] = pathvqa_open_recall(prediction, question.references)
+        return scores
+
+    def summarize(self, answers: Mapping[str, Answer]) -> tuple[ScoreRow, ...]:
+        """Rows of every domain, of all together, then of every kind; a domain's headline counts closed questions."""
+        domains: dict[str, list[AskedPair]] = defaultdict(list)
+        kinds: dict[tuple[str, str, bool], list[AskedPair]] = defaultdict(list)
+        for pair in self.pairs:
+            domains[pair.domain].append(pair)
+            kinds[pair.domain, pair.kind, pair.closed].append(pair)
+        rows = [self._domain_row(domain, pairs, answers) for domain, pairs in domains.items()]
+        rows.append(self._domain_row(ALL_DOMAINS, list(self.pairs), answers))
+        for (domain, kind, closed), pairs in sorted(kinds.items()):
+            if paired := self._paired(pairs, answers):
+                rows.append(ScoreRow(domain, kind, closed, paired))
+        return tuple(rows)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was asked and what was left out."""
+        alone = sum(pair.id not in self.others for pair in self.pairs)
+        notes = [
+            f"{len(self.pairs):,} of {self.num_test_pairs:,} test questions, each asked alone; "
+            "columns compare the same closed questions.",
+        ]
+        if alone:
+            notes.append(f"{alone:,} questions that no other test image carries are not in the compared columns.")
+        return tuple(notes)
+
+    def _domain_row(self, domain: str, pairs: Sequence[AskedPair], answers: Mapping[str, Answer]) -> ScoreRow:
+        measures = self._paired([pair for pair in pairs if pair.closed], answers)
+        by_metric: dict[str, list[float]] = defaultdict(list)
+        for pair in pairs:
+            for metric, score in answers[pair.id].score.items():
+                by_metric[EXACT_MATCH_ALL if metric == "exact_match" else metric].append(score)
+        if domain == ALL_DOMAINS:
+            by_metric = {EXACT_MATCH_ALL: by_metric[EXACT_MATCH_ALL]}  # the papers' metrics belong to one domain each
+        return ScoreRow(domain, None, None, measures | {name: mean_of(scores) for name, scores in by_metric.items()})
+
+    def _paired(self, pairs: Sequence[AskedPair], answers: Mapping[str, Answer]) -> dict[str, Measure]:
+        compared = [pair for pair in pairs if pair.id in self.others]
+        if not compared:
+            return {}
+        right = [answers[pair.id].score["exact_match"] for pair in compared]
+        wrong = [answers[twin_id(pair, self.others[pair.id])].score["exact_match"] for pair in compared]
+        majority = [exact_match(self.majority.answer(pair), [pair.answer]) for pair in compared]
+        return {
+            "exact_match": mean_of(right),
+            "other_image": mean_of(wrong),
+            "majority_answer": mean_of(majority),
+            "gap": paired_difference(right, wrong),
+            "gap_over_majority": paired_difference(right, majority),
+        }
+
+
+def twin_id(pair: AskedPair, other: AskedPair) -> str:
+    """Id of the pair's question asked beside the other pair's image."""
+    return f"{pair.id}@{other.image_id}"
+
+
+def _question(pair: AskedPair, question_id: str, image: bytes) -> Question:
+    references = (pair.answer,)
+    return Question(question_id, (image,), pair.question, references, pair.domain, pair.kind, pair.closed)
+
+
+def open_demo_benchmark(
+    folder: Path = EMBEDDED_IMAGES,
+    *,
+    limit: int | None = DEFAULT_LIMIT,
+    min_compared: int = MIN_COMPARED,
+    seed: int = 0,
+    split: str = "test",
+) -> DemoBenchmark:
+    """Read the embedded set and draw the benchmark's questions.
+
+    Args:
+        folder: where ``general.parquet``, ``documents.parquet`` and ``medical.parquet`` lie.
+        limit: at most so many questions of each kind, drawn by seed; None asks all.
+        min_compared: the limit is raised for a domain's closed kinds until so many are compared, if it holds them.
+        seed: of the draw and of the other images.
+        split: the split asked about; majority answers always come from ``train``.
+
+    Raises:
+        UserError: there is no data in the folder, or no question of that split.
+    """
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise UserError(f"no *.parquet in {folder}: reinstall llava-moe, or name the folder of the demo images")
+    pairs = [pair for file in files for pair in _read_pairs(file, split)]
+    if not pairs:
+        raise UserError(f"no question of split {split!r} in {folder}: choose one of train, val, test")
+    majority = count_majority(trained for file in files for trained in _read_training(file))
+    others = draw_other_images(pairs, seed)
+    drawn = pairs if limit is None else draw_pairs(pairs, limit, compared=others, min_compared=min_compared, seed=seed)
+    chosen = {pair.id: others[pair.id] for pair in drawn if pair.id in others}
+    return DemoBenchmark(tuple(drawn), chosen, majority, num_test_pairs=len(pairs))
+
+
+def _read_pairs(file: Path, split: str) -> Iterator[AskedPair]:
+    columns = ["id", "images", "conversations", "kinds", "closed", "domain", "split"]
+    for row in _rows(file, columns, split):
+        if len(row["images"]) != 1:
+            raise UserError(f"{file}: record {row['id']} has {len(row['images'])} images, the demo has one an item")
+        turns = row["conversations"]
+        for index, (user, assistant) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+            yield AskedPair(
+                image_id=row["id"],
+                image=row["images"][0],
+                question=_plain_question(user["text"]),
+                answer=assistant["text"],
+                domain=row["domain"],
+                kind=row["kinds"][index],
+                closed=row["closed"][index],
+                index=index,
+            )
+
+
+def _read_training(file: Path) -> Iterator[tuple[str, str, str, str]]:
+    for row in _rows(file, ["conversations", "kinds", "domain", "split"], "train"):
+        turns = row["conversations"]
+        for kind, user, assistant in zip(row["kinds"], turns[::2], turns[1::2], strict=True):
+            yield row["domain"], _plain_question(user["text"]), kind, assistant["text"]
+
+
+def _rows(file: Path, columns: list[str], split: str) -> Iterator[dict]:
+    table = pyarrow.parquet.read_table(file, columns=columns)
+    yield from table.filter(pyarrow.compute.equal(table["split"], split)).to_pylist()
+
+
+def _plain_question(text: str) -> str:
+    return text.replace("<image>", "").strip()

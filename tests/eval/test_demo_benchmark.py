@@ -1,0 +1,130 @@
+"""The embedded benchmark: which questions it asks, beside which images, and how it sums up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Question
+from llava_moe.eval.metrics import exact_match
+from llava_moe.eval.tasks.demo import DemoBenchmark, open_demo_benchmark
+
+
+@pytest.fixture
+def benchmark(demo_folder: Path) -> DemoBenchmark:
+    return open_demo_benchmark(demo_folder, limit=None)
+
+
+def answers_by(benchmark: DemoBenchmark, predict) -> dict[str, Answer]:
+    """The answers of a made-up model, ``predict(question) -> text``."""
+    answers = {}
+    for question in benchmark.questions():
+        prediction = predict(question)
+        score = benchmark.score(question, prediction)
+        answers[question.id] = Answer(question.id, prediction, question.references, score)
+    return answers
+
+
+def oracle(benchmark: DemoBenchmark):
+    """A model that sees its image perfectly: it answers what is true of the image it is shown."""
+    truth = {(pair.image, pair.question): pair.answer for pair in benchmark.pairs}
+    return lambda question: truth[question.images[0], question.prompt]
+
+
+def test_every_test_pair_is_asked_alone_and_again_beside_another_image(benchmark: DemoBenchmark) -> None:
+    questions = benchmark.questions()
+    right = [question for question in questions if "@" not in question.id]
+    twins = {question.id.split("@")[0]: question for question in questions if "@" in question.id}
+    assert len(right) == 3 * 9 * 3 + 1
+    assert len({question.id for question in questions}) == len(questions)
+    for question in right:
+        assert "<image>" not in question.prompt
+        if question.kind == "maker":
+            assert question.id not in twins
+            continue
+        twin = twins[question.id]
+        assert (twin.prompt, twin.references, twin.domain) == (question.prompt, question.references, question.domain)
+        assert twin.images != question.images
+
+
+def test_questions_are_of_the_test_split_alone(benchmark: DemoBenchmark) -> None:
+    assert all("-test-" in question.id for question in benchmark.questions())
+
+
+def test_questions_do_not_change_from_one_opening_to_the_next(demo_folder: Path, benchmark: DemoBenchmark) -> None:
+    assert open_demo_benchmark(demo_folder, limit=None).questions() == benchmark.questions()
+    assert open_demo_benchmark(demo_folder, limit=None, seed=1).questions() != benchmark.questions()
+
+
+def test_a_model_that_sees_beats_both_baselines(benchmark: DemoBenchmark) -> None:
+    rows = benchmark.summarize(answers_by(benchmark, oracle(benchmark)))
+    for domain in ("general", "documents", "medical"):
+        [row] = [row for row in rows if (row.domain, row.kind) == (domain, None)]
+        assert row.measures["exact_match"].value == 1.0
+        assert row.measures["exact_match"].num_questions == 18, "nine images, two closed questions with other images"
+        assert row.measures["other_image"].value < 1.0
+        # Every third colour is red, the majority's answer; two thirds of the yes/no answers are no.
+        assert row.measures["majority_answer"].value == pytest.approx((3 + 6) / 18)
+        assert row.measures["gap"].value == pytest.approx(1.0 - row.measures["other_image"].value)
+        assert row.measures["gap_over_majority"].value == pytest.approx(0.5)
+
+
+def test_a_model_that_never_looks_has_no_gap(benchmark: DemoBenchmark) -> None:
+    blind = answers_by(benchmark, lambda question: "red" if "colour" in question.prompt else "no")
+    for row in benchmark.summarize(blind):
+        assert row.measures["gap"].value == 0.0
+        if row.kind is None:
+            assert row.measures["gap_over_majority"].value == 0.0
+
+
+def test_empty_answers_score_nothing(benchmark: DemoBenchmark) -> None:
+    for row in benchmark.summarize(answers_by(benchmark, lambda question: "")):
+        names = set(row.measures) - {"majority_answer", "gap", "gap_over_majority"}
+        assert {name: row.measures[name].value for name in names} == dict.fromkeys(names, 0.0)
+
+
+def test_each_domain_carries_its_papers_metrics(benchmark: DemoBenchmark) -> None:
+    rows = {
+        row.domain: row for row in benchmark.summarize(answers_by(benchmark, oracle(benchmark))) if row.kind is None
+    }
+    headline = set(benchmark.columns) | {"exact_match_all"}
+    assert set(rows["general"].measures) == headline
+    assert set(rows["documents"].measures) - headline == {"chartqa_relaxed_accuracy", "docvqa_anls"}
+    assert set(rows["medical"].measures) - headline == {"pathvqa_closed_accuracy", "pathvqa_open_recall"}
+    assert rows["medical"].measures["pathvqa_closed_accuracy"].num_questions == 9
+    assert rows["medical"].measures["pathvqa_open_recall"].num_questions == 18
+    assert rows["documents"].measures["docvqa_anls"].num_questions == 27
+    assert set(rows[ALL_DOMAINS].measures) == headline
+    assert rows[ALL_DOMAINS].measures["exact_match"].num_questions == 54
+    assert rows["general"].measures["exact_match_all"].num_questions == 28
+
+
+def test_kinds_have_rows_of_their_own(benchmark: DemoBenchmark) -> None:
+    rows = benchmark.summarize(answers_by(benchmark, oracle(benchmark)))
+    kinds = {(row.domain, row.kind): row for row in rows if row.kind is not None}
+    assert kinds["documents", "number"].closed is False
+    assert kinds["general", "colour"].measures["exact_match"].num_questions == 9
+    assert ("general", "maker") not in kinds, "no other image carries it, so there is nothing to compare"
+    assert any("no other test image" in note for note in benchmark.notes())
+
+
+def test_the_limit_draws_from_every_kind(demo_folder: Path) -> None:
+    benchmark = open_demo_benchmark(demo_folder, limit=2, min_compared=0)
+    assert len(benchmark.pairs) == 3 * 3 * 2 + 1
+    assert len(open_demo_benchmark(demo_folder, limit=2, min_compared=12).pairs) == 1 + 3 * (12 + 2)
+
+
+def test_a_prediction_is_scored_as_the_metric_says(benchmark: DemoBenchmark) -> None:
+    question = Question("x#0", (b"",), "Is it red?", ("yes",), "medical", "is red", True)
+    assert benchmark.score(question, "Yes.") == {"exact_match": 1.0, "pathvqa_closed_accuracy": 1.0}
+    assert benchmark.score(question, "yes and no")["exact_match"] == exact_match("yes and no", ["yes"]) == 0.0
+    assert benchmark.score(question, "yes and no")["pathvqa_closed_accuracy"] == 1.0
+
+
+def test_a_folder_without_data_or_an_unknown_split_is_one_line(tmp_path: Path, demo_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no \*\.parquet in"):
+        open_demo_benchmark(tmp_path / "nothing")
+    with pytest.raises(UserError, match="train, val, test"):
+        open_demo_benchmark(demo_folder, split="dev")

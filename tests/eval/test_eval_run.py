@@ -1,0 +1,143 @@
+"""Running a benchmark: its files, going on after a kill, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from llava_moe.errors import UserError
+from llava_moe.eval import run
+from llava_moe.eval.files import read_answers, read_result, write_atomically
+from llava_moe.eval.generate import answer_questions
+from llava_moe.eval.run import model_fingerprint, run_benchmark
+from llava_moe.eval.tasks.demo import DemoBenchmark, open_demo_benchmark
+
+
+@pytest.fixture
+def benchmark(demo_folder: Path) -> DemoBenchmark:
+    return open_demo_benchmark(demo_folder, limit=2, min_compared=0)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "eval").iterdir()}
+
+
+def test_a_run_writes_answers_results_and_a_merged_summary(tiny_llava, encoder, benchmark, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "results.json").write_text('{"other": {"kept": 1}}')
+    result = run_benchmark(
+        benchmark,
+        tiny_llava,
+        encoder,
+        tmp_path,
+        fingerprint="abc",
+        batch_size=8,
+        on_progress=lambda *now: seen.append(now),
+    )
+    assert set(files_of(tmp_path)) == {"demo.answers.jsonl", "demo.json", "results.json"}
+    questions = benchmark.questions()
+    answers = read_answers(tmp_path / "eval" / "demo.answers.jsonl")
+    assert [answer.question_id for answer in answers] == [question.id for question in questions]
+    assert [answer.prediction for answer in answers] == answer_questions(tiny_llava, encoder, questions, batch_size=8)
+    assert all(
+        answer.score == benchmark.score(question, answer.prediction)
+        for answer, question in zip(answers, questions, strict=True)
+    )
+    assert seen[0] == (0, len(questions)) and seen[-1] == (len(questions), len(questions))
+    assert seen == sorted(seen)
+    reread = read_result(tmp_path, "demo")
+    assert reread == result
+    merged = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert merged["other"] == {"kept": 1}
+    assert set(merged["demo"]["domains"]) == {"general", "documents", "medical", "all"}
+    assert all(0 <= merged["demo"]["domains"][name]["exact_match"] <= 1 for name in merged["demo"]["domains"])
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_files(
+    tiny_llava, encoder, benchmark, tmp_path: Path, monkeypatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_benchmark(benchmark, tiny_llava, encoder, whole, fingerprint="abc", batch_size=4)
+
+    class KilledError(Exception):
+        pass
+
+    def kill_after_three(done: int, _: int) -> None:
+        if done >= 12:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_benchmark(
+            benchmark, tiny_llava, encoder, broken, fingerprint="abc", batch_size=4, on_progress=kill_after_three
+        )
+    path = broken / "eval" / "demo.answers.jsonl"
+    with path.open("a") as file:
+        file.write('{"question_id": "cut sho')
+    assert len(read_answers(path)) == 12
+
+    asked: list[str] = []
+    original = run.iterate_answers
+
+    def spy(model, encoder, questions, **settings):
+        asked.extend(question.id for question in questions)
+        return original(model, encoder, questions, **settings)
+
+    monkeypatch.setattr(run, "iterate_answers", spy)
+    run_benchmark(benchmark, tiny_llava, encoder, broken, fingerprint="abc", batch_size=4)
+    assert len(asked) == len(benchmark.questions()) - 12
+    assert files_of(broken)["demo.answers.jsonl"] == files_of(whole)["demo.answers.jsonl"]
+    ended, unbroken = read_result(broken, "demo"), read_result(whole, "demo")
+    assert ended is not None and unbroken is not None and ended.rows == unbroken.rows
+
+
+def test_answers_of_another_model_are_refused_and_left_alone(tiny_llava, encoder, benchmark, tmp_path: Path) -> None:
+    run_benchmark(benchmark, tiny_llava, encoder, tmp_path, fingerprint="abc")
+    before = files_of(tmp_path)
+    with pytest.raises(UserError, match=r"another model \(abc, this one is def\)"):
+        run_benchmark(benchmark, tiny_llava, encoder, tmp_path, fingerprint="def")
+    assert files_of(tmp_path) == before
+
+
+def test_a_question_that_changed_is_asked_again(tiny_llava, encoder, benchmark, tmp_path: Path) -> None:
+    run_benchmark(benchmark, tiny_llava, encoder, tmp_path, fingerprint="abc")
+    path = tmp_path / "eval" / "demo.answers.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    stale = json.loads(lines[3]) | {"asked": "0" * 16, "prediction": "stale"}
+    path.write_text("".join([*lines[:3], json.dumps(stale) + "\n", *lines[4:]]))
+    run_benchmark(benchmark, tiny_llava, encoder, tmp_path, fingerprint="abc")
+    assert path.read_text() == "".join(lines)
+
+
+def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "demo.answers.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(UserError, match="line 1 is not an answer"):
+        read_answers(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "demo.json"
+    write_atomically(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="No space left on device; free space"):
+        write_atomically(path, "new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["demo.json"]
+    assert path.read_text() == "old"
+
+
+def test_the_fingerprint_changes_with_any_sampled_weight_and_with_nothing_else() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3))
+    before = model_fingerprint(model)
+    assert model_fingerprint(model.train()) == before
+    with torch.no_grad():
+        model[1].bias[2] += 1e-6
+    assert model_fingerprint(model) != before
