@@ -41,9 +41,9 @@ class BadRecord(ValueError):
     """A record that cannot be trained on.
 
     Attributes:
-        reason: a short code, one of ``role_order``, ``no_turns``, ``image_count``, ``empty_question``,
-            ``empty_answer``, ``image_missing``, ``image_unreadable``, ``image_too_large``, ``too_long``, ``not_a_conversation``,
-            ``not_plain``.
+        reason: a short code: ``not_a_conversation``, ``unreadable_text``, ``no_turns``, ``role_order``,
+            ``image_count``, ``empty_question``, ``empty_answer``, ``not_plain``, ``too_long``, ``image_missing``,
+            ``image_unreadable``, ``image_too_large``.
         detail: one line for people.
     """
 

@@ -119,7 +119,7 @@ def open_image(
         BadRecord: ``image_missing``, ``image_unreadable``, ``image_too_large``.
     """
     name = f"{len(ref)} bytes in the record" if isinstance(ref, bytes) else str(ref)
-    file = io.BytesIO(ref) if isinstance(ref, bytes) else _find(ref, root)
+    file = io.BytesIO(ref) if isinstance(ref, bytes) else find_image(ref, root)
     try:
         with warnings.catch_warnings():
             # Pillow warns of bombs and of palettes with transparency; the first is judged here, the second is harmless.
@@ -143,7 +143,12 @@ def open_image(
         raise BadRecord("image_unreadable", f"{name}: {error}") from error
 
 
-def _find(ref: str, root: str | None) -> Path:
+def find_image(ref: str, root: str | None) -> Path:
+    """The file of an image path, or its neighbour of the same stem and another image suffix.
+
+    Raises:
+        BadRecord: ``image_missing``.
+    """
     path = Path(root, ref) if root else Path(ref)
     if path.exists():
         return path

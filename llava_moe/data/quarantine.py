@@ -1,0 +1,107 @@
+"""Records left out: written down once each with the reason, counted, and too many of them stop the run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llava_moe.errors import UserError
+
+TOO_LONG = "too_long"
+"""Left out by the declared policy for long samples: written down, but not held against the source."""
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One record left out: where it stands (``index``: its number in the source's file, from 0) and why."""
+
+    source: str
+    domain: str
+    index: int
+    id: str
+    reason: str
+    detail: str
+
+
+class Quarantine:
+    """The account of records left out of a run, in memory and in ``quarantine.jsonl``.
+
+    A run that resumes reads its own file back, so no record is written or counted twice.
+
+    Args:
+        path: the file; it appears with the first record.
+        num_records: how many records each source holds.
+        max_bad_share: the largest share of a source that may be bad.
+    """
+
+    def __init__(self, path: str | Path, num_records: Mapping[str, int], max_bad_share: float = 0.01) -> None:
+        self.path = Path(path)
+        self.num_records = dict(num_records)
+        self.max_bad_share = max_bad_share
+        self._entries: dict[tuple[str, int], Quarantined] = {}
+        if self.path.exists():
+            for entry in _read(self.path):
+                self._entries.setdefault((entry.source, entry.index), entry)
+
+    def add(self, entries: Iterable[Quarantined]) -> int:
+        """Write the records that are new, and say how many they were.
+
+        Raises:
+            UserError: more than ``max_bad_share`` of a source is bad now (all are written first).
+        """
+        new = []
+        for entry in entries:
+            if (entry.source, entry.index) not in self._entries:
+                self._entries[entry.source, entry.index] = entry
+                new.append(entry)
+        if new:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in new)
+        self.check()
+        return len(new)
+
+    def check(self) -> None:
+        """Raise ``UserError`` for the first source of which too much is bad."""
+        bad = Counter(entry.source for entry in self._entries.values() if entry.reason != TOO_LONG)
+        for source, count in sorted(bad.items()):
+            total = self.num_records.get(source)
+            if not total or count <= self.max_bad_share * total:
+                continue
+            reasons = Counter(
+                entry.reason for entry in self._entries.values() if entry.source == source and entry.reason != TOO_LONG
+            )
+            told = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common(3))
+            raise UserError(
+                f"data source {source!r}: {count} of {total} records are bad ({told}), more than "
+                f"data.max_bad_share={self.max_bad_share:g}; see {self.path}, then mend the source or raise the share"
+            )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def by_source(self) -> dict[str, int]:
+        """Records left out of each source."""
+        return dict(Counter(entry.source for entry in self._entries.values()))
+
+    def by_domain(self) -> dict[str, int]:
+        """Records left out of each domain."""
+        return dict(Counter(entry.domain for entry in self._entries.values()))
+
+    def by_reason(self) -> dict[str, int]:
+        """Records left out for each reason."""
+        return dict(Counter(entry.reason for entry in self._entries.values()))
+
+
+def _read(path: Path) -> list[Quarantined]:
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(Quarantined(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError):
+            # The last line of a run that was killed while writing; the record will be found again.
+            continue
+    return entries

@@ -1,0 +1,108 @@
+"""JSON lists and JSON Lines, one record at a time: a file of a gigabyte never stands in memory whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from llava_moe.errors import UserError
+
+_CHUNK = 1 << 20
+_BLANKS = re.compile(r"\s*")
+
+
+def read_json(path: Path) -> Iterator[Any]:
+    """Yield the values of a JSON list, or of JSON Lines (any values one behind the other).
+
+    Raises:
+        UserError: the file is missing, unreadable, not UTF-8, empty, or not valid JSON; the line says where.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from _Window(path, file).values()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert the file to UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the data source's path") from error
+
+
+class _Window:
+    """The stretch of the file that is being read: text before ``at`` is done with."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path = path
+        self.file = file
+        self.text = ""
+        self.at = 0
+        self.lines_dropped = 0
+        self.decoder = json.JSONDecoder()
+
+    def values(self) -> Iterator[Any]:
+        first = self.peek()
+        if first == "":
+            raise UserError(f"{self.path}: holds no records; check the data source's path")
+        if first == "[":
+            yield from self.list_values()
+            return
+        while self.peek() != "":
+            yield self.value()
+
+    def list_values(self) -> Iterator[Any]:
+        self.at += 1
+        if self.peek() == "]":
+            return
+        while True:
+            yield self.value()
+            following = self.peek()
+            self.at += 1
+            if following == "]":
+                break
+            if following != ",":
+                raise self.fault("Expecting ',' or ']' behind a record", self.at - 1, ended=following == "")
+        if self.peek() != "":
+            raise self.fault("Extra data behind the list", self.at)
+
+    def peek(self) -> str:
+        """The next character that is not blank, or "" at the end of the file."""
+        while True:
+            blank = _BLANKS.match(self.text, self.at)
+            assert blank is not None
+            self.at = blank.end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def value(self) -> Any:
+        self.peek()
+        while True:
+            try:
+                value, end = self.decoder.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                # A value cut by the window's end fails at that end, or as a string that never closes.
+                cut = error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - 12
+                if not cut:
+                    raise self.fault(error.msg, error.pos) from error
+                if not self.more():
+                    raise self.fault(error.msg, error.pos, ended=True) from error
+            else:
+                self.at = end
+                return value
+
+    def more(self) -> bool:
+        """Read on and let go of what is done with. The longer a record, the longer the stretch: none is parsed often."""
+        self.lines_dropped += self.text.count("\n", 0, self.at)
+        rest = self.text[self.at :]
+        new = self.file.read(max(_CHUNK, len(rest)))
+        self.text, self.at = rest + new, 0
+        return bool(new)
+
+    def fault(self, message: str, position: int, ended: bool = False) -> UserError:
+        line = 1 + self.lines_dropped + self.text.count("\n", 0, position)
+        where = f"{self.path}, line {line}"
+        if ended:
+            return UserError(f"{where}: the file ends inside a record ({message}); it was cut short, fetch it again")
+        return UserError(f"{where}: not valid JSON ({message}); mend or remove that record")

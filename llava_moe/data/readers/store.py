@@ -1,0 +1,90 @@
+"""Rows in an Arrow file that is mapped into memory: millions of records cost no Python objects."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+from filelock import FileLock
+
+from llava_moe.data.readers.row import Row
+from llava_moe.errors import UserError
+
+VERSION = 1
+"""Raised whenever rows of the same file would come out otherwise."""
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("images", pa.list_(pa.struct([("path", pa.string()), ("bytes", pa.large_binary())]))),
+        ("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
+        ("caption", pa.string()),
+        ("split", pa.string()),
+        ("task", pa.string()),
+        ("fault", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+_ROWS_A_BATCH = 1000
+_BYTES_A_BATCH = 64 << 20
+
+
+def fingerprint(files: Iterable[Path], *facts: str) -> str:
+    """SHA-256 over each file's path, size and time of change, and over whatever else decides the rows."""
+    digest = sha256(repr((VERSION, facts)).encode())
+    for file in files:
+        status = file.stat()
+        digest.update(repr((str(file.resolve()), status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60] or "data"
+
+
+def keep(rows: Iterable[Row], path: Path) -> Path:
+    """Write rows to ``path`` unless it is there. Other processes wait; a file appears whole or not at all.
+
+    Raises:
+        UserError: the cache folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                _write(rows, path)
+    except OSError as error:
+        raise UserError(
+            f"cache {path.parent}: cannot be written ({error.strerror}); set another cache folder"
+        ) from error
+    return path
+
+
+def map_rows(path: Path) -> Dataset:
+    """The rows of a kept file, memory-mapped; slices come as Arrow tables."""
+    return Dataset.from_file(str(path)).with_format("arrow")
+
+
+def _write(rows: Iterable[Row], path: Path) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+            pending: list[Row] = []
+            pending_bytes = 0
+            for row in rows:
+                pending.append(row)
+                pending_bytes += sum(len(image["bytes"] or b"") for image in row["images"])
+                if len(pending) >= _ROWS_A_BATCH or pending_bytes >= _BYTES_A_BATCH:
+                    writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=SCHEMA))
+                    pending, pending_bytes = [], 0
+            writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=SCHEMA))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

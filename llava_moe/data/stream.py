@@ -1,0 +1,232 @@
+"""The epoch as a stream of optimizer steps, decoded ahead in worker processes. Its whole state is (epoch, step)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from llava_moe.data.batch import Batch, collate
+from llava_moe.data.conversation import BadRecord
+from llava_moe.data.encode import Encoder, Example
+from llava_moe.data.lengths import SourceIndex
+from llava_moe.data.mixture import EpochPlan, Mixture
+from llava_moe.data.pack import CostModel, seat_step
+from llava_moe.data.quarantine import Quarantined
+from llava_moe.data.source import Records
+from llava_moe.errors import UserError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as one rank sees it.
+
+    Attributes:
+        index: the step's number in its epoch, from 0.
+        batches: this rank's rows; every rank has equally many.
+        keys: the record keys of all samples of the step, on all ranks, in plan order.
+        bad: records of this rank that failed to decode and left holes.
+        padding_share: share of this rank's tokens that belong to no real sample (null segments and holes).
+    """
+
+    epoch: int
+    index: int
+    batches: tuple[Batch, ...]
+    keys: tuple[str, ...]
+    bad: tuple[Quarantined, ...]
+    padding_share: float
+
+
+@dataclass(frozen=True)
+class StepStream:
+    """Steps of an epoch from a mixture.
+
+    A step is ``global_batch_size`` samples in plan order (the last of an epoch may be short). Every rank works out the
+    same plan and seating and decodes its own rows only. What a step holds depends on (epoch, step) alone, never on
+    the number of workers or on where the iteration began.
+
+    Attributes:
+        indexes, records: one a source of the mixture.
+        null_image: uint8 [3, H, W] for rows that hold no image, see ``collate``; None where ranks need not agree.
+        num_workers: processes that decode ahead; 0 decodes in this one.
+        prefetch: steps that each worker keeps ready.
+        start_method: ``fork``, ``spawn``, ... for the workers; None for the platform's own.
+    """
+
+    mixture: Mixture
+    indexes: Sequence[SourceIndex]
+    records: Sequence[Records]
+    encoder: Encoder
+    global_batch_size: int
+    tokens_per_micro_batch: int
+    rank: int = 0
+    world: int = 1
+    num_workers: int = 0
+    null_image: np.ndarray | None = None
+    prefetch: int = 2
+    start_method: str | None = None
+    cost: CostModel = field(default_factory=CostModel)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank {self.rank} of {self.world}")
+        if self.global_batch_size < 1:
+            raise UserError(f"train.global_batch_size={self.global_batch_size}: must be at least 1")
+        if not len(self.indexes) == len(self.records) == len(self.mixture.sources):
+            raise ValueError(
+                f"{len(self.mixture.sources)} sources, {len(self.indexes)} indexes, {len(self.records)} records"
+            )
+        longest = max(int(index.lengths.max(initial=0)) for index in self.indexes)
+        if longest > self.tokens_per_micro_batch:
+            raise UserError(
+                f"train.tokens_per_micro_batch={self.tokens_per_micro_batch}: the longest sample has {longest} tokens; "
+                f"raise it to {longest} or more, or lower data.max_length"
+            )
+
+    @property
+    def samples_in_epoch(self) -> int:
+        """Samples of every epoch."""
+        return sum(self.mixture.counts(self.indexes))
+
+    def steps_in_epoch(self, epoch: int = 0) -> int:
+        """Optimizer steps of an epoch: the same for every epoch of one mixture."""
+        return -(-self.samples_in_epoch // self.global_batch_size)
+
+    def iterate(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
+        """The steps of an epoch from ``first_step`` on, in order."""
+        plan = self.mixture.plan(self.indexes, epoch)
+        remaining = range(first_step, self.steps_in_epoch(epoch))
+        if not remaining:
+            return
+        loader = DataLoader(
+            _StepDecoder(self, plan),
+            batch_size=None,
+            sampler=remaining,
+            num_workers=self.num_workers,
+            collate_fn=_as_is,
+            worker_init_fn=_start_worker,
+            prefetch_factor=self.prefetch if self.num_workers else None,
+            multiprocessing_context=self.start_method if self.num_workers else None,
+        )
+        with _no_tokenizer_threads(self.num_workers):
+            decoded = iter(loader)
+        for step in decoded:
+            yield self._assemble(epoch, step, plan)
+
+    def _assemble(self, epoch: int, decoded: _Decoded, plan: EpochPlan) -> Step:
+        batches = tuple(
+            collate(
+                examples,
+                positions,
+                self.null_image,
+                self.encoder.pad_token_id,
+                self.encoder.image_token_id,
+                self.encoder.num_image_tokens,
+            )
+            for examples, positions in zip(decoded.rows, decoded.positions, strict=True)
+        )
+        idle = sum(
+            length
+            for batch in batches
+            for length, is_real in zip(batch.segment_lengths, batch.is_real.tolist(), strict=True)
+            if not is_real
+        )
+        first = decoded.index * self.global_batch_size
+        keys = tuple(
+            self.indexes[source].keys[entry].tobytes().hex()
+            for source, entry in zip(
+                plan.source[first : first + self.global_batch_size].tolist(),
+                plan.entry[first : first + self.global_batch_size].tolist(),
+                strict=True,
+            )
+        )
+        padding_share = idle / sum(batch.num_tokens for batch in batches)
+        return Step(epoch, decoded.index, batches, keys, decoded.bad, padding_share)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """What a worker hands over: numpy arrays, which go by pipe; shared memory is often too small in containers."""
+
+    index: int
+    rows: tuple[tuple[Example, ...], ...]
+    positions: tuple[tuple[int, ...], ...]
+    bad: tuple[Quarantined, ...]
+
+
+class _StepDecoder(Dataset[_Decoded]):
+    """Step number to this rank's decoded rows."""
+
+    def __init__(self, stream: StepStream, plan: EpochPlan) -> None:
+        self.stream = stream
+        self.plan = plan
+
+    def __getitem__(self, index: int) -> _Decoded:
+        stream = self.stream
+        first = index * stream.global_batch_size
+        step = slice(first, first + stream.global_batch_size)
+        seats = seat_step(
+            self.plan.length[step].tolist(),
+            self.plan.num_images[step].tolist(),
+            stream.tokens_per_micro_batch,
+            stream.world,
+            stream.cost,
+        )[stream.rank]
+        bad: list[Quarantined] = []
+        rows = tuple(tuple(self._decode(first + position, bad) for position in row) for row in seats)
+        return _Decoded(index, rows, tuple(map(tuple, seats)), tuple(bad))
+
+    def _decode(self, at: int, bad: list[Quarantined]) -> Example:
+        """The example of sample ``at`` of the epoch, or a hole of its planned length."""
+        place, row = int(self.plan.source[at]), int(self.plan.row[at])
+        length = int(self.plan.length[at])
+        source, records = self.stream.mixture.sources[place], self.stream.records[place]
+        domain = self.stream.mixture.domains.index(source.domain)
+        key = self.stream.indexes[place].keys[int(self.plan.entry[at])].tobytes().hex()
+        name = str(row)
+        try:
+            conversation = records[row]
+            name = conversation.id
+            example = self.stream.encoder.encode(conversation, source.images, domain)
+        except BadRecord as fault:
+            bad.append(Quarantined(source.name, source.domain, records.number(row), name, fault.reason, fault.detail))
+            return self.stream.encoder.hole(length, domain, key)
+        if len(example.input_ids) != length:
+            raise AssertionError(f"record {row} of {source.name} has {len(example.input_ids)} tokens, planned {length}")
+        return replace(example, key=key)
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # A batch system signals every process of a job. The training process decides what to do and then ends its
+    # workers; one that died of the signal would take the run down before the checkpoint is saved.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _no_tokenizer_threads(num_workers: int) -> Iterator[None]:
+    """Start workers with the tokenizer's threads off: its pool does not survive a fork."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    if num_workers:
+        os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if num_workers:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
