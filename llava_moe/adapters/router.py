@@ -70,7 +70,7 @@ class TokenRouter(nn.Module):
     def forward(self, x_BTD: Tensor) -> None:
         """Decide for the block input ``x_BTD``; leaves :attr:`routing` and :attr:`weights_BTK` (fp32) behind."""
         with torch.autocast(x_BTD.device.type, enabled=False):
-            probs_BTK = F.linear(x_BTD.float(), self.weight, self.bias).softmax(-1)
+            probs_BTK = F.linear(x_BTD.to(self.weight.dtype), self.weight, self.bias).softmax(-1)
         chosen_BT = probs_BTK.argmax(-1)
         self.routing = Routing(probs_BTK, chosen_BT)
         self.weights_BTK = expert_weights(probs_BTK, chosen_BT, self.mode)
