@@ -9,6 +9,7 @@ import pytest
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Question
 from llava_moe.eval.metrics import exact_match
+from llava_moe.eval.tasks import benchmark_summaries, demo, open_benchmark
 from llava_moe.eval.tasks.demo import DemoBenchmark, open_demo_benchmark
 
 
@@ -128,3 +129,17 @@ def test_a_folder_without_data_or_an_unknown_split_is_one_line(tmp_path: Path, d
         open_demo_benchmark(tmp_path / "nothing")
     with pytest.raises(UserError, match="train, val, test"):
         open_demo_benchmark(demo_folder, split="dev")
+
+
+def test_every_benchmark_is_listed_with_a_sentence_and_opened_by_its_name(demo_folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(demo, "open_demo_benchmark", lambda **settings: open_demo_benchmark(demo_folder, **settings))
+    summaries = benchmark_summaries()
+    assert "demo" in summaries
+    for name, summary in summaries.items():
+        assert summary and "\n" not in summary
+        assert open_benchmark(name, limit=1).name == name
+    assert len(open_benchmark("demo", limit=0).questions()) == len(
+        open_demo_benchmark(demo_folder, limit=None).questions()
+    )
+    with pytest.raises(UserError, match="no benchmark 'dmo': did you mean 'demo'"):
+        open_benchmark("dmo")

@@ -21,26 +21,31 @@ def benchmark(demo_folder: Path) -> DemoBenchmark:
     return open_demo_benchmark(demo_folder, limit=2, min_compared=0)
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in (folder / "eval").iterdir()}
+def files_of(scores: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in scores.iterdir()}
 
 
-def test_a_run_writes_answers_results_and_a_merged_summary(tiny_llava, encoder, benchmark, tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "eval"
+
+
+def test_a_run_writes_answers_results_and_a_merged_summary(tiny_llava, encoder, benchmark, folder: Path) -> None:
     seen: list[tuple[int, int]] = []
-    (tmp_path / "eval").mkdir()
-    (tmp_path / "eval" / "results.json").write_text('{"other": {"kept": 1}}')
+    folder.mkdir()
+    (folder / "results.json").write_text('{"other": {"kept": 1}}')
     result = run_benchmark(
         benchmark,
         tiny_llava,
         encoder,
-        tmp_path,
+        folder,
         fingerprint="abc",
         batch_size=8,
         on_progress=lambda *now: seen.append(now),
     )
-    assert set(files_of(tmp_path)) == {"demo.answers.jsonl", "demo.json", "results.json"}
+    assert set(files_of(folder)) == {"demo.answers.jsonl", "demo.json", "results.json"}
     questions = benchmark.questions()
-    answers = read_answers(tmp_path / "eval" / "demo.answers.jsonl")
+    answers = read_answers(folder / "demo.answers.jsonl")
     assert [answer.question_id for answer in answers] == [question.id for question in questions]
     assert [answer.prediction for answer in answers] == answer_questions(tiny_llava, encoder, questions, batch_size=8)
     assert all(
@@ -49,18 +54,18 @@ def test_a_run_writes_answers_results_and_a_merged_summary(tiny_llava, encoder, 
     )
     assert seen[0] == (0, len(questions)) and seen[-1] == (len(questions), len(questions))
     assert seen == sorted(seen)
-    reread = read_result(tmp_path, "demo")
+    reread = read_result(folder, "demo")
     assert reread == result
-    merged = json.loads((tmp_path / "eval" / "results.json").read_text())
+    merged = json.loads((folder / "results.json").read_text())
     assert merged["other"] == {"kept": 1}
     assert set(merged["demo"]["domains"]) == {"general", "documents", "medical", "all"}
     assert all(0 <= merged["demo"]["domains"][name]["exact_match"] <= 1 for name in merged["demo"]["domains"])
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_files(
-    tiny_llava, encoder, benchmark, tmp_path: Path, monkeypatch
+    tiny_llava, encoder, benchmark, folder: Path, monkeypatch
 ) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole, broken = folder / "whole", folder / "broken"
     run_benchmark(benchmark, tiny_llava, encoder, whole, fingerprint="abc", batch_size=4)
 
     class KilledError(Exception):
@@ -74,7 +79,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
         run_benchmark(
             benchmark, tiny_llava, encoder, broken, fingerprint="abc", batch_size=4, on_progress=kill_after_three
         )
-    path = broken / "eval" / "demo.answers.jsonl"
+    path = broken / "demo.answers.jsonl"
     with path.open("a") as file:
         file.write('{"question_id": "cut sho')
     assert len(read_answers(path)) == 12
@@ -94,21 +99,21 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
     assert ended is not None and unbroken is not None and ended.rows == unbroken.rows
 
 
-def test_answers_of_another_model_are_refused_and_left_alone(tiny_llava, encoder, benchmark, tmp_path: Path) -> None:
-    run_benchmark(benchmark, tiny_llava, encoder, tmp_path, fingerprint="abc")
-    before = files_of(tmp_path)
+def test_answers_of_another_model_are_refused_and_left_alone(tiny_llava, encoder, benchmark, folder: Path) -> None:
+    run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
+    before = files_of(folder)
     with pytest.raises(UserError, match=r"another model \(abc, this one is def\)"):
-        run_benchmark(benchmark, tiny_llava, encoder, tmp_path, fingerprint="def")
-    assert files_of(tmp_path) == before
+        run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="def")
+    assert files_of(folder) == before
 
 
-def test_a_question_that_changed_is_asked_again(tiny_llava, encoder, benchmark, tmp_path: Path) -> None:
-    run_benchmark(benchmark, tiny_llava, encoder, tmp_path, fingerprint="abc")
-    path = tmp_path / "eval" / "demo.answers.jsonl"
+def test_a_question_that_changed_is_asked_again(tiny_llava, encoder, benchmark, folder: Path) -> None:
+    run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
+    path = folder / "demo.answers.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     stale = json.loads(lines[3]) | {"asked": "0" * 16, "prediction": "stale"}
     path.write_text("".join([*lines[:3], json.dumps(stale) + "\n", *lines[4:]]))
-    run_benchmark(benchmark, tiny_llava, encoder, tmp_path, fingerprint="abc")
+    run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
     assert path.read_text() == "".join(lines)
 
 
