@@ -38,13 +38,13 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def answers_path(folder: Path, benchmark: str) -> Path:
-    """``<benchmark>.answers.jsonl`` in a run's ``eval/``."""
-    return folder / f"{benchmark}.answers.jsonl"
+    """``eval/<benchmark>.answers.jsonl`` of a run's folder."""
+    return folder / "eval" / f"{benchmark}.answers.jsonl"
 
 
 def result_path(folder: Path, benchmark: str) -> Path:
-    """``<benchmark>.json`` in a run's ``eval/``."""
-    return folder / f"{benchmark}.json"
+    """``eval/<benchmark>.json`` of a run's folder."""
+    return folder / "eval" / f"{benchmark}.json"
 
 
 def answer_line(answer: Answer) -> str:
@@ -77,9 +77,9 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
 
 
 def write_result(folder: Path, result: BenchmarkResult) -> None:
-    """Write ``<benchmark>.json`` in a run's ``eval/`` and enter its headline in ``results.json``, the others' kept."""
+    """Write ``eval/<benchmark>.json``; enter its headline in ``eval/results.json``, the others' left alone."""
     write_atomically(result_path(folder, result.benchmark), json.dumps(asdict(result), indent=2, ensure_ascii=False))
-    merged_path = folder / "results.json"
+    merged_path = folder / "eval" / "results.json"
     merged = _read_json(merged_path) if merged_path.exists() else {}
     merged[result.benchmark] = headline(result)
     write_atomically(merged_path, json.dumps(merged, indent=2, sort_keys=True, ensure_ascii=False))
@@ -97,7 +97,7 @@ def headline(result: BenchmarkResult) -> dict[str, Any]:
 
 
 def read_result(folder: Path, benchmark: str) -> BenchmarkResult | None:
-    """The result that an earlier evaluation wrote into this ``eval/`` folder, or None.
+    """The result that an earlier evaluation wrote into this run's ``eval/``, or None.
 
     Raises:
         UserError: the file is there and cannot be read.

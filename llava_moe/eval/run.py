@@ -34,15 +34,15 @@ def run_benchmark(
 ) -> BenchmarkResult:
     """Ask a model every question of a benchmark and write what it answered and scored.
 
-    Writes ``<benchmark>.answers.jsonl`` (appended batch by batch, in question order once complete),
-    ``<benchmark>.json`` and its entry in ``results.json``. Answers that stand there already, by the same
+    Writes ``eval/<benchmark>.answers.jsonl`` (appended batch by batch, in question order once complete),
+    ``eval/<benchmark>.json`` and its entry in ``eval/results.json``. Answers that stand there already, by the same
     model to the same question, are kept and not asked again.
 
     Args:
         benchmark: what to ask.
         model: a LLaVA model with its adapter attached.
         encoder: writes prompts and pixels as training did.
-        folder: where scores go, a run's ``eval/``; made if it is not there.
+        folder: the run's folder.
         fingerprint: names the model's weights; see :func:`model_fingerprint`.
         batch_size: questions asked together.
         image_root: folder that image paths are relative to.

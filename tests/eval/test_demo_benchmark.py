@@ -141,5 +141,5 @@ def test_every_benchmark_is_listed_with_a_sentence_and_opened_by_its_name(demo_f
     assert len(open_benchmark("demo", limit=0).questions()) == len(
         open_demo_benchmark(demo_folder, limit=None).questions()
     )
-    with pytest.raises(UserError, match="no benchmark 'dmo': did you mean 'demo'"):
+    with pytest.raises(UserError, match="benchmarks: dmo does not exist; there are demo"):
         open_benchmark("dmo")

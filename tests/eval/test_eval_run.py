@@ -22,18 +22,18 @@ def benchmark(demo_folder: Path) -> DemoBenchmark:
 
 
 def files_of(scores: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in scores.iterdir()}
+    return {path.name: path.read_text() for path in (scores / "eval").iterdir()}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "eval"
+    return tmp_path / "run"
 
 
 def test_a_run_writes_answers_results_and_a_merged_summary(tiny_llava, encoder, benchmark, folder: Path) -> None:
     seen: list[tuple[int, int]] = []
-    folder.mkdir()
-    (folder / "results.json").write_text('{"other": {"kept": 1}}')
+    (folder / "eval").mkdir(parents=True)
+    (folder / "eval" / "results.json").write_text('{"other": {"kept": 1}}')
     result = run_benchmark(
         benchmark,
         tiny_llava,
@@ -45,7 +45,7 @@ def test_a_run_writes_answers_results_and_a_merged_summary(tiny_llava, encoder, 
     )
     assert set(files_of(folder)) == {"demo.answers.jsonl", "demo.json", "results.json"}
     questions = benchmark.questions()
-    answers = read_answers(folder / "demo.answers.jsonl")
+    answers = read_answers(folder / "eval" / "demo.answers.jsonl")
     assert [answer.question_id for answer in answers] == [question.id for question in questions]
     assert [answer.prediction for answer in answers] == answer_questions(tiny_llava, encoder, questions, batch_size=8)
     assert all(
@@ -56,7 +56,7 @@ def test_a_run_writes_answers_results_and_a_merged_summary(tiny_llava, encoder, 
     assert seen == sorted(seen)
     reread = read_result(folder, "demo")
     assert reread == result
-    merged = json.loads((folder / "results.json").read_text())
+    merged = json.loads((folder / "eval" / "results.json").read_text())
     assert merged["other"] == {"kept": 1}
     assert set(merged["demo"]["domains"]) == {"general", "documents", "medical", "all"}
     assert all(0 <= merged["demo"]["domains"][name]["exact_match"] <= 1 for name in merged["demo"]["domains"])
@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
         run_benchmark(
             benchmark, tiny_llava, encoder, broken, fingerprint="abc", batch_size=4, on_progress=kill_after_three
         )
-    path = broken / "demo.answers.jsonl"
+    path = broken / "eval" / "demo.answers.jsonl"
     with path.open("a") as file:
         file.write('{"question_id": "cut sho')
     assert len(read_answers(path)) == 12
@@ -109,7 +109,7 @@ def test_answers_of_another_model_are_refused_and_left_alone(tiny_llava, encoder
 
 def test_a_question_that_changed_is_asked_again(tiny_llava, encoder, benchmark, folder: Path) -> None:
     run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
-    path = folder / "demo.answers.jsonl"
+    path = folder / "eval" / "demo.answers.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     stale = json.loads(lines[3]) | {"asked": "0" * 16, "prediction": "stale"}
     path.write_text("".join([*lines[:3], json.dumps(stale) + "\n", *lines[4:]]))

@@ -138,7 +138,7 @@ def _question(pair: AskedPair, question_id: str, image: bytes) -> Question:
     return Question(question_id, (image,), pair.question, references, pair.domain, pair.kind, pair.closed)
 
 
-def open_benchmark(*, limit: int | None = None, seed: int = 0) -> DemoBenchmark:
+def open_benchmark(limit: int | None, seed: int) -> DemoBenchmark:
     """The embedded benchmark; ``limit`` None is :data:`DEFAULT_LIMIT` questions of a kind, 0 is all of them."""
     return open_demo_benchmark(limit=(DEFAULT_LIMIT if limit is None else limit) or None, seed=seed)
 
@@ -209,8 +209,3 @@ def _rows(file: Path, columns: list[str], split: str) -> Iterator[dict]:
 
 def _plain_question(text: str) -> str:
     return text.replace("<image>", "").strip()
-
-
-def open_benchmark(limit: int | None, seed: int) -> DemoBenchmark:
-    """The embedded benchmark with its own number of questions of each kind, or ``limit``."""
-    return open_demo_benchmark(limit=DEFAULT_LIMIT if limit is None else limit, seed=seed)
