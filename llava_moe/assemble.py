@@ -1,0 +1,301 @@
+"""Base model + adapter + weights: a new model for training, a run's folder turned back into a model.
+
+The only file where ``model/``, ``adapters/`` and ``data/`` meet below ``commands/``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
+
+from llava_moe.adapters import Attached, NoAdapter, attach, load_adapter
+from llava_moe.data.batch import Batch
+from llava_moe.data.encode import Encoder
+from llava_moe.data.images import ImageTransform
+from llava_moe.data.template import Template, chat_template
+from llava_moe.errors import UserError
+from llava_moe.model import (
+    Architecture,
+    AttentionChoice,
+    BaseModel,
+    build_base,
+    choose_attention,
+    packing_arguments,
+)
+from llava_moe.train.checkpoint import last_checkpoint
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PROJECTOR = "multi_modal_projector"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What it takes to build a model and read data for it.
+
+    Attributes:
+        architecture: where the base comes from.
+        adapter: the adapter's configuration (``NoAdapter()`` for none).
+        dtype: ``fp32``, ``bf16`` or ``fp16`` of the base weights.
+        template: prompt format; ``image_mode`` is ``pad`` (LLaVA-1.5 instruct) or ``crop`` (pretrain).
+        max_length, over_length: longest example in tokens after image expansion, and what happens to longer ones.
+        init_from: run whose weights are the start.
+    """
+
+    architecture: Architecture
+    adapter: Any
+    dtype: str
+    template: Template
+    image_mode: str
+    max_length: int
+    over_length: str
+    attn_implementation: str = "auto"
+    init_from: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A model with its adapter attached, and what encodes data for it."""
+
+    base: BaseModel
+    attached: Attached
+    encoder: Encoder
+    attention: AttentionChoice
+    has_adapter: bool
+
+    @property
+    def model(self) -> LlavaForConditionalGeneration:
+        return self.base.model
+
+    def inputs_of(self, batch: Batch) -> dict[str, Any]:
+        """Forward arguments of one packed row. No attention mask and no cache: either would join its examples."""
+        inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "use_cache": False,
+            **packing_arguments(batch.segment_lengths, batch.input_ids.device),
+        }
+        if batch.pixel_values.shape[0]:
+            inputs["pixel_values"] = self.encoder.transform.normalise(batch.pixel_values).to(self.model.dtype)
+        return inputs
+
+
+def new_model(recipe: Recipe, device: torch.device) -> Assembled:
+    """Build base and adapter, and load ``init_from``'s weights into them.
+
+    Raises:
+        UserError: a checkpoint is missing, or its adapter does not fit the one asked for.
+    """
+    dtype = DTYPES.get(recipe.dtype)
+    if dtype is None:
+        raise UserError(f"train.dtype={recipe.dtype}: choose fp32, bf16 or fp16")
+    base = build_base(recipe.architecture, dtype, recipe.seed)
+    attention = choose_attention(recipe.attn_implementation, device, dtype)
+    base.model.set_attn_implementation({"text_config": attention.name, "vision_config": "sdpa"})
+    start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
+    if start is not None:
+        load_lineage(base.model, start)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        attached = _attach_from(base.model, recipe.adapter, start)
+    return Assembled(base, attached, _encoder(recipe, base), attention, not isinstance(recipe.adapter, NoAdapter))
+
+
+def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path | None) -> Attached:
+    """Attach a fresh adapter, or one that starts from the adapter of a checkpoint."""
+    if start is None or not (start / "adapter").is_dir():
+        return attach(model, config)
+    if isinstance(config, NoAdapter):
+        raise UserError(f"init_from: {start} has an adapter and adapter=none: keep its adapter, or merge it first")
+    before = load_adapter(model, start / "adapter")
+    tensors = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+    before.detach()
+    attached = attach(model, config)
+    attached.load_state_dict(tensors)
+    return attached
+
+
+def _encoder(recipe: Recipe, base: BaseModel) -> Encoder:
+    return Encoder(
+        tokenizer=base.tokenizer,
+        template=recipe.template,
+        transform=ImageTransform(base.image_size, recipe.image_mode, base.image_mean, base.image_std),
+        image_token_id=base.image_token_id,
+        num_image_tokens=base.num_image_tokens,
+        max_length=recipe.max_length,
+        over_length=recipe.over_length,
+    )
+
+
+def load_lineage(model: LlavaForConditionalGeneration, checkpoint: Path) -> None:
+    """Load projector and base parts of a checkpoint into a bare model, those of the runs it started from first."""
+    owner = checkpoint.parent.parent
+    for ancestor in reversed(_ancestors(owner)[1:]):
+        load_base_parts(model, newest_checkpoint(ancestor))
+    load_base_parts(model, checkpoint)
+
+
+def load_base_parts(model: LlavaForConditionalGeneration, checkpoint: Path) -> None:
+    """Read ``projector.safetensors`` and ``model/base.safetensors`` of a checkpoint into the model, strictly by name."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for path in (checkpoint / "projector.safetensors", checkpoint / "model" / "base.safetensors"):
+        if not path.is_file():
+            continue
+        for name, tensor in load_file(path).items():
+            if name not in parameters or parameters[name].shape != tensor.shape:
+                found = tuple(parameters[name].shape) if name in parameters else "missing"
+                raise UserError(f"{path}: tensor {name} {tuple(tensor.shape)} does not fit the model ({found})")
+            with torch.no_grad():
+                parameters[name].copy_(tensor)
+
+
+def weights_writer(assembled: Assembled) -> Callable[[Path, Mapping[str, torch.Tensor]], None]:
+    """Return the function that writes a checkpoint's weights from the fp32 values that the engine gathered."""
+    model, attached = assembled.model, assembled.attached
+    adapter_names = set(attached.named_parameters())
+    # A wrapped linear keeps its own weight under ".base": files carry Hugging Face's names.
+
+    def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        if assembled.has_adapter:
+            (folder / "adapter").mkdir()
+            attached.save(folder / "adapter", tensors={n: t for n, t in tensors.items() if n in adapter_names})
+        projector = {n: p.detach().float().cpu().contiguous() for n, p in model.named_parameters() if PROJECTOR in n}
+        projector |= {n: t for n, t in tensors.items() if PROJECTOR in n}
+        save_file(projector, folder / "projector.safetensors")
+        base = {
+            n.replace(".base.", "."): t for n, t in tensors.items() if n not in adapter_names and PROJECTOR not in n
+        }
+        if base:
+            (folder / "model").mkdir()
+            save_file(base, folder / "model" / "base.safetensors")
+
+    return write
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest complete checkpoint of a run, of the last stage of an experiment, or the checkpoint itself."""
+    if (folder / "COMPLETE").is_file():
+        return folder
+    stages = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    for candidate in [folder, *reversed(stages)]:
+        checkpoint = last_checkpoint(candidate)
+        if checkpoint is not None:
+            return checkpoint
+    raise UserError(f"{folder} holds no complete checkpoint: give the folder of a run that has saved one")
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """A run's resolved ``config.yaml`` as plain containers."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {run} is not a run's folder")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """The recipe that a resolved configuration describes."""
+    model, stage, train = config["model"], config["stage"], config["train"]
+    template = Template(stage["template"]) if model["system"] is None else Template(stage["template"], model["system"])
+    return Recipe(
+        architecture=from_target(model["architecture"]),
+        adapter=from_target(config["adapter"]) if "adapter" in stage["learning_rates"] else NoAdapter(),
+        dtype=train["dtype"],
+        template=template,
+        image_mode=stage["image_mode"],
+        max_length=train["max_length"],
+        over_length=train["over_length"],
+        attn_implementation=model["attn_implementation"],
+        init_from=config["init_from"],
+        seed=config["seed"],
+    )
+
+
+def from_target(node: Mapping[str, Any]) -> Any:
+    """Build the object that a node's ``_target_`` names; only this package's own classes may stand there.
+
+    Raises:
+        UserError: an unknown class, or fields that it does not have.
+    """
+    target = str(node["_target_"])
+    module, _, name = target.rpartition(".")
+    if not target.startswith("llava_moe."):
+        raise UserError(f"_target_: {target} is not a class of llava_moe")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"_target_: {target} does not exist ({error})") from error
+    try:
+        return kind(**{key: value for key, value in node.items() if key != "_target_"})
+    except TypeError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def restore(run: str | Path, device: torch.device | None = None, dtype: str | None = None) -> Assembled:
+    """Build the model of a run and load its newest checkpoint; in eval mode, on ``device``.
+
+    Args:
+        run: a run's folder, an experiment's folder (last stage) or one checkpoint.
+        dtype: overrides the precision that the run trained in.
+    """
+    folder = Path(run)
+    if not folder.exists():
+        raise UserError(f"run={run} does not exist: llava-moe ls run lists the runs here")
+    checkpoint = newest_checkpoint(folder)
+    owner = checkpoint.parent.parent
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = recipe_of(read_config(owner))
+    recipe = replace(recipe, init_from=None, dtype=dtype or recipe.dtype)
+    bare = new_model(replace(recipe, adapter=NoAdapter()), device)
+    load_lineage(bare.model, checkpoint)
+    if not isinstance(recipe.adapter, NoAdapter):
+        attached = load_adapter(bare.model, checkpoint / "adapter")
+        bare = replace(bare, attached=attached, has_adapter=True)
+    bare.model.to(device).eval()
+    return bare
+
+
+def _ancestors(run: Path) -> list[Path]:
+    """The run and those it was started from, newest first."""
+    chain = [run]
+    while (start := read_config(chain[-1])["init_from"]) is not None:
+        chain.append(newest_checkpoint(Path(start)).parent.parent)
+        if chain[-1] in chain[:-1]:
+            raise UserError(f"{run}: init_from goes round in a circle through {chain[-1]}")
+    return chain
+
+
+def load_run(folder: str | Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """See :func:`llava_moe.load_run`."""
+    assembled = restore(folder)
+    return assembled.model, processor_of(assembled)
+
+
+def processor_of(assembled: Assembled) -> LlavaProcessor:
+    """A Hugging Face processor that writes prompts as training did (pixels: CLIP's own resize and centre crop).
+
+    LLaVA-1.5's padding to a square is not part of CLIP's image processor: pad images first, or use ``encoder``.
+    """
+    base, encoder = assembled.base, assembled.encoder
+    vision = base.model.config.vision_config
+    pixels = CLIPImageProcessorPil(
+        size={"shortest_edge": base.image_size},
+        crop_size={"height": base.image_size, "width": base.image_size},
+        image_mean=list(base.image_mean),
+        image_std=list(base.image_std),
+    )
+    return LlavaProcessor(
+        image_processor=pixels,
+        tokenizer=base.tokenizer,
+        patch_size=vision.patch_size,
+        vision_feature_select_strategy=base.model.config.vision_feature_select_strategy,
+        num_additional_image_tokens=1,
+        chat_template=chat_template(encoder.template),
+    )

@@ -1,0 +1,162 @@
+"""The command line: ``llava-moe COMMAND [hydra overrides]``. Help answers without importing anything heavy.
+
+Free text (paths, prompts) may hold blanks, quotes, commas and ``=``, which Hydra's grammar would take apart: the keys
+of ``FREE_TEXT`` are quoted for it here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+FREE_TEXT = ("run", "out", "prompt", "image", "path", "images", "model.path", "init_from")
+# Below these, a plus adds a key of the user's own; elsewhere an unknown key is a mistake, with a plus or without.
+OPEN_ENDED = ("data.sources.", "parallel.extra.", "hydra.")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its one line, and more help."""
+
+    summary: str
+    usage: str
+
+
+COMMANDS = {
+    "train": Command(
+        "train one stage, or the stages that the experiment lists; alone: the embedded demo",
+        """llava-moe train [exp=NAME] [adapter=NAME] [model=NAME] [data=NAME] [scale=demo] [key=value ...]
+
+  llava-moe train                                     the whole story on an embedded small model and real images
+  llava-moe train exp=mix_general_doc_med             the headline: general + document + medical, LLaVA-MoLE, 7B
+  llava-moe train exp=mix_doc scale=demo adapter=lora any experiment on the embedded model and images
+  llava-moe train data=mine path=train.json images=folder
+  llava-moe train ... --cfg job                       print the configuration and stop; -m a=1,2 runs several
+
+Keys that are often set: train.global_batch_size, train.tokens_per_micro_batch, train.max_steps, train.epochs,
+train.dtype, train.activation_checkpointing, data.max_bad_share, init_from=RUN, out=FOLDER, seed, log.wandb.
+Started again with the same settings, an unfinished run resumes and a finished one prints its table.""",
+    ),
+    "eval": Command(
+        "score a run (or a Hugging Face LLaVA: model.path=) on benchmarks",
+        """llava-moe eval run=FOLDER [benchmarks=[demo]] [key=value ...]
+llava-moe eval model.path=llava-hf/llava-1.5-7b-hf
+
+Answers go to FOLDER/eval/BENCHMARK.answers.jsonl as they come; an interrupted evaluation goes on where it was.""",
+    ),
+    "ls": Command(
+        "list what there is to choose from: exp, model, data, adapter, benchmark, run",
+        "llava-moe ls [exp|model|data|adapter|stage|parallel|benchmark|run]",
+    ),
+    "doctor": Command("tell what this machine has and lacks for training, each with its remedy", "llava-moe doctor"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 done, 1 our fault, 2 the user's to fix, 75 stopped by a signal, 130 interrupted."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command and return its exit status."""
+    from llava_moe.errors import StoppedBySignalError, UserError
+
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return _say(_overview())
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        from llava_moe import __version__
+
+        return _say(f"llava-moe {__version__}")
+    if name not in COMMANDS:
+        return _complain(f"{name} is not a command{_nearest(name, COMMANDS)}: the commands are {', '.join(COMMANDS)}")
+    if any(word in ("-h", "--help") for word in rest):
+        return _say(f"{COMMANDS[name].summary}\n\n{COMMANDS[name].usage}")
+    try:
+        module = importlib.import_module(f"llava_moe.commands.{name}")
+        return int(module.main([prepare_override(word) for word in rest]) or 0)
+    except UserError as error:
+        return _complain(str(error))
+    except StoppedBySignalError as error:
+        sys.stderr.write(f"llava-moe: {error}; run the same command again to go on\n")
+        return 75
+    except KeyboardInterrupt:
+        sys.stderr.write("llava-moe: interrupted; run the same command again to go on from the last checkpoint\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def prepare_override(word: str) -> str:
+    """Rewrite one argument for Hydra: quote free text, and take ``+exp=X`` for ``exp=X``."""
+    key, equals, value = word.partition("=")
+    if not equals or word.startswith("-"):
+        return word
+    bare = key.lstrip("+")
+    if not bare.startswith(OPEN_ENDED):
+        key = bare
+    if bare in FREE_TEXT and value not in ("null", ""):
+        return f"{key}={quote(value)}"
+    return f"{key}={value}"
+
+
+def quote(text: str) -> str:
+    """Quote text so that Hydra's grammar and OmegaConf's interpolation both give it back unchanged."""
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]  # a value that was quoted for Hydra already
+    protected = text.replace("${", r"\${")
+    # Hydra unescapes a backslash only in front of a quote or at the end of the string.
+    escaped = []
+    for index, character in enumerate(protected):
+        if character == "'":
+            run_length = 0
+            while index - run_length - 1 >= 0 and protected[index - run_length - 1] == "\\":
+                run_length += 1
+            escaped.append("\\" * run_length + "\\'")
+        else:
+            escaped.append(character)
+    trailing = len(protected) - len(protected.rstrip("\\"))
+    return "'" + "".join(escaped) + "\\" * trailing + "'"
+
+
+def config_folder() -> Path:
+    """Folder of the configuration tree: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _overview() -> str:
+    lines = [f"  {name:<8}{command.summary}" for name, command in COMMANDS.items()]
+    return (
+        "llava-moe: instruction-tuning multimodal models on mixtures of domains, with mixtures of LoRA\n\n"
+        "llava-moe COMMAND [key=value ...]\n\n" + "\n".join(lines) + "\n\n"
+        "llava-moe COMMAND --help tells more. Start with: llava-moe train"
+    )
+
+
+def _nearest(word: str, known: Sequence[str] | dict[str, Command]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _say(text: str) -> int:
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _complain(text: str) -> int:
+    sys.stderr.write("llava-moe: " + " ".join(text.split("\n")) + "\n")
+    return 2

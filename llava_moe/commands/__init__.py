@@ -1,0 +1,1 @@
+"""The wiring of each command: the only files that see a Hydra configuration."""

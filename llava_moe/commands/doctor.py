@@ -1,0 +1,103 @@
+"""``llava-moe doctor``: what this machine has and lacks for training, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from llava_moe.cli import config_folder
+from llava_moe.commands.environment import installed
+from llava_moe.commands.settings import cache_folder, embedded_images
+from llava_moe.errors import UserError
+from llava_moe.model.attention import choose_attention
+from llava_moe.model.build import embedded_folder
+
+Finding = tuple[str, str, str, str]
+GIB = 1 << 30
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the findings; 2 when something that every run needs is missing."""
+    if words:
+        raise UserError(f"doctor takes no arguments (got {words[0]})")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "what", "found", "remedy"):
+        table.add_column(heading, overflow="fold")
+    findings = [*_packages(), *_devices(), *_disk(), *_embedded()]
+    signs = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
+    for level, what, found, remedy in findings:
+        table.add_row(signs[level], what, found, remedy)
+    Console().print(table)
+    return 2 if any(level == "missing" for level, *_ in findings) else 0
+
+
+def _packages() -> list[Finding]:
+    found: list[Finding] = [("ok", "Python", sys.version.split()[0], "")]
+    found += [("ok", name, installed(name) or "?", "") for name in ("torch", "transformers", "datasets")]
+    torchvision = installed("torchvision")
+    if torchvision is not None and not torch.cuda.is_available():
+        found.append(("note", "torchvision", torchvision, "not needed, and beside CPU torch it breaks transformers: pip uninstall torchvision"))
+    optional = {
+        "deepspeed": "several GPUs need it: pip install 'llava-moe[train]'",
+        "flash-attn": "faster attention on NVIDIA GPUs: pip install flash-attn --no-build-isolation",
+        "tensorboard": "log.tensorboard=true needs it: pip install 'llava-moe[train]'",
+        "wandb": "log.wandb=offline|online needs it: pip install 'llava-moe[train]'",
+        "peft": "only to load our LoRA folders outside this package: pip install peft",
+    }
+    for name, remedy in optional.items():
+        version = installed(name)
+        found.append(("ok", name, version, "") if version else ("note", name, "not installed", remedy))
+    return found
+
+
+def _devices() -> list[Finding]:
+    if not torch.cuda.is_available():
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        choice = choose_attention("auto", torch.device("cpu"), torch.float32)
+        return [
+            ("note", "GPU", "none: CPU with " + f"{cores} cores", "the demo runs here; 7B needs a GPU with 40 GB or more"),
+            ("ok", "attention", f"{choice.name} ({choice.reason})", ""),
+        ]
+    found: list[Finding] = []
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        level = "ok" if properties.total_memory >= 38 * GIB else "note"
+        remedy = "" if level == "ok" else "7B in bf16 needs 14 GB for weights alone: parallel=zero3 or zero3_offload"
+        found.append((level, f"GPU {number}", f"{properties.name}, {properties.total_memory / GIB:.0f} GiB", remedy))
+    choice = choose_attention("auto", torch.device("cuda"), torch.bfloat16)
+    found.append(("ok", "attention", f"{choice.name} ({choice.reason})", ""))
+    return found
+
+
+def _disk() -> list[Finding]:
+    found: list[Finding] = []
+    for what, folder in (("disk for runs", Path.cwd()), ("disk for cache", cache_folder())):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not os.access(existing, os.W_OK):
+            remedy = "choose a folder with out=" if what.endswith("runs") else "set LLAVA_MOE_CACHE to a folder of yours"
+            found.append(("missing", what, f"{existing} cannot be written", remedy))
+            continue
+        free = shutil.disk_usage(existing).free
+        level = "ok" if free > 2 * GIB else "note"
+        found.append((level, what, f"{free / GIB:.1f} GiB free in {folder}", "" if level == "ok" else "free some space"))
+    return found
+
+
+def _embedded() -> list[Finding]:
+    found: list[Finding] = []
+    parts = {
+        "configuration": config_folder() / "train.yaml",
+        "demo images": embedded_images() / "general.parquet",
+        "demo base model": embedded_folder("language_model") / "config.json",
+    }
+    for what, path in parts.items():
+        there = path.is_file()
+        found.append(("ok", what, str(path.parent), "") if there else ("missing", what, f"no {path}", "reinstall llava-moe"))
+    return found

@@ -1,0 +1,78 @@
+"""What a run was made with: versions, commit, machine, command line, fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llava_moe import __version__
+from llava_moe.commands.settings import mixture_of
+from llava_moe.eval.run import model_fingerprint
+
+PACKAGES = ("torch", "transformers", "safetensors", "datasets", "tokenizers", "deepspeed", "flash-attn", "peft", "pillow")
+
+
+def describe_environment(config: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The content of ``environment.json``."""
+    return {
+        "llava_moe": __version__,
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := installed(name)) is not None},
+        "commit": commit(),
+        "machine": {
+            "platform": platform.platform(),
+            "processor": platform.machine(),
+            "num_cpus": os.cpu_count(),
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "threads": torch.get_num_threads(),
+        },
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "data": {source.name: fingerprint_file(Path(source.path)) for source in mixture_of(config).sources},
+        "base_model": model_fingerprint(model),
+    }
+
+
+def installed(package: str) -> str | None:
+    """Version of a package, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """Commit of the checkout that the package runs from, with ``+`` if it has changes; None when installed."""
+    root = Path(__file__).resolve().parent.parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=root, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() or None
+
+
+def fingerprint_file(path: Path) -> str:
+    """Size and hash of the head and tail of a data file: quick on files of many gigabytes."""
+    if not path.is_file():
+        return "folder" if path.is_dir() else "missing"
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(1 << 20))
+        file.seek(max(0, size - (1 << 20)))
+        digest.update(file.read())
+    return digest.hexdigest()[:16]

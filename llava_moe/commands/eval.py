@@ -1,0 +1,124 @@
+"""``llava-moe eval``: score a run, or a Hugging Face LLaVA checkpoint, on benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import Progress
+
+from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import BenchmarkResult
+from llava_moe.eval.run import model_fingerprint, run_benchmark
+from llava_moe.eval.table import rich_tables
+from llava_moe.eval.tasks import open_benchmark
+
+if TYPE_CHECKING:
+    from llava_moe.assemble import Assembled
+
+
+def main(words: Sequence[str]) -> int:
+    """Compose the configuration and score."""
+    return run_composed("eval", words, _eval)
+
+
+def _eval(config: DictConfig, words: list[str]) -> int:
+    from llava_moe.assemble import restore
+    from llava_moe.commands.reporting import next_commands, write_run_report
+
+    plain = resolved(config, "eval")
+    if plain["num_threads"] is not None:
+        torch.set_num_threads(int(plain["num_threads"]))
+    if (plain["run"] is None) == (plain["model"]["path"] is None):
+        raise UserError("eval needs one model: run=FOLDER of a run, or model.path=FOLDER_OR_HUB_ID of a LLaVA checkpoint")
+    # Names and data are checked before a model is loaded.
+    for name in plain["benchmarks"]:
+        open_benchmark(name, plain["limit"], plain["seed"])
+    console = Console(soft_wrap=True)
+    if plain["run"] is None:
+        folder = Path(plain["out"] or "runs/eval")
+        assembled = _checkpoint(plain["model"]["path"], plain["dtype"])
+    else:
+        folder = Path(plain["out"] or plain["run"])
+        assembled = restore(plain["run"], dtype=plain["dtype"])
+    results = evaluate(assembled, folder, plain["benchmarks"], console, plain["limit"], plain["seed"], plain["batch_size"])
+    show_results(results, console)
+    console.print(f"scores and answers: {folder / 'eval'}", highlight=False)
+    if plain["run"] is not None and plain["out"] is None:
+        console.print(f"report: {write_run_report(folder)}\n\nNext:", highlight=False)
+        for command in next_commands(folder, has_scores=True):
+            console.print(f"  {command}", highlight=False, markup=False)
+    return 0
+
+
+def _checkpoint(path: str, dtype: str | None) -> Assembled:
+    from llava_moe.adapters import NoAdapter
+    from llava_moe.assemble import Recipe, new_model
+    from llava_moe.data.template import Template
+    from llava_moe.model import FromCheckpoint
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = Recipe(
+        architecture=FromCheckpoint(path),
+        adapter=NoAdapter(),
+        dtype=dtype or ("bf16" if device.type == "cuda" else "fp32"),
+        template=Template("v1"),
+        image_mode="pad",
+        max_length=4096,
+        over_length="cut",
+    )
+    assembled = new_model(recipe, device)
+    assembled.model.to(device).eval()
+    return assembled
+
+
+def evaluate_run(
+    run: Path, benchmarks: Sequence[str], console: Console, limit: int | None, seed: int
+) -> list[BenchmarkResult]:
+    """Score the newest checkpoint of a run; answers already there by the same weights are kept."""
+    from llava_moe.assemble import restore
+
+    return evaluate(restore(run), run, benchmarks, console, limit, seed)
+
+
+def evaluate(
+    assembled: Assembled,
+    folder: Path,
+    benchmarks: Sequence[str],
+    console: Console,
+    limit: int | None,
+    seed: int,
+    batch_size: int = 32,
+) -> list[BenchmarkResult]:
+    """Ask every benchmark's questions and write ``folder/eval``."""
+    fingerprint = model_fingerprint(assembled.model)
+    results = []
+    for name in benchmarks:
+        with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+            task = bar.add_task(f"scoring on {name}", total=None)
+            results.append(
+                run_benchmark(
+                    open_benchmark(name, limit, seed),
+                    assembled.model,
+                    assembled.encoder,
+                    folder,
+                    fingerprint=fingerprint,
+                    batch_size=batch_size,
+                    on_progress=lambda done, total: bar.update(task, completed=done, total=total),  # noqa: B023
+                )
+            )
+    return results
+
+
+def show_results(results: Sequence[BenchmarkResult], console: Console) -> None:
+    """Print each benchmark's tables and what a reader must know."""
+    for result in results:
+        for table in rich_tables(result):
+            console.print(table)
+        for note in result.notes:
+            console.print(f"[dim]{note}[/dim]", highlight=False)

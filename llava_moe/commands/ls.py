@@ -1,0 +1,70 @@
+"""``llava-moe ls``: what there is to choose from, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from llava_moe.cli import config_folder
+from llava_moe.errors import UserError
+
+GROUPS = ("exp", "model", "data", "adapter", "stage", "parallel", "scale")
+KINDS = (*GROUPS, "benchmark", "run")
+
+
+def main(words: Sequence[str]) -> int:
+    """List one kind of thing, or all kinds."""
+    unknown = [word for word in words if word not in KINDS]
+    if unknown:
+        raise UserError(f"ls {unknown[0]}: choose one of {', '.join(KINDS)}")
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("kind", "name", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for kind in words or KINDS:
+        for name, summary in entries(kind):
+            table.add_row(kind, name, summary)
+    console.print(table)
+    return 0
+
+
+def entries(kind: str) -> list[tuple[str, str]]:
+    """Names and one-line summaries of a kind."""
+    if kind in GROUPS:
+        return [(path.stem, summary_of(path)) for path in sorted((config_folder() / kind).glob("*.yaml"))]
+    if kind == "benchmark":
+        from llava_moe.eval.tasks import benchmark_summaries
+
+        return sorted(benchmark_summaries().items())
+    return [(str(path), _state_of(path)) for path in _runs()]
+
+
+def summary_of(path: Path) -> str:
+    """The first sentence of a configuration's leading comment."""
+    words: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if "@package" not in line:
+            words.append(line.lstrip("# "))
+    text = " ".join(words)
+    return text.split(". ")[0].rstrip(".")
+
+
+def _runs() -> list[Path]:
+    return sorted({path.parent for path in Path("runs").glob("*/config.yaml")} | {
+        path.parent for path in Path("runs").glob("*/*/config.yaml")
+    })
+
+
+def _state_of(folder: Path) -> str:
+    from llava_moe.train.checkpoint import last_checkpoint
+    from llava_moe.train.folder import FINISHED
+
+    if (folder / FINISHED).is_file():
+        return "finished"
+    checkpoint = last_checkpoint(folder)
+    return f"unfinished, last checkpoint {checkpoint.name}" if checkpoint else "unfinished, no checkpoint yet"

@@ -1,0 +1,20 @@
+"""What a run leaves for its reader: the report page and the commands to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def next_commands(root: Path, has_scores: bool) -> list[str]:
+    """Three commands that make sense after this run."""
+    where = str(root) if " " not in str(root) else f"'{root}'"
+    first = f"llava-moe eval run={where}" if not has_scores else f"llava-moe eval run={where} limit=200"
+    return [
+        first,
+        "llava-moe train adapter=lora                 # the same story with plain LoRA, to compare",
+        "llava-moe train exp=mix_general_doc_med --cfg job   # the 7B experiment, as it would run",
+    ]
+
+
+def write_run_report(root: Path, stages: list[Path] | None = None) -> Path:
+    return root / "report.html"

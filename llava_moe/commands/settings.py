@@ -1,0 +1,135 @@
+"""A resolved configuration becomes typed objects here; below this file nobody sees a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llava_moe.data.mixture import Mixture
+from llava_moe.data.source import Source
+from llava_moe.errors import UserError
+from llava_moe.train.folder import FREE_KEYS, flatten
+from llava_moe.train.optimizer import OptimizerSettings
+
+EMBEDDED = "embedded:"
+NO_ADAPTER = "llava_moe.adapters.NoAdapter"
+Kind = TypeVar("Kind")
+
+
+def embedded_images() -> Path:
+    """Folder of the images that ship with the package."""
+    return Path(__file__).resolve().parent.parent / "demo" / "images"
+
+
+def cache_folder() -> Path:
+    """Where indexes and converted records are kept: ``LLAVA_MOE_CACHE``, or the user's cache folder."""
+    named = os.environ.get("LLAVA_MOE_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "llava_moe"
+
+
+def settle(config: dict[str, Any]) -> dict[str, Any]:
+    """Apply the two choices that one key makes for another.
+
+    ``adapter=none`` takes the stage's rates for training without one; ``model.path`` names the checkpoint to start from.
+    """
+    stage, model = config["stage"], config["model"]
+    if config["adapter"]["_target_"] == NO_ADAPTER and stage["without_adapter"] is not None:
+        stage["learning_rates"] = stage["without_adapter"]
+    if model["path"] is not None:
+        model["architecture"] = {"_target_": "llava_moe.model.FromCheckpoint", "path": model["path"]}
+    _check_numbers(config)
+    return config
+
+
+def _check_numbers(config: Mapping[str, Any]) -> None:
+    train = config["train"]
+    for key in ("global_batch_size", "tokens_per_micro_batch", "max_length"):
+        if not isinstance(train[key], int) or train[key] < 1:
+            raise UserError(f"train.{key}={train[key]}: give a whole number of at least 1")
+    if train["max_length"] > train["tokens_per_micro_batch"]:
+        raise UserError(
+            f"train.max_length={train['max_length']} is longer than a row (train.tokens_per_micro_batch="
+            f"{train['tokens_per_micro_batch']}): raise the row or lower the length"
+        )
+    if train["max_steps"] is None and not train["epochs"]:
+        raise UserError("train.epochs=0 and train.max_steps=null: give one of them")
+
+
+def mixture_of(config: Mapping[str, Any]) -> Mixture:
+    """The mixture of a configuration: its sources, filtered by ``domains`` where the data follows it.
+
+    Raises:
+        UserError: unknown fields of a source, or a domain that no source has.
+    """
+    data, domains = config["data"], config["domains"]
+    sources = [source_of(name, node) for name, node in data["sources"].items()]
+    if domains is not None and data["follows_domains"]:
+        known = {source.domain for source in sources}
+        unknown = [domain for domain in domains if domain not in known]
+        if unknown:
+            raise UserError(f"domains: {unknown[0]} is not a domain of this data: it has {', '.join(sorted(known))}")
+        sources = [source for source in sources if source.domain in domains]
+    return Mixture(
+        sources=tuple(sources),
+        seed=config["seed"],
+        epoch_samples=data["epoch_samples"],
+        weights=data["weights"],
+        temperature=data["temperature"],
+        max_bad_share=data["max_bad_share"],
+    )
+
+
+def source_of(name: str, node: Mapping[str, Any]) -> Source:
+    """One source of a data configuration."""
+    fields = dict(node)
+    path = fields.get("path")
+    if path is None:
+        raise UserError(f"data.sources.{name}.path must be given: with data=mine, add path=FILE and images=FOLDER")
+    if str(path).startswith(EMBEDDED):
+        fields["path"] = str(embedded_images() / str(path).removeprefix(EMBEDDED))
+    return build(Source, {"name": name, **fields}, f"data.sources.{name}")
+
+
+def optimizer_of(config: Mapping[str, Any]) -> OptimizerSettings:
+    """AdamW's numbers."""
+    train = config["train"]
+    return OptimizerSettings(
+        betas=(train["betas"][0], train["betas"][1]),
+        epsilon=train["epsilon"],
+        weight_decay=train["weight_decay"],
+        gradient_clipping=train["gradient_clipping"],
+    )
+
+
+def build(kind: type[Kind], fields: Mapping[str, Any], where: str) -> Kind:
+    """Make a dataclass from named values; an unknown name is the user's mistake.
+
+    Raises:
+        UserError: a field that the class does not have, or one that is missing.
+    """
+    assert dataclasses.is_dataclass(kind)
+    known = {field.name for field in dataclasses.fields(kind)}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise UserError(f"{where}.{unknown[0]} is not a setting: the settings are {', '.join(sorted(known))}")
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Eight hex digits that change with every setting that changes the result."""
+    flat = {key: value for key, value in flatten(config).items() if not any(_under(key, free) for free in FREE_KEYS)}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _under(key: str, free: str) -> bool:
+    return key == free or key.startswith(free + ".")

@@ -1,0 +1,114 @@
+"""``llava-moe train``: one stage, or the stages that an experiment lists; then scores, a table and a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from llava_moe.commands.compose_config import as_yaml, compose_again, resolved, run_composed
+from llava_moe.commands.settings import fingerprint, settle
+from llava_moe.errors import UserError
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage to run: its folder, resolved configuration and title."""
+
+    folder: Path
+    config: dict[str, Any]
+    title: str
+
+
+def main(words: Sequence[str]) -> int:
+    """Compose the configuration and train."""
+    return run_composed("train", words, _train)
+
+
+def _train(config: DictConfig, words: list[str]) -> int:
+    # Heavy imports only once the configuration stands: a typing mistake is answered at once.
+    from llava_moe.commands.stage import is_finished, join_processes, train_stage
+
+    plain = resolved(config)
+    stages = plan_stages(plain, words)
+    processes = join_processes(plain["parallel"])
+    console = Console(quiet=processes.rank != 0, soft_wrap=True)
+    _set_threads(plain)
+    started = time.monotonic()
+    was_finished = all(is_finished(stage.folder) for stage in stages)
+    for stage in stages:
+        train_stage(stage.config, as_yaml(stage.config), stage.folder, stage.title, processes, console)
+    if processes.rank == 0:
+        _finish(plain, stages, console, time.monotonic() - started, was_finished)
+    return 0
+
+
+def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
+    """The stages of an experiment with their folders; an experiment without ``stages`` is one stage."""
+    name = experiment_name(words)
+    if config["stages"] is None:
+        own = settle(config)
+        folder = Path(own["out"]) if own["out"] else RUNS / f"{name}-{fingerprint(own)}"
+        return [Stage(folder, own, name)]
+    configs = []
+    for entry in config["stages"]:
+        kept = [word for word in words if _key(word) not in {"exp", "scale", "out", *entry["ignores"]}]
+        child = settle(resolved(compose_again("train", [*entry["overrides"], *kept])))
+        if child["stages"] is not None:
+            raise UserError(f"stages: {entry['overrides']} is itself an experiment of several stages")
+        configs.append(child)
+    digest = fingerprint({str(number): child for number, child in enumerate(configs)})
+    root = Path(config["out"]) if config["out"] else RUNS / f"{name}-{digest}"
+    stages: list[Stage] = []
+    for entry, child in zip(config["stages"], configs, strict=True):
+        if stages:
+            child["init_from"] = str(stages[-1].folder)
+        stages.append(Stage(root / entry["name"], child, f"{name} {entry['name']}"))
+    return stages
+
+
+def experiment_name(words: Sequence[str]) -> str:
+    """The ``exp=`` of the command line; ``demo`` without one."""
+    named = [word.partition("=")[2] for word in words if _key(word) == "exp"]
+    return named[-1] if named else "demo"
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def _set_threads(config: Mapping[str, Any]) -> None:
+    if config["train"]["num_threads"] is not None:
+        torch.set_num_threads(int(config["train"]["num_threads"]))
+
+
+def _finish(
+    config: Mapping[str, Any], stages: Sequence[Stage], console: Console, seconds: float, was_finished: bool
+) -> None:
+    from llava_moe.commands.eval import evaluate_run, show_results
+    from llava_moe.commands.reporting import next_commands, write_run_report
+
+    root = stages[0].folder.parent if config["stages"] is not None else stages[0].folder
+    results = None
+    benchmarks = config["eval"]["benchmarks"]
+    if benchmarks:
+        results = evaluate_run(root, benchmarks, console, limit=config["eval"]["limit"], seed=config["seed"])
+    report = write_run_report(root, [stage.folder for stage in stages])
+    if results is not None:
+        show_results(results, console)
+    if was_finished:
+        console.print(f"{root} was finished before: nothing was trained")
+    else:
+        console.print(f"done in {seconds / 60:.1f} minutes: {root}", highlight=False)
+    console.print(f"report: {report}\n\nNext:", highlight=False)
+    for command in next_commands(root, has_scores=results is not None):
+        console.print(f"  {command}", highlight=False, markup=False)
+

@@ -1,0 +1,29 @@
+"""Everything that touches Hugging Face model classes."""
+
+from llava_moe.model.attention import AttentionChoice, choose_attention, packing_arguments
+from llava_moe.model.build import (
+    Architecture,
+    BaseModel,
+    FromCheckpoint,
+    FromParts,
+    FromShape,
+    build_base,
+    describe_base,
+)
+from llava_moe.model.stages import ParameterGroup, TrainableParts, prepare_stage
+
+__all__ = [
+    "Architecture",
+    "AttentionChoice",
+    "BaseModel",
+    "FromCheckpoint",
+    "FromParts",
+    "FromShape",
+    "ParameterGroup",
+    "TrainableParts",
+    "build_base",
+    "choose_attention",
+    "describe_base",
+    "packing_arguments",
+    "prepare_stage",
+]

@@ -1,0 +1,260 @@
+"""CLIP + projector + Vicuna -> an unmodified Hugging Face ``LlavaForConditionalGeneration``, and its tokenizer.
+
+LLaVA-1.5's recipe (haotian-liu/LLaVA ``llava/model/multimodal_encoder``): hidden state -2, patch tokens only, a
+two-layer GELU projector with biases. Token numbers as in llava-hf checkpoints: ``<image>`` and ``<pad>`` follow the
+language model's own vocabulary, the table is padded to a multiple of 64 (32000, 32001 and 32064 for Vicuna).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+
+from llava_moe.errors import UserError
+
+EMBEDDED = "embedded:"
+IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
+TABLE_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class FromParts:
+    """A CLIP vision tower and a language model joined by a fresh projector.
+
+    Attributes:
+        vision_tower: hub id or folder of a CLIP model; ``embedded:vision_tower`` is the demo's.
+        language_model: hub id or folder of a Llama model with its tokenizer; ``embedded:language_model`` is the demo's.
+        projector_output_std: when set, the projector's second layer starts normal with the standard deviation that
+            makes its outputs about this many times as wide as the text embeddings, with zero bias. None keeps
+            ``nn.Linear``'s start, as LLaVA-1.5 has it.
+        vision_feature_layer: hidden state of the tower that is read.
+    """
+
+    vision_tower: str
+    language_model: str
+    projector_output_std: float | None = None
+    vision_feature_layer: int = -2
+
+
+@dataclass(frozen=True)
+class FromCheckpoint:
+    """An existing ``llava-hf/llava-1.5-7b-hf``-style checkpoint: hub id or folder."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class FromShape:
+    """Random weights of a given shape, for tests, benches and plans.
+
+    Attributes:
+        vision, text: fields of ``CLIPVisionConfig`` and ``LlamaConfig``.
+        tokenizer: hub id or folder of the tokenizer; ``embedded:language_model`` is the demo's.
+    """
+
+    vision: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str = EMBEDDED + "language_model"
+    vision_feature_layer: int = -2
+    seed: int = 0
+
+
+Architecture = FromParts | FromCheckpoint | FromShape
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What :func:`build_base` returns: the model, its tokenizer and what the data path must know of the tower."""
+
+    model: LlavaForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    image_size: int
+    num_image_tokens: int
+    image_token_id: int
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def embedded_folder(name: str) -> Path:
+    """Folder of a part of the demo's base model, inside the installed package."""
+    return Path(__file__).resolve().parent.parent / "demo" / "base" / name
+
+
+def resolve(reference: str) -> str:
+    """Turn ``embedded:NAME`` into a folder; hub ids and folders stay as they are."""
+    if reference.startswith(EMBEDDED):
+        return str(embedded_folder(reference.removeprefix(EMBEDDED)))
+    return str(Path(reference).expanduser()) if Path(reference).expanduser().exists() else reference
+
+
+def build_base(architecture: Architecture, dtype: torch.dtype, seed: int = 0) -> BaseModel:
+    """Build the model with its tokenizer; fresh parts start from ``seed``.
+
+    Raises:
+        UserError: a checkpoint or tokenizer is not there or is not of the kind that LLaVA is made of.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(architecture, FromParts):
+            model, tokenizer = _from_parts(architecture, dtype)
+        elif isinstance(architecture, FromCheckpoint):
+            model, tokenizer = _from_checkpoint(architecture, dtype)
+        else:
+            model, tokenizer = _from_shape(architecture, dtype)
+    return describe_base(model, tokenizer)
+
+
+def describe_base(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> BaseModel:
+    """Read from a model what the data path must know."""
+    # Trap: the text tower reads its own use_cache; left on, packed rows leak into each other (masking_utils.py).
+    model.config.text_config.use_cache = False
+    vision = model.config.vision_config
+    num_patches = (vision.image_size // vision.patch_size) ** 2
+    extra = 0 if model.config.vision_feature_select_strategy == "default" else 1
+    return BaseModel(
+        model=model,
+        tokenizer=tokenizer,
+        image_size=vision.image_size,
+        num_image_tokens=num_patches + extra,
+        image_token_id=model.config.image_token_id,
+        image_mean=CLIP_MEAN,
+        image_std=CLIP_STD,
+    )
+
+
+def extend_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Add ``<image>`` and ``<pad>`` behind the vocabulary, as llava-hf does; a tokenizer that has them is kept."""
+    known = tokenizer.get_vocab()
+    new = [token for token in (IMAGE_TOKEN, PAD_TOKEN) if token not in known]
+    if new:
+        tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in new], special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = PAD_TOKEN
+    return tokenizer
+
+
+def llava_config(
+    vision: CLIPVisionConfig, text: LlamaConfig, tokenizer: PreTrainedTokenizerBase, layer: int
+) -> LlavaConfig:
+    """LLaVA-1.5's configuration over two given towers."""
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        projector_hidden_act="gelu",
+        vision_feature_select_strategy="default",
+        vision_feature_layer=layer,
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+
+
+def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer that puts ``<s>`` in front, with ``<image>`` and ``<pad>`` added."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(reference), use_fast=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"tokenizer {reference} cannot be loaded: {_first_line(error)}") from error
+    if tokenizer("a").input_ids[0] != tokenizer.bos_token_id:
+        # transformers 5 builds sentencepiece Llama tokenizers without <s> unless told.
+        tokenizer = AutoTokenizer.from_pretrained(resolve(reference), use_fast=True, add_bos_token=True)
+    if tokenizer("a").input_ids[0] != tokenizer.bos_token_id or tokenizer.eos_token_id is None:
+        raise UserError(f"tokenizer {reference} has no <s> or </s>: a Llama-style tokenizer is needed")
+    return extend_tokenizer(tokenizer)
+
+
+def _from_parts(parts: FromParts, dtype: torch.dtype) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
+    tokenizer = load_tokenizer(parts.language_model)
+    tower = _pretrained(CLIPVisionModel, parts.vision_tower, dtype)
+    language = _pretrained(LlamaForCausalLM, parts.language_model, dtype)
+    language.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=TABLE_MULTIPLE)
+    config = llava_config(tower.config, language.config, tokenizer, parts.vision_feature_layer)
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower = tower
+    model.model.language_model = language.model
+    model.lm_head = language.lm_head
+    model.model.multi_modal_projector = _fresh_projector(model, language, parts.projector_output_std).to(dtype)
+    model.generation_config = language.generation_config
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def _fresh_projector(
+    model: LlavaForConditionalGeneration, language: LlamaForCausalLM, output_std: float | None
+) -> nn.Module:
+    projector = model.model.multi_modal_projector.to_empty(device="cpu").float()
+    for layer in (projector.linear_1, projector.linear_2):
+        layer.reset_parameters()
+    if output_std is not None:
+        width = language.get_input_embeddings().weight.detach().float().std() * output_std
+        # A GELU of unit-variance inputs has a root mean square near 0.65; nn.Linear's start keeps inputs near 0.58.
+        nn.init.normal_(projector.linear_2.weight, std=float(width) / (0.4 * projector.linear_2.in_features**0.5))
+        nn.init.zeros_(projector.linear_2.bias)
+    return projector
+
+
+def _from_checkpoint(
+    checkpoint: FromCheckpoint, dtype: torch.dtype
+) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
+    tokenizer = load_tokenizer(checkpoint.path)
+    model = _pretrained(LlavaForConditionalGeneration, checkpoint.path, dtype)
+    if model.config.model_type != "llava":
+        raise UserError(f"model.path={checkpoint.path} is a {model.config.model_type} model: a llava one is needed")
+    return model, tokenizer
+
+
+def _from_shape(shape: FromShape, dtype: torch.dtype) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
+    tokenizer = load_tokenizer(shape.tokenizer)
+    text = dict(shape.text)
+    text.setdefault("vocab_size", -(-len(tokenizer) // TABLE_MULTIPLE) * TABLE_MULTIPLE)
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text_config = LlamaConfig(**special, pad_token_id=tokenizer.pad_token_id, **text)
+    config = llava_config(CLIPVisionConfig(**shape.vision), text_config, tokenizer, shape.vision_feature_layer)
+    torch.manual_seed(shape.seed)
+    model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
+    for layer in (model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2):
+        layer.reset_parameters()
+    return model, tokenizer
+
+
+def _pretrained(kind: Any, reference: str, dtype: torch.dtype) -> Any:
+    path = resolve(reference)
+    try:
+        _check_kind(kind, path, reference)
+        return kind.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"model {reference} cannot be loaded: {_first_line(error)}") from error
+
+
+def _check_kind(kind: Any, path: str, reference: str) -> None:
+    """Refuse a checkpoint of another architecture: from_pretrained would fill its weights at random with a warning."""
+    wanted = {CLIPVisionModel: ("clip", "clip_vision_model"), LlamaForCausalLM: ("llama",)}.get(kind, ("llava",))
+    found = AutoConfig.from_pretrained(path).model_type
+    if found not in wanted:
+        raise UserError(f"model {reference} is of type {found}, where one of type {' or '.join(wanted)} is needed")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

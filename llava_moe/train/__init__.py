@@ -1,0 +1,1 @@
+"""Our own training loop over an engine protocol, with exact state."""

@@ -1,0 +1,175 @@
+"""DeepSpeed ZeRO 0-3 behind the engine protocol. The only file that imports DeepSpeed.
+
+Traps named in the code: DeepSpeed averages over ranks and clips at 1.0 when it is not told otherwise; its shared-memory
+communication extension compiles for half a minute on CPU machines although nothing here uses it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from llava_moe.errors import UserError
+from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
+
+
+@dataclass(frozen=True)
+class ZeroSettings:
+    """How DeepSpeed spreads the model.
+
+    Attributes:
+        stage: ZeRO stage, 0 to 3.
+        offload_optimizer: keep optimizer state and masters in CPU memory.
+        offload_parameters: stage 3 only: keep the weights in CPU memory.
+        extra: further keys of the DeepSpeed configuration, merged last.
+    """
+
+    stage: int = 2
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    extra: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.stage not in (0, 1, 2, 3):
+            raise UserError(f"parallel.stage={self.stage}: ZeRO stages are 0, 1, 2 and 3")
+        if self.offload_parameters and self.stage != 3:
+            raise UserError("parallel.offload_parameters=true needs parallel.stage=3")
+
+
+def start_processes() -> tuple[int, int, torch.device]:
+    """Join the process group that torchrun or the deepspeed launcher describes; return rank, world and device."""
+    deepspeed = _import_deepspeed()
+    on_cuda = torch.cuda.is_available()
+    if not dist.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if on_cuda else "gloo", verbose=False)
+    device = torch.device("cpu")
+    if on_cuda:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return dist.get_rank(), dist.get_world_size(), device
+
+
+class DeepSpeedEngine:
+    """One rank of a DeepSpeed run."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: Sequence[ParameterGroup],
+        settings: OptimizerSettings,
+        zero: ZeroSettings,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        deepspeed = _import_deepspeed()
+        self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
+        # A rank whose row has no image would leave the collectives of the vision tower to the others and hang them.
+        self.needs_image_everywhere = True
+        # DeepSpeed keeps reduced gradients in private buffers that only a step clears.
+        self.can_skip = False
+        self.live: dict[str, nn.Parameter] = {name: p for group in groups for name, p in group.parameters.items()}
+        optimizer = build_optimizer(groups, self.live, settings, fused=False)
+        self.engine, *_ = deepspeed.initialize(
+            model=module.to(device),
+            optimizer=optimizer,
+            config=_configuration(zero, settings, dtype),
+        )
+        self.module = self.engine.module
+        # Stage 0 in fp32 leaves whole, reduced gradients on the parameters and reports no norm of its own.
+        self.has_plain_gradients = zero.stage == 0 and dtype == torch.float32
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.engine(**inputs)
+
+    def backward(self, loss: torch.Tensor, is_last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(is_last)
+        # DeepSpeed divides the sum over ranks by their number; our losses are shares of a global mean already.
+        self.engine.backward(loss * self.world, scale_wrt_gas=False)
+
+    def step(self, learning_rates: Sequence[float]) -> float:
+        for group, rate in zip(self.engine.optimizer.param_groups, learning_rates, strict=True):
+            group["lr"] = rate
+        unsharded = [p.grad for p in self.live.values() if p.grad is not None] if self.has_plain_gradients else []
+        norm = nn.utils.get_total_norm(unsharded) if unsharded else None
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm() if norm is None else norm
+        return float(norm) if norm is not None else float("nan")
+
+    def skip(self) -> None:
+        raise ValueError("DeepSpeed cannot drop the gradients of a step: see can_skip")
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather(self, value: object) -> list[Any]:
+        collected: list[Any] = [None] * self.world
+        dist.all_gather_object(collected, value)
+        return collected
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        full = {}
+        for name, parameter in self.live.items():
+            value = safe_get_full_fp32_param(parameter)
+            value = parameter.detach() if value is None else value
+            full[name] = value.float().reshape(getattr(parameter, "ds_shape", parameter.shape)).to("cpu", copy=True)
+        return full
+
+    def save(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag="deepspeed", exclude_frozen_parameters=True)
+
+    def load(self, folder: Path) -> None:
+        path, _ = self.engine.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
+        if path is None:
+            raise UserError(f"{folder} holds no DeepSpeed state: resume with the number of processes that wrote it")
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+
+def _import_deepspeed() -> Any:
+    # deepspeed sniffs for accelerators at import and warns on CPU machines unless it is told.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    try:
+        import deepspeed
+        import deepspeed.ops
+    except ImportError as error:
+        raise UserError("several processes need DeepSpeed: pip install 'llava-moe[train]'") from error
+    ready = getattr(deepspeed.ops, "__compatible_ops__", None)
+    if ready is not None and not torch.cuda.is_available():
+        ready["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _configuration(zero: ZeroSettings, settings: OptimizerSettings, dtype: torch.dtype) -> dict[str, Any]:
+    stage: dict[str, Any] = {"stage": zero.stage}
+    if zero.offload_optimizer:
+        stage["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if zero.offload_parameters:
+        stage["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if zero.stage == 3:
+        stage["stage3_gather_16bit_weights_on_model_save"] = False
+    configuration = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": settings.gradient_clipping,
+        "zero_optimization": stage,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    return configuration | (zero.extra or {})

@@ -1,0 +1,164 @@
+"""The engine protocol: what the loop asks of one process or of many, and the engine of one process.
+
+Gradients of several ``backward`` calls add up; ``step`` clips, updates and clears them. Every loss handed to
+``backward`` is already divided by the global batch's counts, so ranks *sum*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
+
+
+class Engine(Protocol):
+    """What the loop needs of a model that is spread over processes."""
+
+    rank: int
+    world: int
+    device: torch.device
+    module: nn.Module
+    needs_image_everywhere: bool
+    can_skip: bool
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the model; with several ranks all must call it the same number of times."""
+        ...
+
+    def backward(self, loss: torch.Tensor, is_last: bool) -> None:
+        """Add the gradients of ``loss``, a share of the global objective; ``is_last`` marks the step's last one."""
+        ...
+
+    def step(self, learning_rates: Sequence[float]) -> float:
+        """Clip, update with one rate per parameter group, clear; return the norm of the global gradient."""
+        ...
+
+    def skip(self) -> None:
+        """Clear the gradients of this step without an update (only where ``can_skip``)."""
+        ...
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over ranks."""
+        ...
+
+    def gather(self, value: object) -> list[Any]:
+        """Collect one picklable object of each rank, in rank order, on every rank."""
+        ...
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """Full fp32 values of all trainable parameters by name, on CPU (all ranks must call; rank 0 uses them)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write optimizer state and masters; all ranks call it."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote; all ranks call it."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        ...
+
+
+class LocalEngine:
+    """One process, one device. Half-precision parameters have fp32 masters that the optimizer updates."""
+
+    rank = 0
+    world = 1
+    needs_image_everywhere = False
+    can_skip = True
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: Sequence[ParameterGroup],
+        settings: OptimizerSettings,
+        device: torch.device,
+    ) -> None:
+        self.module = module.to(device)
+        self.device = device
+        self.gradient_clipping = settings.gradient_clipping
+        self.live: dict[str, nn.Parameter] = {name: p for group in groups for name, p in group.parameters.items()}
+        self.masters: dict[str, torch.Tensor] = {
+            name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_()
+            for name, p in self.live.items()
+        }
+        self.optimizer = build_optimizer(groups, self.masters, settings, fused=device.type == "cuda")
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+    def backward(self, loss: torch.Tensor, is_last: bool) -> None:
+        loss.backward()
+        for name, parameter in self.live.items():
+            master = self.masters[name]
+            if master is not parameter and parameter.grad is not None:
+                # Micro-batches add up in fp32: a sum of many half-precision gradients loses the small ones.
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad + gradient
+                parameter.grad = None
+
+    def step(self, learning_rates: Sequence[float]) -> float:
+        for group, rate in zip(self.optimizer.param_groups, learning_rates, strict=True):
+            group["lr"] = rate
+        limit = self.gradient_clipping if self.gradient_clipping > 0 else float("inf")
+        norm = nn.utils.clip_grad_norm_(list(self.masters.values()), limit)
+        self.optimizer.step()
+        self.skip()
+        with torch.no_grad():
+            for name, parameter in self.live.items():
+                if self.masters[name] is not parameter:
+                    parameter.copy_(self.masters[name])
+        return float(norm)
+
+    def skip(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def gather(self, value: object) -> list[Any]:
+        return [value]
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        return {name: master.detach().to("cpu", copy=True) for name, master in self.masters.items()}
+
+    def save(self, folder: Path) -> None:
+        tensors = {}
+        for name, master in self.masters.items():
+            tensors[f"master/{name}"] = master.detach()
+            for key, value in self.optimizer.state.get(master, {}).items():
+                tensors[f"{key}/{name}"] = torch.as_tensor(value)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "optimizer.safetensors")
+
+    def load(self, folder: Path) -> None:
+        tensors = load_file(folder / "optimizer.safetensors")
+        missing = {f"master/{name}" for name in self.masters} - set(tensors)
+        if missing:
+            raise ValueError(f"{folder}: no state for {sorted(missing)[:3]}")
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(tensors[f"master/{name}"])
+                self.live[name].copy_(master)
+                self.optimizer.state[master] = _state_of(name, tensors, self.device)
+
+    def barrier(self) -> None:
+        return None
+
+
+def _state_of(name: str, tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    state = {}
+    for key, value in tensors.items():
+        kind, _, parameter = key.partition("/")
+        if parameter == name and kind != "master":
+            # AdamW keeps its step count on the CPU unless it is fused.
+            state[kind] = value if kind == "step" and device.type == "cpu" else value.to(device)
+    return state

@@ -1,0 +1,89 @@
+"""A run's folder: one run, one configuration, one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from llava_moe.errors import UserError
+from llava_moe.train.checkpoint import write_atomically
+
+FINISHED = "finished.json"
+# What may differ between two starts of one run: it changes how the work is done, not its result.
+FREE_KEYS = ("log", "parallel", "data.num_workers", "out", "run_name", "train.save_every", "train.keep_last", "eval")
+
+
+class FolderLock:
+    """Keeps a second process out of a run's folder while this one lives; the kernel drops it on any death."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+
+    def __enter__(self) -> FolderLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self.path.open("a+")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.file.seek(0)
+            holder = self.file.read().strip() or "unknown"
+            self.file.close()
+            raise UserError(
+                f"{self.path.parent} is in use by process {holder}: wait for it, or choose another folder with out="
+            ) from error
+        self.file.seek(0)
+        self.file.truncate()
+        self.file.write(str(os.getpid()))
+        self.file.flush()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.file.close()
+
+
+def claim_configuration(folder: Path, config: Mapping[str, Any], text: str) -> None:
+    """Write ``config.yaml``, or refuse a folder that another configuration began.
+
+    Args:
+        config: the resolved configuration as plain containers; ``text`` is the same as YAML.
+
+    Raises:
+        UserError: naming the differing keys.
+    """
+    digest = folder / ".config.json"
+    flat = flatten(config)
+    if digest.is_file():
+        before = json.loads(digest.read_text())
+        differing = sorted(
+            key for key in before.keys() | flat.keys() if before.get(key) != flat.get(key) and not _is_free(key)
+        )
+        if differing:
+            shown = ", ".join(f"{key} ({before.get(key)!r} there, {flat.get(key)!r} asked)" for key in differing[:5])
+            raise UserError(
+                f"{folder} holds a run of another configuration; differing: {shown}"
+                f"{f' and {len(differing) - 5} more' if len(differing) > 5 else ''}. "
+                "Choose another folder with out=, or give the same settings"
+            )
+    write_atomically(folder / "config.yaml", text)
+    write_atomically(digest, json.dumps(flat, default=str))
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, name + ".")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE_KEYS)

@@ -1,0 +1,182 @@
+"""``log.jsonl``: one object per logged optimizer step, and the same to TensorBoard and Weights & Biases if asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from llava_moe.train.loss import StepSums
+from llava_moe.train.state import RunState
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One line of ``log.jsonl``; the fields are those of the interface."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def build(
+        state: RunState,
+        keys: Sequence[str],
+        sums: StepSums,
+        objective: float,
+        grad_norm: float,
+        learning_rate: float,
+        seconds: float,
+        padding_share: float,
+        domains: Sequence[str],
+        expert_tokens: torch.Tensor | None,
+        expert_entropy: torch.Tensor | None,
+        layer_names: Sequence[str],
+    ) -> StepRecord:
+        """Assemble a record; ``loss`` is cross-entropy alone, ``sample_hash`` is SHA-256 over the ordered keys."""
+        tokens, supervised = int(sums.scalar("tokens")), int(sums.supervised_D.sum())
+        record = {
+            "step": state.step,
+            "epoch": state.epoch,
+            "loss": sums.loss,
+            "load_balance_loss": sums.scalar("balance") / max(1.0, sums.scalar("examples")),
+            "objective": objective,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "seconds": seconds,
+            "samples": int(sums.samples_D.sum()),
+            "tokens": tokens,
+            "supervised_tokens": supervised,
+            "padding_share": padding_share,
+            "tokens_per_second": tokens / seconds,
+            "supervised_tokens_per_second": supervised / seconds,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "sample_hash": sample_hash(keys),
+            "rows": int(sums.scalar("rows")),
+            "domains": _by_domain(sums, domains),
+        }
+        if expert_tokens is not None and expert_entropy is not None:
+            record["experts"] = _by_layer(expert_tokens, expert_entropy, layer_names, domains)
+        return StepRecord(record)
+
+
+def sample_hash(keys: Sequence[str]) -> str:
+    """SHA-256 over a step's record keys in plan order."""
+    return hashlib.sha256("".join(keys).encode()).hexdigest()
+
+
+def peak_memory_bytes() -> int:
+    """Largest device memory held by tensors, or the process's largest resident set on CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _by_domain(sums: StepSums, domains: Sequence[str]) -> dict[str, Any]:
+    ledger = {}
+    for number, name in enumerate(domains):
+        supervised = int(sums.supervised_D[number])
+        samples = int(sums.samples_D[number])
+        if samples:
+            mean = float(sums.loss_D[number]) / supervised if supervised else 0.0
+            ledger[name] = {"loss": mean, "supervised_tokens": supervised, "samples": samples}
+    return ledger
+
+
+def _by_layer(
+    tokens_LDK: torch.Tensor, entropy_LD: torch.Tensor, layer_names: Sequence[str], domains: Sequence[str]
+) -> dict[str, Any]:
+    counts_LD = tokens_LDK.sum(-1)
+    return {
+        layer: {
+            name: {
+                "share": [round(float(x), 6) for x in tokens_LDK[row, column] / counts_LD[row, column]],
+                "entropy": round(float(entropy_LD[row, column] / counts_LD[row, column]), 6),
+            }
+            for column, name in enumerate(domains)
+            if counts_LD[row, column] > 0
+        }
+        for row, layer in enumerate(layer_names)
+    }
+
+
+class LogSink(Protocol):
+    """Somewhere a record goes."""
+
+    def write(self, record: StepRecord) -> None: ...
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """Appends to ``log.jsonl``; lines of steps after ``last_step`` (a killed run's) are dropped first."""
+
+    def __init__(self, path: Path, stage: str, last_step: int) -> None:
+        self.stage = stage
+        if path.exists():
+            _truncate(path, last_step)
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, record: StepRecord) -> None:
+        self.file.write(json.dumps({"stage": self.stage, **record.fields}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _truncate(path: Path, last_step: int) -> None:
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line)
+        except json.JSONDecodeError:
+            break  # the process was killed while it wrote this line
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def scalars_of(record: StepRecord) -> dict[str, float]:
+    """Flatten a record into named numbers for curve viewers."""
+    flat = {key: float(value) for key, value in record.fields.items() if isinstance(value, int | float)}
+    for domain, values in record.fields["domains"].items():
+        flat |= {f"domains/{domain}/{key}": float(value) for key, value in values.items()}
+    return flat
+
+
+class TensorBoard:
+    """Scalars for TensorBoard (``log.tensorboard=true``)."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder))
+
+    def write(self, record: StepRecord) -> None:
+        for key, value in scalars_of(record).items():
+            self.writer.add_scalar(key, value, record.fields["step"])
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """Scalars for Weights & Biases (``log.wandb=online|offline``)."""
+
+    def __init__(self, folder: Path, name: str, mode: str, project: str) -> None:
+        import wandb
+
+        self.run = wandb.init(dir=str(folder), name=name, mode=mode, project=project, resume="allow")
+
+    def write(self, record: StepRecord) -> None:
+        self.run.log(scalars_of(record), step=record.fields["step"])
+
+    def close(self) -> None:
+        self.run.finish()

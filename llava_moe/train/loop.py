@@ -1,0 +1,303 @@
+"""The training loop, top to bottom: fetch a step, count, forward and backward, update, log, save.
+
+One optimizer step is a fixed set of samples. Its loss is the mean over all supervised tokens of the global batch,
+however the samples are packed into rows and dealt to ranks:
+
+    objective = sum(cross-entropy) / num_supervised_tokens + coef * sum_over_examples(balance) / num_examples
+
+with both divisors counted over all ranks before the first backward pass (pytorch/torchtitan ``trainer.py`` does the
+same for its token mean).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from llava_moe.data.batch import Batch
+from llava_moe.errors import StoppedBySignalError, UserError
+from llava_moe.train.engine import Engine
+from llava_moe.train.log import StepRecord
+from llava_moe.train.loss import StepSums, cross_entropy_N, targets_of
+from llava_moe.train.schedule import Schedule
+from llava_moe.train.state import RunState
+
+
+class ExpertTotals(Protocol):
+    """Routing of one row: chosen experts ``[L, D, K]`` and summed router entropy ``[L, D]`` by layer and domain."""
+
+    tokens: torch.Tensor
+    entropy: torch.Tensor
+    layer_names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the loop needs of the model's side, as plain callables.
+
+    Attributes:
+        inputs_of: a row -> keyword arguments of the model's forward.
+        load_balance_coef: weight of the balance loss; 0 when there is none.
+        auxiliary_loss: ``is_real [S]`` -> balance loss of the last forward, summed over real examples.
+        expert_totals: ``domains [1, T]``, number of domains -> routing of the last forward.
+    """
+
+    inputs_of: Callable[[Batch], Mapping[str, Any]]
+    load_balance_coef: float = 0.0
+    auxiliary_loss: Callable[[torch.Tensor], torch.Tensor] | None = None
+    expert_totals: Callable[[torch.Tensor, int], ExpertTotals] | None = None
+
+
+class Step(Protocol):
+    """This rank's rows of one optimizer step, and the keys of all its samples."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def batches(self) -> Sequence[Batch]: ...
+    @property
+    def keys(self) -> Sequence[str]: ...
+    @property
+    def bad(self) -> Sequence[Any]: ...
+    @property
+    def padding_share(self) -> float: ...
+
+
+class Stream(Protocol):
+    """Where steps come from; ``iterate`` starts anywhere and always yields the same."""
+
+    def steps_in_epoch(self, epoch: int) -> int: ...
+    def iterate(self, epoch: int, first_step: int) -> Iterator[Step]: ...
+
+
+class Run(Protocol):
+    """The run's folder and console, as the loop sees them."""
+
+    def log(self, record: StepRecord) -> None: ...
+    def quarantine(self, bad: Sequence[Any]) -> None: ...
+    def save(self, state: RunState) -> None: ...
+    def name_samples(self, keys: Sequence[str], epoch: int, index: int) -> list[str]: ...
+    @property
+    def stop_asked(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Numbers that steer the loop.
+
+    Attributes:
+        domains: names of the domains, in the order of their numbers.
+        log_every, save_every: optimizer steps between log lines and checkpoints (``save_every=0``: only at the end).
+        max_nonfinite_steps: steps with a NaN or infinite loss that are left out before training stops.
+    """
+
+    domains: tuple[str, ...]
+    log_every: int = 1
+    save_every: int = 500
+    max_nonfinite_steps: int = 3
+
+
+def train(
+    engine: Engine,
+    stream: Stream,
+    objective: Objective,
+    schedule: Schedule,
+    base_rates: Sequence[float],
+    run: Run,
+    settings: LoopSettings,
+    state: RunState,
+) -> RunState:
+    """Train from ``state`` to ``schedule.num_steps`` and return the last state.
+
+    Raises:
+        StoppedBySignalError: a signal asked for a stop; a checkpoint was saved at the step boundary.
+        UserError: too many steps with a non-finite loss, out of memory, or too many bad records.
+    """
+    engine.module.train()
+    while state.step < schedule.num_steps:
+        for step in stream.iterate(state.epoch, state.epoch_step):
+            started = time.perf_counter()
+            rates = [rate * schedule.factor(state.step) for rate in base_rates]
+            outcome = _take_step(engine, objective, step, rates, settings, run)
+            state = _after(state, step, outcome, settings, run, engine)
+            if engine.rank == 0 and (state.step % settings.log_every == 0 or state.step == schedule.num_steps):
+                run.log(_record(state, step, outcome, rates, settings, time.perf_counter() - started))
+            if outcome.stop_asked:
+                run.save(state)
+                raise StoppedBySignalError(f"stopped at step {state.step} with a checkpoint saved")
+            if state.step == schedule.num_steps:
+                break
+            if settings.save_every and state.step % settings.save_every == 0:
+                run.save(state)
+        else:
+            state = replace(state, epoch=state.epoch + 1, epoch_step=0)
+    run.save(state)
+    return state
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """Global sums of a step after all ranks are added up."""
+
+    sums: StepSums
+    expert_tokens: torch.Tensor | None
+    expert_entropy: torch.Tensor | None
+    layer_names: tuple[str, ...]
+    objective: float
+    grad_norm: float
+    stop_asked: bool
+    is_finite: bool
+
+
+def _take_step(
+    engine: Engine, objective: Objective, step: Step, rates: Sequence[float], settings: LoopSettings, run: Run
+) -> StepOutcome:
+    num_domains = len(settings.domains)
+    batches = [batch.to(engine.device) for batch in step.batches]
+    counts = torch.tensor(
+        [sum(batch.supervised_tokens for batch in batches), sum(batch.num_samples for batch in batches)],
+        dtype=torch.float64,
+        device=engine.device,
+    )
+    num_supervised, num_examples = engine.sum(counts).clamp(min=1.0).tolist()
+    sums = StepSums.zeros(num_domains, engine.device)
+    experts = _ExpertSums()
+    for number, batch in enumerate(batches):
+        try:
+            loss = _forward_row(engine, objective, batch, sums, experts, num_domains, num_supervised, num_examples)
+            engine.backward(loss, is_last=number == len(batches) - 1)
+        except torch.OutOfMemoryError as error:
+            raise UserError(_out_of_memory(batch, step)) from error
+    stop = torch.tensor([float(run.stop_asked)], dtype=torch.float64, device=engine.device)
+    flat = engine.sum(torch.cat([sums.flat(), experts.flat(engine.device), stop]))
+    total = StepSums.from_flat(flat[: sums.flat().numel()])
+    balance = total.scalar("balance") / max(1.0, total.scalar("examples"))
+    value = total.loss + objective.load_balance_coef * balance
+    is_finite = math.isfinite(value)
+    if is_finite:
+        grad_norm = engine.step(rates)
+        is_finite = math.isfinite(grad_norm)
+    else:
+        grad_norm = float("nan")
+        if engine.can_skip:
+            engine.skip()
+    tokens, entropy = experts.from_flat(flat[total.flat().numel() : -1])
+    return StepOutcome(
+        total, tokens, entropy, experts.layer_names, value, grad_norm, bool(flat[-1] > 0), is_finite
+    )
+
+
+def _forward_row(
+    engine: Engine,
+    objective: Objective,
+    batch: Batch,
+    sums: StepSums,
+    experts: _ExpertSums,
+    num_domains: int,
+    num_supervised: float,
+    num_examples: float,
+) -> torch.Tensor:
+    targets = targets_of(batch)
+    output = engine.forward(**objective.inputs_of(batch), logits_to_keep=targets.positions_N)
+    losses_N = cross_entropy_N(output.logits[0], targets)
+    loss = losses_N.sum() / num_supervised
+    balance: torch.Tensor | float = 0.0
+    if objective.auxiliary_loss is not None:
+        balance = objective.auxiliary_loss(batch.is_real)
+        loss = loss + objective.load_balance_coef * balance / num_examples
+    sums.add_losses(losses_N, targets.domains_N)
+    sums.add_row(batch, balance)
+    if objective.expert_totals is not None:
+        with torch.no_grad():
+            experts.add(objective.expert_totals(batch.domains, num_domains))
+    return loss
+
+
+class _ExpertSums:
+    """Routing counts of a step, flattened for the one reduction over ranks."""
+
+    def __init__(self) -> None:
+        self.tokens: torch.Tensor | None = None
+        self.entropy: torch.Tensor | None = None
+        self.layer_names: tuple[str, ...] = ()
+
+    def add(self, totals: ExpertTotals) -> None:
+        self.layer_names = tuple(totals.layer_names)
+        self.tokens = totals.tokens.double() if self.tokens is None else self.tokens + totals.tokens
+        self.entropy = totals.entropy.double() if self.entropy is None else self.entropy + totals.entropy
+
+    def flat(self, device: torch.device) -> torch.Tensor:
+        if self.tokens is None or self.entropy is None or not self.layer_names:
+            return torch.zeros(0, dtype=torch.float64, device=device)
+        return torch.cat([self.tokens.flatten(), self.entropy.flatten()]).to(device)
+
+    def from_flat(self, flat: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        if self.tokens is None or self.entropy is None or not self.layer_names:
+            return None, None
+        tokens, entropy = flat.split([self.tokens.numel(), self.entropy.numel()])
+        return tokens.view_as(self.tokens).cpu(), entropy.view_as(self.entropy).cpu()
+
+
+def _after(
+    state: RunState, step: Step, outcome: StepOutcome, settings: LoopSettings, run: Run, engine: Engine
+) -> RunState:
+    bad = [entry for entries in engine.gather(list(step.bad)) for entry in entries]
+    nonfinite = state.nonfinite_steps + (not outcome.is_finite)
+    state = replace(
+        state,
+        step=state.step + 1,
+        epoch_step=step.index + 1,
+        tokens_seen=state.tokens_seen + int(outcome.sums.scalar("tokens")),
+        samples_seen=state.samples_seen + int(outcome.sums.scalar("examples")),
+        nonfinite_steps=nonfinite,
+    )
+    run.quarantine(bad)
+    allowed = settings.max_nonfinite_steps if engine.can_skip else 0
+    if nonfinite > allowed:
+        names = run.name_samples(step.keys, step.epoch, step.index)
+        raise UserError(
+            f"the loss or its gradient is NaN or infinite at step {state.step}, {nonfinite} such step(s) in all "
+            f"(allowed: {allowed}); samples of this step: {', '.join(names)}. Lower the learning rates or look at "
+            "these records; the last checkpoint is untouched"
+        )
+    return state
+
+
+def _record(
+    state: RunState,
+    step: Step,
+    outcome: StepOutcome,
+    rates: Sequence[float],
+    settings: LoopSettings,
+    seconds: float,
+) -> StepRecord:
+    return StepRecord.build(
+        state=state,
+        keys=step.keys,
+        sums=outcome.sums,
+        objective=outcome.objective,
+        grad_norm=outcome.grad_norm,
+        learning_rate=max(rates),
+        seconds=seconds,
+        padding_share=step.padding_share,
+        domains=settings.domains,
+        expert_tokens=outcome.expert_tokens,
+        expert_entropy=outcome.expert_entropy,
+        layer_names=outcome.layer_names,
+    )
+
+
+def _out_of_memory(batch: Batch, step: Step) -> str:
+    tokens = sum(batch.segment_lengths)
+    return (
+        f"out of memory on a row of {tokens} tokens and {batch.pixel_values.shape[0]} images "
+        f"(epoch {step.epoch}, step {step.index}): lower train.tokens_per_micro_batch (the batch and its result stay "
+        "the same), or set train.activation_checkpointing=true"
+    )
