@@ -109,6 +109,8 @@ class StepStream:
             _StepDecoder(self, plan),
             batch_size=None,
             sampler=remaining,
+            # Trap: without one of its own the loader draws from torch's global generator, whose state is the run's.
+            generator=torch.Generator(),
             num_workers=self.num_workers,
             collate_fn=_as_is,
             worker_init_fn=_start_worker,
