@@ -33,9 +33,14 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
         UserError: a word that Hydra does not understand, or a key or group that does not exist.
     """
     statuses: list[int] = []
+    failures: list[BaseException] = []
 
     def task(config: DictConfig) -> None:
-        statuses.append(job(config, list(HydraConfig.get().overrides.task)))
+        # Hydra writes a line of its own for an exception that reaches it.
+        try:
+            statuses.append(job(config, list(HydraConfig.get().overrides.task)))
+        except (Exception, KeyboardInterrupt) as error:
+            failures.append(error)
 
     task.__module__ = "__main__"
     # Hydra then lets exceptions through instead of printing its own page and exiting with 1.
@@ -44,11 +49,11 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     try:
         main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
     except (HydraException, OmegaConfBaseException) as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
         raise UserError(explain(error, name, words)) from error
     finally:
         sys.argv = arguments
+    if failures:
+        raise failures[0]
     return max(statuses, default=0)
 
 

@@ -28,7 +28,8 @@ class FolderLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = self.path.open("a+")
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A record lock, not flock: data workers are forked, and would hold an flock on when this process is killed.
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.file.seek(0)
             holder = self.file.read().strip() or "unknown"
