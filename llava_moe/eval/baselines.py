@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from llava_moe.eval.metrics.plain import plain_text
 
+TWIN_MARK = "@other:"
+
 
 @dataclass(frozen=True)
 class AskedPair:
@@ -27,6 +29,16 @@ class AskedPair:
     def id(self) -> str:
         """Image id and the pair's place in its conversation."""
         return f"{self.image_id}#{self.index}"
+
+
+def twin_id(pair: AskedPair, other: AskedPair) -> str:
+    """Id of the pair's question asked beside the other pair's image."""
+    return f"{pair.id}{TWIN_MARK}{other.image_id}"
+
+
+def is_twin(question_id: str) -> bool:
+    """Whether the id is of a question asked beside another image."""
+    return TWIN_MARK in question_id
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,174 @@
+"""Charts of the report as inline SVG: text takes the page's colour, so one drawing serves light and dark.
+
+matplotlib draws; its figure is then freed of everything that points outside the page (namespaces, metadata, doctype).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from llava_moe.eval.benchmark import BenchmarkResult
+from llava_moe.eval.table import title_of
+from llava_moe.report.stage_log import StageLog
+
+# Readable on white and on near-black, and told apart by the colour-blind in this order.
+COLOURS = ("#3987e5", "#d95926", "#199e70", "#c98500", "#9085e9", "#d55181")
+# Stands for the page's text colour; no drawing uses it otherwise.
+_INK = "#010203"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "llava-moe",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": _INK,
+    "grid.alpha": 0.14,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+_MOST_POINTS = 160
+
+
+def colours_of(domains: Sequence[str]) -> dict[str, str]:
+    """A colour for each domain, the same all over the page as long as the order is."""
+    return {domain: COLOURS[index % len(COLOURS)] for index, domain in enumerate(domains)}
+
+
+def loss_chart(stage: StageLog, colours: Mapping[str, str]) -> str:
+    """Cross-entropy per supervised token over the steps, a line a domain; an empty text without steps."""
+    if not stage.steps:
+        return ""
+    with rc_context(_STYLE):
+        figure, axes = _figure(7.2, 2.9)
+        for domain in stage.domains:
+            points = _bin(stage.steps, _domain_loss(domain))
+            axes.plot(*points, color=colours[domain], label=domain)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss, nats per answer token")
+        axes.set_ylim(bottom=0)
+        if stage.domains:
+            axes.legend(frameon=False, ncols=len(stage.domains), loc="upper right")
+        return _svg(figure, f"Loss by domain, stage {stage.name}")
+
+
+def step_charts(stage: StageLog) -> str:
+    """Learning rate, gradient norm, load-balance loss and speed over the steps, side by side and small."""
+    panels: list[tuple[str, Callable[[Mapping[str, Any]], tuple[float, float]]]] = [
+        ("learning rate", _plain("learning_rate")),
+        ("gradient norm", _plain("grad_norm")),
+    ]
+    if any(step.get("experts") for step in stage.steps):
+        panels.append(("load-balance loss", _plain("load_balance_loss")))
+    panels.append(("tokens per second", _plain("tokens_per_second")))
+    if not stage.steps:
+        return ""
+    with rc_context(_STYLE | {"font.size": 8.5, "axes.titlesize": 8.5, "lines.linewidth": 1.3}):
+        figure = Figure(figsize=(7.2, 1.5), layout="constrained")
+        for place, (title, value) in enumerate(panels, start=1):
+            axes = figure.add_subplot(1, len(panels), place)
+            axes.plot(*_bin(stage.steps, value), color=_INK, alpha=0.75)
+            axes.set_title(title)
+            axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
+        return _svg(figure, f"Learning rate, gradient norm and speed, stage {stage.name}")
+
+
+def score_chart(result: BenchmarkResult, colours: Mapping[str, str]) -> str:
+    """Exact match with the right image, with another image and by majority answer, three bars a domain."""
+    shown = [name for name in ("exact_match", "other_image", "majority_answer") if name in result.columns]
+    rows = [result.row(domain) for domain in result.domains]
+    rows = [row for row in rows if all(name in row.measures for name in shown)]
+    if not rows or not shown:
+        return ""
+    with rc_context(_STYLE):
+        figure, axes = _figure(7.2, 2.6)
+        width = 0.26
+        for index, name in enumerate(shown):
+            for place, row in enumerate(rows):
+                measure = row.measures[name]
+                at = place + (index - (len(shown) - 1) / 2) * width
+                ink = colours.get(row.domain, COLOURS[0]) if index == 0 else _INK
+                alpha = (1.0, 0.45, 0.22)[index]
+                axes.bar(at, 100 * measure.value, width * 0.9, color=ink, alpha=alpha, linewidth=0)
+                if measure.low is not None and measure.high is not None:
+                    ends = [[100 * (measure.value - measure.low)], [100 * (measure.high - measure.value)]]
+                    axes.errorbar(at, 100 * measure.value, ends, color=_INK, linewidth=0.9)
+                top = 100 * (measure.high if measure.high is not None else measure.value)
+                axes.text(at, top + 1.5, f"{100 * measure.value:.0f}", ha="center", va="bottom", fontsize=9)
+                axes.text(at, -3, title_of(name), ha="center", va="top", fontsize=7.5, alpha=0.8)
+        axes.set_xticks(range(len(rows)), [row.domain for row in rows])
+        axes.tick_params(axis="x", length=0, pad=16)
+        axes.set_ylim(0, 108)
+        axes.set_ylabel("exact match, %")
+        return _svg(figure, "Exact match by domain with its two baselines")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _plain(field: str) -> Callable[[Mapping[str, Any]], tuple[float, float]]:
+    return lambda step: (float(step.get(field, 0.0)), 1.0)
+
+
+def _domain_loss(domain: str) -> Callable[[Mapping[str, Any]], tuple[float, float]]:
+    def value(step: Mapping[str, Any]) -> tuple[float, float]:
+        ledger = step.get("domains", {}).get(domain, {})
+        return float(ledger.get("loss", 0.0)), float(ledger.get("supervised_tokens", 0))
+
+    return value
+
+
+def _bin(
+    steps: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], tuple[float, float]]
+) -> tuple[list[float], list[float]]:
+    """At most 160 points: the weighted mean of ``value(step) -> (value, weight)`` over neighbouring steps."""
+    size = -(-len(steps) // _MOST_POINTS)
+    places, means = [], []
+    for start in range(0, len(steps), size):
+        chunk = steps[start : start + size]
+        pairs = [value(step) for step in chunk]
+        weight = sum(weight for _, weight in pairs)
+        if weight > 0:
+            places.append(sum(float(step["step"]) for step in chunk) / len(chunk))
+            means.append(sum(one * of_one for one, of_one in pairs if of_one > 0) / weight)
+    return places, means
+
+
+def _svg(figure: Figure, label: str) -> str:
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r'^<svg width="[^"]*" height="[^"]*"|^<svg height="[^"]*" ([^>]*)width="[^"]*"', r"<svg \1", text)
+    text = text.replace(_INK, "currentColor")
+    # Every chart of the page numbers its parts from 1; a reference must find its own chart's.
+    prefix = re.sub(r"\W+", "-", label.lower())
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = text.replace("url(#", f"url(#{prefix}-").replace('href="#', f'href="#{prefix}-')
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -1,0 +1,176 @@
+"""``report.html``: scores with their baselines, curves by domain, routing, the data account, examples, next commands.
+
+One file, readable from a disk without a network: styles and pictures are inside, there is no script, and nothing
+points outside.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from llava_moe.eval.benchmark import BenchmarkResult
+from llava_moe.eval.files import write_atomically
+from llava_moe.eval.table import TextTable, domain_table, kind_table, paper_table
+from llava_moe.report.charts import colours_of, loss_chart, score_chart, step_charts
+from llava_moe.report.examples import ShownAnswer
+from llava_moe.report.stage_log import (
+    DomainAccount,
+    ExpertShares,
+    StageLog,
+    account_domains,
+    count_reasons,
+    last_expert_shares,
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A benchmark's section of the page."""
+
+    result: BenchmarkResult
+    headline: TextTable
+    papers: TextTable
+    kinds: TextTable
+    chart: Markup
+
+
+@dataclass(frozen=True)
+class StageSection:
+    """A stage's section of the page."""
+
+    log: StageLog
+    account: tuple[DomainAccount, ...]
+    reasons: tuple[tuple[str, str, int], ...]
+    experts: tuple[ExpertShares, ...]
+    facts: tuple[tuple[str, str], ...]
+    loss_chart: Markup
+    step_charts: Markup
+
+
+def write_report(
+    folder: Path,
+    stages: Sequence[StageLog],
+    evaluation: Sequence[BenchmarkResult] = (),
+    *,
+    next_commands: Sequence[str] = (),
+    examples: Sequence[ShownAnswer] = (),
+    caveats: Sequence[str] = (),
+    title: str | None = None,
+) -> Path:
+    """Write ``report.html`` into a run's folder.
+
+    Args:
+        folder: the run's folder, or the folder of an experiment of several stages.
+        stages: in the order they ran; one or more, or none when only scores are known.
+        evaluation: the results there are; without any, the page says how to get them.
+        next_commands: what to type next, one command each.
+        examples: answers to show.
+        caveats: what the scores do not say.
+        title: the page's heading; the folder's name by default.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: the page cannot be written.
+    """
+    colours = colours_of(tuple(dict.fromkeys(_all_domains(stages, evaluation))))
+    path = folder / "report.html"
+    page = _template().render(
+        title=title or folder.resolve().name,
+        colours=colours,
+        scores=[_scores(result, colours) for result in evaluation],
+        stages=[_stage(stage, colours) for stage in stages],
+        environment=_environment_facts(stages),
+        next_commands=next_commands,
+        examples=examples,
+        caveats=caveats,
+        folder=folder,
+    )
+    write_atomically(path, page)
+    return path
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["percent"] = lambda share: f"{100 * share:.0f}"
+    return environment.get_template("page.html.j2")
+
+
+def _all_domains(stages: Sequence[StageLog], evaluation: Sequence[BenchmarkResult]) -> list[str]:
+    scored = [domain for result in evaluation for domain in result.domains]
+    return scored + [domain for stage in stages for domain in stage.domains]
+
+
+def _scores(result: BenchmarkResult, colours: Mapping[str, str]) -> Scores:
+    chart = Markup(score_chart(result, colours))
+    return Scores(result, domain_table(result), paper_table(result), kind_table(result), chart)
+
+
+def _stage(stage: StageLog, colours: Mapping[str, str]) -> StageSection:
+    return StageSection(
+        log=stage,
+        account=account_domains(stage),
+        reasons=count_reasons(stage),
+        experts=last_expert_shares(stage),
+        facts=_stage_facts(stage),
+        loss_chart=Markup(loss_chart(stage, colours)),
+        step_charts=Markup(step_charts(stage)),
+    )
+
+
+def _stage_facts(stage: StageLog) -> tuple[tuple[str, str], ...]:
+    if not stage.steps:
+        return ()
+    first, last = stage.steps[0], stage.steps[-1]
+    tokens = sum(step.get("tokens", 0) for step in stage.steps)
+    facts = [
+        ("steps", f"{last['step']:,}"),
+        ("time in steps", duration(stage.seconds)),
+        ("loss", f"{first.get('loss', 0.0):.2f} → {last.get('loss', 0.0):.2f}"),
+        ("tokens", f"{tokens:,}"),
+        ("supervised tokens", f"{sum(step.get('supervised_tokens', 0) for step in stage.steps):,}"),
+    ]
+    if stage.seconds:
+        facts.append(("tokens a second", f"{tokens / stage.seconds:,.0f}"))
+    if memory := max((step.get("peak_memory_bytes", 0) for step in stage.steps), default=0):
+        facts.append(("peak memory", f"{memory / 2**30:.2f} GiB"))
+    if len(stage.steps) < last["step"]:
+        facts.append(("logged", f"{len(stage.steps):,} of {last['step']:,} steps; sums are over these"))
+    return tuple(facts)
+
+
+def duration(seconds: float) -> str:
+    """``1:05:09`` or ``4:31`` (minutes and seconds)."""
+    text = str(datetime.timedelta(seconds=round(seconds)))
+    return text.removeprefix("0:").removeprefix("0") if text.startswith("0:") else text
+
+
+def _environment_facts(stages: Sequence[StageLog]) -> tuple[tuple[str, str], ...]:
+    """The last stage's ``environment.json``, nested objects flattened to one line each."""
+    described = [stage.environment for stage in stages if stage.environment]
+    if not described:
+        return ()
+    return tuple((name.replace("_", " "), _one_line(value)) for name, value in described[-1].items() if value)
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_one_line(one)}" for name, one in value.items() if one not in (None, [], {}))
+    if isinstance(value, list | tuple):
+        return " ".join(_one_line(one) for one in value)
+    return str(value)

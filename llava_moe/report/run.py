@@ -1,0 +1,57 @@
+"""The report of a run's folder: everything the page shows is read from what training and evaluation wrote there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_moe.eval.benchmark import BenchmarkResult
+from llava_moe.eval.files import answers_path, read_answers, read_result
+from llava_moe.eval.run import question_hash
+from llava_moe.eval.tasks import benchmark_names, open_benchmark
+from llava_moe.eval.tasks.demo import CAVEATS
+from llava_moe.report.examples import ShownAnswer, choose_examples
+from llava_moe.report.page import write_report
+from llava_moe.report.stage_log import read_stage
+
+
+def report_run(root: Path, *, next_commands: Sequence[str] = (), stages: Sequence[Path] | None = None) -> Path:
+    """Write ``report.html`` of a run.
+
+    Args:
+        root: the folder of a stage, or of an experiment whose stages are sub-folders.
+        next_commands: what to type next.
+        stages: the stages' folders in order; by default those below ``root`` that hold a log, by name, or ``root``.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: a file of the run cannot be read, or the page not written.
+    """
+    results = [result for name in benchmark_names() if (result := read_result(root, name)) is not None]
+    return write_report(
+        root,
+        [read_stage(folder) for folder in (stage_folders(root) if stages is None else stages)],
+        results,
+        next_commands=next_commands,
+        examples=[example for result in results for example in _examples(root, result)],
+        caveats=CAVEATS if any(result.benchmark == "demo" for result in results) else (),
+    )
+
+
+def stage_folders(root: Path) -> list[Path]:
+    """The stages of a run: sub-folders with a log, by name; the run itself where there are none."""
+    return sorted(path.parent for path in root.glob("*/log.jsonl")) or [root]
+
+
+def _examples(root: Path, result: BenchmarkResult) -> tuple[ShownAnswer, ...]:
+    answers = {answer.question_id: answer for answer in read_answers(answers_path(root, result.benchmark))}
+    # All of the benchmark's questions: the run may have been scored on any draw of them.
+    questions = open_benchmark(result.benchmark, limit=0).questions()
+    asked = [
+        question
+        for question in questions
+        if question.id in answers and answers[question.id].asked == question_hash(question)
+    ]
+    return choose_examples(asked, answers)
