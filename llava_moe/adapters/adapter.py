@@ -100,6 +100,11 @@ class Attached:
 
     # --- what training reads -----------------------------------------------------------------------------------------
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether tokens choose between experts: then there are routings, totals and a balance loss to read."""
+        return bool(self._fitting.routers)
+
     def routings(self) -> dict[str, Routing]:
         """What each router decided in the last forward pass, by block name. Read it before the backward pass.
 

@@ -53,8 +53,12 @@ def expert_weights(probs_BTK: Tensor, chosen_BT: Tensor, mode: str) -> Tensor:
 class TokenRouter(nn.Module):
     """p = softmax(W x + b) per token, j = argmax p; one router per MLP block (arXiv 2401.16160).
 
-    The weights are fp32 and stay so when the model is cast; logits and softmax are computed in fp32, autocast or not.
-    They start as ``nn.Linear``'s do. No noise, no capacity, no temperature, ties to the lower index.
+    The weights are fp32 and stay so when the model is cast; logits and softmax are computed in fp32 at least, under
+    autocast too and even where an engine rounds the weights. They start as ``nn.Linear``'s do. No noise, no capacity,
+    no temperature, ties to the lower index.
+
+    ``forward`` reads the weights and returns the logits, and the decision is made from what it returned: an engine that
+    partitions weights (ZeRO-3) brings them back for the backward pass by a hook on that output.
 
     The last decision is kept by assignment, never appended: recomputation under activation checkpointing runs a router
     twice.
@@ -67,10 +71,15 @@ class TokenRouter(nn.Module):
         self.routing: Routing | None = None
         self.weights_BTK: Tensor | None = None
 
-    def forward(self, x_BTD: Tensor) -> None:
-        """Decide for the block input ``x_BTD``; leaves :attr:`routing` and :attr:`weights_BTK` (fp32) behind."""
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return the logits [B, T, K] for the block input ``x_BTD``, fp32."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            probs_BTK = F.linear(x_BTD.to(self.weight.dtype), self.weight, self.bias).softmax(-1)
+            return F.linear(x_BTD.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+
+    def decide(self, x_BTD: Tensor) -> None:
+        """Route every token of ``x_BTD``; leaves :attr:`routing` and :attr:`weights_BTK` (fp32) behind."""
+        probs_BTK = self(x_BTD).softmax(-1)
         chosen_BT = probs_BTK.argmax(-1)
         self.routing = Routing(probs_BTK, chosen_BT)
         self.weights_BTK = expert_weights(probs_BTK, chosen_BT, self.mode)
@@ -109,4 +118,4 @@ class FollowRouter:
 def route_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Forward pre-hook of a block that owns a ``router``: the decision is made from the block's input, before use."""
     assert isinstance(module.router, TokenRouter)
-    module.router(args[0] if args else next(iter(kwargs.values())))
+    module.router.decide(args[0] if args else next(iter(kwargs.values())))

@@ -160,7 +160,8 @@ def test_one_expert_is_lora_to_the_last_bit(build_llama: Build, training: bool) 
         output = model(**sample()).logits
         output.square().mean().backward()
         results.append([output.detach(), *start, *(p.grad for p in attached.parameters())])
-        assert attached.load_balance_coef == 0.0 and attached.auxiliary_loss() == 0 and attached.routings() == {}
+        assert attached.load_balance_coef == 0.0 and attached.auxiliary_loss() == 0
+        assert not attached.is_routed and attached.routings() == {}
     assert len(results[0]) == len(results[1]) == 1 + 2 * 28
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*results, strict=True))
 
@@ -202,6 +203,7 @@ def test_balance_loss_of_a_packed_row_is_the_mean_over_examples_alone(build_llam
 def test_routings_and_counts_name_the_blocks(build_llama: Build) -> None:
     model = build_llama()
     attached = attach(model, LlavaMole(r=4))
+    assert attached.is_routed
     with pytest.raises(ValueError, match="has not run"):
         attached.routings()
     with torch.no_grad():

@@ -50,7 +50,7 @@ def test_hard_weights_carry_no_gradient() -> None:
 def test_ties_go_to_the_lower_index() -> None:
     router = TokenRouter(3, 4, "hard")
     nn.init.zeros_(router.weight), nn.init.zeros_(router.bias)
-    router(torch.randn(1, 6, 3))
+    router.decide(torch.randn(1, 6, 3))
     assert router.routing is not None and router.routing.chosen_BT.tolist() == [[0] * 6]
 
 
@@ -71,10 +71,20 @@ def test_weights_stay_fp32_in_a_cast_model_and_logits_are_fp32(autocast: bool) -
     assert torch.equal(router.weight, before) and router.bias.dtype == torch.float32
     x = torch.randn(1, 5, 8, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        router(x)
+        router.decide(x)
     assert router.routing is not None
     expected = (x.float() @ router.weight.T + router.bias).softmax(-1)
     torch.testing.assert_close(router.routing.probs_BTK, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_weights_that_an_engine_rounded_are_still_computed_with_in_fp32() -> None:
+    torch.manual_seed(0)
+    router = TokenRouter(64, 3, "dense")
+    router.weight.data, router.bias.data = router.weight.data.bfloat16(), router.bias.data.bfloat16()
+    x = torch.randn(1, 5, 64, dtype=torch.bfloat16)
+    logits = router(x)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, x.float() @ router.weight.float().T + router.bias.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_moving_a_router_moves_it() -> None:
@@ -85,7 +95,7 @@ def test_moving_a_router_moves_it() -> None:
 @pytest.mark.parametrize("mode", ROUTER_MODES)
 def test_router_that_has_run_can_be_copied(mode: str) -> None:
     router = TokenRouter(4, 2, mode)
-    router(torch.randn(1, 3, 4))
+    router.decide(torch.randn(1, 3, 4))
     twin = copy.deepcopy(router)
     assert torch.equal(twin.weight, router.weight) and twin.routing is None and router.routing is not None
 

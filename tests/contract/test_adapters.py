@@ -200,6 +200,47 @@ def test_checkpointing_changes_no_gradient(config: Any) -> None:
         assert torch.equal(plain[name], recomputed[name]), name
 
 
+class Partition:
+    """A model whose every module has its own parameters only while it runs, forward or backward, as under ZeRO-3."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        for module in model.modules():
+            whole = {name: parameter.data for name, parameter in module.named_parameters(recurse=False)}
+            if whole:
+                module.register_forward_pre_hook(lambda module, _, whole=whole: self.gather(module, whole))
+                module.register_forward_hook(lambda module, _, __: self.release(module))
+                module.register_full_backward_pre_hook(lambda module, _, whole=whole: self.gather(module, whole))
+                self.release(module)
+
+    @staticmethod
+    def gather(module: torch.nn.Module, whole: dict[str, torch.Tensor]) -> None:
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.data = whole[name]
+
+    @staticmethod
+    def release(module: torch.nn.Module) -> None:
+        for parameter in module.parameters(recurse=False):
+            parameter.data = torch.empty(0)
+
+
+def test_parameters_are_read_only_by_the_module_that_owns_them(config: Any) -> None:
+    def gradients(partitioned: bool) -> dict[str, torch.Tensor]:
+        model = build_model()
+        model.model.multi_modal_projector.requires_grad_(True)
+        attached = attach(model, config)
+        randomise(attached)
+        if partitioned:
+            Partition(model)
+        loss = model(**packed()).logits.square().mean() + attached.auxiliary_loss()
+        loss.backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    whole, partitioned = gradients(False), gradients(True)
+    assert whole.keys() == partitioned.keys() and whole
+    for name in whole:
+        torch.testing.assert_close(partitioned[name], whole[name])
+
+
 @torch.no_grad()
 def test_detaching_restores_the_model(config: Any, model: LlavaForConditionalGeneration) -> None:
     model.model.language_model.requires_grad_(True)
