@@ -1,0 +1,118 @@
+"""Two real ranks (gloo on CPU) train what one process trains, under every ZeRO stage and both launchers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+NUM_STEPS = 20
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(launcher: str, words: list[str], folder: Path, cwd: Path) -> None:
+    port = free_port()
+    command = {
+        "one": [sys.executable, "-m", "llava_moe"],
+        "torchrun": [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+            *(f"--master-port={port}", "-m", "llava_moe"),
+        ],
+        "deepspeed": [
+            *(sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--num_gpus=2"),
+            *(f"--master_port={port}", "--module", "llava_moe"),
+        ],
+    }[launcher]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    finished = subprocess.run(
+        [*command, "train", *words, f"out={folder}"],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=420,
+    )
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+
+
+def records_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_equal_runs(one: Path, two: Path) -> None:
+    left, right = records_of(one), records_of(two)
+    assert [r["sample_hash"] for r in left] == [r["sample_hash"] for r in right]
+    for a, b in zip(left, right, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["load_balance_loss"] == pytest.approx(b["load_balance_loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        assert (a["tokens"], a["supervised_tokens"], a["samples"]) == (b["tokens"], b["supervised_tokens"], b["samples"])
+        for name, ledger in a["domains"].items():
+            assert ledger["loss"] == pytest.approx(b["domains"][name]["loss"], abs=1e-5)
+    step = f"checkpoints/step-{NUM_STEPS:06d}"
+    for name in ("adapter/adapter_model.safetensors", "projector.safetensors"):
+        first, second = load_file(one / step / name), load_file(two / step / name)
+        assert first.keys() == second.keys()
+        for key, value in first.items():
+            assert (value - second[key]).abs().max() < 1e-5, key
+
+
+@pytest.fixture(scope="module")
+def words(tokenizer_folder: Path, own_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    os.environ["LLAVA_MOE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    return [
+        *("exp=mix_general", "scale=demo", "model=tiny", f"model.architecture.tokenizer={tokenizer_folder}"),
+        *("data=mine", f"path={own_data / 'train.json'}", f"images={own_data}", "data.num_workers=0"),
+        *(f"train.max_steps={NUM_STEPS}", "train.global_batch_size=7", "train.tokens_per_micro_batch=96"),
+        *("train.max_length=96", "train.num_threads=1", "adapter.lora_dropout=0.0"),
+        # AdamW divides by the root of tiny second moments: rates of a real run keep rounding where it began.
+        *("stage.demo.learning_rates.adapter=2e-4", "stage.demo.learning_rates.projector=2e-4"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def one_process(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    launch("one", words, folder / "run", folder)
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "stage"), [("torchrun", 0), ("torchrun", 2), ("torchrun", 3), ("deepspeed", 2)]
+)
+def test_two_ranks_equal_one_process(
+    launcher: str, stage: int, words: list[str], one_process: Path, tmp_path: Path
+) -> None:
+    launch(launcher, [*words, f"parallel=zero{stage}"], tmp_path / "run", tmp_path)
+    assert_equal_runs(one_process, tmp_path / "run")
+
+
+def test_two_ranks_resume_where_they_were_stopped(words: list[str], tmp_path: Path) -> None:
+    half = [*words, "parallel=zero2", "train.save_every=10", "adapter.lora_dropout=0.1"]
+    launch("torchrun", half, tmp_path / "whole", tmp_path)
+    launch("torchrun", half, tmp_path / "run", tmp_path)
+    rewind(tmp_path / "run", 10)
+    launch("torchrun", half, tmp_path / "run", tmp_path)
+    left, right = records_of(tmp_path / "whole"), records_of(tmp_path / "run")
+    assert [(r["sample_hash"], r["loss"]) for r in left] == [(r["sample_hash"], r["loss"]) for r in right]
+
+
+def rewind(folder: Path, step: int) -> None:
+    """Put a finished run back to an earlier checkpoint, as a kill before the later one would have left it."""
+    (folder / "finished.json").unlink()
+    newest = folder / "checkpoints" / (folder / "checkpoints" / "last").read_text().strip()
+    (newest / "COMPLETE").unlink()
+    assert (folder / "checkpoints" / f"step-{step:06d}" / "COMPLETE").exists()
