@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llava_moe.report.run import report_run
+
 
 def next_commands(root: Path, has_scores: bool) -> list[str]:
     """Three commands that make sense after this run."""
@@ -17,4 +19,6 @@ def next_commands(root: Path, has_scores: bool) -> list[str]:
 
 
 def write_run_report(root: Path, stages: list[Path] | None = None) -> Path:
-    return root / "report.html"
+    """Write ``report.html`` into a run's or an experiment's folder."""
+    has_scores = (root / "eval" / "results.json").is_file()
+    return report_run(root, next_commands=next_commands(root, has_scores), stages=stages)

@@ -224,7 +224,7 @@ def _num_steps(config: Mapping[str, Any], stream: StepStream) -> int:
 
 def _objective(assembled: Assembled) -> Objective:
     attached = assembled.attached
-    routed = attached.load_balance_coef > 0.0 or bool(attached.routings())
+    routed = attached.is_routed
     return Objective(
         inputs_of=assembled.inputs_of,
         load_balance_coef=attached.load_balance_coef,
