@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from llava_moe.eval.benchmark import BenchmarkResult
-from llava_moe.eval.table import title_of
 from llava_moe.report.stage_log import StageLog
 
 # Readable on white and on near-black, and told apart by the colour-blind in this order.
@@ -97,7 +96,8 @@ def step_charts(stage: StageLog) -> str:
 
 def score_chart(result: BenchmarkResult, colours: Mapping[str, str]) -> str:
     """Exact match with the right image, with another image and by majority answer, three bars a domain."""
-    shown = [name for name in ("exact_match", "other_image", "majority_answer") if name in result.columns]
+    bars = {"exact_match": "right image", "other_image": "other", "majority_answer": "majority"}
+    shown = [name for name in bars if name in result.columns]
     rows = [result.row(domain) for domain in result.domains]
     rows = [row for row in rows if all(name in row.measures for name in shown)]
     if not rows or not shown:
@@ -117,7 +117,7 @@ def score_chart(result: BenchmarkResult, colours: Mapping[str, str]) -> str:
                     axes.errorbar(at, 100 * measure.value, ends, color=_INK, linewidth=0.9)
                 top = 100 * (measure.high if measure.high is not None else measure.value)
                 axes.text(at, top + 1.5, f"{100 * measure.value:.0f}", ha="center", va="bottom", fontsize=9)
-                axes.text(at, -3, title_of(name), ha="center", va="top", fontsize=7.5, alpha=0.8)
+                axes.text(at, -3, bars[name], ha="center", va="top", fontsize=8, alpha=0.8)
         axes.set_xticks(range(len(rows)), [row.domain for row in rows])
         axes.tick_params(axis="x", length=0, pad=16)
         axes.set_ylim(0, 108)

@@ -51,6 +51,7 @@ CAVEATS = (
     "ones shown.",
 )
 DEFAULT_LIMIT = 60
+_DOMAIN_ORDER = {"general": 0, "documents": 1, "medical": 2}
 MIN_COMPARED = 300
 
 
@@ -170,7 +171,7 @@ def open_demo_benchmark(
     Raises:
         UserError: there is no data in the folder, or no question of that split.
     """
-    files = sorted(folder.glob("*.parquet"))
+    files = sorted(folder.glob("*.parquet"), key=lambda file: (_DOMAIN_ORDER.get(file.stem, len(_DOMAIN_ORDER)), file))
     if not files:
         raise UserError(f"no *.parquet in {folder}: reinstall llava-moe, or name the folder of the demo images")
     pairs = [pair for file in files for pair in _read_pairs(file, split)]

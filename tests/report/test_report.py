@@ -1,0 +1,319 @@
+"""The report page: what it shows, that it points nowhere outside, and that a browser draws it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Answer, BenchmarkResult, Measure, Question, ScoreRow
+from llava_moe.report.charts import colours_of, loss_chart, score_chart, step_charts
+from llava_moe.report.examples import choose_examples, thumbnail
+from llava_moe.report.page import duration, write_report
+from llava_moe.report.run import report_run, stage_folders
+from llava_moe.report.stage_log import account_domains, count_reasons, last_expert_shares, read_stage
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Collects tags, every address a browser might load, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.styles: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action")
+        ]
+        self.styles += [value or "" for name, value in attrs if name == "style"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_data(self, data) -> None:
+        (self.styles if self.open and self.open[-1] == "style" else self.words).append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def step_record(step: int, *, experts: bool) -> dict[str, object]:
+    domains = {
+        "general": {"loss": 3.0 / step, "supervised_tokens": 10, "samples": 2},
+        "documents": {"loss": 2.0, "supervised_tokens": 20, "samples": 1},
+    }
+    record: dict[str, object] = {
+        "stage": "s",
+        "step": step,
+        "loss": 4.0 / step,
+        "load_balance_loss": 1.0,
+        "learning_rate": 1e-3,
+        "grad_norm": 1.0,
+        "seconds": 0.5,
+        "samples": 3,
+        "tokens": 100,
+        "supervised_tokens": 30,
+        "tokens_per_second": 200.0,
+        "peak_memory_bytes": 2**30,
+        "domains": domains,
+    }
+    if experts:
+        routed = {"share": [0.25, 0.75], "entropy": 0.5}
+        record["experts"] = {"layers.0.mlp": {"general": routed, "documents": {"share": [1.0, 0.0], "entropy": 0.0}}}
+    return record
+
+
+def write_stage(folder: Path, steps: int = 4, *, experts: bool = False) -> Path:
+    folder.mkdir(parents=True)
+    records = [step_record(step, experts=experts) for step in range(1, steps + 1)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "config.yaml").write_text("train:\n  name: a <b> & c\n")
+    (folder / "environment.json").write_text(json.dumps({"python": "3.12.1", "packages": {"torch": "2.13.0"}}))
+    left_out = {"source": "pictures", "domain": "general", "index": 3, "id": "x", "reason": "image_missing"}
+    (folder / "quarantine.jsonl").write_text(json.dumps(left_out) + "\n")
+    return folder
+
+
+@pytest.fixture
+def result() -> BenchmarkResult:
+    def row(domain: str, kind: str | None = None) -> ScoreRow:
+        measures = {
+            "exact_match": Measure(0.612, 300, 0.55, 0.67),
+            "other_image": Measure(0.25, 300, 0.2, 0.3),
+            "majority_answer": Measure(0.333, 300, 0.28, 0.39),
+            "gap": Measure(0.362, 300, 0.3, 0.42),
+        }
+        papers = {"docvqa_anls": Measure(0.5, 400)} if domain == "documents" and kind is None else {}
+        return ScoreRow(domain, kind, None if kind is None else True, measures | papers)
+
+    columns = ("exact_match", "other_image", "majority_answer", "gap")
+    rows = (row("general"), row("documents"), row("all"), row("general", "colour"))
+    return BenchmarkResult("made", "abc", columns, rows, notes=("Nothing was left out.",))
+
+
+def open_page(path: Path) -> Page:
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == [], "tags are left open"
+    return page
+
+
+def check_it_stands_alone(page: Page) -> None:
+    assert all(address.startswith(("data:", "#")) for address in page.addresses), page.addresses
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
+    styles = " ".join(page.styles)
+    assert "@import" not in styles and "url(http" not in styles and "//" not in styles
+    assert len(page.ids) == len(set(page.ids)), "two parts of the page share an id"
+    targets = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert targets <= set(page.ids)
+
+
+def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path, result: BenchmarkResult) -> None:
+    stages = [
+        read_stage(write_stage(tmp_path / "1-pretrain")),
+        read_stage(write_stage(tmp_path / "2-instruct", 600, experts=True)),
+    ]
+    questions = [Question("q", (tiny_png(),), "What?", ("cat",), "general", "colour", True)]
+    answers = {"q": Answer("q", "<b>dog</b>", ("cat",), {"exact_match": 0.0})}
+    path = write_report(
+        tmp_path,
+        stages,
+        [result],
+        next_commands=["llava-moe chat run='a folder'"],
+        examples=choose_examples(questions, answers),
+        caveats=["The tower is in-domain."],
+    )
+    assert path == tmp_path / "report.html"
+    page = open_page(path)
+    check_it_stands_alone(page)
+    for words in (
+        "61.2",
+        "+36.2",
+        "DocVQA ANLS",
+        "Nothing was left out.",
+        "The tower is in-domain.",
+        "✗ <b>dog</b>",
+        "true: cat",
+        "Stage 1-pretrain",
+        "Stage 2-instruct",
+        "layers.0.mlp",
+        "image_missing",
+        "name: a <b> & c",
+        "torch 2.13.0",
+        "llava-moe chat run='a folder'",
+    ):
+        assert words in page.text, words
+    assert page.tags.count("svg") == 1 + 2 * 2
+    assert page.tags.count("img") == 1
+    assert path.stat().st_size < 400_000
+
+
+def test_a_single_stage_without_scores_says_how_to_get_them(tmp_path: Path) -> None:
+    write_stage(tmp_path / "run", experts=True)
+    path = report_run(tmp_path / "run")
+    page = open_page(path)
+    check_it_stands_alone(page)
+    assert "No benchmark has been scored yet" in page.text
+    assert f"llava-moe eval run={tmp_path / 'run'}" in page.text
+    assert stage_folders(tmp_path / "run") == [tmp_path / "run"]
+
+
+def test_an_empty_folder_still_makes_a_page(tmp_path: Path) -> None:
+    page = open_page(report_run(tmp_path))
+    check_it_stands_alone(page)
+    assert "No step has been logged yet" in page.text
+
+
+def test_stages_are_found_by_their_logs_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("2-instruct", "1-pretrain"):
+        write_stage(tmp_path / name)
+    (tmp_path / "eval").mkdir()
+    assert [folder.name for folder in stage_folders(tmp_path)] == ["1-pretrain", "2-instruct"]
+    text = open_page(report_run(tmp_path)).text
+    assert text.index("Stage 1-pretrain") < text.index("Stage 2-instruct")
+
+
+def test_a_stage_is_summed_over_its_logged_steps(tmp_path: Path) -> None:
+    stage = read_stage(write_stage(tmp_path / "s", 4, experts=True))
+    general, documents = account_domains(stage)
+    assert (general.domain, general.samples, general.supervised_tokens, general.left_out) == ("general", 8, 40, 1)
+    assert (documents.samples, documents.supervised_tokens, documents.left_out) == (4, 80, 0)
+    assert count_reasons(stage) == (("pictures", "image_missing", 1),)
+    [layer] = last_expert_shares(stage)
+    assert layer.shares == {"general": (0.25, 0.75), "documents": (1.0, 0.0)}
+    assert layer.entropy == {"general": 0.5, "documents": 0.0}
+    assert stage.seconds == 2.0
+
+
+def test_a_log_cut_short_and_steps_written_twice_are_read_right(tmp_path: Path) -> None:
+    folder = write_stage(tmp_path / "s", 3)
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(step_record(3, experts=False) | {"loss": 9.0}) + "\n" + '{"step": 4, "lo')
+    stage = read_stage(folder)
+    assert [step["step"] for step in stage.steps] == [1, 2, 3]
+    assert stage.steps[-1]["loss"] == 9.0
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
+    folder = write_stage(tmp_path / "s")
+    (folder / "quarantine.jsonl").write_text("broken\n")
+    with pytest.raises(UserError, match=r"quarantine\.jsonl has a line that is not JSON"):
+        read_stage(folder)
+
+
+def test_charts_are_bare_svg_in_the_pages_own_colour(tmp_path: Path, result: BenchmarkResult) -> None:
+    stage = read_stage(write_stage(tmp_path / "s", 500, experts=True))
+    colours = colours_of(("general", "documents"))
+    for chart in (loss_chart(stage, colours), step_charts(stage), score_chart(result, colours)):
+        page = Page(chart)
+        assert page.tags[0] == "svg" and page.open == []
+        assert "http" not in chart and "xmlns" not in chart and "<style" not in chart
+        assert "currentColor" in chart and "#010203" not in chart
+    assert all(name in Page(loss_chart(stage, colours)).text for name in ("general", "documents", "step"))
+    assert "load-balance loss" in Page(step_charts(stage)).text
+    assert colours["general"] in loss_chart(stage, colours)
+
+
+def test_a_long_curve_is_drawn_with_few_points(tmp_path: Path) -> None:
+    colours = colours_of(("general", "documents"))
+    short = loss_chart(read_stage(write_stage(tmp_path / "a", 100)), colours)
+    long = loss_chart(read_stage(write_stage(tmp_path / "b", 5000)), colours)
+    assert len(long) < 2 * len(short)
+
+
+def tiny_png(colour: tuple[int, int, int] = (9, 9, 9)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGBA", (300, 20), (*colour, 128)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def test_examples_hold_right_and_wrong_answers_of_each_domain_and_of_many_kinds() -> None:
+    questions = [
+        Question(f"{domain}-{number}", (tiny_png(),), "What?", ("x",), domain, f"kind {number % 4}", True)
+        for domain in ("general", "medical")
+        for number in range(24)
+    ]
+    answers = {
+        question.id: Answer(question.id, "x", ("x",), {"exact_match": float(number % 3 > 0)})
+        for number, question in enumerate(questions)
+    }
+    questions.append(Question("general-0@other:general-1", (tiny_png(),), "What?", ("x",), "general", "twin", True))
+    answers["general-0@other:general-1"] = Answer("general-0@other:general-1", "y", ("x",), {"exact_match": 0.0})
+    shown = choose_examples(questions, answers, right=3, wrong=2)
+    assert [(one.domain, one.is_right) for one in shown] == [
+        (domain, is_right) for domain in ("general", "medical") for is_right in (True, True, True, False, False)
+    ]
+    assert len({one.kind for one in shown[:3]}) == 3
+    assert all(one.kind != "twin" for one in shown)
+    assert shown == choose_examples(questions, answers, right=3, wrong=2)
+    assert shown != choose_examples(questions, answers, right=3, wrong=2, seed=1)
+
+
+def test_a_thumbnail_is_small_and_inside_the_page() -> None:
+    address = thumbnail(tiny_png())
+    assert address.startswith("data:image/webp;base64,")
+    assert len(address) < 2000
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "0:04"), (271, "4:31"), (600, "10:00"), (3909, "1:05:09")])
+def test_durations_read_as_minutes_and_seconds(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_draws_the_page(tmp_path: Path, result: BenchmarkResult) -> None:
+    write_stage(tmp_path / "run" / "1-pretrain")
+    stages = [read_stage(tmp_path / "run" / "1-pretrain")]
+    path = write_report(tmp_path / "run", stages, [result])
+    shot = tmp_path / "page.png"
+    assert CHROMIUM is not None
+    subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--no-first-run",
+            "--hide-scrollbars",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=900,1600",
+            f"--screenshot={shot}",
+            path.as_uri(),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    with Image.open(shot) as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=2**24)}
+    # The three series' bars and lines are on the picture: the charts were drawn, not just loaded.
+    assert {(0x39, 0x87, 0xE5), (0xD9, 0x59, 0x26)} <= colours
