@@ -1,0 +1,131 @@
+"""The house stands as the README draws it: imports point down, no circles, nothing heavy where it must not be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "llava_moe"
+ALLOWED = {
+    "errors": set(),
+    "data": {"errors"},
+    "model": {"errors"},
+    "adapters": {"errors"},
+    "train": {"errors", "data.batch"},
+    "eval": {"errors", "data"},
+    "report": {"errors", "data", "eval"},
+    "assemble": {"errors", "data", "model", "adapters", "train.checkpoint"},
+    "commands": {"errors", "data", "model", "adapters", "train", "eval", "report", "assemble", "cli"},
+    "cli": {"errors", "commands"},
+    "": {"assemble"},
+    "__main__": {"cli"},
+}
+FORBIDDEN_OUTSIDE = {"hydra": {"commands"}, "omegaconf": {"commands"}, "deepspeed": {"train.deepspeed_engine"}}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def imports_of(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own(names: set[str]) -> set[str]:
+    """Imported modules of this package, by their dotted name inside it."""
+    inside = {name.removeprefix("llava_moe").lstrip(".") for name in names if name.split(".")[0] == "llava_moe"}
+    return {name for name in inside if name in MODULES and name}
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down(module: str) -> None:
+    allowed = ALLOWED[room(module)]
+    for imported in own(imports_of(MODULES[module])):
+        inside = room(imported) == room(module) or room(imported) in allowed
+        assert inside or any(imported == name or imported.startswith(name + ".") for name in allowed), (
+            f"{module} may not import {imported}"
+        )
+
+
+def test_there_is_no_import_circle() -> None:
+    edges = {module: own(imports_of(tree)) - {module} for module, tree in MODULES.items()}
+    # A package's face re-exports its files; the files do not import the face of their own package.
+    state: dict[str, int] = {}
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert state.get(module) != 1, f"circle: {' -> '.join((*path, module))}"
+        if state.get(module) == 2:
+            return
+        state[module] = 1
+        for imported in sorted(edges[module]):
+            visit(imported, (*path, module))
+        state[module] = 2
+
+    for module in edges:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_heavy_and_configuration_libraries_stay_where_they_belong(module: str) -> None:
+    roots = {name.split(".")[0] for name in imports_of(MODULES[module])}
+    assert "torchvision" not in roots
+    assert "peft" not in roots
+    for library, homes in FORBIDDEN_OUTSIDE.items():
+        if library in roots:
+            assert room(module) in homes or module in homes, f"{module} imports {library}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_star_import_no_bare_except_no_print(module: str) -> None:
+    for node in ast.walk(MODULES[module]):
+        assert not (isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names))
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None)
+        assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print")
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_every_module_says_what_it_is(module: str) -> None:
+    assert ast.get_docstring(MODULES[module])
+
+
+def test_help_imports_nothing_heavy() -> None:
+    check = (
+        "import sys; from llava_moe.cli import run; assert run(['--help']) == 0; assert run(['train', '--help']) == 0; "
+        "heavy = {'torch', 'transformers', 'hydra', 'datasets', 'numpy', 'rich'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_no_file_names_a_place_of_one_machine_or_a_package_registry() -> None:
+    root = PACKAGE.parent
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    words = ["py" + "pi.org", "registry.npm" + "js", "/ro" + "ot/", "deb." + "debian.org"]
+    for name in listed.stdout.split("\0"):
+        path = root / name
+        if path.suffix in {".py", ".md", ".yaml", ".toml", ".sh", ".txt", ".json", ""} and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            assert not [word for word in words if word in text], name
