@@ -35,8 +35,8 @@ def run_benchmark(
     """Ask a model every question of a benchmark and write what it answered and scored.
 
     Writes ``eval/<benchmark>.answers.jsonl`` (appended batch by batch, in question order once complete),
-    ``eval/<benchmark>.json`` and its entry in ``eval/results.json``. Answers that stand there already, by the same
-    model to the same question, are kept and not asked again.
+    ``eval/<benchmark>.json`` and its entry in ``eval/results.json``. Answers that stand there already, by the same model
+    to the same question, are kept and not asked again; those to questions outside this draw stay in the file, behind.
 
     Args:
         benchmark: what to ask.
@@ -53,7 +53,7 @@ def run_benchmark(
     """
     questions = benchmark.questions()
     path = answers_path(folder, benchmark.name)
-    answers = _keep_answers(path, questions, fingerprint)
+    answers, others = _keep_answers(path, questions, fingerprint)
     waiting = [question for question in questions if question.id not in answers]
     started = time.monotonic()
     if on_progress:
@@ -74,7 +74,7 @@ def run_benchmark(
             file.flush()
             if on_progress:
                 on_progress(len(answers), len(questions))
-    write_answers(path, (answers[question.id] for question in questions))
+    write_answers(path, [*(answers[question.id] for question in questions), *others])
     result = BenchmarkResult(
         benchmark=benchmark.name,
         model=fingerprint,
@@ -87,8 +87,10 @@ def run_benchmark(
     return result
 
 
-def _keep_answers(path: Path, questions: Sequence[Question], fingerprint: str) -> dict[str, Answer]:
-    """The answers that stand for these questions; the file is rewritten to hold just them."""
+def _keep_answers(
+    path: Path, questions: Sequence[Question], fingerprint: str
+) -> tuple[dict[str, Answer], list[Answer]]:
+    """Answers that stand for these questions, and those to other questions; stale ones leave the file."""
     found = read_answers(path)
     strangers = {answer.model for answer in found} - {fingerprint}
     if strangers:
@@ -98,8 +100,9 @@ def _keep_answers(path: Path, questions: Sequence[Question], fingerprint: str) -
         )
     asked = {question.id: question_hash(question) for question in questions}
     kept = {answer.question_id: answer for answer in found if asked.get(answer.question_id) == answer.asked}
-    write_answers(path, kept.values())
-    return kept
+    others = [answer for answer in found if answer.question_id not in asked]
+    write_answers(path, [*kept.values(), *others])
+    return kept, others
 
 
 @contextmanager

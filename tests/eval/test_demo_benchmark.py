@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_moe.errors import UserError
+from llava_moe.eval.baselines import TWIN_MARK, is_twin
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Question
 from llava_moe.eval.metrics import exact_match
 from llava_moe.eval.tasks import benchmark_summaries, demo, open_benchmark
@@ -36,8 +37,8 @@ def oracle(benchmark: DemoBenchmark):
 
 def test_every_test_pair_is_asked_alone_and_again_beside_another_image(benchmark: DemoBenchmark) -> None:
     questions = benchmark.questions()
-    right = [question for question in questions if "@" not in question.id]
-    twins = {question.id.split("@")[0]: question for question in questions if "@" in question.id}
+    right = [question for question in questions if not is_twin(question.id)]
+    twins = {question.id.split(TWIN_MARK)[0]: question for question in questions if is_twin(question.id)}
     assert len(right) == 3 * 9 * 3 + 1
     assert len({question.id for question in questions}) == len(questions)
     for question in right:

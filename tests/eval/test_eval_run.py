@@ -117,6 +117,20 @@ def test_a_question_that_changed_is_asked_again(tiny_llava, encoder, benchmark, 
     assert path.read_text() == "".join(lines)
 
 
+def test_a_smaller_draw_keeps_the_answers_of_a_larger_one(
+    tiny_llava, encoder, benchmark, demo_folder: Path, folder: Path
+) -> None:
+    run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
+    path = folder / "eval" / "demo.answers.jsonl"
+    before = {answer.question_id for answer in read_answers(path)}
+    smaller = open_demo_benchmark(demo_folder, limit=1, min_compared=0)
+    result = run_benchmark(smaller, tiny_llava, encoder, folder, fingerprint="abc")
+    after = [answer.question_id for answer in read_answers(path)]
+    drawn = [question.id for question in smaller.questions()]
+    assert set(after) == before and after[: len(drawn)] == drawn
+    assert result.row("general").measures["exact_match_all"].num_questions == len(smaller.pairs) - 6
+
+
 def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
     path = tmp_path / "demo.answers.jsonl"
     path.write_text("{}\n")

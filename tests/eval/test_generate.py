@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from llava_moe.adapters import LlavaMole, attach
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.generate import answer_questions, iterate_answers, question_turns
@@ -132,3 +133,20 @@ def test_an_unreadable_image_is_one_line_naming_the_question(tiny_llava, encoder
 def test_a_batch_size_below_one_is_refused(tiny_llava, encoder) -> None:
     with pytest.raises(ValueError, match="batch_size"):
         answer_questions(tiny_llava, encoder, make_questions(1), batch_size=0)
+
+
+def test_answers_of_a_model_with_routed_experts_do_not_depend_on_the_batch(tiny_llava, encoder) -> None:
+    questions = make_questions()
+    plain = answer_questions(tiny_llava, encoder, questions)
+    attached = attach(tiny_llava, LlavaMole(num_experts=3, r=4, lora_alpha=8))
+    try:
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in attached.parameters():
+                parameter.normal_(0, 0.3, generator=generator)
+        alone = answer_questions(tiny_llava, encoder, questions, batch_size=1)
+        assert answer_questions(tiny_llava, encoder, questions, batch_size=8) == alone
+        assert alone != plain
+    finally:
+        attached.detach()
+    assert answer_questions(tiny_llava, encoder, questions) == plain

@@ -50,7 +50,8 @@ CAVEATS = (
     "Questions about one image or about neighbouring slices are not independent, so true intervals are wider than the "
     "ones shown.",
 )
-DEFAULT_LIMIT = 60
+# Both passes over what it draws take about a minute on two cores with the demo's own model.
+DEFAULT_LIMIT = 25
 _DOMAIN_ORDER = {"general": 0, "documents": 1, "medical": 2}
 MIN_COMPARED = 300
 
