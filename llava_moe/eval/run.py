@@ -35,7 +35,7 @@ def run_benchmark(
     """Ask a model every question of a benchmark and write what it answered and scored.
 
     Writes ``eval/<benchmark>.answers.jsonl`` (appended batch by batch, in question order once complete),
-    ``eval/<benchmark>.json`` and its entry in ``eval/results.json``. Answers that stand there already, by the same model
+    ``eval/<benchmark>.json`` and its entry in ``eval/results.json``. Answers that stand there, by the same model
     to the same question, are kept and not asked again; those to questions outside this draw stay in the file, behind.
 
     Args:
