@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava_moe.adapters import Attached, NoAdapter, attach, load_adapter
 from llava_moe.data.batch import Batch
@@ -279,13 +280,11 @@ def load_run(folder: str | Path) -> tuple[LlavaForConditionalGeneration, LlavaPr
 
 
 def processor_of(assembled: Assembled) -> LlavaProcessor:
-    """A Hugging Face processor that writes prompts as training did (pixels: CLIP's own resize and centre crop).
-
-    LLaVA-1.5's padding to a square is not part of CLIP's image processor: pad images first, or use ``encoder``.
-    """
+    """A Hugging Face processor that writes prompts and pixels as training did, padding to a square included."""
     base, encoder = assembled.base, assembled.encoder
     vision = base.model.config.vision_config
-    pixels = CLIPImageProcessorPil(
+    pixels = LlavaImageProcessorPil(
+        do_pad=encoder.transform.mode == "pad",
         size={"shortest_edge": base.image_size},
         crop_size={"height": base.image_size, "width": base.image_size},
         image_mean=list(base.image_mean),

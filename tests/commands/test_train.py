@@ -182,6 +182,7 @@ def test_load_run_gives_back_the_trained_model(tiny_words: list[str], tmp_path: 
     import torch
 
     from llava_moe import load_run
+    from llava_moe.assemble import restore
 
     assert run(["train", *tiny_words, f"out={tmp_path / 'run'}"]) == 0
     model, processor = load_run(tmp_path / "run")
@@ -193,5 +194,8 @@ def test_load_run_gives_back_the_trained_model(tiny_words: list[str], tmp_path: 
         logits = model(**inputs).logits
         assert logits.isfinite().all()
         assert logits.equal(again(**inputs).logits)
+    encoder = restore(tmp_path / "run").encoder
+    pixels = encoder.transform.normalise(torch.from_numpy(encoder.transform(picture))[None])
+    assert (inputs["pixel_values"] - pixels).abs().max() < 1e-6  # a picture that is not square is padded as in training
     tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert tokens.shape[1] > inputs["input_ids"].shape[1]
