@@ -163,7 +163,7 @@ def open_records(source: Source, cache: Path) -> ArrowRecords:
     if source.format in LATER_FORMATS:
         # A mixture of the papers' data composes and shows its sources before their readers are here.
         raise UserError(
-            f"data source {source.name!r}: the reader of format {source.format!r} is not there yet; use llava or records"
+            f"data source {source.name!r}: the reader of format {source.format!r} is not there yet; use llava, records"
         )
     files = _files(source)
     kind = _format(source, files)

@@ -117,10 +117,13 @@ class StepStream:
             prefetch_factor=self.prefetch if self.num_workers else None,
             multiprocessing_context=self.start_method if self.num_workers else None,
         )
-        with _no_tokenizer_threads(self.num_workers):
+        with _while_starting_workers(self.num_workers):
             decoded = iter(loader)
-        for step in decoded:
-            yield self._assemble(epoch, step, plan)
+        try:
+            for step in decoded:
+                yield self._assemble(epoch, step, plan)
+        finally:
+            _end_workers(decoded)
 
     def _assemble(self, epoch: int, decoded: _Decoded, plan: EpochPlan) -> Step:
         batches = tuple(
@@ -211,24 +214,39 @@ def _as_is(item: Any) -> Any:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # A batch system signals every process of a job. The training process decides what to do and then ends its
-    # workers; one that died of the signal would take the run down before the checkpoint is saved.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
-def _no_tokenizer_threads(num_workers: int) -> Iterator[None]:
-    """Start workers with the tokenizer's threads off: its pool does not survive a fork."""
+def _while_starting_workers(num_workers: int) -> Iterator[None]:
+    """What worker processes inherit: the job's signals blocked, and the tokenizer's threads off.
+
+    A batch system signals every process of a job. The training process decides what to do and then ends its workers;
+    one that died of the signal would take the run down before the checkpoint is saved. Blocking loses no signal here:
+    this process gets its own as soon as the workers are started. The tokenizer's thread pool does not survive a fork.
+    """
+    if not num_workers:
+        yield
+        return
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
-    if num_workers:
-        os.environ[name] = "false"
+    os.environ[name] = "false"
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
     try:
         yield
     finally:
-        if num_workers:
-            if before is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = before
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _end_workers(decoded: Any) -> None:
+    """Leave no worker behind: one that waits on a lock which a dead one held would wait for ever."""
+    workers = getattr(decoded, "_workers", ())
+    if workers:
+        decoded._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()

@@ -22,21 +22,22 @@ from llava_moe.data.template import VICUNA_V1_SYSTEM, Template
 
 torch.set_num_threads(1)
 
-_WORDS = (
-    "the a red blue cat dog house tree shows image what colour is in this picture answer yes no two left right slice of "
-    "brain with scan patient table chart value total invoice date question how many . , : ; ? ! 1 2 3 10"
-).split()
+_WORDS = """the a red blue cat dog house tree shows image what colour is in this picture answer yes no two left right
+    slice of brain with scan patient table chart value total invoice date question how many . , : ; ? ! 1 2 3 10"""
 
 
 def _corpus() -> list[str]:
+    """Text that makes Llama's own pieces at the seams: ``USER`` is one piece, `` USER`` is two (``▁US``, ``ER``)."""
     draw = random.Random(0)
-    lines = [" ".join(draw.choice(_WORDS) for _ in range(draw.randint(4, 20))) for _ in range(300)]
-    return lines + [f"{VICUNA_V1_SYSTEM} USER: what is this ASSISTANT: a cat"] * 20
+    words = _WORDS.split()
+    lines = [" ".join(draw.choice(words) for _ in range(draw.randint(4, 20))) for _ in range(300)]
+    lines += [f"{VICUNA_V1_SYSTEM} what is this ASSISTANT: a cat"] * 20
+    return lines + ["US US US xUSER yUSER 1USER xUSER"] * 40
 
 
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a SentencePiece BPE model made as Llama's: byte fallback, dummy prefix, blanks kept, no rewriting."""
+    """A folder with a SentencePiece BPE model made as Llama's: byte fallback, dummy prefix, blanks kept."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(_corpus()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -177,26 +178,48 @@ def test_domains_are_numbered_by_first_appearance(make_stream: Callable[..., Ste
 
 
 def test_a_row_too_small_for_the_longest_sample_is_refused(make_stream: Callable[..., StepStream]) -> None:
-    with pytest.raises(UserError, match="train.tokens_per_micro_batch=30: the longest sample has"):
+    with pytest.raises(UserError, match="micro_batch=30: the longest sample has"):
         make_stream(tokens=30)
 
 
 def test_a_signal_to_the_whole_job_does_not_kill_the_workers(make_stream: Callable[..., StepStream]) -> None:
-    import multiprocessing
-
     stream = make_stream(num_workers=2, prefetch=1, batch=2)
     steps = stream.iterate(0)
     got = [next(steps)]
     for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGTERM)
-        os.kill(worker.pid, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(worker.pid, number)
     got += list(steps)
     assert [step.index for step in got] == list(range(stream.steps_in_epoch(0)))
+    assert not multiprocessing.active_children()
 
 
-def test_tokenizer_threads_are_on_again_once_workers_run(
-    make_stream: Callable[..., StepStream], tokenizer: PreTrainedTokenizerBase, capfd: pytest.CaptureFixture[str]
+def test_starting_workers_leaves_this_process_its_signals(make_stream: Callable[..., StepStream]) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    steps = make_stream(num_workers=1).iterate(0)
+    next(steps)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == before
+    steps.close()
+    assert not multiprocessing.active_children(), "closing the stream ends its workers"
+
+
+def test_a_worker_that_dies_is_an_error_and_not_a_hang(make_stream: Callable[..., StepStream]) -> None:
+    steps = make_stream(num_workers=2, prefetch=1, batch=2).iterate(0)
+    next(steps)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(steps)
+    assert not multiprocessing.active_children()
+
+
+def test_forking_after_the_tokenizers_threads_ran_warns_of_nothing(
+    make_stream: Callable[..., StepStream],
+    tokenizer: PreTrainedTokenizerBase,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     tokenizer(["what", "is", "this"])
     steps = make_stream(num_workers=1).iterate(0)
     next(steps)

@@ -93,7 +93,7 @@ class _Window:
                 return value
 
     def more(self) -> bool:
-        """Read on and let go of what is done with. The longer a record, the longer the stretch: none is parsed often."""
+        """Read on and let go of what is done with. The longer a record, the more is read at once."""
         self.lines_dropped += self.text.count("\n", 0, self.at)
         rest = self.text[self.at :]
         new = self.file.read(max(_CHUNK, len(rest)))

@@ -1,0 +1,109 @@
+"""What is written for a conversation, for a prompt, and by the Jinja of Hugging Face processors."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from llava_moe.data.conversation import BadRecord, Conversation, Turn
+from llava_moe.data.template import VICUNA_V1_SYSTEM, Template, chat_template
+
+Q, A = "user", "assistant"
+
+
+def conversation(*texts: str) -> Conversation:
+    turns = tuple(Turn((Q, A)[number % 2], text) for number, text in enumerate(texts))
+    return Conversation("1", (), turns, "s", "d")
+
+
+def test_v1_is_vicunas_text_to_the_letter() -> None:
+    rendered = Template().render(conversation("what is <image> this ?\n", "a cat", " why ", "so"))
+    assert rendered.text == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. USER: <image>\nwhat is  this ? ASSISTANT: a cat</s>"
+        "USER:  why  ASSISTANT: so</s>"
+    )
+    assert [rendered.text[start:end] for start, end in rendered.spans] == [" a cat</s>", " so</s>"]
+
+
+def test_without_a_system_sentence_the_text_begins_with_user() -> None:
+    assert Template(system="").render(conversation("what", "a cat")).text == "USER: what ASSISTANT: a cat</s>"
+
+
+def test_several_images_of_a_turn_stand_before_it_a_line_each() -> None:
+    text = Template(system="").render(conversation("<image> and <image>\nalike ?", "no")).text
+    assert text == "USER: <image>\n<image>\nand \nalike ? ASSISTANT: no</s>"
+
+
+def test_an_image_alone_is_a_question() -> None:
+    assert Template(system="").render(conversation(" <image>\n", "a cat")).text == "USER: <image> ASSISTANT: a cat</s>"
+
+
+def test_plain_is_image_caption_newline_and_the_question_is_thrown_away() -> None:
+    rendered = Template("plain").render(conversation("describe it\n<image>", "a red cat"))
+    assert rendered.text == "<image>a red cat\n"
+    assert [rendered.text[start:end] for start, end in rendered.spans] == ["a red cat\n"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "reason"),
+    [
+        ("plain", ("<image>", "a cat", "why ?", "so"), "not_plain"),
+        ("plain", ("what ?", "a cat"), "not_plain"),
+        ("v1", ("  ", "a cat"), "empty_question"),
+        ("v1", ("what ?",), "role_order"),
+        ("v1", ("what ?", " "), "empty_answer"),
+    ],
+)
+def test_what_cannot_be_written_is_a_bad_record(kind: str, texts: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(BadRecord) as caught:
+        Template(kind).render(conversation(*texts))
+    assert caught.value.reason == reason
+
+
+def test_a_prompt_is_the_training_text_up_to_the_last_answer() -> None:
+    for texts in (("<image>\nwhat ?", "a cat"), ("what ?", "a cat", "why <image> ?", " so")):
+        whole = conversation(*texts)
+        rendered = Template().render(whole)
+        prompt = Template().prompt(whole.turns[:-1])
+        assert prompt == rendered.text[: rendered.spans[-1][0]] and prompt.endswith(" ASSISTANT:")
+    assert Template("plain").prompt([Turn(Q, "what is it ?\n<image>")]) == "<image>"
+
+
+def test_a_prompt_that_ends_with_an_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="a prompt needs turns"):
+        Template().prompt(conversation("what ?", "a cat").turns)
+
+
+messages = st.text(st.sampled_from("ab {}%'\"\\\n\té🙂")).filter(str.strip)
+questions = st.tuples(messages, st.integers(0, 2)).map(lambda drawn: drawn[0] + "<image>" * drawn[1])
+
+
+@given(
+    st.lists(st.tuples(questions, messages), min_size=1, max_size=3), st.sampled_from([VICUNA_V1_SYSTEM, "", 'a "b"'])
+)
+def test_the_jinja_template_writes_the_same_text(
+    tokenizer: PreTrainedTokenizerBase, rounds: list[tuple[str, str]], system: str
+) -> None:
+    template = Template(system=system)
+    whole = conversation(*(text for pair in rounds for text in pair))
+    chat = [{"role": turn.role, "content": turn.text} for turn in whole.turns]
+
+    def jinja(turns: list[dict[str, str]], **more: bool) -> str:
+        return tokenizer.apply_chat_template(turns, chat_template=chat_template(template), tokenize=False, **more)
+
+    assert jinja(chat) == template.render(whole).text
+    assert jinja(chat[:-1], add_generation_prompt=True) == template.prompt(whole.turns[:-1])
+
+
+@pytest.mark.parametrize("kind", ["v1", "plain"])
+def test_the_jinja_template_takes_contents_in_parts(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    template = Template(kind)
+    parts = [
+        {"role": Q, "content": [{"type": "text", "text": "what ?"}, {"type": "image"}]},
+        {"role": A, "content": [{"type": "text", "text": "a cat"}]},
+    ]
+    written = tokenizer.apply_chat_template(parts, chat_template=chat_template(template), tokenize=False)
+    assert written == template.render(conversation("what ?<image>", "a cat")).text
