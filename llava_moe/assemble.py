@@ -9,11 +9,12 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -30,6 +31,7 @@ from llava_moe.model import (
     build_base,
     choose_attention,
     packing_arguments,
+    vision_config,
 )
 from llava_moe.train.checkpoint import last_checkpoint
 
@@ -54,9 +56,9 @@ class Recipe:
     adapter: Any
     dtype: str
     template: Template
-    image_mode: str
+    image_mode: Literal["pad", "crop"]
     max_length: int
-    over_length: str
+    over_length: Literal["cut", "drop"]
     attn_implementation: str = "auto"
     init_from: str | None = None
     seed: int = 0
@@ -145,7 +147,7 @@ def load_lineage(model: LlavaForConditionalGeneration, checkpoint: Path) -> None
 
 
 def load_base_parts(model: LlavaForConditionalGeneration, checkpoint: Path) -> None:
-    """Read ``projector.safetensors`` and ``model/base.safetensors`` of a checkpoint into the model, strictly by name."""
+    """Read ``projector.safetensors`` and ``model/base.safetensors`` of a checkpoint into the model, strictly."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for path in (checkpoint / "projector.safetensors", checkpoint / "model" / "base.safetensors"):
         if not path.is_file():
@@ -259,7 +261,8 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     if not isinstance(recipe.adapter, NoAdapter):
         attached = load_adapter(bare.model, checkpoint / "adapter")
         bare = replace(bare, attached=attached, has_adapter=True)
-    bare.model.to(device).eval()
+    # transformers' own wrapper of .to() is typed for a model class of its own.
+    nn.Module.to(bare.model, device).eval()
     return bare
 
 
@@ -282,7 +285,6 @@ def load_run(folder: str | Path) -> tuple[LlavaForConditionalGeneration, LlavaPr
 def processor_of(assembled: Assembled) -> LlavaProcessor:
     """A Hugging Face processor that writes prompts and pixels as training did, padding to a square included."""
     base, encoder = assembled.base, assembled.encoder
-    vision = base.model.config.vision_config
     pixels = LlavaImageProcessorPil(
         do_pad=encoder.transform.mode == "pad",
         size={"shortest_edge": base.image_size},
@@ -293,7 +295,7 @@ def processor_of(assembled: Assembled) -> LlavaProcessor:
     return LlavaProcessor(
         image_processor=pixels,
         tokenizer=base.tokenizer,
-        patch_size=vision.patch_size,
+        patch_size=vision_config(base.model).patch_size,
         vision_feature_select_strategy=base.model.config.vision_feature_select_strategy,
         num_additional_image_tokens=1,
         chat_template=chat_template(encoder.template),

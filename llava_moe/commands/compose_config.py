@@ -5,23 +5,29 @@ Unknown keys and groups become one line with the nearest known name.
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 from hydra import compose, main
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llava_moe.cli import config_folder
+from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.errors import UserError
+
+# What a mistake in the words or in a configuration file raises. ValueError is Hydra's for flags that exclude each other.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, list[str]], int]) -> int:
@@ -38,17 +44,18 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     def task(config: DictConfig) -> None:
         # Hydra writes a line of its own for an exception that reaches it.
         try:
-            statuses.append(job(config, list(HydraConfig.get().overrides.task)))
+            statuses.append(job(config, task_words()))
         except (Exception, KeyboardInterrupt) as error:
             failures.append(error)
 
     task.__module__ = "__main__"
     # Hydra then lets exceptions through instead of printing its own page and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    words = flags_first(words)
     arguments, sys.argv = sys.argv, ["llava-moe", *words]
     try:
         main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, name, words)) from error
     finally:
         sys.argv = arguments
@@ -57,12 +64,54 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     return max(statuses, default=0)
 
 
+def task_words() -> list[str]:
+    """The override words of the running job, as they were given."""
+    # Trap: read as a configuration they would be interpolated, and ``\\${`` would lose its backslash.
+    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return [str(word) for word in words]
+
+
+def flags_first(words: Sequence[str]) -> list[str]:
+    """Hydra's flags in front of the overrides: its parser gives up where overrides stand on both sides of a flag.
+
+    Raises:
+        UserError: an unknown flag, or a flag without its value.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"cannot read the command line: {message}")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    kinds = {option: action for action in parser._actions for option in action.option_strings}
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        action = kinds.get(word)
+        takes_value = action is not None and action.nargs is None
+        may_take_value = action is not None and action.nargs == "?" and waiting and waiting[0] in (action.choices or ())
+        if waiting and (takes_value or may_take_value):
+            flags.append(waiting.pop(0))
+    try:
+        parser.parse_args([*flags, *overrides])
+    except argparse.ArgumentError as error:
+        refuse(str(error))
+    return [*flags, *overrides]
+
+
 def compose_again(name: str, words: Sequence[str]) -> DictConfig:
     """Compose another configuration from inside a running job."""
     assert GlobalHydra.instance().is_initialized()
     try:
         return compose(config_name=name, overrides=list(words))
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, name, words)) from error
 
 
@@ -78,33 +127,17 @@ def resolved(config: DictConfig, name: str = "train") -> dict[str, Any]:
             raise UserError(f"{missing[0]} must be given: add {missing[0]}=VALUE")
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {str(error).splitlines()[0]}") from error
+        where = f" in {error.full_key}" if getattr(error, "full_key", None) else ""
+        raise UserError(f"configuration: {str(error).splitlines()[0]}{where}: mend the value there") from error
     assert isinstance(plain, dict)
-    refuse_unknown({str(key): value for key, value in plain.items()}, name)
-    return {str(key): value for key, value in plain.items()}
-
-
-def refuse_unknown(config: dict[str, Any], name: str) -> None:
-    """Refuse keys that the primary configuration does not have: an experiment's file may hold a typing mistake.
-
-    Raises:
-        UserError: the first unknown key, with the nearest known one.
-    """
-    known = yaml.safe_load((config_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
-    groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
-    for section, node in known.items():
-        if isinstance(node, dict) and section not in ("hydra", "defaults"):
-            for key in config[section]:
-                if key not in node:
-                    raise UserError(f"unknown key {section}.{key}{_suggest(key, list(node))}")
-    for key in config:
-        if key not in known and key not in groups:
-            raise UserError(f"unknown key {key}{_suggest(key, [*known, *groups])}")
+    named = {str(key): value for key, value in plain.items()}
+    refuse_unknown(named, name)
+    return named
 
 
 def as_yaml(config: dict[str, Any]) -> str:
     """The YAML text of a resolved configuration."""
-    return OmegaConf.to_yaml(OmegaConf.create(config))
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def explain(error: Exception, name: str, words: Sequence[str]) -> str:
@@ -113,29 +146,31 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
     group = re.search(r"Could not find '([^']+)'", messages)
     if group:
         kind, _, choice = group[1].rpartition("/")
-        return f"{kind}={choice} does not exist{_suggest(choice, choices(kind))}: llava-moe ls {kind} lists them"
+        near = suggest(choice, choices(kind, words))
+        return f"{kind}={choice} does not exist{near}: llava-moe ls {kind} lists them"
     key = re.search(r"Could not override '([^']+)'", messages) or re.search(r"Key '([^']+)' is not in struct", messages)
     if key:
         full = re.search(r"full_key: (\S+)", messages)
         unknown = key[1] if "Could not override" in messages else (full[1] if full else key[1])
-        return f"unknown key {unknown}{_suggest(unknown, _known_keys(name, words))}"
-    no_group = re.search(r"No match in the defaults list|Could not override '([^']+)'\.", messages)
-    first = " ".join(messages.split())[:300]
-    return f"cannot read the command line: {first}" if not no_group else f"unknown key: {first}"
+        return f"unknown key {unknown}{suggest(unknown, _known_keys(name, words))}"
+    first = re.sub(r" See https://\S+.*", "", " ".join(messages.split()))[:300]
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read {error.override}: {first}; write key=value, and text with blanks or commas as key=\"'...'\""
+        )
+    if isinstance(error, yaml.YAMLError):
+        return f"a configuration file is not valid YAML: {first}"
+    return f"cannot read the command line: {first}"
 
 
-def choices(group: str) -> list[str]:
-    """Names that may stand after ``group=``."""
-    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+def choices(group: str, words: Sequence[str] = ()) -> list[str]:
+    """Names that may stand after ``group=``, those of the user's own ``--config-dir`` among them."""
+    folders = [config_folder(), *_own_folders(words)]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
-def _suggest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not near:
-        tail = {key.rpartition(".")[2]: key for key in known}
-        matches = difflib.get_close_matches(word.rpartition(".")[2], list(tail), n=1, cutoff=0.6)
-        near = [tail[match] for match in matches]
-    return f" (did you mean {near[0]}?)" if near else ""
+def _own_folders(words: Sequence[str]) -> list[Path]:
+    return [Path(value) for flag, value in zip(words, words[1:], strict=False) if flag in ("--config-dir", "-cd")]
 
 
 def _known_keys(name: str, words: Sequence[str]) -> list[str]:
@@ -143,19 +178,8 @@ def _known_keys(name: str, words: Sequence[str]) -> list[str]:
     from hydra import initialize_config_dir
 
     groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
-    kept = [word for word in words if word.partition("=")[0] in groups]
+    shipped = [word for word in words if (pair := word.partition("="))[0] in groups and pair[2] in choices(pair[0])]
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        config = compose(config_name=name, overrides=kept)
-    return _dotted(OmegaConf.to_container(config, resolve=False)) + sorted(groups)
-
-
-def _dotted(node: Any, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in node.items():
-        keys.append(f"{prefix}{key}")
-        if isinstance(value, dict):
-            keys += _dotted(value, f"{prefix}{key}.")
-    return keys
-
-
+        config = compose(config_name=name, overrides=shipped)
+    return dotted(OmegaConf.to_container(config, resolve=False)) + sorted(groups)

@@ -43,7 +43,9 @@ def _packages() -> list[Finding]:
     found += [("ok", name, installed(name) or "?", "") for name in ("torch", "transformers", "datasets")]
     torchvision = installed("torchvision")
     if torchvision is not None and not torch.cuda.is_available():
-        found.append(("note", "torchvision", torchvision, "not needed, and beside CPU torch it breaks transformers: pip uninstall torchvision"))
+        found.append(
+            ("note", "torchvision", torchvision, "beside CPU torch it breaks transformers: pip uninstall torchvision")
+        )
     optional = {
         "deepspeed": "several GPUs need it: pip install 'llava-moe[train]'",
         "flash-attn": "faster attention on NVIDIA GPUs: pip install flash-attn --no-build-isolation",
@@ -62,7 +64,7 @@ def _devices() -> list[Finding]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         choice = choose_attention("auto", torch.device("cpu"), torch.float32)
         return [
-            ("note", "GPU", "none: CPU with " + f"{cores} cores", "the demo runs here; 7B needs a GPU with 40 GB or more"),
+            ("note", "GPU", "none: CPU with " + f"{cores} cores", "the demo runs here; 7B needs 40 GB of GPU memory"),
             ("ok", "attention", f"{choice.name} ({choice.reason})", ""),
         ]
     found: list[Finding] = []
@@ -81,12 +83,16 @@ def _disk() -> list[Finding]:
     for what, folder in (("disk for runs", Path.cwd()), ("disk for cache", cache_folder())):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         if not os.access(existing, os.W_OK):
-            remedy = "choose a folder with out=" if what.endswith("runs") else "set LLAVA_MOE_CACHE to a folder of yours"
+            remedy = (
+                "choose a folder with out=" if what.endswith("runs") else "set LLAVA_MOE_CACHE to a folder of yours"
+            )
             found.append(("missing", what, f"{existing} cannot be written", remedy))
             continue
         free = shutil.disk_usage(existing).free
         level = "ok" if free > 2 * GIB else "note"
-        found.append((level, what, f"{free / GIB:.1f} GiB free in {folder}", "" if level == "ok" else "free some space"))
+        found.append(
+            (level, what, f"{free / GIB:.1f} GiB free in {folder}", "" if level == "ok" else "free some space")
+        )
     return found
 
 
@@ -99,5 +105,7 @@ def _embedded() -> list[Finding]:
     }
     for what, path in parts.items():
         there = path.is_file()
-        found.append(("ok", what, str(path.parent), "") if there else ("missing", what, f"no {path}", "reinstall llava-moe"))
+        found.append(
+            ("ok", what, str(path.parent), "") if there else ("missing", what, f"no {path}", "reinstall llava-moe")
+        )
     return found

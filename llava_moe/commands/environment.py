@@ -19,7 +19,17 @@ from llava_moe import __version__
 from llava_moe.commands.settings import mixture_of
 from llava_moe.eval.run import model_fingerprint
 
-PACKAGES = ("torch", "transformers", "safetensors", "datasets", "tokenizers", "deepspeed", "flash-attn", "peft", "pillow")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "datasets",
+    "tokenizers",
+    "deepspeed",
+    "flash-attn",
+    "peft",
+    "pillow",
+)
 
 
 def describe_environment(config: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -58,7 +68,11 @@ def commit() -> str | None:
         return None
     try:
         head = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=root, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -35,7 +35,7 @@ def _eval(config: DictConfig, words: list[str]) -> int:
     if plain["num_threads"] is not None:
         torch.set_num_threads(int(plain["num_threads"]))
     if (plain["run"] is None) == (plain["model"]["path"] is None):
-        raise UserError("eval needs one model: run=FOLDER of a run, or model.path=FOLDER_OR_HUB_ID of a LLaVA checkpoint")
+        raise UserError("eval needs one model: run=FOLDER, or model.path= a LLaVA checkpoint's folder or hub id")
     # Names and data are checked before a model is loaded.
     for name in plain["benchmarks"]:
         open_benchmark(name, plain["limit"], plain["seed"])
@@ -46,7 +46,9 @@ def _eval(config: DictConfig, words: list[str]) -> int:
     else:
         folder = Path(plain["out"] or plain["run"])
         assembled = restore(plain["run"], dtype=plain["dtype"])
-    results = evaluate(assembled, folder, plain["benchmarks"], console, plain["limit"], plain["seed"], plain["batch_size"])
+    results = evaluate(
+        assembled, folder, plain["benchmarks"], console, plain["limit"], plain["seed"], plain["batch_size"]
+    )
     show_results(results, console)
     console.print(f"scores and answers: {folder / 'eval'}", highlight=False)
     if plain["run"] is not None and plain["out"] is None:
@@ -73,7 +75,7 @@ def _checkpoint(path: str, dtype: str | None) -> Assembled:
         over_length="cut",
     )
     assembled = new_model(recipe, device)
-    assembled.model.to(device).eval()
+    torch.nn.Module.to(assembled.model, device).eval()
     return assembled
 
 

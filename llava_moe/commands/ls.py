@@ -55,9 +55,10 @@ def summary_of(path: Path) -> str:
 
 
 def _runs() -> list[Path]:
-    return sorted({path.parent for path in Path("runs").glob("*/config.yaml")} | {
-        path.parent for path in Path("runs").glob("*/*/config.yaml")
-    })
+    return sorted(
+        {path.parent for path in Path("runs").glob("*/config.yaml")}
+        | {path.parent for path in Path("runs").glob("*/*/config.yaml")}
+    )
 
 
 def _state_of(folder: Path) -> str:

@@ -37,7 +37,7 @@ def cache_folder() -> Path:
 def settle(config: dict[str, Any]) -> dict[str, Any]:
     """Apply the two choices that one key makes for another.
 
-    ``adapter=none`` takes the stage's rates for training without one; ``model.path`` names the checkpoint to start from.
+    ``adapter=none`` takes the stage's rates for training without one; ``model.path`` names the checkpoint to start at.
     """
     stage, model = config["stage"], config["model"]
     if config["adapter"]["_target_"] == NO_ADAPTER and stage["without_adapter"] is not None:

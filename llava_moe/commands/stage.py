@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
-from llava_moe.assemble import DTYPES, Assembled, new_model, recipe_of, weights_writer
+from llava_moe.assemble import DTYPES, Assembled, new_model, recipe_of
 from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.settings import cache_folder, mixture_of, optimizer_of
+from llava_moe.commands.stage_run import StageRun
 from llava_moe.data.lengths import SourceIndex, index_source
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.quarantine import Quarantine
@@ -26,11 +26,9 @@ from llava_moe.data.source import Records, open_records
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage
-from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint, write_atomically
-from llava_moe.train.console import TrainingConsole
+from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import FINISHED, FolderLock, claim_configuration
-from llava_moe.train.log import JsonLines, LogSink, StepRecord, TensorBoard, WeightsAndBiases
 from llava_moe.train.loop import LoopSettings, Objective, train
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
@@ -124,7 +122,9 @@ def _train_locked(config: dict[str, Any], folder: Path, title: str, processes: P
     else:
         torch.manual_seed(config["seed"] * 1009 + processes.rank)
     if processes.rank == 0:
-        write_atomically(folder / "environment.json", json.dumps(describe_environment(config, assembled.model), indent=1))
+        write_atomically(
+            folder / "environment.json", json.dumps(describe_environment(config, assembled.model), indent=1)
+        )
     run = StageRun(config, folder, title, engine, assembled, stream, quarantine, schedule, state, console)
     with run:
         state = train(
@@ -166,7 +166,7 @@ def open_data(config: Mapping[str, Any], assembled: Assembled, processes: Proces
     for source, content in zip(mixture.sources, records, strict=True):
         with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
             task = bar.add_task(f"  reading {source.name}", total=len(content))
-            index = index_source(source, content, assembled.encoder, cache, lambda done, _: bar.update(task, completed=done))  # noqa: B023
+            index = index_source(source, content, assembled.encoder, cache, partial(_advance, bar, task))
         indexes.append(index)
         left_out = f", {len(index.bad)} left out" if index.bad else ""
         cut = f", {index.num_cut} cut" if index.num_cut else ""
@@ -178,6 +178,10 @@ def open_data(config: Mapping[str, Any], assembled: Assembled, processes: Proces
     if processes.rank == 0:
         processes.wait()
     return OpenData(mixture, records, tuple(indexes))
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
 
 
 def _engine(
@@ -248,80 +252,3 @@ def _announce(
 
 def _pair(layers: Sequence[int] | None) -> tuple[int, int] | None:
     return None if layers is None else (int(layers[0]), int(layers[1]))
-
-
-class StageRun:
-    """The run's folder and console, as the loop sees them."""
-
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        folder: Path,
-        title: str,
-        engine: Engine,
-        assembled: Assembled,
-        stream: StepStream,
-        quarantine: Quarantine,
-        schedule: Schedule,
-        state: RunState,
-        console: Console,
-    ) -> None:
-        self.folder, self.engine, self.stream, self.quarantine_file = folder, engine, stream, quarantine
-        self.keep_last = config["train"]["keep_last"]
-        self.write_weights = weights_writer(assembled)
-        self.started = time.monotonic()
-        self._stop_asked = False
-        self._handlers: dict[int, Any] = {}
-        self.sinks: list[LogSink] = []
-        if engine.rank == 0:
-            self.sinks = _sinks(config["log"], folder, config["stage"]["name"], state)
-            self.sinks.append(TrainingConsole(console, title, schedule.num_steps, state.step))
-
-    def __enter__(self) -> StageRun:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._handlers[number] = signal.signal(number, self._ask_stop)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        for sink in self.sinks:
-            sink.close()
-
-    def _ask_stop(self, *_: object) -> None:
-        self._stop_asked = True
-
-    @property
-    def stop_asked(self) -> bool:
-        return self._stop_asked
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def log(self, record: StepRecord) -> None:
-        for sink in self.sinks:
-            sink.write(record)
-
-    def quarantine(self, bad: Sequence[Any]) -> None:
-        if self.engine.rank == 0 and bad:
-            self.quarantine_file.add(bad)
-
-    def save(self, state: RunState) -> None:
-        save_checkpoint(self.folder, self.engine, state, self.write_weights, self.keep_last)
-
-    def name_samples(self, keys: Sequence[str], epoch: int, index: int) -> list[str]:
-        plan = self.stream.mixture.plan(self.stream.indexes, epoch)
-        first = index * self.stream.global_batch_size
-        step = slice(first, first + self.stream.global_batch_size)
-        places = zip(plan.source[step].tolist(), plan.row[step].tolist(), strict=True)
-        return [f"{self.stream.mixture.sources[s].name}/{self.stream.records[s][row].id}" for s, row in places]
-
-
-def _sinks(log: Mapping[str, Any], folder: Path, stage: str, state: RunState) -> list[LogSink]:
-    sinks: list[LogSink] = [JsonLines(folder / "log.jsonl", stage, state.step)]
-    if log["tensorboard"]:
-        sinks.append(TensorBoard(folder / "tensorboard"))
-    if log["wandb"] not in ("off", False):
-        sinks.append(WeightsAndBiases(folder, folder.name, str(log["wandb"]), log["project"]))
-    return sinks

@@ -111,4 +111,3 @@ def _finish(
     console.print(f"report: {report}\n\nNext:", highlight=False)
     for command in next_commands(root, has_scores=results is not None):
         console.print(f"  {command}", highlight=False, markup=False)
-

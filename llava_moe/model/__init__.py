@@ -9,6 +9,7 @@ from llava_moe.model.build import (
     FromShape,
     build_base,
     describe_base,
+    vision_config,
 )
 from llava_moe.model.stages import ParameterGroup, TrainableParts, prepare_stage
 
@@ -26,4 +27,5 @@ __all__ = [
     "describe_base",
     "packing_arguments",
     "prepare_stage",
+    "vision_config",
 ]

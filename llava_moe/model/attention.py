@@ -4,7 +4,7 @@ A packed row holds several examples one after another. Hugging Face's SDPA path 
 ``[T, T]`` mask and so pays for every pair in the row; ``packed_sdpa`` gets the examples' lengths as FlashAttention
 does (``cu_seq_lens_q``) and runs causal SDPA per example.
 
-Shape suffixes: B rows, H heads, T tokens of the row, D head size, S examples of the row, L tokens of the longest example.
+Shape suffixes: H heads, T tokens of the row, D head size, S examples of the row, L tokens of the longest example.
 """
 
 from __future__ import annotations

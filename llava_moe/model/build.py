@@ -87,8 +87,8 @@ class BaseModel:
     image_size: int
     num_image_tokens: int
     image_token_id: int
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
 
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -126,9 +126,11 @@ def build_base(architecture: Architecture, dtype: torch.dtype, seed: int = 0) ->
 
 def describe_base(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> BaseModel:
     """Read from a model what the data path must know."""
+    text, vision = model.config.text_config, vision_config(model)
+    assert isinstance(text, LlamaConfig)
     # Trap: the text tower reads its own use_cache; left on, packed rows leak into each other (masking_utils.py).
-    model.config.text_config.use_cache = False
-    vision = model.config.vision_config
+    text.use_cache = False
+    assert isinstance(vision.image_size, int) and isinstance(vision.patch_size, int)
     num_patches = (vision.image_size // vision.patch_size) ** 2
     extra = 0 if model.config.vision_feature_select_strategy == "default" else 1
     return BaseModel(
@@ -140,6 +142,13 @@ def describe_base(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTok
         image_mean=CLIP_MEAN,
         image_std=CLIP_STD,
     )
+
+
+def vision_config(model: LlavaForConditionalGeneration) -> CLIPVisionConfig:
+    """The tower's configuration."""
+    config = model.config.vision_config
+    assert isinstance(config, CLIPVisionConfig)
+    return config
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -157,10 +166,13 @@ def llava_config(
     vision: CLIPVisionConfig, text: LlamaConfig, tokenizer: PreTrainedTokenizerBase, layer: int
 ) -> LlavaConfig:
     """LLaVA-1.5's configuration over two given towers."""
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    assert isinstance(image_token_id, int)
+    assert isinstance(vision.image_size, int) and isinstance(vision.patch_size, int)
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_token_index=image_token_id,
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         projector_hidden_act="gelu",
         vision_feature_select_strategy="default",
@@ -204,14 +216,17 @@ def _from_parts(parts: FromParts, dtype: torch.dtype) -> tuple[LlavaForCondition
 def _fresh_projector(
     model: LlavaForConditionalGeneration, language: LlamaForCausalLM, output_std: float | None
 ) -> nn.Module:
-    projector = model.model.multi_modal_projector.to_empty(device="cpu").float()
-    for layer in (projector.linear_1, projector.linear_2):
-        layer.reset_parameters()
+    projector = nn.Module.to_empty(model.model.multi_modal_projector, device="cpu").float()
+    for layer in projector.children():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
     if output_std is not None:
         width = language.get_input_embeddings().weight.detach().float().std() * output_std
         # A GELU of unit-variance inputs has a root mean square near 0.65; nn.Linear's start keeps inputs near 0.58.
-        nn.init.normal_(projector.linear_2.weight, std=float(width) / (0.4 * projector.linear_2.in_features**0.5))
-        nn.init.zeros_(projector.linear_2.bias)
+        second = projector.linear_2
+        assert isinstance(second, nn.Linear)
+        nn.init.normal_(second.weight, std=float(width) / (0.4 * second.in_features**0.5))
+        nn.init.zeros_(second.bias)
     return projector
 
 
@@ -234,8 +249,9 @@ def _from_shape(shape: FromShape, dtype: torch.dtype) -> tuple[LlavaForCondition
     config = llava_config(CLIPVisionConfig(**shape.vision), text_config, tokenizer, shape.vision_feature_layer)
     torch.manual_seed(shape.seed)
     model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
-    for layer in (model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2):
-        layer.reset_parameters()
+    for layer in model.model.multi_modal_projector.children():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
     return model, tokenizer
 
 

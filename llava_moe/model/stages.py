@@ -3,7 +3,7 @@
 | stage | trains | source |
 |---|---|---|
 | LLaVA-1.5 pretrain | projector at 1e-3 | haotian-liu/LLaVA scripts/v1_5/pretrain.sh |
-| ShareGPT4V pretrain | CLIP layers 12-22, projector and language model at 2e-5 | ShareGPT4V scripts, ``tune_vit_from_layer 12`` |
+| ShareGPT4V pretrain | CLIP layers 12-22, projector, language model at 2e-5 | ShareGPT4V scripts/sharegpt4v |
 | LLaVA-1.5 instruct, LoRA | adapter at 2e-4, projector at 2e-5 | scripts/v1_5/finetune_lora.sh |
 | LLaVA-1.5 instruct, full | projector and language model at 2e-5 | scripts/v1_5/finetune.sh |
 """
@@ -18,6 +18,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
+from llava_moe.model.build import vision_config
 
 PARTS = ("adapter", "projector", "language_model", "vision_tower")
 
@@ -94,14 +95,13 @@ def _of_part(
         return {name: p for name, p in named.items() if "language_model" in name or name.startswith("lm_head")}
     assert vision_layers is not None
     first, last = vision_layers
-    num_layers = model.config.vision_config.num_hidden_layers
-    last_read = num_layers + model.config.vision_feature_layer
+    feature_layer = model.config.vision_feature_layer
+    assert isinstance(feature_layer, int)
+    last_read = vision_config(model).num_hidden_layers + feature_layer
     if not 0 <= first <= last <= last_read:
         raise UserError(
             f"stage.vision_layers={list(vision_layers)}: the tower's layers that are read are 0 to {last_read} "
-            f"(the feature layer is {model.config.vision_feature_layer})"
+            f"(the feature layer is {feature_layer})"
         )
     layer_of = re.compile(r"vision_tower\..*encoder\.layers\.(\d+)\.")
-    return {
-        name: p for name, p in named.items() if (found := layer_of.search(name)) and first <= int(found[1]) <= last
-    }
+    return {name: p for name, p in named.items() if (found := layer_of.search(name)) and first <= int(found[1]) <= last}

@@ -1,7 +1,7 @@
 """Atomic checkpoints: written beside, completed by a marker, renamed into place, found through ``last``.
 
 ``checkpoints/step-000500/`` holds what the caller's ``write_weights`` puts there (``adapter/``,
-``projector.safetensors``, ``model/``), ``state.json``, ``engine/`` (optimizer, masters, random numbers) and ``COMPLETE``.
+``projector.safetensors``, ``model/``), ``state.json``, ``engine/`` (optimizer, masters, random numbers), ``COMPLETE``.
 """
 
 from __future__ import annotations

@@ -137,7 +137,9 @@ class LocalEngine:
             tensors[f"master/{name}"] = master.detach()
             for key, value in self.optimizer.state.get(master, {}).items():
                 tensors[f"{key}/{name}"] = torch.as_tensor(value)
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "optimizer.safetensors")
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "optimizer.safetensors"
+        )
 
     def load(self, folder: Path) -> None:
         tensors = load_file(folder / "optimizer.safetensors")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -170,7 +170,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """Scalars for Weights & Biases (``log.wandb=online|offline``)."""
 
-    def __init__(self, folder: Path, name: str, mode: str, project: str) -> None:
+    def __init__(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str) -> None:
         import wandb
 
         self.run = wandb.init(dir=str(folder), name=name, mode=mode, project=project, resume="allow")

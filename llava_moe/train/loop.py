@@ -31,9 +31,12 @@ from llava_moe.train.state import RunState
 class ExpertTotals(Protocol):
     """Routing of one row: chosen experts ``[L, D, K]`` and summed router entropy ``[L, D]`` by layer and domain."""
 
-    tokens: torch.Tensor
-    entropy: torch.Tensor
-    layer_names: Sequence[str]
+    @property
+    def tokens(self) -> torch.Tensor: ...
+    @property
+    def entropy(self) -> torch.Tensor: ...
+    @property
+    def layer_names(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -189,9 +192,7 @@ def _take_step(
         if engine.can_skip:
             engine.skip()
     tokens, entropy = experts.from_flat(flat[total.flat().numel() : -1])
-    return StepOutcome(
-        total, tokens, entropy, experts.layer_names, value, grad_norm, bool(flat[-1] > 0), is_finite
-    )
+    return StepOutcome(total, tokens, entropy, experts.layer_names, value, grad_norm, bool(flat[-1] > 0), is_finite)
 
 
 def _forward_row(

@@ -1,4 +1,4 @@
-"""Learning-rate schedule: linear warm-up, then half a cosine to zero (transformers ``get_cosine_schedule_with_warmup``)."""
+"""Learning-rate schedule: linear warm-up, then half a cosine to zero (``get_cosine_schedule_with_warmup``)."""
 
 from __future__ import annotations
 

@@ -59,7 +59,11 @@ def assert_equal_runs(one: Path, two: Path) -> None:
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
         assert a["load_balance_loss"] == pytest.approx(b["load_balance_loss"], abs=1e-5)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
-        assert (a["tokens"], a["supervised_tokens"], a["samples"]) == (b["tokens"], b["supervised_tokens"], b["samples"])
+        assert (a["tokens"], a["supervised_tokens"], a["samples"]) == (
+            b["tokens"],
+            b["supervised_tokens"],
+            b["samples"],
+        )
         for name, ledger in a["domains"].items():
             assert ledger["loss"] == pytest.approx(b["domains"][name]["loss"], abs=1e-5)
     step = f"checkpoints/step-{NUM_STEPS:06d}"
@@ -90,9 +94,7 @@ def one_process(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "run"
 
 
-@pytest.mark.parametrize(
-    ("launcher", "stage"), [("torchrun", 0), ("torchrun", 2), ("torchrun", 3), ("deepspeed", 2)]
-)
+@pytest.mark.parametrize(("launcher", "stage"), [("torchrun", 0), ("torchrun", 2), ("torchrun", 3), ("deepspeed", 2)])
 def test_two_ranks_equal_one_process(
     launcher: str, stage: int, words: list[str], one_process: Path, tmp_path: Path
 ) -> None:

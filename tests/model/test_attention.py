@@ -71,7 +71,9 @@ def test_the_lengths_reach_the_attention_of_every_layer(monkeypatch: pytest.Monk
     model = tiny_llama(PACKED_SDPA)
     seen = []
     original = F.scaled_dot_product_attention
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, *a, **k: seen.append(q.shape) or original(q, *a, **k))
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, *a, **k: seen.append(q.shape) or original(q, *a, **k)
+    )
     lengths = (6, 5, 4)
     model(
         input_ids=torch.zeros(1, 15, dtype=torch.long),

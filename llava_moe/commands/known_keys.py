@@ -1,0 +1,79 @@
+"""Which keys a configuration has: a file of the user's own may hold a typing mistake, or lack a key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from llava_moe.cli import config_folder
+from llava_moe.errors import UserError
+
+# A file of each group whose keys all the group's files have. What lies deeper is checked where it is used.
+PATTERNS = {"data": "data/mine", "model": "model/tiny", "stage": "stage/instruct", "parallel": "parallel/auto"}
+# Groups whose files write into the whole configuration and leave no key of their own name.
+GLOBAL_GROUPS = ("exp", "scale")
+
+
+def refuse_unknown(config: Mapping[str, Any], name: str) -> None:
+    """Refuse keys that the primary configuration ``name`` does not have, and keys that are gone.
+
+    Raises:
+        UserError: the first unknown key, with the nearest known one, or the first missing key.
+    """
+    known = _read(name)
+    sections = {key: node for key, node in known.items() if key not in ("defaults", "hydra")}
+    if name == "train":
+        sections |= {group: _read(pattern).get(group) or _read(pattern) for group, pattern in PATTERNS.items()}
+        sections["adapter"] = None
+    for group in GLOBAL_GROUPS:
+        if group in config:
+            raise UserError(f"the file of {group}= must begin with the line '# @package _global_': add it")
+    _compare(config, sections, "")
+    for section, node in sections.items():
+        if isinstance(node, Mapping):
+            if not isinstance(config[section], Mapping):
+                raise UserError(f"{section}={config[section]}: it holds settings, such as {section}.{next(iter(node))}")
+            _compare(config[section], node, f"{section}.")
+
+
+def _compare(found: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
+    for key in found:
+        if key not in known:
+            raise UserError(f"unknown key {prefix}{key}{suggest(str(key), list(known))}")
+    for key, value in known.items():
+        if key not in found:
+            example = "" if isinstance(value, Mapping) else f", such as {_as_word(value)}"
+            raise UserError(f"{prefix}{key} is not set: a file or a ~ left it out; give it a value{example}")
+
+
+def _as_word(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read(name: str) -> dict[str, Any]:
+    content = yaml.safe_load((config_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """``" (did you mean X?)"`` with the nearest known name, or nothing."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not near:
+        tail = {key.rpartition(".")[2]: key for key in known}
+        matches = difflib.get_close_matches(word.rpartition(".")[2], list(tail), n=1, cutoff=0.6)
+        near = [tail[match] for match in matches]
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def dotted(node: Any, prefix: str = "") -> list[str]:
+    """All keys of nested mappings, sections included, as dotted names."""
+    keys: list[str] = []
+    for key, value in node.items():
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            keys += dotted(value, f"{prefix}{key}.")
+    return keys
