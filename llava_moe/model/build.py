@@ -221,7 +221,9 @@ def _fresh_projector(
         if isinstance(layer, nn.Linear):
             layer.reset_parameters()
     if output_std is not None:
-        width = language.get_input_embeddings().weight.detach().float().std() * output_std
+        embeddings = language.get_input_embeddings()
+        assert isinstance(embeddings, nn.Embedding)
+        width = embeddings.weight.detach().float().std() * output_std
         # A GELU of unit-variance inputs has a root mean square near 0.65; nn.Linear's start keeps inputs near 0.58.
         second = projector.linear_2
         assert isinstance(second, nn.Linear)
