@@ -6,8 +6,10 @@ of ``FREE_TEXT`` are quoted for it here.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,8 +18,10 @@ from pathlib import Path
 from typing import NoReturn
 
 FREE_TEXT = ("run", "out", "prompt", "image", "path", "images", "model.path", "init_from")
-# Below these, a plus adds a key of the user's own; elsewhere an unknown key is a mistake, with a plus or without.
+# Below these, a key may be one that the file at hand does not have; elsewhere that is a mistake, plus or no plus.
 OPEN_ENDED = ("data.sources.", "parallel.extra.", "hydra.")
+# No space, over quota, over the largest size of a file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,13 @@ def run(arguments: list[str]) -> int:
         return _say(f"llava-moe {__version__}")
     if name not in COMMANDS:
         return _complain(f"{name} is not a command{_nearest(name, COMMANDS)}: the commands are {', '.join(COMMANDS)}")
+    if garbled := [word for word in rest if not _is_unicode(word)]:
+        return _complain(f"{garbled[0]!a} is not UTF-8 text: rename the file, or name it by a link")
     if any(word in ("-h", "--help") for word in rest):
         return _say(f"{COMMANDS[name].summary}\n\n{COMMANDS[name].usage}")
+    # Trap: OpenMP's threads spin while they wait. Beside other busy processes a step of the demo then takes ten times
+    # as long (measured: 23 s against 2.5 s); libgomp reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         module = importlib.import_module(f"llava_moe.commands.{name}")
         return int(module.main([prepare_override(word) for word in rest]) or 0)
@@ -92,7 +101,10 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            where = f" ({error.filename})" if error.filename else ""
+            return _complain(f"the disk is full{where}: free space and run the same command again; what was saved stands")
         traceback.print_exc()
         return 1
 
@@ -105,28 +117,23 @@ def prepare_override(word: str) -> str:
     bare = key.lstrip("+")
     if not bare.startswith(OPEN_ENDED):
         key = bare
+    elif key == bare and not bare.startswith("hydra."):
+        key = f"++{bare}"
     if bare in FREE_TEXT and value not in ("null", ""):
         return f"{key}={quote(value)}"
     return f"{key}={value}"
 
 
 def quote(text: str) -> str:
-    """Quote text so that Hydra's grammar and OmegaConf's interpolation both give it back unchanged."""
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
-        text = text[1:-1]  # a value that was quoted for Hydra already
-    protected = text.replace("${", r"\${")
-    # Hydra unescapes a backslash only in front of a quote or at the end of the string.
-    escaped = []
-    for index, character in enumerate(protected):
-        if character == "'":
-            run_length = 0
-            while index - run_length - 1 >= 0 and protected[index - run_length - 1] == "\\":
-                run_length += 1
-            escaped.append("\\" * run_length + "\\'")
-        else:
-            escaped.append(character)
-    trailing = len(protected) - len(protected.rstrip("\\"))
-    return "'" + "".join(escaped) + "\\" * trailing + "'"
+    """Quote text so that Hydra's grammar and OmegaConf's interpolation both give it back unchanged.
+
+    Both take a backslash for itself, except where a run of them stands before a quote (Hydra), at the text's end
+    (Hydra) or before ``${`` (OmegaConf): there each is doubled, and one more keeps what follows from its meaning.
+    """
+    protected = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    protected = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", protected)
+    num_trailing = len(protected) - len(protected.rstrip("\\"))
+    return "'" + protected + "\\" * num_trailing + "'"
 
 
 def config_folder() -> Path:
@@ -152,11 +159,19 @@ def _nearest(word: str, known: Sequence[str] | dict[str, Command]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def _is_unicode(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # a file name in another encoding, smuggled in by Python as lone surrogates
+        return False
+    return True
+
+
 def _say(text: str) -> int:
     sys.stdout.write(text + "\n")
     return 0
 
 
 def _complain(text: str) -> int:
-    sys.stderr.write("llava-moe: " + " ".join(text.split("\n")) + "\n")
+    sys.stderr.write("llava-moe: " + " ".join(text.splitlines()) + "\n")
     return 2
