@@ -83,7 +83,7 @@ def export_language_model(work: Path, stage: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--language-model", default="images", choices=("text", "mixed", "images"))
+    parser.add_argument("--language-model", default="images", choices=("text", "mixed", "early", "images"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,9 +1,10 @@
 """The last stage of the language model: text that follows a picture, so that the base can attend to a visual prefix.
 
-`python -m data_recipes.demo_base.image_prefix --work FOLDER` trains the whole language model on training-split
-captions and conversations that are led by 64 vectors: the frozen tower's patch features through a projector. The
-projector is drawn anew at RESETS, so that the model does not lean on one, and is thrown away at the end. One row in
-five is plain text, so that the model keeps its language. Writes `FOLDER/language_model_images` (fp32).
+`python -m data_recipes.demo_base.image_prefix --work FOLDER --part early` trains the whole language model on
+training-split captions and conversations that are led by 64 vectors: patch features of the frozen, half-trained tower
+through a projector. `--part images` goes on with the finished tower. The projector is drawn anew at the start of a part
+and at its resets, so that the model does not lean on one, and is thrown away. Each step also has a row of plain text,
+so that the model keeps its language. Writes `FOLDER/language_model_early` and `FOLDER/language_model_images` (fp32).
 
 Shape suffixes: B rows, T tokens, P patches, V tower width, D model width.
 """
@@ -37,12 +38,34 @@ from data_recipes.demo_base.language_model import (
 from data_recipes.demo_base.text import conversation, hold_out, read_documents
 from data_recipes.demo_base.vision_tower import augment, normalise
 
-STAGE = Stage(steps=3000, peak=1e-3, final=5e-5, conversation_share=1.0, start="mixed", seed=4)
 IMAGE_ROWS = 12
-TEXT_ROWS = 2
+TEXT_ROWS = 1
 CAPTION_SHARE = 0.25
-RESETS = (1000, 2000)
 NUM_VARIANTS = 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stage of the language model, the tower whose features it reads, and the steps before which the projector is
+    drawn anew."""
+
+    stage: Stage
+    tower: str
+    resets: tuple[int, ...]
+
+
+PARTS = {
+    "early": Part(
+        Stage(steps=1000, peak=1e-3, final=7e-4, conversation_share=1.0, start="mixed", seed=4),
+        tower="vision_tower_early",
+        resets=(0,),
+    ),
+    "images": Part(
+        Stage(steps=1400, peak=7e-4, final=3e-5, conversation_share=1.0, start="early", seed=5),
+        tower="vision_tower",
+        resets=(0, 700),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -133,28 +156,31 @@ def batch_loss(
     return functional.cross_entropy(logits, target), logits.argmax(-1) == target, supervised.nonzero()[:, 0]
 
 
-def train_with_images(work: Path) -> None:
-    """The whole stage; saves every 250 steps and at the end."""
-    torch.manual_seed(STAGE.seed)
-    rng = random.Random(STAGE.seed)
+def train_with_images(name: str, work: Path) -> None:
+    """One part, whole; saves every 250 steps and at the end."""
+    part = PARTS[name]
+    stage = part.stage
+    torch.manual_seed(stage.seed)
+    rng = random.Random(stage.seed)
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
-    model = LlamaForCausalLM.from_pretrained(work / f"language_model_{STAGE.start}", dtype=torch.float32)
+    model = LlamaForCausalLM.from_pretrained(work / f"language_model_{stage.start}", dtype=torch.float32)
     documents, _ = hold_out(read_documents(work))
     rng.shuffle(documents)
-    text = text_rows(token_stream(documents, tokenizer), STAGE.seed)
+    text = text_rows(token_stream(documents, tokenizer), stage.seed)
     tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)])
     items = read_items("train")
-    tower = CLIPVisionModel.from_pretrained(work / "vision_tower", dtype=torch.float32).eval()
+    tower = CLIPVisionModel.from_pretrained(work / part.tower, dtype=torch.float32).eval()
     features = tower_features(tower, items, NUM_VARIANTS)
+    features /= features.float().std().item()
     optimizer = optimizer_for(model)
     embedding_std = model.get_input_embeddings().weight.std().item()
     began, recent = time.monotonic(), []
-    for step in range(STAGE.steps):
-        if step == 0 or step in RESETS:
+    for step in range(stage.steps):
+        if step in part.resets:
             projector = Projector(features.shape[-1], model.config.hidden_size, embedding_std)
             projector_optimizer = torch.optim.AdamW(projector.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(STAGE, step)
+            group["lr"] = learning_rate(stage, step)
         rows = [image_row(items, tokenizer, rng) for _ in range(IMAGE_ROWS)]
         chosen = features[[row.item for row in rows], [rng.randrange(NUM_VARIANTS) for _ in rows]]
         plain = torch.from_numpy(np.stack([next(text) for _ in range(TEXT_ROWS)]))
@@ -171,9 +197,9 @@ def train_with_images(work: Path) -> None:
             shown = np.mean(recent[-50:], axis=0)
             print(f"{step + 1} image {shown[0]:.3f} text {shown[1]:.3f} {time.monotonic() - began:.0f} s", flush=True)
         if (step + 1) % 250 == 0:
-            model.save_pretrained(work / "language_model_images")
-    model.save_pretrained(work / "language_model_images")
-    figures = {"stage": "images", "steps": STAGE.steps, "seconds": round(time.monotonic() - began)}
+            model.save_pretrained(work / f"language_model_{name}")
+    model.save_pretrained(work / f"language_model_{name}")
+    figures = {"stage": name, "steps": stage.steps, "seconds": round(time.monotonic() - began)}
     figures["perplexity"] = held_out_perplexities(model, AutoTokenizer.from_pretrained(work / "tokenizer"), work)
     with (work / "figures.jsonl").open("a") as file:
         file.write(json.dumps(figures) + "\n")
@@ -183,10 +209,11 @@ def train_with_images(work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--part", choices=list(PARTS), required=True)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train_with_images(arguments.work)
+    train_with_images(arguments.part, arguments.work)
 
 
 if __name__ == "__main__":

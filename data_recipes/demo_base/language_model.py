@@ -55,7 +55,7 @@ class Stage:
 
 STAGES = {
     "text": Stage(steps=1500, peak=2e-3, final=1e-3, conversation_share=0.0, start=None, seed=1),
-    "mixed": Stage(steps=1200, peak=1e-3, final=2e-4, conversation_share=1 / 3, start="text", seed=2),
+    "mixed": Stage(steps=400, peak=1e-3, final=2e-4, conversation_share=1 / 3, start="text", seed=2),
 }
 
 

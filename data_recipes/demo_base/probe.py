@@ -19,7 +19,8 @@ from transformers import CLIPVisionModel
 
 from data_recipes.demo_base.export import BASE_FOLDER
 from data_recipes.demo_base.image_prefix import tower_features
-from data_recipes.demo_base.items import Item, read_items
+from data_recipes.demo_base.items import Item
+from data_recipes.demo_base.teacher import taught_items
 from data_recipes.demo_base.vision_tower import CONFIG, initialise
 
 LEAST_TRAIN = 30
@@ -53,9 +54,11 @@ def ridge_predictions(train: torch.Tensor, labels: torch.Tensor, val: torch.Tens
     return (val @ (train.T @ torch.linalg.solve(kernel, one_hot - prior)) + prior).argmax(1)
 
 
-def probe(features: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[tuple[str, str], collections.Counter[str]]:
+def probe(
+    items: tuple[list[Item], list[Item]], features: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> dict[tuple[str, str], collections.Counter[str]]:
     """Right answers on val by (domain, kind) for each feature set (train, val), with `n` and `majority`."""
-    train, val = asked(read_items("train")), asked(read_items("val"))
+    train, val = asked(items[0]), asked(items[1])
     result: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for key in sorted(train.keys() & val.keys()):
         if len(train[key]) < LEAST_TRAIN or len(val[key]) < LEAST_VAL:
@@ -78,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    items = read_items("train"), read_items("val")
+    items = taught_items(arguments.work, "train"), taught_items(arguments.work, "val")
     random_tower = CLIPVisionModel(CONFIG).eval()
     initialise(random_tower)
     towers = {
@@ -88,7 +91,7 @@ def main() -> None:
     features = {name: tuple(pooled_features(tower, part) for part in items) for name, tower in towers.items()}
     teacher = (torch.from_numpy(np.load(arguments.work / f"teacher_{split}.npy")).float() for split in ("train", "val"))
     features["teacher"] = tuple(teacher)
-    table = probe(features)
+    table = probe(items, features)
     print("| domain | kind | n | majority | tower | untrained | teacher |\n|---|---|---|---|---|---|---|")
     for domain in ("general", "documents", "medical"):
         rows = [(kind, counts) for (where, kind), counts in sorted(table.items()) if where == domain]

