@@ -10,15 +10,18 @@ from pathlib import Path
 from data_recipes.demo_images.balance import balance
 from data_recipes.demo_images.bar_charts import draw_bar_charts
 from data_recipes.demo_images.brain_volumes import read_brain_volumes
+from data_recipes.demo_images.card import write_card
 from data_recipes.demo_images.chart_numbers import read_numbers
 from data_recipes.demo_images.clothing import read_clothing
 from data_recipes.demo_images.computed_tomography import read_contrast_brain_slices, read_lung_slices
 from data_recipes.demo_images.data_tables import draw_tables
 from data_recipes.demo_images.dicom_files import read_dicom_files, read_proton_density_series
-from data_recipes.demo_images.duplicates import drop_duplicates
+from data_recipes.demo_images.duplicates import NEAR, drop_duplicates
 from data_recipes.demo_images.emoji import read_emoji
+from data_recipes.demo_images.emoji_groups import read_emoji_groups
 from data_recipes.demo_images.flags import read_flags
 from data_recipes.demo_images.item import Item
+from data_recipes.demo_images.licences import write_licences, write_sources
 from data_recipes.demo_images.line_charts import draw_line_charts
 from data_recipes.demo_images.manual_pages import read_manual_pages
 from data_recipes.demo_images.microscopy import read_brown_stain, read_nuclei, read_retina, read_stained_slide
@@ -29,10 +32,21 @@ from data_recipes.demo_images.scatter_plots import draw_scatter_plots
 from data_recipes.demo_images.write import encode_image, write_parquet
 
 READERS = (
-    read_emoji, read_clothing, read_flags, read_photographs,
+    read_emoji,
+    read_emoji_groups,
+    read_clothing,
+    read_flags,
+    read_photographs,
     read_manual_pages,
-    read_brain_volumes, read_lung_slices, read_contrast_brain_slices, read_dicom_files, read_proton_density_series,
-    read_stained_slide, read_brown_stain, read_nuclei, read_retina,
+    read_brain_volumes,
+    read_lung_slices,
+    read_contrast_brain_slices,
+    read_dicom_files,
+    read_proton_density_series,
+    read_stained_slide,
+    read_brown_stain,
+    read_nuclei,
+    read_retina,
 )
 DRAWERS = (draw_bar_charts, draw_line_charts, draw_pie_charts, draw_scatter_plots, draw_tables)
 
@@ -55,17 +69,24 @@ def _counted(name: str, items: Iterator[Item]) -> Iterator[Item]:
 def main() -> None:
     """Fetch, read, draw, balance and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for packages (about 0.3 GB packed, 1.5 GB unpacked)")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for packages (about 0.3 GB packed, 1.5 GB unpacked)"
+    )
     parser.add_argument("--out", type=Path, default=Path("llava_moe/demo/images"))
     arguments = parser.parse_args()
     logging.getLogger("pydicom").setLevel(logging.ERROR)
-    items = list(all_items(fetch_packages(arguments.work)))
+    shelf = fetch_packages(arguments.work)
+    items = list(all_items(shelf))
     encoded = [encode_image(item) for item in items]
     kept, identical, near = drop_duplicates(items, encoded)
     print(f"dropped {identical} identical pictures and {near} near-duplicates across splits")
     content = {items[index].id: encoded[index] for index in kept}
     balanced = balance([items[index] for index in kept])
     write_parquet(balanced, [content[item.id] for item in balanced], arguments.out)
+    write_licences(shelf, arguments.out / "LICENSES")
+    write_sources(balanced, arguments.out / "SOURCES.json")
+    num_bytes = sum(path.stat().st_size for path in arguments.out.glob("*.parquet"))
+    write_card(balanced, num_bytes, (identical, near), NEAR, arguments.out / "README.md")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from data_recipes.demo_images.chart_numbers import MEASURES, Numbers
 from data_recipes.demo_images.item import DOCUMENTS, Item, Pair, yes_no
 from data_recipes.demo_images.splits import generator
 
-COUNTS = {"train": 620, "val": 60, "test": 130}
+COUNTS = {"train": 900, "val": 60, "test": 130}
 
 
 def draw_bar_charts(numbers: Numbers) -> Iterator[Item]:
@@ -22,8 +22,13 @@ def draw_bar_charts(numbers: Numbers) -> Iterator[Item]:
             yield _item(numbers, split, index)
 
 
-def _choose(numbers: Numbers, split: str, index: int, rng: np.random.Generator) -> tuple[str, int, list[str], np.ndarray]:
-    """Countries and values whose largest, smallest, first and last are clearly apart; the place of the largest is dealt evenly."""
+def _choose(
+    numbers: Numbers, split: str, index: int, rng: np.random.Generator
+) -> tuple[str, int, list[str], np.ndarray]:
+    """Countries and values whose largest, smallest, first and last are clearly apart.
+
+    The place of the largest is dealt evenly.
+    """
     measure = list(MEASURES)[index // 2 % 3]
     count = 3 + index // 6 % 4
     countries = numbers.countries(split)
@@ -63,7 +68,7 @@ def _item(numbers: Numbers, split: str, index: int) -> Item:
     figure.text(0.5, 0.925, f"{measure}, {year}", ha="center", fontsize=7)
     side, kind = ("left", "Vertical bar chart") if vertical else ("top", "Horizontal bar chart")
     longest, shortest = ORDINALS[int(values.argmax())], ORDINALS[int(values.argmin())]
-    pairs = (
+    pairs = [
         Pair("What type of figure is this?", kind, "figure type"),
         Pair("What colour are the bars?", colour.capitalize(), "bar colour"),
         Pair("How many bars are there?", str(len(values)), "number of bars"),
@@ -72,13 +77,28 @@ def _item(numbers: Numbers, split: str, index: int) -> Item:
         Pair("Is the first bar longer than the last bar?", yes_no(values[0] > values[-1]), "first or last bar"),
         Pair("What does the chart measure?", measure, "measure"),
         Pair("Are there grid lines?", yes_no(grid), "grid lines"),
-    )
+    ]
+    if rng.random() < 0.3:
+        pairs.append(Pair("Which year does the title give?", str(year), "read year", closed=False))
+    elif rng.random() < 0.4:
+        pairs.append(
+            Pair("How large is the longest bar?", f"{float(f'{values.max():.2g}'):g}", "read value", closed=False)
+        )
+    order = "longer" if values[0] > values[-1] else "shorter"
     caption = (
-        f"A {kind.lower()} of {measure.lower()} with {len(values)} {colour} bars, {'with' if grid else 'without'} grid lines; "
-        f"counting from the {side}, the {longest.lower()} bar is the longest and the {shortest.lower()} the shortest, and the "
-        f"first is {'longer' if values[0] > values[-1] else 'shorter'} than the last."
+        f"A {kind.lower()} of {measure.lower()} with {len(values)} {colour} bars, "
+        f"{'with' if grid else 'without'} grid lines; counting from the {side}, the {longest.lower()} bar is "
+        f"the longest and the {shortest.lower()} the shortest, and the first is {order} than the last."
     )
     return Item(
-        f"bar-{split}-{index:04d}", as_image(figure), DOCUMENTS, "gapminder-bars", "chart", "CC-BY-2.0 (Gapminder)", split,
-        caption, pairs, lossless=True,
+        f"bar-{split}-{index:04d}",
+        as_image(figure),
+        DOCUMENTS,
+        "gapminder-bars",
+        "chart",
+        "CC-BY-2.0 (Gapminder)",
+        split,
+        caption,
+        tuple(pairs),
+        lossless=True,
     )

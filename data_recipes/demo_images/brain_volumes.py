@@ -1,7 +1,7 @@
 """Slices of MRI volumes of heads and brains.
 
-Every volume is read in its closest canonical orientation (axes: right, anterior, superior). Held-out blocks are the same
-share of each axis in all volumes, so that near-copies of one volume (Colin27 with and without skull) are cut alike.
+Every volume is read in its closest canonical orientation (axes: right, anterior, superior). Held-out blocks are the
+same share of each axis in all volumes, so that near-copies (Colin27 with and without skull) are cut alike.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ PLANES = ("Sagittal", "Coronal", "Axial")
 # Shares of the axis between the first and the last slice with tissue.
 BLOCKS = ((0.14, 0.21, "test"), (0.28, 0.32, "val"), (0.46, 0.54, "test"), (0.66, 0.70, "val"), (0.79, 0.86, "test"))
 GAP_SLICES = 3
+FILLED = 1 / 3
 HALVES = (("left", "right"), ("back", "front"), ("lower", "upper"))
 MODALITY = "Which imaging modality is this?"
 
@@ -45,8 +46,28 @@ VOLUMES = (
     Volume("colin27-stripped", "mricron-data", "**/ch2bet.nii.gz", "BSD-3-Clause", 3, "Brain", "Human", False, "T1"),
     Volume("macaque", "mricron-data", "**/inia19-t1-brain.nii.gz", "BSD-3-Clause", 2, "Brain", "Macaque", False, "T1"),
     Volume("icbm152", "nilearn", "**/mni_icbm152_t1_tal*.nii.gz", "ICBM permissive", 3, "Brain", "Human", False, "T1"),
-    Volume("icbm152-grey", "nilearn", "**/mni_icbm152_gm_tal*.nii.gz", "ICBM permissive", 4, "Brain", None, None, "Grey matter"),
-    Volume("icbm152-white", "nilearn", "**/mni_icbm152_wm_tal*.nii.gz", "ICBM permissive", 4, "Brain", None, None, "White matter"),
+    Volume(
+        "icbm152-grey",
+        "nilearn",
+        "**/mni_icbm152_gm_tal*.nii.gz",
+        "ICBM permissive",
+        4,
+        "Brain",
+        None,
+        None,
+        "Grey matter",
+    ),
+    Volume(
+        "icbm152-white",
+        "nilearn",
+        "**/mni_icbm152_wm_tal*.nii.gz",
+        "ICBM permissive",
+        4,
+        "Brain",
+        None,
+        None,
+        "White matter",
+    ),
     Volume("mean-head", "pydeface", "**/mean_reg2mean.nii.gz", "MIT", 3, "Head", "Human", True, "T1"),
 )
 
@@ -78,7 +99,12 @@ def _slices(
 
 
 def _item(
-    volume: Volume, axis: int, index: int, place: float, split: str, picture: tuple[np.ndarray, float, tuple[float, float]]
+    volume: Volume,
+    axis: int,
+    index: int,
+    place: float,
+    split: str,
+    picture: tuple[np.ndarray, float, tuple[float, float]],
 ) -> Item:
     name = f"{volume.name}-{PLANES[axis].lower()}-{index:03d}"
     pixels, aspect, (low, high) = picture
@@ -105,18 +131,39 @@ def _item(
     if volume.species:
         pairs.append(Pair("Is this a human or a macaque?", volume.species, "species"))
     if volume.species != "Macaque":
-        pairs.append(Pair("Does the picture show T1 intensity, grey matter or white matter?", volume.show, "bright tissue"))
+        pairs.append(
+            Pair("Does the picture show T1 intensity, grey matter or white matter?", volume.show, "bright tissue")
+        )
         facts.append(f"showing {volume.show if volume.show == 'T1' else volume.show.lower()}")
     if facing:
         pairs.append(Pair("At which edge of the picture is the front of the head?", facing, "front of head"))
         facts.append(f"the front of the head at the {facing.lower()}")
     if axis and abs(place - 0.5) > 0.04:
         half = HALVES[axis][int(place > 0.5)]
-        question = "Is the slice in the front or the back half?" if axis == 1 else "Is the slice in the upper or the lower half?"
+        question = (
+            "Is the slice in the front or the back half?"
+            if axis == 1
+            else "Is the slice in the upper or the lower half?"
+        )
         pairs.append(Pair(question, half.capitalize(), "slice position"))
         facts.append(f"in the {half} half")
+    image = grey_image(pixels, low, high, aspect)
+    filled = float((np.asarray(image) > 25).mean())
+    if abs(filled - FILLED) > 0.02:
+        large = filled > FILLED
+        pairs.append(
+            Pair("Does the head or brain fill more than a third of the picture?", yes_no(large), "filled share")
+        )
+        facts.append(f"filling {'more' if large else 'less'} than a third of the picture")
     article = "A coronal" if axis == 1 else "A sagittal" if axis == 0 else "An axial"
     return Item(
-        name, grey_image(pixels, low, high, aspect), MEDICAL, volume.name, "radiology", volume.licence, split,
-        f"{article} MRI slice {', '.join(facts)}.", tuple(pairs),
+        name,
+        image,
+        MEDICAL,
+        volume.name,
+        "radiology",
+        volume.licence,
+        split,
+        f"{article} MRI slice {', '.join(facts)}.",
+        tuple(pairs),
     )

@@ -14,7 +14,12 @@ matplotlib.use("Agg")
 
 SIZE = 160
 COLOURS = {
-    "blue": "#1f6fd0", "orange": "#ff8c1a", "green": "#2a9d3a", "red": "#d62728", "purple": "#8a3fc0", "black": "#202020",
+    "blue": "#1f6fd0",
+    "orange": "#ff8c1a",
+    "green": "#2a9d3a",
+    "red": "#d62728",
+    "purple": "#8a3fc0",
+    "black": "#202020",
 }
 ORDINALS = ("First", "Second", "Third", "Fourth", "Fifth", "Sixth")
 

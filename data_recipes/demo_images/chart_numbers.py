@@ -12,9 +12,10 @@ from data_recipes.demo_images.item import SPLITS
 from data_recipes.demo_images.packages import Shelf
 from data_recipes.demo_images.splits import split_of_key
 
-GAPMINDER = "gapminder"
 MEASURES = {
-    "Life expectancy": "life_expectancy", "Children per woman": "fertility", "Population": "population",
+    "Life expectancy": "life_expectancy",
+    "Children per woman": "fertility",
+    "Population": "population",
 }
 FIRST_YEAR = 1964
 YEARS = {"test": (1971, 1983, 1995, 2007), "val": (1977, 2001), "train": ()}
@@ -29,7 +30,6 @@ class Numbers:
     penguins: pd.DataFrame
     elements: pd.DataFrame
     unemployment: pd.DataFrame
-    weather: pd.DataFrame
 
     def value(self, country: str, year: int, column: str) -> float:
         """One number of gapminder."""
@@ -54,7 +54,8 @@ class Numbers:
     @cached_property
     def _countries(self) -> dict[str, list[str]]:
         complete = [
-            name for name in self.gapminder.index.levels[0]
+            name
+            for name in self.gapminder.index.levels[0]
             if len(name) < 12 and all(np.isfinite(self.series(name, column)).all() for column in MEASURES.values())
         ]
         return {split: [name for name in complete if split_of_key("country", name) == split] for split in SPLITS}
@@ -69,13 +70,16 @@ class Numbers:
 
 def read_numbers(shelf: Shelf) -> Numbers:
     """All tables with rows in a fixed order."""
+
     def bokeh(file: str) -> pd.DataFrame:
         return pd.read_csv(shelf.one("bokeh_sampledata", f"bokeh_sampledata/_data/{file}"))
 
     gapminder = bokeh("gapminder.csv.gz").set_index(["country", "year"]).sort_index()
     gapminder["population"] = gapminder["population"] / 1e6
-    weather = pd.read_csv(shelf.one("vega_datasets", "vega_datasets/_data/seattle-weather.csv"), parse_dates=["date"])
     return Numbers(
-        gapminder, bokeh("auto-mpg.csv"), bokeh("penguins.csv").dropna(), bokeh("elements.csv"),
-        bokeh("unemployment1948.csv").set_index("Year"), weather,
+        gapminder,
+        bokeh("auto-mpg.csv"),
+        bokeh("penguins.csv").dropna(),
+        bokeh("elements.csv"),
+        bokeh("unemployment1948.csv").set_index("Year"),
     )

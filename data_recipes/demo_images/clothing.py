@@ -14,18 +14,37 @@ from data_recipes.demo_images.splits import fraction, split_of_key
 
 NAMES = ("T-shirt", "Trousers", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 WITH_ARTICLE = (
-    "a T-shirt", "a pair of trousers", "a pullover", "a dress", "a coat", "a sandal", "a shirt", "a sneaker", "a bag",
+    "a T-shirt",
+    "a pair of trousers",
+    "a pullover",
+    "a dress",
+    "a coat",
+    "a sandal",
+    "a shirt",
+    "a sneaker",
+    "a bag",
     "an ankle boot",
 )
 FOOTWEAR = (5, 7, 9)
 UPPER_BODY = (0, 2, 4, 6)
 # The item asked about in a yes/no question is the right one or one of the same group.
-CONFUSED = {0: (6, 3), 1: (3, 4), 2: (4, 0), 3: (1, 0), 4: (3, 0), 5: (7, 9), 6: (0, 3), 7: (9, 5), 8: (0, 9), 9: (5, 7)}
+CONFUSED = {
+    0: (6, 3),
+    1: (3, 4),
+    2: (4, 0),
+    3: (1, 0),
+    4: (3, 0),
+    5: (7, 9),
+    6: (0, 3),
+    7: (9, 5),
+    8: (0, 9),
+    9: (5, 7),
+}
 PER_CLASS = 75
 
 
 def read_clothing(shelf: Shelf) -> Iterator[Item]:
-    """The first PER_CLASS pictures of every class of the test part (10,000 pictures, none shared with its train part)."""
+    """The first PER_CLASS pictures of every class of the test part (10,000 pictures)."""
     folder = "usr/share/datasets/fashion-mnist/"
     pictures = gzip.decompress(shelf.one("dataset-fashion-mnist", folder + "t10k-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress(shelf.one("dataset-fashion-mnist", folder + "t10k-labels-idx1-ubyte.gz").read_bytes())
@@ -39,7 +58,8 @@ def read_clothing(shelf: Shelf) -> Iterator[Item]:
 
 def _item(index: int, label: int, pixels_HW: np.ndarray) -> Item:
     name = f"clothing-{index:05d}"
-    pairs = [Pair("Which piece of clothing is this?", NAMES[label], "clothing item")]
+    pairs = [Pair("What kind of picture is this?", "A small photo of clothing", "picture kind")]
+    pairs.append(Pair("Which piece of clothing is this?", NAMES[label], "clothing item"))
     pairs.append(Pair("Is this footwear?", yes_no(label in FOOTWEAR), "footwear"))
     truth = fraction("is this", name) < 0.5
     others = CONFUSED[label]
@@ -57,6 +77,14 @@ def _item(index: int, label: int, pixels_HW: np.ndarray) -> Item:
     caption += f", worn {worn.lower()}" if worn and label != 8 else ", carried in the hand" if worn else ""
     caption += ", footwear." if label in FOOTWEAR else "."
     return Item(
-        name, Image.fromarray(pixels_HW), GENERAL, "fashion-mnist", "clothing", "MIT", split_of_key(name), caption,
-        tuple(pairs), lossless=True,
+        name,
+        Image.fromarray(pixels_HW),
+        GENERAL,
+        "fashion-mnist",
+        "clothing",
+        "MIT",
+        split_of_key(name),
+        caption,
+        tuple(pairs),
+        lossless=True,
     )

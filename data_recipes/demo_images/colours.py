@@ -8,16 +8,21 @@ NAMES = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", 
 
 
 def colour_names(rgb: np.ndarray) -> np.ndarray:
-    """The index in NAMES of every pixel of `rgb` (uint8 [..., 3]); hue in degrees, saturation and value in [0, 1] (HSV)."""
+    """The index in NAMES of every pixel of `rgb` (uint8 [..., 3]), by HSV: hue in degrees, the rest in [0, 1]."""
     pixels = rgb.astype(np.float64) / 255
     value, lowest = pixels.max(-1), pixels.min(-1)
     spread = value - lowest
     saturation = np.where(value > 0, spread / np.maximum(value, 1e-9), 0)
     red, green, blue = (pixels[..., channel] for channel in range(3))
     safe = np.maximum(spread, 1e-9)
-    hue = np.select(
-        [value == red, value == green], [(green - blue) / safe % 6, (blue - red) / safe + 2], (red - green) / safe + 4
-    ) * 60
+    hue = (
+        np.select(
+            [value == red, value == green],
+            [(green - blue) / safe % 6, (blue - red) / safe + 2],
+            (red - green) / safe + 4,
+        )
+        * 60
+    )
     names = np.select(
         [hue < 14, hue < 40, hue < 68, hue < 165, hue < 255, hue < 295, hue < 340], [0, 1, 2, 3, 4, 5, 6], 0
     )

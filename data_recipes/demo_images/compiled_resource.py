@@ -1,8 +1,8 @@
 """Reader of Qt's compiled resource files (.rcc), in which GCompris keeps its pictures.
 
-Layout (Qt 6, qtbase/src/tools/rcc/rcc.cpp): the magic `qres`, big-endian offsets of the tree, the data and the names;
-a tree node has 22 bytes from version 2 on (14 before): name offset, flags, then child count and first child for a folder
-(flag 2), or country, language and data offset for a file; the payload is raw, zlib (flag 1) or zstd (flag 4).
+Layout (Qt 6, qtbase/src/tools/rcc/rcc.cpp): the magic `qres`, big-endian offsets of the tree, the data and the
+names; a tree node has 22 bytes from version 2 on (14 before): name offset, flags, then child count and first child for
+a folder (flag 2), or country, language and data offset for a file; the payload is raw, zlib (flag 1) or zstd (flag 4).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from data_recipes.demo_images.packages import Shelf
 
 WINDOWS = {"Lung window": (-1350.0, 150.0), "Soft tissue window": (-160.0, 240.0)}
 AIR_HU = -500
+CHEST_SHARE, LARGE_SHARE = 0.14, 0.34
 LICENCE = "BSD-3-Clause"
 
 
@@ -42,26 +43,34 @@ def _lung_item(case: int, index: int, split: str, window: str, hounsfield: np.nd
     inner = hounsfield[height // 8 : -height // 8, width // 10 : -width // 10]
     air = (inner < AIR_HU) & (inner > -1000)
     share = float(air.mean())
-    left, right = float(air[:, : air.shape[1] // 2].mean()), float(air[:, air.shape[1] // 2 :].mean())
     pairs = [
         Pair("Which imaging modality is this?", "CT", "modality"),
         Pair("In which plane is this slice?", "Axial", "plane"),
-        Pair("Which part of the body is shown?", "Chest", "body part"),
         Pair("Is this a lung window or a soft tissue window?", window, "CT window"),
     ]
     facts = []
-    if max(left, right) > 1.2 * min(left, right) and max(left, right) > 0.03:
-        side = "Left" if left > right else "Right"
-        pairs.append(Pair("Which side of the image shows more air-filled lung?", side, "lung side"))
-        facts.append(f"more air-filled lung on the {side.lower()} side of the image")
-    if share > 0.24 or share < 0.16:
-        pairs.append(Pair("Does air-filled lung fill more than a fifth of the image?", yes_no(share > 0.2), "lung share"))
-        facts.append(f"{'much' if share > 0.2 else 'little'} lung")
+    if share > CHEST_SHARE:
+        # Below the lungs the same scan shows the abdomen; those slices are asked neither for chest nor for lung.
+        pairs.append(Pair("Which part of the body is shown?", "Chest", "body part"))
+        facts.append("of the chest")
+    if share > CHEST_SHARE and abs(share - LARGE_SHARE) > 0.02:
+        large = share > LARGE_SHARE
+        pairs.append(
+            Pair("Does air-filled lung fill more than a third of the middle of the image?", yes_no(large), "lung share")
+        )
+        facts.append(f"with lung over {'more' if large else 'less'} than a third of its middle")
     low, high = WINDOWS[window]
-    caption = f"An axial CT slice of the chest in a {window.lower()}{', with ' + ' and '.join(facts) if facts else ''}."
+    caption = f"An axial CT slice {', '.join([*facts, f'in a {window.lower()}'])}."
     return Item(
-        f"lung{case}-{index:03d}-{window.split()[0].lower()}", grey_image(hounsfield, low, high), MEDICAL, f"lung-ct-{case}",
-        "radiology", LICENCE, split, caption, tuple(pairs),
+        f"lung{case}-{index:03d}-{window.split()[0].lower()}",
+        grey_image(hounsfield, low, high),
+        MEDICAL,
+        f"lung-ct-{case}",
+        "radiology",
+        LICENCE,
+        split,
+        caption,
+        tuple(pairs),
     )
 
 
@@ -82,6 +91,13 @@ def read_contrast_brain_slices(shelf: Shelf) -> Iterator[Item]:
                 Pair("Is this a human or a macaque?", "Human", "species"),
             )
             yield Item(
-                f"brain{case}-{index:03d}", grey_image(values[:, :, index].T, 0, high), MEDICAL, f"contrast-brain-{case}",
-                "radiology", LICENCE, split, "An axial MRI slice of a human head, with the skull.", pairs,
+                f"brain{case}-{index:03d}",
+                grey_image(values[:, :, index].T, 0, high),
+                MEDICAL,
+                f"contrast-brain-{case}",
+                "radiology",
+                LICENCE,
+                split,
+                "An axial MRI slice of a human head, with the skull.",
+                pairs,
             )

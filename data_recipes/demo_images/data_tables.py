@@ -14,7 +14,7 @@ from data_recipes.demo_images.chart_numbers import Numbers
 from data_recipes.demo_images.item import DOCUMENTS, Item, Pair, yes_no
 from data_recipes.demo_images.splits import generator, split_of_key
 
-COUNTS = {"train": 260, "val": 30, "test": 60}
+COUNTS = {"train": 360, "val": 30, "test": 60}
 HEADERS = {"grey": (205, 205, 205), "blue": (165, 200, 245), "green": (175, 225, 175), "orange": (250, 205, 150)}
 HIGHLIGHT = (255, 245, 140)
 FONTS = Path(matplotlib.get_data_path()) / "fonts/ttf"
@@ -27,7 +27,9 @@ def draw_tables(numbers: Numbers) -> Iterator[Item]:
             yield _item(numbers, split, index)
 
 
-def _cells(numbers: Numbers, split: str, topic: str, rows: int, columns: int, rng: np.random.Generator) -> list[list[str]]:
+def _cells(
+    numbers: Numbers, split: str, topic: str, rows: int, columns: int, rng: np.random.Generator
+) -> list[list[str]]:
     if topic == "elements":
         table = numbers.elements.dropna(subset=["name", "symbol"])
         table = table[[split_of_key("element", name) == split for name in table["name"]]]
@@ -40,15 +42,22 @@ def _cells(numbers: Numbers, split: str, topic: str, rows: int, columns: int, rn
     elif topic == "cars":
         table = numbers.cars[[split_of_key("car", row) == split for row in range(len(numbers.cars))]]
         rows_chosen = table.sample(rows, random_state=int(rng.integers(2**31)))
-        body = [[str(row["name"]).split()[0][:9], f"{row['mpg']:g}", str(row["hp"]), str(row["yr"])] for _, row in rows_chosen.iterrows()]
+        body = [
+            [str(row["name"]).split()[0][:9], f"{row['mpg']:g}", str(row["hp"]), str(row["yr"])]
+            for _, row in rows_chosen.iterrows()
+        ]
         head = ["Car", "mpg", "hp", "Year"]
     else:
         year = int(rng.choice(numbers.years(split)))
         names = [name for name in numbers.countries(split) if len(name) < 9]
         chosen = rng.choice(names, min(rows, len(names)), replace=False)
         body = [
-            [str(name), f"{numbers.value(name, year, 'life_expectancy'):.0f}", f"{numbers.value(name, year, 'fertility'):.1f}",
-             f"{numbers.value(name, year, 'population'):.1f}"]
+            [
+                str(name),
+                f"{numbers.value(name, year, 'life_expectancy'):.0f}",
+                f"{numbers.value(name, year, 'fertility'):.1f}",
+                f"{numbers.value(name, year, 'population'):.1f}",
+            ]
             for name in chosen
         ]
         head = ["Country", "Life", "Births", "Mill."]
@@ -76,14 +85,27 @@ def _item(numbers: Numbers, split: str, index: int) -> Item:
     if marked is not None:
         pairs.append(Pair("Which row below the header is marked?", ORDINALS[marked], "which row marked"))
     mark = f"the {ORDINALS[marked].lower()} row marked in yellow" if marked is not None else "no row marked"
-    caption = f"A table about {topics[topic].lower()} with {rows} rows, {columns} columns, a {header} header and {mark}."
+    caption = (
+        f"A table about {topics[topic].lower()} with {rows} rows, {columns} columns, a {header} header and {mark}."
+    )
     licence = {"elements": "public domain", "cars": "CC0-1.0", "gapminder": "CC-BY-2.0 (Gapminder)"}[topic]
     return Item(
-        f"table-{split}-{index:04d}", image, DOCUMENTS, f"{topic}-table", "table", licence, split, caption, tuple(pairs), lossless=True
+        f"table-{split}-{index:04d}",
+        image,
+        DOCUMENTS,
+        f"{topic}-table",
+        "table",
+        licence,
+        split,
+        caption,
+        tuple(pairs),
+        lossless=True,
     )
 
 
-def _draw(cells: list[list[str]], header: tuple[int, int, int], marked: int | None, rng: np.random.Generator) -> Image.Image:
+def _draw(
+    cells: list[list[str]], header: tuple[int, int, int], marked: int | None, rng: np.random.Generator
+) -> Image.Image:
     """The table on a white square; the first column is wider, and the font is small enough for the longest cell."""
     image = Image.new("RGB", (SIZE, SIZE), "white")
     draw = ImageDraw.Draw(image)

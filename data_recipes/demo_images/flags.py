@@ -11,10 +11,11 @@ from PIL import Image
 from data_recipes.demo_images.colours import colour_shares, main_colour
 from data_recipes.demo_images.item import GENERAL, Item, Pair, yes_no
 from data_recipes.demo_images.packages import Shelf
-from data_recipes.demo_images.splits import split_of_key
+from data_recipes.demo_images.splits import fraction, split_of_key
 
 SIZE = (128, 96)
 ASKED = ("red", "green", "blue", "yellow", "black", "white")
+NUM_ASKED = 4
 EDGES = {
     "at the top edge": (slice(0, 8), slice(24, 104)),
     "at the bottom edge": (slice(88, 96), slice(24, 104)),
@@ -61,7 +62,7 @@ def _names(shelf: Shelf) -> dict[str, str]:
 def _item(code: str, name: str, picture: Image.Image) -> Item:
     pixels = np.asarray(picture)
     shares = colour_shares(pixels)
-    pairs, facts = [], []
+    pairs, facts = [Pair("What kind of picture is this?", "A flag", "picture kind")], []
     colour = main_colour(shares, 0.4, 0.12)
     if colour:
         pairs.append(Pair("What is the main colour of the flag?", colour.capitalize(), "flag main colour"))
@@ -70,21 +71,29 @@ def _item(code: str, name: str, picture: Image.Image) -> Item:
     for place, (rows, columns) in EDGES.items():
         local = main_colour(colour_shares(pixels[rows, columns]), 0.9, 0.8)
         if local:
-            pairs.append(Pair(f"What colour is the flag {place}?", local.capitalize(), f"flag colour {place.split()[-2]}"))
+            pairs.append(Pair(f"What colour is the flag {place}?", local.capitalize(), "flag colour at a place"))
             places.append(f"{local} {place}")
     direction = _stripes(pixels)
     if direction:
         pairs.append(Pair("Do the stripes run across or down the flag?", direction, "flag stripes"))
         facts.append(f"with stripes that run {direction.lower()}")
     contained = [asked for asked in ASKED if shares[asked] > 0.04]
-    for asked in ASKED:
+    for asked in sorted(ASKED, key=lambda asked: fraction("flag colour", code, asked))[:NUM_ASKED]:
         if shares[asked] > 0.05 or shares[asked] < 0.004:
             pairs.append(Pair(f"Is there {asked} in the flag?", yes_no(shares[asked] > 0.05), "flag contains"))
     pairs.append(Pair("Which country or territory has this flag?", name, "flag country", closed=False))
     caption = f"The flag of {name}, {', '.join([*facts, 'with ' + ' and '.join(contained), *places])}."
     return Item(
-        f"flag-{code}", picture, GENERAL, "iso-flags", "flag", "public domain", split_of_key("flag", code), caption,
-        tuple(pairs), lossless=True,
+        f"flag-{code}",
+        picture,
+        GENERAL,
+        "iso-flags",
+        "flag",
+        "public domain",
+        split_of_key("flag", code),
+        caption,
+        tuple(pairs),
+        lossless=True,
     )
 
 

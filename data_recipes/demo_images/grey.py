@@ -9,7 +9,7 @@ SIZE = 128
 
 
 def grey_image(values_HW: np.ndarray, low: float, high: float, aspect: float = 1.0) -> Image.Image:
-    """Values from `low` (black) to `high` (white) on a black square of SIZE; `aspect` is pixel height over pixel width."""
+    """Values from `low` (black) to `high` (white) on a black square of SIZE; `aspect` is pixel height over width."""
     scaled = np.clip((np.asarray(values_HW, np.float64) - low) / (high - low), 0, 1)
     picture = Image.fromarray((scaled * 255).round().astype(np.uint8))
     height, width = picture.height * aspect, float(picture.width)

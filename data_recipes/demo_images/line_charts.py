@@ -13,7 +13,7 @@ from data_recipes.demo_images.chart_numbers import FIRST_YEAR, MEASURES, Numbers
 from data_recipes.demo_images.item import DOCUMENTS, Item, Pair, yes_no
 from data_recipes.demo_images.splits import generator
 
-COUNTS = {"train": 480, "val": 50, "test": 110}
+COUNTS = {"train": 560, "val": 50, "test": 110}
 # Monthly unemployment: whole years are held out, so no month is in two splits.
 UNEMPLOYMENT_YEARS = {"train": (1948, 1988), "val": (1990, 1995), "test": (1997, 2012)}
 
@@ -64,7 +64,15 @@ def _single(numbers: Numbers, split: str, index: int, rng: np.random.Generator) 
     _finish(figure, axes, title, grid)
     direction = "It falls" if falling else "It rises"
     place = int(np.argmax(values)) / (len(values) - 1)
-    where = "On the left" if place < 0.3 else "On the right" if place > 0.7 else "In the middle" if 0.38 < place < 0.62 else None
+    where = (
+        "On the left"
+        if place < 0.3
+        else "On the right"
+        if place > 0.7
+        else "In the middle"
+        if 0.38 < place < 0.62
+        else None
+    )
     pairs = [
         Pair("What type of figure is this?", "Line chart", "figure type"),
         Pair("How many lines are drawn?", "1", "number of lines"),
@@ -76,12 +84,23 @@ def _single(numbers: Numbers, split: str, index: int, rng: np.random.Generator) 
     if where:
         pairs.append(Pair("Where is the highest point of the line?", where, "highest point"))
     caption = (
-        f"A line chart of {title.lower()} with 1 {colour} line that {'falls' if falling else 'rises'} from its start to its end"
+        f"A line chart of {title.lower()} with 1 {colour} line that {'falls' if falling else 'rises'} "
+        "from its start to its end"
         f"{', highest ' + where.lower() if where else ''}, {'with' if grid else 'without'} grid lines."
     )
-    licence = "CC-BY-2.0 (Gapminder)" if source == "gapminder-lines" else "public domain (U.S. Bureau of Labor Statistics)"
+    licence = (
+        "CC-BY-2.0 (Gapminder)" if source == "gapminder-lines" else "public domain (U.S. Bureau of Labor Statistics)"
+    )
     return Item(
-        f"line-{split}-{index:04d}", as_image(figure), DOCUMENTS, source, "chart", licence, split, caption, tuple(pairs),
+        f"line-{split}-{index:04d}",
+        as_image(figure),
+        DOCUMENTS,
+        source,
+        "chart",
+        licence,
+        split,
+        caption,
+        tuple(pairs),
         lossless=True,
     )
 
@@ -118,12 +137,21 @@ def _several(numbers: Numbers, split: str, index: int, rng: np.random.Generator)
         Pair("Are there grid lines?", yes_no(grid), "grid lines"),
     )
     caption = (
-        f"A line chart of {measure.lower()} with {count} lines ({', '.join(colours)}), {'with' if legend else 'without'} a legend "
-        f"and {'with' if grid else 'without'} grid lines; the {highest} line ends highest and the {lowest} line ends lowest."
+        f"A line chart of {measure.lower()} with {count} lines ({', '.join(colours)}), "
+        f"{'with' if legend else 'without'} a legend and {'with' if grid else 'without'} grid lines; "
+        f"the {highest} line ends highest and the {lowest} line ends lowest."
     )
     return Item(
-        f"line-{split}-{index:04d}", as_image(figure), DOCUMENTS, "gapminder-lines", "chart", "CC-BY-2.0 (Gapminder)", split,
-        caption, pairs, lossless=True,
+        f"line-{split}-{index:04d}",
+        as_image(figure),
+        DOCUMENTS,
+        "gapminder-lines",
+        "chart",
+        "CC-BY-2.0 (Gapminder)",
+        split,
+        caption,
+        pairs,
+        lossless=True,
     )
 
 

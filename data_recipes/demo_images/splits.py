@@ -32,7 +32,7 @@ def split_of_key(*parts: object) -> str:
 
 
 def split_of_place(place: float, gap: float, blocks: tuple[tuple[float, float, str], ...]) -> str | None:
-    """Split by position along an axis: a place inside a block belongs to it, one within `gap` of it to nothing (None)."""
+    """Split by position along an axis: inside a block it is the block's, within `gap` of one it is None."""
     near = False
     for start, stop, name in blocks:
         if start <= place < stop:

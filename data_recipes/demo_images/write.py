@@ -63,7 +63,9 @@ def _row(item: Item, content: bytes) -> dict:
 def write_parquet(items: Sequence[Item], encoded: Sequence[bytes], folder: Path) -> None:
     """Write `{domain}.parquet` with the items in order of their id."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = sorted((_row(item, content) for item, content in zip(items, encoded, strict=True)), key=lambda row: row["id"])
+    rows = sorted(
+        (_row(item, content) for item, content in zip(items, encoded, strict=True)), key=lambda row: row["id"]
+    )
     for domain in DOMAINS:
         table = pyarrow.Table.from_pylist([row for row in rows if row["domain"] == domain], SCHEMA)
         pyarrow.parquet.write_table(table, folder / f"{domain}.parquet", compression="zstd", row_group_size=500)
