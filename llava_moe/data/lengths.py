@@ -122,7 +122,7 @@ class _Columns:
             keys=np.concatenate([np.empty((0, 32), dtype=np.uint8), *self.keys]),
             num_records=num_records,
             num_cut=self.num_cut,
-            bad=tuple(self.bad),
+            bad=tuple(sorted(self.bad, key=lambda entry: entry.index)),
         )
 
 
@@ -197,6 +197,8 @@ def _save(index: SourceIndex, path: Path) -> None:
 
 
 def _load(path: Path) -> SourceIndex | None:
+    if not path.is_file():
+        return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
             num_records, num_cut = arrays["counts"].tolist()
@@ -210,6 +212,8 @@ def _load(path: Path) -> SourceIndex | None:
                 num_cut=num_cut,
                 bad=tuple(Quarantined(**entry) for entry in json.loads(arrays["bad"].tobytes())),
             )
-    except (FileNotFoundError, zipfile.BadZipFile, EOFError, KeyError, ValueError):
-        # Not there, or damaged on disk: either way it is made anew from the records.
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError):
+        # Damaged on disk: it is made anew from the records.
         return None
+    except OSError as error:
+        raise UserError(f"cache {path}: cannot be read ({error.strerror}); set another cache folder") from error

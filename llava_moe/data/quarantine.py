@@ -45,6 +45,7 @@ class Quarantine:
         if self.path.exists():
             for entry in _read(self.path):
                 self._entries.setdefault((entry.source, entry.index), entry)
+        self._line_is_open = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
 
     def add(self, entries: Iterable[Quarantined]) -> int:
         """Write the records that are new, and say how many they were.
@@ -60,6 +61,9 @@ class Quarantine:
         if new:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
+                if self._line_is_open:
+                    file.write("\n")
+                    self._line_is_open = False
                 file.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in new)
         self.check()
         return len(new)
