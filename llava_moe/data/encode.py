@@ -21,7 +21,7 @@ from llava_moe.data.conversation import (
     check_images,
     record_key,
 )
-from llava_moe.data.images import ImageTransform, open_image
+from llava_moe.data.images import MAX_PIXELS, ImageTransform, open_image
 from llava_moe.data.template import Rendered, Template
 
 IGNORED = -100
@@ -71,6 +71,7 @@ class Encoder:
         max_length: longest example in tokens, images expanded.
         over_length: what becomes of longer ones: ``cut`` keeps the whole question-answer pairs that fit and drops the
             record if not even the first does; ``drop`` drops it.
+        max_pixels: most pixels of an image that is opened at all.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -80,6 +81,7 @@ class Encoder:
     num_image_tokens: int
     max_length: int = 2048
     over_length: Literal["cut", "drop"] = "cut"
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if not self.tokenizer.is_fast:
@@ -143,7 +145,7 @@ class Encoder:
         size = self.transform.size
         pixels = np.empty((text.num_images, 3, size, size), dtype=np.uint8)
         for place, ref in enumerate(conversation.images[: text.num_images]):
-            pixels[place] = self.transform(open_image(ref, image_root))
+            pixels[place] = self.transform(open_image(ref, image_root, self.max_pixels))
         return Example(text.input_ids, text.labels, pixels, domain_id, record_key(conversation))
 
     def hole(self, length: int, domain_id: int, key: str = "") -> Example:

@@ -149,7 +149,7 @@ def find_image(ref: str, root: str | None) -> Path:
     Raises:
         BadRecord: ``image_missing``.
     """
-    path = Path(root, ref) if root else Path(ref)
+    path = Path(root or "", ref).expanduser()
     if path.exists():
         return path
     for suffix in _SUFFIXES:

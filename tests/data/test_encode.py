@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,13 @@ def test_a_prompt_is_the_beginning_of_its_training_example(make_encoder: MakeEnc
         prompt = encoder.encode_prompt(whole.turns[:-1])
         last = np.flatnonzero(text.labels == -100)[-1] + 1
         assert np.array_equal(prompt, text.input_ids[:last])
+
+
+def test_an_image_above_the_encoders_own_limit_is_refused(make_encoder: MakeEncoder, image_folder: Path) -> None:
+    whole = conversation("<image>\nwhat ?", "a cat", images=("3.jpg",))
+    with pytest.raises(BadRecord, match="image_too_large"):
+        replace(make_encoder(), max_pixels=13 * 14 - 1).encode(whole, str(image_folder), 0)
+    assert len(replace(make_encoder(), max_pixels=13 * 14).encode(whole, str(image_folder), 0).pixels) == 1
 
 
 def test_many_texts_at_once_come_out_as_one_by_one(make_encoder: MakeEncoder) -> None:
