@@ -199,7 +199,7 @@ def _from_parts(parts: FromParts, dtype: torch.dtype) -> tuple[LlavaForCondition
     tokenizer = load_tokenizer(parts.language_model)
     tower = _pretrained(CLIPVisionModel, parts.vision_tower, dtype)
     language = _pretrained(LlamaForCausalLM, parts.language_model, dtype)
-    language.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=TABLE_MULTIPLE)
+    _grow_table(language, len(tokenizer))
     config = llava_config(tower.config, language.config, tokenizer, parts.vision_feature_layer)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
@@ -211,6 +211,16 @@ def _from_parts(parts: FromParts, dtype: torch.dtype) -> tuple[LlavaForCondition
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+def _grow_table(language: LlamaForCausalLM, num_tokens: int) -> None:
+    """Make room for the new tokens; their rows start as the mean of the others (nothing reads or predicts them)."""
+    num_known = language.config.vocab_size
+    language.resize_token_embeddings(num_tokens, pad_to_multiple_of=TABLE_MULTIPLE, mean_resizing=False)
+    with torch.no_grad():
+        for table in (language.get_input_embeddings(), language.get_output_embeddings()):
+            assert isinstance(table, nn.Embedding | nn.Linear)
+            table.weight[num_known:] = table.weight[:num_known].float().mean(0).to(table.weight.dtype)
 
 
 def _fresh_projector(
