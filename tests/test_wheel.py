@@ -1,0 +1,44 @@
+"""The wheel carries configurations, images and base model, and works away from the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_finds_its_configurations_and_its_demo(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    for name in (
+        "llava_moe/configs/train.yaml",
+        "llava_moe/demo/images/general.parquet",
+        "llava_moe/demo/images/SOURCES.json",
+        "llava_moe/demo/base/vision_tower/model.safetensors",
+        "llava_moe/demo/base/language_model/tokenizer.json",
+        "llava_moe/report/page.html.j2",
+    ):
+        assert (tmp_path / "site" / name).is_file(), name
+    listed = subprocess.run(
+        [sys.executable, "-m", "llava_moe", "ls", "exp"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert listed.returncode == 0, listed.stderr
+    assert "mix_general_doc_med" in listed.stdout
