@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
@@ -33,7 +35,7 @@ from llava_moe.model import (
     packing_arguments,
     vision_config,
 )
-from llava_moe.train.checkpoint import last_checkpoint
+from llava_moe.train.checkpoint import last_checkpoint, stage_folders
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROJECTOR = "multi_modal_projector"
@@ -120,10 +122,25 @@ def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path 
         raise UserError(f"init_from: {start} has an adapter and adapter=none: keep its adapter, or merge it first")
     before = load_adapter(model, start / "adapter")
     tensors = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+    theirs = before.config
     before.detach()
     attached = attach(model, config)
-    attached.load_state_dict(tensors)
+    try:
+        attached.load_state_dict(tensors)
+    except UserError as error:
+        raise UserError(
+            f"init_from={start}: its adapter is another than the one asked for ({_difference(theirs, config)}): give "
+            "the same adapter settings, or start from a run without an adapter"
+        ) from error
     return attached
+
+
+def _difference(theirs: Any, ours: Any) -> str:
+    """Two adapter configurations, where they differ, in words."""
+    if type(theirs) is not type(ours):
+        return f"{type(theirs).__name__} there, {type(ours).__name__} asked"
+    pairs = [(field.name, getattr(theirs, field.name), getattr(ours, field.name)) for field in fields(ours)]
+    return ", ".join(f"{name} {there!r} there, {asked!r} asked" for name, there, asked in pairs if there != asked)
 
 
 def _encoder(recipe: Recipe, base: BaseModel) -> Encoder:
@@ -152,12 +169,19 @@ def load_base_parts(model: LlavaForConditionalGeneration, checkpoint: Path) -> N
     for path in (checkpoint / "projector.safetensors", checkpoint / "model" / "base.safetensors"):
         if not path.is_file():
             continue
-        for name, tensor in load_file(path).items():
+        for name, tensor in _read_tensors(path).items():
             if name not in parameters or parameters[name].shape != tensor.shape:
                 found = tuple(parameters[name].shape) if name in parameters else "missing"
                 raise UserError(f"{path}: tensor {name} {tuple(tensor.shape)} does not fit the model ({found})")
             with torch.no_grad():
                 parameters[name].copy_(tensor)
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({error}): copy it again, or take another checkpoint of the run") from error
 
 
 def weights_writer(assembled: Assembled) -> Callable[[Path, Mapping[str, torch.Tensor]], None]:
@@ -187,12 +211,15 @@ def newest_checkpoint(folder: Path) -> Path:
     """The newest complete checkpoint of a run, of the last stage of an experiment, or the checkpoint itself."""
     if (folder / "COMPLETE").is_file():
         return folder
-    stages = sorted(path.parent for path in folder.glob("*/config.yaml"))
-    for candidate in [folder, *reversed(stages)]:
+    for candidate in [folder, *reversed(stage_folders(folder))]:
         checkpoint = last_checkpoint(candidate)
         if checkpoint is not None:
             return checkpoint
-    raise UserError(f"{folder} holds no complete checkpoint: give the folder of a run that has saved one")
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist: llava-moe ls run lists the runs here")
+    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    instead = f", such as {inside[0]}" if inside else ""
+    raise UserError(f"{folder} holds no complete checkpoint: give the folder of a run that has saved one{instead}")
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -200,7 +227,13 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} is missing: {run} is not a run's folder")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): put it back") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged (it holds no settings): put it back")
+    return config
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
@@ -227,18 +260,27 @@ def from_target(node: Mapping[str, Any]) -> Any:
     Raises:
         UserError: an unknown class, or fields that it does not have.
     """
-    target = str(node["_target_"])
+    target = str(node.get("_target_"))
     module, _, name = target.rpartition(".")
     if not target.startswith("llava_moe."):
-        raise UserError(f"_target_: {target} is not a class of llava_moe")
+        raise UserError(f"_target_={target} is not a class of llava_moe: take a file of llava-moe ls adapter or model")
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"_target_: {target} does not exist ({error})") from error
+    if not isinstance(kind, type) or not is_dataclass(kind):
+        raise UserError(f"_target_: {target} cannot be configured: name an adapter or an architecture of llava_moe")
+    values = {key: value for key, value in node.items() if key != "_target_"}
+    known = [field.name for field in fields(kind)]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"unknown key {unknown[0]} of {name}{hint}: its keys are {', '.join(known)}")
     try:
-        return kind(**{key: value for key, value in node.items() if key != "_target_"})
-    except TypeError as error:
-        raise UserError(f"{name}: {error}") from error
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {error}; mend that setting") from error
 
 
 def restore(run: str | Path, device: torch.device | None = None, dtype: str | None = None) -> Assembled:
@@ -248,10 +290,7 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
         run: a run's folder, an experiment's folder (last stage) or one checkpoint.
         dtype: overrides the precision that the run trained in.
     """
-    folder = Path(run)
-    if not folder.exists():
-        raise UserError(f"run={run} does not exist: llava-moe ls run lists the runs here")
-    checkpoint = newest_checkpoint(folder)
+    checkpoint = newest_checkpoint(Path(run))
     owner = checkpoint.parent.parent
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = recipe_of(read_config(owner))

@@ -6,7 +6,6 @@ of ``FREE_TEXT`` are quoted for it here.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import re
@@ -20,8 +19,6 @@ from typing import NoReturn
 FREE_TEXT = ("run", "out", "prompt", "image", "path", "images", "model.path", "init_from")
 # Below these, a key may be one that the file at hand does not have; elsewhere that is a mistake, plus or no plus.
 OPEN_ENDED = ("data.sources.", "parallel.extra.", "hydra.")
-# No space, over quota, over the largest size of a file.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit status."""
-    from llava_moe.errors import StoppedBySignalError, UserError
+    from llava_moe.errors import FULL_DISK, StoppedBySignalError, UserError
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return _say(_overview())
@@ -102,9 +99,11 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            where = f" ({error.filename})" if error.filename else ""
-            return _complain(f"the disk is full{where}: free space and run the same command again; what was saved stands")
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            where = f" of {error.filename}" if error.filename else ""
+            return _complain(
+                f"the disk{where} is full: free space and run the same command again; what is saved stands"
+            )
         traceback.print_exc()
         return 1
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, over quota, a file over its largest size."""
+
 
 class UserError(Exception):
     """Something the user can fix. Its text is one line: what is wrong, where, and what to do. Exit status 2."""

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +27,7 @@ from llava_moe.cli import config_folder
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.errors import UserError
 
-# What a mistake in the words or in a configuration file raises. ValueError is Hydra's for flags that exclude each other.
+# What a mistake in the words or in a configuration file raises; ValueError: flags that exclude each other.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
@@ -152,7 +153,10 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
     if key:
         full = re.search(r"full_key: (\S+)", messages)
         unknown = key[1] if "Could not override" in messages else (full[1] if full else key[1])
-        return f"unknown key {unknown}{suggest(unknown, _known_keys(name, words))}"
+        known = _known_keys(name, words)
+        if unknown in known:
+            return f"{unknown} is not in the file that was chosen for {unknown.partition('.')[0]}: write it there"
+        return f"unknown key {unknown}{suggest(unknown, known)}"
     first = re.sub(r" See https://\S+.*", "", " ".join(messages.split()))[:300]
     if isinstance(error, OverrideParseException):
         return (
@@ -170,7 +174,7 @@ def choices(group: str, words: Sequence[str] = ()) -> list[str]:
 
 
 def _own_folders(words: Sequence[str]) -> list[Path]:
-    return [Path(value) for flag, value in zip(words, words[1:], strict=False) if flag in ("--config-dir", "-cd")]
+    return [Path(value) for flag, value in pairwise(words) if flag in ("--config-dir", "-cd")]
 
 
 def _known_keys(name: str, words: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from torch import nn
 
 from llava_moe import __version__
 from llava_moe.commands.settings import mixture_of
+from llava_moe.data.mixture import Mixture
 from llava_moe.eval.run import model_fingerprint
 
 PACKAGES = (
@@ -48,7 +49,7 @@ def describe_environment(config: Mapping[str, Any], model: nn.Module) -> dict[st
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "data": {source.name: fingerprint_file(Path(source.path)) for source in mixture_of(config).sources},
+        "data": fingerprint_data(mixture_of(config)),
         "base_model": model_fingerprint(model),
     }
 
@@ -77,6 +78,11 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return head.stdout.strip() or None
+
+
+def fingerprint_data(mixture: Mixture) -> dict[str, str]:
+    """Source -> fingerprint of its file."""
+    return {source.name: fingerprint_file(Path(source.path).expanduser()) for source in mixture.sources}
 
 
 def fingerprint_file(path: Path) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.limits import EVAL, check_settings
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.run import model_fingerprint, run_benchmark
@@ -32,6 +33,7 @@ def _eval(config: DictConfig, words: list[str]) -> int:
     from llava_moe.commands.reporting import next_commands, write_run_report
 
     plain = resolved(config, "eval")
+    check_settings(plain, EVAL)
     if plain["num_threads"] is not None:
         torch.set_num_threads(int(plain["num_threads"]))
     if (plain["run"] is None) == (plain["model"]["path"] is None):
@@ -50,9 +52,9 @@ def _eval(config: DictConfig, words: list[str]) -> int:
         assembled, folder, plain["benchmarks"], console, plain["limit"], plain["seed"], plain["batch_size"]
     )
     show_results(results, console)
-    console.print(f"scores and answers: {folder / 'eval'}", highlight=False)
+    console.print(f"scores and answers: {folder / 'eval'}", highlight=False, markup=False)
     if plain["run"] is not None and plain["out"] is None:
-        console.print(f"report: {write_run_report(folder)}\n\nNext:", highlight=False)
+        console.print(f"report: {write_run_report(folder)}\n\nNext:", highlight=False, markup=False)
         for command in next_commands(folder, has_scores=True):
             console.print(f"  {command}", highlight=False, markup=False)
     return 0
@@ -101,7 +103,7 @@ def evaluate(
     fingerprint = model_fingerprint(assembled.model)
     results = []
     for name in benchmarks:
-        with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"scoring on {name}", total=None)
             results.append(
                 run_benchmark(

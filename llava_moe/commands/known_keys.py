@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from llava_moe.cli import config_folder
+from llava_moe.commands.limits import as_word
 from llava_moe.errors import UserError
 
 # A file of each group whose keys all the group's files have. What lies deeper is checked where it is used.
@@ -42,15 +43,11 @@ def refuse_unknown(config: Mapping[str, Any], name: str) -> None:
 def _compare(found: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
     for key in found:
         if key not in known:
-            raise UserError(f"unknown key {prefix}{key}{suggest(str(key), list(known))}")
+            raise UserError(f"unknown key {prefix}{key}{suggest(f'{prefix}{key}', [prefix + name for name in known])}")
     for key, value in known.items():
         if key not in found:
-            example = "" if isinstance(value, Mapping) else f", such as {_as_word(value)}"
+            example = "" if isinstance(value, Mapping) else f", such as {as_word(value)}"
             raise UserError(f"{prefix}{key} is not set: a file or a ~ left it out; give it a value{example}")
-
-
-def _as_word(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read(name: str) -> dict[str, Any]:

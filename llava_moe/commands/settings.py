@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llava_moe.commands.known_keys import suggest
+from llava_moe.commands.limits import SOURCE, TRAIN, as_word, check_settings
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.source import Source
 from llava_moe.errors import UserError
@@ -38,28 +40,29 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     """Apply the two choices that one key makes for another.
 
     ``adapter=none`` takes the stage's rates for training without one; ``model.path`` names the checkpoint to start at.
+
+    Raises:
+        UserError: a value of another kind than the setting's, or out of its bounds.
     """
+    check_settings(config, TRAIN)
     stage, model = config["stage"], config["model"]
-    if config["adapter"]["_target_"] == NO_ADAPTER and stage["without_adapter"] is not None:
+    if config["adapter"].get("_target_") == NO_ADAPTER and stage["without_adapter"] is not None:
         stage["learning_rates"] = stage["without_adapter"]
     if model["path"] is not None:
         model["architecture"] = {"_target_": "llava_moe.model.FromCheckpoint", "path": model["path"]}
-    _check_numbers(config)
+    _check_together(config)
     return config
 
 
-def _check_numbers(config: Mapping[str, Any]) -> None:
+def _check_together(config: Mapping[str, Any]) -> None:
     train = config["train"]
-    for key in ("global_batch_size", "tokens_per_micro_batch", "max_length"):
-        if not isinstance(train[key], int) or train[key] < 1:
-            raise UserError(f"train.{key}={train[key]}: give a whole number of at least 1")
     if train["max_length"] > train["tokens_per_micro_batch"]:
         raise UserError(
             f"train.max_length={train['max_length']} is longer than a row (train.tokens_per_micro_batch="
             f"{train['tokens_per_micro_batch']}): raise the row or lower the length"
         )
     if train["max_steps"] is None and not train["epochs"]:
-        raise UserError("train.epochs=0 and train.max_steps=null: give one of them")
+        raise UserError(f"train.epochs={as_word(train['epochs'])} and train.max_steps=null: give one of them")
 
 
 def mixture_of(config: Mapping[str, Any]) -> Mixture:
@@ -92,8 +95,9 @@ def source_of(name: str, node: Mapping[str, Any]) -> Source:
     path = fields.get("path")
     if path is None:
         raise UserError(f"data.sources.{name}.path must be given: with data=mine, add path=FILE and images=FOLDER")
-    if str(path).startswith(EMBEDDED):
-        fields["path"] = str(embedded_images() / str(path).removeprefix(EMBEDDED))
+    check_settings(fields, SOURCE, f"data.sources.{name}.")
+    if path.startswith(EMBEDDED):
+        fields["path"] = str(embedded_images() / path.removeprefix(EMBEDDED))
     return build(Source, {"name": name, **fields}, f"data.sources.{name}")
 
 
@@ -116,13 +120,21 @@ def build(kind: type[Kind], fields: Mapping[str, Any], where: str) -> Kind:
     """
     assert dataclasses.is_dataclass(kind)
     known = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(fields) - known)
+    needed = {field.name for field in dataclasses.fields(kind) if not _has_default(field)}
+    unknown, missing = sorted(set(fields) - known), sorted(needed - set(fields))
     if unknown:
-        raise UserError(f"{where}.{unknown[0]} is not a setting: the settings are {', '.join(sorted(known))}")
+        near = suggest(unknown[0], sorted(known))
+        raise UserError(f"unknown key {where}.{unknown[0]}{near}: the keys there are {', '.join(sorted(known))}")
+    if missing:
+        raise UserError(f"{where}.{missing[0]} must be given: add {where}.{missing[0]}=VALUE")
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

@@ -3,88 +3,71 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.markup import escape
 
-from llava_moe.assemble import DTYPES, Assembled, new_model, recipe_of
+from llava_moe.assemble import DTYPES, Assembled, new_model, newest_checkpoint, recipe_of
 from llava_moe.commands.environment import describe_environment
-from llava_moe.commands.settings import cache_folder, mixture_of, optimizer_of
+from llava_moe.commands.processes import Processes, zero_of
+from llava_moe.commands.settings import mixture_of, optimizer_of
+from llava_moe.commands.stage_data import OpenData, open_data, open_quarantine, refuse_changed_data
 from llava_moe.commands.stage_run import StageRun
-from llava_moe.data.lengths import SourceIndex, index_source
-from llava_moe.data.mixture import Mixture
-from llava_moe.data.quarantine import Quarantine
-from llava_moe.data.source import Records, open_records
+from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
-from llava_moe.errors import UserError
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import FINISHED, FolderLock, claim_configuration
 from llava_moe.train.loop import LoopSettings, Objective, train
+from llava_moe.train.memory import memory_errors_explained
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 
 
-@dataclass(frozen=True)
-class Processes:
-    """This process among those that train together."""
+def check_stage(config: Mapping[str, Any]) -> None:
+    """Refuse what can be told from a configuration and the disk, before anything is built or written.
 
-    rank: int
-    world: int
-    device: torch.device
-    engine: str
-
-    def wait(self) -> None:
-        """Wait for all processes."""
-        if self.world > 1:
-            torch.distributed.barrier()
-
-
-def join_processes(parallel: Mapping[str, Any]) -> Processes:
-    """Find the other processes of a launcher, if there are any."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    engine = parallel["engine"]
-    if engine not in ("auto", "local", "deepspeed"):
-        raise UserError(f"parallel.engine={engine}: choose auto, local or deepspeed")
-    if engine == "auto":
-        engine = "local" if world == 1 else "deepspeed"
-    if engine == "local":
-        if world > 1:
-            raise UserError(f"parallel=single with {world} processes: choose parallel=zero2 (or zero0, zero3)")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return Processes(0, 1, device, engine)
-    from llava_moe.train.deepspeed_engine import start_processes
-
-    if "RANK" not in os.environ:
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.setdefault("MASTER_PORT", "29511")
-    return Processes(*start_processes(), engine)
+    Raises:
+        UserError: settings that no adapter, model part or source has, a missing data file, or no run to start from.
+    """
+    recipe = recipe_of(config)
+    _trainable_parts(config)
+    for source in mixture_of(config).sources:
+        find_files(source)
+    if recipe.init_from is not None:
+        newest_checkpoint(Path(recipe.init_from))
 
 
 def train_stage(
-    config: dict[str, Any], config_text: str, folder: Path, title: str, processes: Processes, console: Console
+    config: dict[str, Any],
+    config_text: str,
+    folder: Path,
+    title: str,
+    processes: Processes,
+    console: Console,
+    stop_signals: StopSignals,
 ) -> None:
     """Train one stage in ``folder`` to its end, resuming what is there; return at once if it is finished.
 
     Raises:
-        UserError: the folder is in use, or belongs to another configuration; bad data; a full disk.
+        UserError: the folder is in use, or belongs to another configuration; bad data; a full disk; out of memory.
         StoppedBySignalError: stopped by a signal with a checkpoint saved.
     """
-    if processes.rank > 0:
-        _train_locked(config, folder, title, processes, Console(quiet=True))
-        return
-    with FolderLock(folder):
-        claim_configuration(folder, config, config_text)
-        _train_locked(config, folder, title, processes, console)
+    with memory_errors_explained():
+        if processes.rank > 0:
+            _train_locked(config, folder, title, processes, Console(quiet=True), stop_signals)
+            return
+        with FolderLock(folder):
+            claim_configuration(folder, config, config_text)
+            _train_locked(config, folder, title, processes, console, stop_signals)
 
 
 def is_finished(folder: Path) -> bool:
@@ -92,30 +75,35 @@ def is_finished(folder: Path) -> bool:
     return (folder / FINISHED).is_file()
 
 
-def _train_locked(config: dict[str, Any], folder: Path, title: str, processes: Processes, console: Console) -> None:
+def _train_locked(
+    config: dict[str, Any],
+    folder: Path,
+    title: str,
+    processes: Processes,
+    console: Console,
+    stop_signals: StopSignals,
+) -> None:
     if is_finished(folder):
         return
-    console.print(f"[bold]{title}[/bold]  {folder}")
+    console.print(f"[bold]{escape(title)}[/bold]  {escape(str(folder))}")
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        refuse_changed_data(folder, mixture_of(config))
     assembled = new_model(recipe_of(config), processes.device)
     groups = prepare_stage(
         assembled.model,
-        TrainableParts(config["stage"]["learning_rates"], _pair(config["stage"]["vision_layers"])),
+        _trainable_parts(config),
         assembled.attached.named_parameters() if "adapter" in config["stage"]["learning_rates"] else {},
     )
     data = open_data(config, assembled, processes, console)
-    quarantine = Quarantine(
-        folder / "quarantine.jsonl",
-        {source.name: index.num_records for source, index in zip(data.mixture.sources, data.indexes, strict=True)},
-        data.mixture.max_bad_share,
-    )
+    quarantine = None
     if processes.rank == 0:
-        quarantine.add(entry for index in data.indexes for entry in index.bad)
+        quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
     engine = _engine(config, assembled, groups, processes)
     stream = _stream(config, assembled, data, engine)
     schedule = Schedule(_num_steps(config, stream), config["train"]["warmup_ratio"])
     _announce(console, assembled, groups, schedule)
     state = RunState()
-    checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, engine)
         console.print(f"resuming at step {state.step} from {checkpoint.name}")
@@ -125,8 +113,8 @@ def _train_locked(config: dict[str, Any], folder: Path, title: str, processes: P
         write_atomically(
             folder / "environment.json", json.dumps(describe_environment(config, assembled.model), indent=1)
         )
-    run = StageRun(config, folder, title, engine, assembled, stream, quarantine, schedule, state, console)
-    with run:
+    run = StageRun(config, folder, title, engine, assembled, stream, quarantine, schedule, state, console, stop_signals)
+    with run, stop_signals.deferred():
         state = train(
             engine,
             stream,
@@ -147,59 +135,24 @@ def _train_locked(config: dict[str, Any], folder: Path, title: str, processes: P
     engine.barrier()
 
 
-@dataclass(frozen=True)
-class OpenData:
-    """A mixture with its sources opened and indexed."""
-
-    mixture: Mixture
-    records: tuple[Records, ...]
-    indexes: tuple[SourceIndex, ...]
-
-
-def open_data(config: Mapping[str, Any], assembled: Assembled, processes: Processes, console: Console) -> OpenData:
-    """Open and index every source of the mixture, the first process before the others, which then find the cache."""
-    mixture, cache = mixture_of(config), cache_folder()
-    if processes.rank > 0:
-        processes.wait()
-    records = tuple(open_records(source, cache) for source in mixture.sources)
-    indexes = []
-    for source, content in zip(mixture.sources, records, strict=True):
-        with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
-            task = bar.add_task(f"  reading {source.name}", total=len(content))
-            index = index_source(source, content, assembled.encoder, cache, partial(_advance, bar, task))
-        indexes.append(index)
-        left_out = f", {len(index.bad)} left out" if index.bad else ""
-        cut = f", {index.num_cut} cut" if index.num_cut else ""
-        console.print(
-            f"  {source.name} ({source.domain}): {len(index.rows):,} records{left_out}{cut}, "
-            f"{index.lengths.mean():.0f} tokens on average",
-            highlight=False,
-        )
-    if processes.rank == 0:
-        processes.wait()
-    return OpenData(mixture, records, tuple(indexes))
-
-
-def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
-    bar.update(task, completed=done, total=total)
-
-
 def _engine(
     config: Mapping[str, Any], assembled: Assembled, groups: Sequence[ParameterGroup], processes: Processes
 ) -> Engine:
-    train_config, parallel = config["train"], config["parallel"]
+    train_config = config["train"]
     if train_config["activation_checkpointing"]:
         # Reentrant checkpointing drops the balance loss's gradient: it is not an option.
         assembled.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if processes.engine == "local":
         return LocalEngine(assembled.model, groups, optimizer_of(config), processes.device)
-    from llava_moe.train.deepspeed_engine import DeepSpeedEngine, ZeroSettings
+    from llava_moe.train.deepspeed_engine import DeepSpeedEngine
 
-    zero = ZeroSettings(
-        parallel["stage"], parallel["offload_optimizer"], parallel["offload_parameters"], dict(parallel["extra"])
-    )
     return DeepSpeedEngine(
-        assembled.model, groups, optimizer_of(config), zero, processes.device, DTYPES[train_config["dtype"]]
+        assembled.model,
+        groups,
+        optimizer_of(config),
+        zero_of(config["parallel"]),
+        processes.device,
+        DTYPES[train_config["dtype"]],
     )
 
 
@@ -250,5 +203,6 @@ def _announce(
     console.print(f"  {schedule.num_steps:,} steps, {schedule.num_warmup_steps} of them warm-up", highlight=False)
 
 
-def _pair(layers: Sequence[int] | None) -> tuple[int, int] | None:
-    return None if layers is None else (int(layers[0]), int(layers[1]))
+def _trainable_parts(config: Mapping[str, Any]) -> TrainableParts:
+    layers = config["stage"]["vision_layers"]
+    return TrainableParts(config["stage"]["learning_rates"], None if layers is None else (layers[0], layers[1]))

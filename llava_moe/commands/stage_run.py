@@ -1,8 +1,7 @@
-"""The folder and the console of a running stage, as the loop sees them: log, quarantine, checkpoints, signals."""
+"""The folder and the console of a running stage, as the loop sees them: log, quarantine, checkpoints, stop."""
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from llava_moe.assemble import Assembled, weights_writer
+from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.stream import StepStream
-from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import save_checkpoint
 from llava_moe.train.console import TrainingConsole
 from llava_moe.train.engine import Engine
@@ -33,39 +32,32 @@ class StageRun:
         engine: Engine,
         assembled: Assembled,
         stream: StepStream,
-        quarantine: Quarantine,
+        quarantine: Quarantine | None,
         schedule: Schedule,
         state: RunState,
         console: Console,
+        stop_signals: StopSignals,
     ) -> None:
         self.folder, self.engine, self.stream, self.quarantine_file = folder, engine, stream, quarantine
         self.keep_last = config["train"]["keep_last"]
         self.write_weights = weights_writer(assembled)
         self.started = time.monotonic()
-        self._stop_asked = False
-        self._handlers: dict[int, Any] = {}
+        self.stop_signals = stop_signals
         self.sinks: list[LogSink] = []
         if engine.rank == 0:
             self.sinks = _sinks(config["log"], folder, config["stage"]["name"], state)
             self.sinks.append(TrainingConsole(console, title, schedule.num_steps, state.step))
 
     def __enter__(self) -> StageRun:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._handlers[number] = signal.signal(number, self._ask_stop)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
         for sink in self.sinks:
             sink.close()
 
-    def _ask_stop(self, *_: object) -> None:
-        self._stop_asked = True
-
     @property
     def stop_asked(self) -> bool:
-        return self._stop_asked
+        return self.stop_signals.asked
 
     @property
     def seconds(self) -> float:
@@ -76,7 +68,7 @@ class StageRun:
             sink.write(record)
 
     def quarantine(self, bad: Sequence[Any]) -> None:
-        if self.engine.rank == 0 and bad:
+        if self.quarantine_file is not None:
             self.quarantine_file.add(bad)
 
     def save(self, state: RunState) -> None:
@@ -94,9 +86,6 @@ def _sinks(log: Mapping[str, Any], folder: Path, stage: str, state: RunState) ->
     sinks: list[LogSink] = [JsonLines(folder / "log.jsonl", stage, state.step)]
     if log["tensorboard"]:
         sinks.append(TensorBoard(folder / "tensorboard"))
-    mode = log["wandb"]
-    if mode == "online" or mode == "offline":
-        sinks.append(WeightsAndBiases(folder, folder.name, mode, log["project"]))
-    elif mode not in ("off", False):  # YAML reads a bare off as false
-        raise UserError(f"log.wandb={mode}: choose off, offline or online")
+    if log["wandb"] in ("online", "offline"):
+        sinks.append(WeightsAndBiases(folder, folder.name, log["wandb"], log["project"]))
     return sinks

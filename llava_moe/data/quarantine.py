@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,25 +65,45 @@ class Quarantine:
                 if self._line_is_open:
                     file.write("\n")
                     self._line_is_open = False
-                file.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in new)
+                file.writelines(map(_line, new))
         self.check()
         return len(new)
 
+    def keep_only(self, is_bad: Callable[[Quarantined], bool]) -> None:
+        """Strike the records that are bad no more off the account and out of the file."""
+        kept = {place: entry for place, entry in self._entries.items() if is_bad(entry)}
+        if len(kept) == len(self._entries):
+            return
+        self._entries = kept
+        part = self.path.with_name(f".{self.path.name}.partial")
+        part.write_text("".join(map(_line, kept.values())), encoding="utf-8")
+        os.replace(part, self.path)
+
+    def is_over(self) -> bool:
+        """Whether more than ``max_bad_share`` of some source is bad."""
+        return self._first_over() is not None
+
     def check(self) -> None:
         """Raise ``UserError`` for the first source of which too much is bad."""
+        over = self._first_over()
+        if over is None:
+            return
+        source, count = over
+        reasons = Counter(
+            entry.reason for entry in self._entries.values() if entry.source == source and entry.reason != TOO_LONG
+        )
+        told = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common(3))
+        raise UserError(
+            f"data source {source!r}: {count} of {self.num_records[source]} records are bad ({told}), more than "
+            f"data.max_bad_share={self.max_bad_share:g}; see {self.path}, then mend the source or raise the share"
+        )
+
+    def _first_over(self) -> tuple[str, int] | None:
         bad = Counter(entry.source for entry in self._entries.values() if entry.reason != TOO_LONG)
         for source, count in sorted(bad.items()):
-            total = self.num_records.get(source)
-            if not total or count <= self.max_bad_share * total:
-                continue
-            reasons = Counter(
-                entry.reason for entry in self._entries.values() if entry.source == source and entry.reason != TOO_LONG
-            )
-            told = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common(3))
-            raise UserError(
-                f"data source {source!r}: {count} of {total} records are bad ({told}), more than "
-                f"data.max_bad_share={self.max_bad_share:g}; see {self.path}, then mend the source or raise the share"
-            )
+            if source in self.num_records and count > self.max_bad_share * self.num_records[source]:
+                return source, count
+        return None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -98,6 +119,10 @@ class Quarantine:
     def by_reason(self) -> dict[str, int]:
         """Records left out for each reason."""
         return dict(Counter(entry.reason for entry in self._entries.values()))
+
+
+def _line(entry: Quarantined) -> str:
+    return json.dumps(asdict(entry), ensure_ascii=False) + "\n"
 
 
 def _read(path: Path) -> list[Quarantined]:

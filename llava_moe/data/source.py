@@ -98,6 +98,9 @@ class Records(Protocol):
     def number(self, index: int) -> int:
         """The record's number in its file, from 0 (another than ``index`` where a split was chosen)."""
 
+    def find(self, number: int) -> int | None:
+        """The index of the record with this number in the file; None where there is none."""
+
     def read(self, start: int, stop: int) -> list[Entry]:
         """Records ``start`` to ``stop`` at once, the bad ones among them."""
 
@@ -131,6 +134,11 @@ class ArrowRecords:
         """The record's number in its file, from 0."""
         return index if self.chosen is None else int(self.chosen[index])
 
+    def find(self, number: int) -> int | None:
+        """The index of the record with this number in the file; None where there is none."""
+        index = number if self.chosen is None else int(np.searchsorted(self.chosen, number))
+        return index if 0 <= index < len(self) and self.number(index) == number else None
+
     def read(self, start: int, stop: int) -> list[Entry]:
         """Records ``start`` to ``stop``, good and bad."""
         numbers = range(start, min(stop, len(self))) if self.chosen is None else self.chosen[start:stop].tolist()
@@ -160,12 +168,7 @@ def open_records(source: Source, cache: Path) -> ArrowRecords:
     Raises:
         UserError: a missing or unreadable file (with the line), an empty source, a split that is not there.
     """
-    if source.format in LATER_FORMATS:
-        # A mixture of the papers' data composes and shows its sources before their readers are here.
-        raise UserError(
-            f"data source {source.name!r}: the reader of format {source.format!r} is not there yet; use llava, records"
-        )
-    files = _files(source)
+    files = find_files(source)
     kind = _format(source, files)
     key = store.fingerprint(files, kind)
     path = Path(cache) / f"{store.slug(files[0].stem)}-{key[:24]}.arrow"
@@ -218,8 +221,16 @@ def _conversation(row: Row, source: Source) -> Conversation:
     return conversation
 
 
-def _files(source: Source) -> list[Path]:
+def find_files(source: Source) -> list[Path]:
+    """The files of a source, in order.
+
+    Raises:
+        UserError: none is there, or there is no reader for them.
+    """
     where = f"data source {source.name!r}"
+    if source.format in LATER_FORMATS:
+        # A mixture of the papers' data composes and shows its sources before their readers are here.
+        raise UserError(f"{where}: the reader of format {source.format!r} is not there yet; use llava, records")
     path = Path(source.path).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".parquet", ".json", ".jsonl"))

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,11 +16,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from llava_moe.errors import UserError
+from llava_moe.errors import FULL_DISK, UserError
 from llava_moe.train.engine import Engine
 from llava_moe.train.state import RunState
 
 MARKER = "COMPLETE"
+# The name of a stage's folder in the folder of an experiment of several: its number first.
+STAGE_NAME = re.compile(r"(\d+)-[\w.-]+")
 WriteWeights = Callable[[Path, Mapping[str, torch.Tensor]], None]
 
 
@@ -30,8 +32,22 @@ def last_checkpoint(folder: Path) -> Path | None:
     pointer = checkpoints / "last"
     if pointer.is_file() and _is_complete(named := checkpoints / pointer.read_text().strip()):
         return named
-    complete = sorted(path for path in checkpoints.glob("step-*") if _is_complete(path))
+    complete = _complete(checkpoints)
     return complete[-1] if complete else None
+
+
+def stage_folders(folder: Path) -> list[Path]:
+    """The stages of an experiment's folder in order; none in any other folder, a folder of runs among them."""
+    numbers = {
+        path.parent: int(found[1])
+        for path in folder.glob("*/config.yaml")
+        if (found := STAGE_NAME.fullmatch(path.parent.name))
+    }
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def _complete(checkpoints: Path) -> list[Path]:
+    return sorted(path for path in checkpoints.glob("step-*") if _is_complete(path))
 
 
 def _is_complete(path: Path) -> bool:
@@ -68,25 +84,62 @@ def save_checkpoint(
             _publish(partial, final, checkpoints)
             _prune(checkpoints, final, keep_last)
         engine.barrier()
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, RuntimeError) and not is_full(error):
+            raise
         raise UserError(_save_failure(error, final, folder)) from error
     return final
 
 
 def load_checkpoint(checkpoint: Path, engine: Engine) -> RunState:
-    """Restore optimizer, masters, weights that train and this rank's random numbers; return the position."""
-    engine.load(checkpoint / "engine")
-    load_random_state(checkpoint / "engine" / f"random-rank{engine.rank}.safetensors")
-    return RunState.read(checkpoint / "state.json")
+    """Restore optimizer, masters, weights that train and this rank's random numbers; return the position.
+
+    Raises:
+        UserError: a file is missing or damaged, or was written by other processes than these.
+    """
+    try:
+        engine.load(checkpoint / "engine")
+        load_random_state(checkpoint / "engine" / f"random-rank{engine.rank}.safetensors")
+        return RunState.read(checkpoint / "state.json")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        others = [path.name for path in _complete(checkpoint.parent) if path != checkpoint]
+        instead = f"delete it to go on from {others[-1]}" if others else "there is no other checkpoint"
+        raise UserError(
+            f"{checkpoint} cannot be resumed ({_first_line(error)}): if it was written with other parallel settings, "
+            f"give those; if it is damaged, {instead}"
+        ) from error
 
 
 def _publish(partial: Path, final: Path, checkpoints: Path) -> None:
     (partial / MARKER).write_text("")
+    _sync(partial)
+    # One that is there already is complete too: it stays findable until the new one stands in its place.
+    aside = final.with_name(f"{final.name}.old")
     if final.exists():
-        shutil.rmtree(final)
+        os.replace(final, aside)
     os.replace(partial, final)
     write_atomically(checkpoints / "last", final.name + "\n")
+    if aside.exists():
+        _remove(aside)
+
+
+def _sync(folder: Path) -> None:
+    """Bring files to the disk: some file systems tell only then that they are full."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _remove(checkpoint: Path) -> None:
+    (checkpoint / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _prune(checkpoints: Path, newest: Path, keep_last: int) -> None:
@@ -94,8 +147,7 @@ def _prune(checkpoints: Path, newest: Path, keep_last: int) -> None:
     kept = {newest.name, best.read_text().strip() if best.is_file() else ""}
     older = sorted(path for path in checkpoints.glob("step-*") if path.name not in kept)
     for path in older[: max(0, len(older) - (keep_last - 1))]:
-        (path / MARKER).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -123,9 +175,19 @@ def load_random_state(path: Path) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
+def is_full(error: Exception) -> bool:
+    """Whether an error says that a disk is full, over quota, or a file as large as it may be."""
+    # safetensors and torch tell it in words alone.
+    told = ("No space left", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed writing")
+    return getattr(error, "errno", None) in FULL_DISK or any(words in str(error) for words in told)
+
+
 def _save_failure(error: Exception, final: Path, folder: Path) -> str:
-    is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    reason = "the disk is full" if is_full else str(error).splitlines()[0]
+    reason = f"the disk is full ({_first_line(error)})" if is_full(error) else _first_line(error)
     previous = last_checkpoint(folder)
     kept = f"checkpoint {previous.name} is untouched" if previous else "there is no earlier checkpoint"
     return f"cannot save {final}: {reason}; {kept}. Free space and run the same command again"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -11,11 +12,17 @@ from types import TracebackType
 from typing import Any
 
 from llava_moe.errors import UserError
-from llava_moe.train.checkpoint import write_atomically
+from llava_moe.train.checkpoint import last_checkpoint, write_atomically
 
 FINISHED = "finished.json"
-# What may differ between two starts of one run: it changes how the work is done, not its result.
-FREE_KEYS = ("log", "parallel", "data.num_workers", "out", "run_name", "train.save_every", "train.keep_last", "eval")
+# What may differ between two starts of one run: it changes how the work is done, or when it is given up, and the result
+# only by rounding. What a message of ours advises to change is among them.
+FREE_KEYS = (
+    *("log", "parallel", "eval", "out"),
+    *("data.num_workers", "data.max_bad_share"),
+    *("train.save_every", "train.keep_last", "train.num_threads", "train.max_nonfinite_steps"),
+    *("train.tokens_per_micro_batch", "train.activation_checkpointing"),
+)
 
 
 class FolderLock:
@@ -25,8 +32,14 @@ class FolderLock:
         self.path = folder / ".lock"
 
     def __enter__(self) -> FolderLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("a+")
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("a+")
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be a run's folder ({error.strerror}): choose another with out="
+            ) from error
         try:
             # A record lock, not flock: data workers are forked, and would hold an flock on when this process is killed.
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,8 +47,12 @@ class FolderLock:
             self.file.seek(0)
             holder = self.file.read().strip() or "unknown"
             self.file.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"{folder} cannot be locked ({error.strerror}): choose a folder on another disk with out="
+                ) from error
             raise UserError(
-                f"{self.path.parent} is in use by process {holder}: wait for it, or choose another folder with out="
+                f"{folder} is in use by process {holder}: wait for it, or choose another folder with out="
             ) from error
         self.file.seek(0)
         self.file.truncate()
@@ -52,6 +69,8 @@ class FolderLock:
 def claim_configuration(folder: Path, config: Mapping[str, Any], text: str) -> None:
     """Write ``config.yaml``, or refuse a folder that another configuration began.
 
+    A folder where nothing was trained yet is free: what stopped the last try may be the setting that differs.
+
     Args:
         config: the resolved configuration as plain containers; ``text`` is the same as YAML.
 
@@ -60,8 +79,8 @@ def claim_configuration(folder: Path, config: Mapping[str, Any], text: str) -> N
     """
     digest = folder / ".config.json"
     flat = flatten(config)
-    if digest.is_file():
-        before = json.loads(digest.read_text())
+    if digest.is_file() and _has_trained(folder):
+        before = _read_flat(digest)
         differing = sorted(
             key for key in before.keys() | flat.keys() if before.get(key) != flat.get(key) and not _is_free(key)
         )
@@ -74,6 +93,21 @@ def claim_configuration(folder: Path, config: Mapping[str, Any], text: str) -> N
             )
     write_atomically(folder / "config.yaml", text)
     write_atomically(digest, json.dumps(flat, default=str))
+
+
+def _has_trained(folder: Path) -> bool:
+    log = folder / "log.jsonl"
+    return last_checkpoint(folder) is not None or (log.is_file() and log.stat().st_size > 0)
+
+
+def _read_flat(digest: Path) -> dict[str, Any]:
+    try:
+        flat = json.loads(digest.read_text(encoding="utf-8"))
+    except ValueError:
+        flat = None
+    if not isinstance(flat, dict):
+        raise UserError(f"{digest} is damaged: put it back, or choose another folder with out=")
+    return flat
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

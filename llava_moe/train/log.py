@@ -8,12 +8,14 @@ import os
 import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
+from llava_moe.errors import UserError
 from llava_moe.train.loss import StepSums
 from llava_moe.train.state import RunState
 
@@ -117,17 +119,25 @@ class JsonLines:
     """Appends to ``log.jsonl``; lines of steps after ``last_step`` (a killed run's) are dropped first."""
 
     def __init__(self, path: Path, stage: str, last_step: int) -> None:
-        self.stage = stage
+        self.stage, self.path = stage, path
         if path.exists():
             _truncate(path, last_step)
         self.file = path.open("a", encoding="utf-8")
 
     def write(self, record: StepRecord) -> None:
-        self.file.write(json.dumps({"stage": self.stage, **record.fields}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"stage": self.stage, **record.fields}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path} ({error.strerror}); checkpoints are untouched. Free space and run the same "
+                "command again"
+            ) from error
 
     def close(self) -> None:
-        self.file.close()
+        # Every line is flushed when it is written: what is still there to write has failed, and been told, before.
+        with suppress(OSError):
+            self.file.close()
 
 
 def _truncate(path: Path, last_step: int) -> None:
@@ -136,7 +146,7 @@ def _truncate(path: Path, last_step: int) -> None:
         try:
             if json.loads(line)["step"] <= last_step:
                 kept.append(line)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, KeyError, TypeError):
             break  # the process was killed while it wrote this line
     partial = path.with_suffix(".partial")
     partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -155,8 +165,10 @@ class TensorBoard:
     """Scalars for TensorBoard (``log.tensorboard=true``)."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError("log.tensorboard=true needs TensorBoard: pip install 'llava-moe[train]'") from error
         self.writer = SummaryWriter(str(folder))
 
     def write(self, record: StepRecord) -> None:
@@ -171,8 +183,10 @@ class WeightsAndBiases:
     """Scalars for Weights & Biases (``log.wandb=online|offline``)."""
 
     def __init__(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str) -> None:
-        import wandb
-
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(f"log.wandb={mode} needs wandb: pip install 'llava-moe[train]'") from error
         self.run = wandb.init(dir=str(folder), name=name, mode=mode, project=project, resume="allow")
 
     def write(self, record: StepRecord) -> None:

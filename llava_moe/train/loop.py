@@ -24,6 +24,7 @@ from llava_moe.errors import StoppedBySignalError, UserError
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import StepRecord
 from llava_moe.train.loss import StepSums, cross_entropy_N, targets_of
+from llava_moe.train.memory import is_out_of_memory
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 
@@ -124,6 +125,7 @@ def train(
         UserError: too many steps with a non-finite loss, out of memory, or too many bad records.
     """
     engine.module.train()
+    first_step = state.step
     while state.step < schedule.num_steps:
         for step in stream.iterate(state.epoch, state.epoch_step):
             started = time.perf_counter()
@@ -141,7 +143,8 @@ def train(
                 run.save(state)
         else:
             state = replace(state, epoch=state.epoch + 1, epoch_step=0)
-    run.save(state)
+    if state.step > first_step:
+        run.save(state)
     return state
 
 
@@ -176,7 +179,9 @@ def _take_step(
         try:
             loss = _forward_row(engine, objective, batch, sums, experts, num_domains, num_supervised, num_examples)
             engine.backward(loss, is_last=number == len(batches) - 1)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise UserError(_out_of_memory(batch, step)) from error
     stop = torch.tensor([float(run.stop_asked)], dtype=torch.float64, device=engine.device)
     flat = engine.sum(torch.cat([sums.flat(), experts.flat(engine.device), stop]))

@@ -1,0 +1,220 @@
+"""What a setting may be: a wrong value is refused before anything is built, read or written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llava_moe.errors import UserError
+
+
+class Limit(Protocol):
+    """One setting's domain."""
+
+    def admits(self, value: Any) -> bool: ...
+    def describe(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number of at least ``lowest``."""
+
+    lowest: int
+
+    def admits(self, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= self.lowest
+
+    def describe(self) -> str:
+        return f"a whole number of at least {self.lowest}"
+
+
+@dataclass(frozen=True)
+class Real:
+    """A finite number from ``lowest`` (itself left out if ``open_below``) to ``highest``."""
+
+    lowest: float
+    highest: float = math.inf
+    open_below: bool = False
+
+    def admits(self, value: Any) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            return False
+        return (self.lowest < value if self.open_below else self.lowest <= value) and value <= self.highest
+
+    def describe(self) -> str:
+        above = f"{'above' if self.open_below else 'of at least'} {self.lowest:g}"
+        return f"a number {above}" + ("" if math.isinf(self.highest) else f" and at most {self.highest:g}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values."""
+
+    options: tuple[Any, ...]
+
+    def admits(self, value: Any) -> bool:
+        return any(value is option or (value == option and isinstance(value, str)) for option in self.options)
+
+    def describe(self) -> str:
+        return " or ".join(str(option).lower() if isinstance(option, bool) else str(option) for option in self.options)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text, which holds something unless it ``may_be_empty``."""
+
+    may_be_empty: bool = False
+
+    def admits(self, value: Any) -> bool:
+        return isinstance(value, str) and (self.may_be_empty or bool(value.strip()))
+
+    def describe(self) -> str:
+        return "text" if self.may_be_empty else "text, such as a path or a name"
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list of values, of ``length`` if that is given."""
+
+    item: Limit
+    length: int | None = None
+
+    def admits(self, value: Any) -> bool:
+        if not isinstance(value, list) or self.length not in (None, len(value)):
+            return False
+        return all(self.item.admits(item) for item in value)
+
+    def describe(self) -> str:
+        how_many = "" if self.length is None else f"{self.length} values, "
+        return f"a list [...] of {how_many}each {self.item.describe()}"
+
+
+@dataclass(frozen=True)
+class ByName:
+    """A mapping whose every value is admitted."""
+
+    item: Limit
+
+    def admits(self, value: Any) -> bool:
+        return isinstance(value, Mapping) and all(self.item.admits(item) for item in value.values())
+
+    def describe(self) -> str:
+        return f"a mapping {{name: value, ...}}, each value {self.item.describe()}"
+
+
+@dataclass(frozen=True)
+class OrNull:
+    """Another limit, or null."""
+
+    limit: Limit
+
+    def admits(self, value: Any) -> bool:
+        return value is None or self.limit.admits(value)
+
+    def describe(self) -> str:
+        return f"{self.limit.describe()}, or null"
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A mapping with fields of its own."""
+
+    def admits(self, value: Any) -> bool:
+        return isinstance(value, Mapping)
+
+    def describe(self) -> str:
+        return "a mapping {field: value, ...}"
+
+
+FLAG = Choice((True, False))
+SHARED: dict[str, Limit] = {"seed": Whole(0), "out": OrNull(Text()), "model.path": OrNull(Text())}
+TRAIN: dict[str, Limit] = SHARED | {
+    "init_from": OrNull(Text()),
+    "domains": OrNull(ListOf(Text())),
+    "path": OrNull(Text()),
+    "images": OrNull(Text()),
+    "stages": OrNull(ListOf(Fields())),
+    "train.global_batch_size": Whole(1),
+    "train.tokens_per_micro_batch": Whole(1),
+    "train.epochs": OrNull(Whole(0)),
+    "train.max_steps": OrNull(Whole(1)),
+    "train.max_length": Whole(1),
+    "train.over_length": Choice(("cut", "drop")),
+    "train.dtype": Choice(("fp32", "bf16", "fp16")),
+    "train.activation_checkpointing": FLAG,
+    "train.warmup_ratio": Real(0, 1),
+    "train.gradient_clipping": Real(0),
+    "train.betas": ListOf(Real(0, 0.999999), length=2),
+    "train.epsilon": Real(0),
+    "train.weight_decay": Real(0),
+    "train.save_every": Whole(0),
+    "train.keep_last": Whole(1),
+    "train.max_nonfinite_steps": Whole(0),
+    "train.num_threads": OrNull(Whole(1)),
+    "log.every": Whole(1),
+    "log.tensorboard": FLAG,
+    # YAML reads an unquoted off as false.
+    "log.wandb": Choice(("off", "offline", "online", False)),
+    "eval.benchmarks": ListOf(Text()),
+    "eval.limit": OrNull(Whole(0)),
+    "stage.template": Choice(("v1", "plain")),
+    "stage.image_mode": Choice(("pad", "crop")),
+    "stage.learning_rates": ByName(Real(0)),
+    "stage.without_adapter": OrNull(ByName(Real(0))),
+    "stage.vision_layers": OrNull(ListOf(Whole(0), length=2)),
+    "model.architecture": Fields(),
+    "model.system": OrNull(Text(may_be_empty=True)),
+    "adapter": Fields(),
+    "data.sources": ByName(Fields()),
+    "data.num_workers": Whole(0),
+    "data.max_bad_share": Real(0, 1),
+    "data.epoch_samples": OrNull(Whole(1)),
+    "data.weights": Choice(("samples", "tokens", "temperature")),
+    "data.temperature": Real(0, open_below=True),
+    "data.follows_domains": FLAG,
+    "parallel.engine": Choice(("auto", "local", "deepspeed")),
+    "parallel.offload_optimizer": FLAG,
+    "parallel.offload_parameters": FLAG,
+    "parallel.extra": Fields(),
+}
+EVAL: dict[str, Limit] = SHARED | {
+    "run": OrNull(Text()),
+    "benchmarks": ListOf(Text()),
+    "limit": OrNull(Whole(0)),
+    "batch_size": Whole(1),
+    "num_threads": OrNull(Whole(1)),
+    "dtype": OrNull(Choice(("fp32", "bf16", "fp16"))),
+}
+SOURCE: dict[str, Limit] = {
+    "domain": Text(),
+    "path": Text(),
+    "images": OrNull(Text()),
+    "split": OrNull(Text()),
+    "repeats": Real(0, open_below=True),
+    "cap": OrNull(Whole(1)),
+    "weight": Real(0),
+}
+
+
+def check_settings(config: Mapping[str, Any], limits: Mapping[str, Limit], where: str = "") -> None:
+    """Hold every setting that is there against its limit; keys are dotted.
+
+    Raises:
+        UserError: naming the first setting that is not admitted, its value and what it may be.
+    """
+    for key, limit in limits.items():
+        node: Any = config
+        for part in key.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                break
+            node = node[part]
+        else:
+            if not limit.admits(node):
+                raise UserError(f"{where}{key}={as_word(node)}: give {limit.describe()}")
+
+
+def as_word(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,70 @@
+"""The processes that train together, as a launcher started them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llava_moe.errors import UserError
+
+if TYPE_CHECKING:
+    from llava_moe.train.deepspeed_engine import ZeroSettings
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together."""
+
+    rank: int
+    world: int
+    device: torch.device
+    engine: str
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+
+def join_processes(parallel: Mapping[str, Any]) -> Processes:
+    """Find the other processes of a launcher, if there are any.
+
+    Raises:
+        UserError: several processes with the engine of one, settings that DeepSpeed does not have, or no DeepSpeed.
+    """
+    world = _number_of_processes()
+    engine = parallel["engine"]
+    if engine == "auto":
+        engine = "local" if world == 1 else "deepspeed"
+    if engine == "local":
+        if world > 1:
+            raise UserError(f"parallel=single with {world} processes: choose parallel=zero2 (or zero0, zero3)")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return Processes(0, 1, device, engine)
+    zero_of(parallel)
+    from llava_moe.train.deepspeed_engine import start_processes
+
+    if "RANK" not in os.environ:
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.setdefault("MASTER_PORT", "29511")
+    return Processes(*start_processes(), engine)
+
+
+def zero_of(parallel: Mapping[str, Any]) -> ZeroSettings:
+    """DeepSpeed's settings."""
+    from llava_moe.train.deepspeed_engine import ZeroSettings
+
+    return ZeroSettings(
+        parallel["stage"], parallel["offload_optimizer"], parallel["offload_parameters"], dict(parallel["extra"])
+    )
+
+
+def _number_of_processes() -> int:
+    told = os.environ.get("WORLD_SIZE", "1")
+    if not told.isdecimal() or int(told) < 1:
+        raise UserError(f"WORLD_SIZE={told} in the environment is no number of processes: unset it, or use a launcher")
+    return int(told)

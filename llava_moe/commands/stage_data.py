@@ -1,0 +1,114 @@
+"""A stage's data, opened: sources, records, indexes, and the account of what was left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TaskID
+
+from llava_moe.assemble import Assembled
+from llava_moe.commands.environment import fingerprint_data
+from llava_moe.commands.processes import Processes
+from llava_moe.commands.settings import cache_folder, mixture_of
+from llava_moe.data.conversation import BadRecord
+from llava_moe.data.encode import Encoder
+from llava_moe.data.lengths import SourceIndex, index_source
+from llava_moe.data.mixture import Mixture
+from llava_moe.data.quarantine import Quarantine, Quarantined
+from llava_moe.data.source import Records, open_records
+from llava_moe.errors import UserError
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """A mixture with its sources opened and indexed."""
+
+    mixture: Mixture
+    records: tuple[Records, ...]
+    indexes: tuple[SourceIndex, ...]
+
+
+def open_data(config: Mapping[str, Any], assembled: Assembled, processes: Processes, console: Console) -> OpenData:
+    """Open and index every source of the mixture, the first process before the others, which then find the cache."""
+    mixture, cache = mixture_of(config), cache_folder()
+    if processes.rank > 0:
+        processes.wait()
+    records = tuple(open_records(source, cache) for source in mixture.sources)
+    indexes = []
+    for source, content in zip(mixture.sources, records, strict=True):
+        with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+            task = bar.add_task(f"  reading {escape(source.name)}", total=len(content))
+            index = index_source(source, content, assembled.encoder, cache, partial(_advance, bar, task))
+        indexes.append(index)
+        left_out = f", {len(index.bad)} left out" if index.bad else ""
+        cut = f", {index.num_cut} cut" if index.num_cut else ""
+        console.print(
+            f"  {source.name} ({source.domain}): {len(index.rows):,} records{left_out}{cut}, "
+            f"{index.lengths.mean():.0f} tokens on average",
+            highlight=False,
+            markup=False,
+        )
+    if processes.rank == 0:
+        processes.wait()
+    return OpenData(mixture, records, tuple(indexes))
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
+
+
+def open_quarantine(folder: Path, data: OpenData, encoder: Encoder, is_fresh: bool) -> Quarantine:
+    """The account of a run's bad records, with those that the index found.
+
+    A run that begins anew (``is_fresh``) begins its account anew: the records of an earlier try may have been mended.
+
+    Raises:
+        UserError: more than ``max_bad_share`` of a source is bad.
+    """
+    quarantine = Quarantine(
+        folder / "quarantine.jsonl",
+        {source.name: index.num_records for source, index in zip(data.mixture.sources, data.indexes, strict=True)},
+        data.mixture.max_bad_share,
+    )
+    if is_fresh:
+        quarantine.keep_only(lambda _: False)
+    elif quarantine.is_over():
+        quarantine.keep_only(partial(_is_still_bad, data, encoder))
+    quarantine.add(entry for index in data.indexes for entry in index.bad)
+    return quarantine
+
+
+def _is_still_bad(data: OpenData, encoder: Encoder, entry: Quarantined) -> bool:
+    for source, records in zip(data.mixture.sources, data.records, strict=True):
+        if source.name == entry.source and (row := records.find(entry.index)) is not None:
+            try:
+                encoder.encode(records[row], source.images, domain_id=0)
+            except BadRecord:
+                return True
+    return False
+
+
+def refuse_changed_data(folder: Path, mixture: Mixture) -> None:
+    """Refuse to resume on data files that are not those the run began with: their samples would be others.
+
+    Raises:
+        UserError: naming the source and its file.
+    """
+    environment = folder / "environment.json"
+    if not environment.is_file():
+        return
+    before = json.loads(environment.read_text(encoding="utf-8"))["data"]
+    now = fingerprint_data(mixture)
+    for source in mixture.sources:
+        if before.get(source.name) != now[source.name]:
+            raise UserError(
+                f"data source {source.name!r}: {source.path} has changed since the run in {folder} began, so its steps "
+                "would hold other samples: put the file back, or choose another folder with out="
+            )
