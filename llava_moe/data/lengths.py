@@ -78,7 +78,10 @@ def index_source(
     if not len(index.rows):
         reasons = {entry.reason: entry.detail for entry in reversed(index.bad)}
         told = "; ".join(f"{reason}: {detail}" for reason, detail in list(reasons.items())[:3])
-        raise UserError(f"data source {source.name!r}: none of {index.num_records} records is usable ({told})")
+        raise UserError(
+            f"data source {source.name!r}: none of {index.num_records} records is usable ({told}); mend them, or raise "
+            "train.max_length where they are too long"
+        )
     return index
 
 

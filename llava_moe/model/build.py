@@ -7,11 +7,14 @@ language model's own vocabulary, the table is padded to a multiple of 64 (32000,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tokenizers import AddedToken
 from torch import nn
 from transformers import (
@@ -29,6 +32,7 @@ from transformers import (
 from llava_moe.errors import UserError
 
 EMBEDDED = "embedded:"
+ConfigKind = TypeVar("ConfigKind", LlamaConfig, CLIPVisionConfig)
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
 TABLE_MULTIPLE = 64
 
@@ -101,10 +105,17 @@ def embedded_folder(name: str) -> Path:
 
 
 def resolve(reference: str) -> str:
-    """Turn ``embedded:NAME`` into a folder; hub ids and folders stay as they are."""
+    """Turn ``embedded:NAME`` into a folder; hub ids and folders stay as they are.
+
+    Raises:
+        UserError: what is plainly a folder does not exist.
+    """
     if reference.startswith(EMBEDDED):
         return str(embedded_folder(reference.removeprefix(EMBEDDED)))
-    return str(Path(reference).expanduser()) if Path(reference).expanduser().exists() else reference
+    path = Path(reference).expanduser()
+    if not path.exists() and reference.startswith(("/", ".", "~")):
+        raise UserError(f"model {reference} cannot be loaded: no such folder; give one that is there, or a hub id")
+    return str(path) if path.exists() else reference
 
 
 def build_base(architecture: Architecture, dtype: torch.dtype, seed: int = 0) -> BaseModel:
@@ -256,9 +267,10 @@ def _from_shape(shape: FromShape, dtype: torch.dtype) -> tuple[LlavaForCondition
     tokenizer = load_tokenizer(shape.tokenizer)
     text = dict(shape.text)
     text.setdefault("vocab_size", -(-len(tokenizer) // TABLE_MULTIPLE) * TABLE_MULTIPLE)
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text_config = LlamaConfig(**special, pad_token_id=tokenizer.pad_token_id, **text)
-    config = llava_config(CLIPVisionConfig(**shape.vision), text_config, tokenizer, shape.vision_feature_layer)
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        text.setdefault(token, getattr(tokenizer, token))
+    text_config, vision = _shaped(LlamaConfig, text, "text"), _shaped(CLIPVisionConfig, shape.vision, "vision")
+    config = llava_config(vision, text_config, tokenizer, shape.vision_feature_layer)
     torch.manual_seed(shape.seed)
     model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
     for layer in model.model.multi_modal_projector.children():
@@ -267,12 +279,23 @@ def _from_shape(shape: FromShape, dtype: torch.dtype) -> tuple[LlavaForCondition
     return model, tokenizer
 
 
+def _shaped(kind: type[ConfigKind], given: Mapping[str, Any], part: str) -> ConfigKind:
+    where, known = f"model.architecture.{part}", kind().to_dict()
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UserError(f"unknown key {where}.{unknown[0]}: take the fields of transformers' {kind.__name__}")
+    try:
+        return kind(**given)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: {str(error).strip().splitlines()[-1].strip()}; mend these numbers") from error
+
+
 def _pretrained(kind: Any, reference: str, dtype: torch.dtype) -> Any:
     path = resolve(reference)
     try:
         _check_kind(kind, path, reference)
         return kind.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model {reference} cannot be loaded: {_first_line(error)}") from error
 
 

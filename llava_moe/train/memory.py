@@ -26,6 +26,11 @@ def memory_errors_explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        if str(error).startswith("DataLoader worker"):
+            raise UserError(
+                f"a data worker died ({str(error).splitlines()[0].strip()}), most often killed for the memory it took: "
+                "lower data.num_workers, or give the job more memory"
+            ) from error
         if not is_out_of_memory(error):
             raise
         raise UserError(

@@ -38,6 +38,7 @@ class _Window:
         self.text = ""
         self.at = 0
         self.lines_dropped = 0
+        self.columns_dropped = 0
         self.decoder = json.JSONDecoder()
 
     def values(self) -> Iterator[Any]:
@@ -81,28 +82,37 @@ class _Window:
         while True:
             try:
                 value, end = self.decoder.raw_decode(self.text, self.at)
+            except RecursionError as error:
+                raise self.fault("brackets too deep", self.at) from error
             except json.JSONDecodeError as error:
                 # A value cut by the window's end fails at that end, or as a string that never closes.
-                cut = error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - 12
-                if not cut:
+                is_open = error.msg.startswith("Unterminated string")
+                if not is_open and error.pos < len(self.text) - 12:
                     raise self.fault(error.msg, error.pos) from error
+                offset = error.pos - self.at
                 if not self.more():
-                    raise self.fault(error.msg, error.pos, ended=True) from error
+                    is_cut = is_open or not self.text[self.at + offset :].strip()
+                    raise self.fault(error.msg, self.at + offset, ended=is_cut) from error
             else:
                 self.at = end
                 return value
 
     def more(self) -> bool:
         """Read on and let go of what is done with. The longer a record, the more is read at once."""
+        last_break = self.text.rfind("\n", 0, self.at)
         self.lines_dropped += self.text.count("\n", 0, self.at)
+        self.columns_dropped = self.at - last_break - 1 + (self.columns_dropped if last_break < 0 else 0)
         rest = self.text[self.at :]
         new = self.file.read(max(_CHUNK, len(rest)))
         self.text, self.at = rest + new, 0
         return bool(new)
 
     def fault(self, message: str, position: int, ended: bool = False) -> UserError:
+        last_break = self.text.rfind("\n", 0, position)
         line = 1 + self.lines_dropped + self.text.count("\n", 0, position)
+        column = position - last_break + (self.columns_dropped if last_break < 0 else 0)
         where = f"{self.path}, line {line}"
+        what = f"({message.removesuffix(' starting at')}), character {column}"
         if ended:
-            return UserError(f"{where}: the file ends inside a record ({message}); it was cut short, fetch it again")
-        return UserError(f"{where}: not valid JSON ({message}); mend or remove that record")
+            return UserError(f"{where}: the file ends inside a record {what}; it was cut short, fetch it again")
+        return UserError(f"{where}: not valid JSON {what}; mend or remove that record")
