@@ -195,7 +195,7 @@ def _save(index: SourceIndex, path: Path) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
-            f"cache {path.parent}: cannot be written ({error.strerror}); set another cache folder"
+            f"cache {path.parent}: cannot be written ({error.strerror}); set LLAVA_MOE_CACHE to another folder"
         ) from error
 
 
@@ -219,4 +219,6 @@ def _load(path: Path) -> SourceIndex | None:
         # Damaged on disk: it is made anew from the records.
         return None
     except OSError as error:
-        raise UserError(f"cache {path}: cannot be read ({error.strerror}); set another cache folder") from error
+        raise UserError(
+            f"cache {path}: cannot be read ({error.strerror}); set LLAVA_MOE_CACHE to another folder"
+        ) from error

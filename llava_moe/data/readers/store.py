@@ -62,7 +62,7 @@ def keep(rows: Iterable[Row], path: Path) -> Path:
                 _write(rows, path)
     except OSError as error:
         raise UserError(
-            f"cache {path.parent}: cannot be written ({error.strerror}); set another cache folder"
+            f"cache {path.parent}: cannot be written ({error.strerror}); set LLAVA_MOE_CACHE to another folder"
         ) from error
     return path
 
