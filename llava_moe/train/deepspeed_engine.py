@@ -74,16 +74,20 @@ class DeepSpeedEngine:
         self.needs_image_everywhere = True
         # DeepSpeed keeps reduced gradients in private buffers that only a step clears.
         self.can_skip = False
+        # Trap: DeepSpeed's stage 0 in bf16 hides its masters and departs from one process from the first update on;
+        # stage 1 is the same arithmetic with the optimizer spread over ranks.
+        stage = max(1, zero.stage) if dtype == torch.bfloat16 else zero.stage
+        self.tag = f"zero{stage}"
         self.live: dict[str, nn.Parameter] = {name: p for group in groups for name, p in group.parameters.items()}
         optimizer = build_optimizer(groups, self.live, settings, fused=False)
         self.engine, *_ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
-            config=_configuration(zero, settings, dtype),
+            config=_configuration(zero, stage, settings, dtype),
         )
         self.module = self.engine.module
         # Stage 0 in fp32 leaves whole, reduced gradients on the parameters and reports no norm of its own.
-        self.has_plain_gradients = zero.stage == 0 and dtype == torch.float32
+        self.has_plain_gradients = stage == 0
 
     def forward(self, **inputs: Any) -> Any:
         return self.engine(**inputs)
@@ -122,16 +126,29 @@ class DeepSpeedEngine:
         for name, parameter in self.live.items():
             value = safe_get_full_fp32_param(parameter)
             value = parameter.detach() if value is None else value
-            full[name] = value.float().reshape(getattr(parameter, "ds_shape", parameter.shape)).to("cpu", copy=True)
+            # Eight ranks with 7 B values in fp32 each would fill a machine's memory for nothing.
+            if self.rank == 0:
+                full[name] = value.float().reshape(getattr(parameter, "ds_shape", parameter.shape)).to("cpu", copy=True)
         return full
 
     def save(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag="deepspeed", exclude_frozen_parameters=True)
+        self.engine.save_checkpoint(str(folder), tag=self.tag, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        path, _ = self.engine.load_checkpoint(str(folder), tag="deepspeed", load_module_strict=False)
+        from deepspeed.runtime.zero.utils import ZeRORuntimeException
+
+        written = len(list(folder.glob("random-rank*.safetensors")))
+        if written != self.world or not (folder / self.tag).is_dir():
+            raise UserError(
+                f"{folder} was not written by {self.world} processes with DeepSpeed {self.tag}: resume with the number "
+                f"of processes ({written}) and the parallel= that wrote it"
+            )
+        try:
+            path, _ = self.engine.load_checkpoint(str(folder), tag=self.tag, load_module_strict=False)
+        except ZeRORuntimeException as error:
+            raise UserError(f"{folder}: {str(error).splitlines()[0]}") from error
         if path is None:
-            raise UserError(f"{folder} holds no DeepSpeed state: resume with the number of processes that wrote it")
+            raise UserError(f"{folder} holds no DeepSpeed state")
 
     def barrier(self) -> None:
         dist.barrier()
@@ -153,23 +170,26 @@ def _import_deepspeed() -> Any:
     return deepspeed
 
 
-def _configuration(zero: ZeroSettings, settings: OptimizerSettings, dtype: torch.dtype) -> dict[str, Any]:
-    stage: dict[str, Any] = {"stage": zero.stage}
+def _configuration(zero: ZeroSettings, stage: int, settings: OptimizerSettings, dtype: torch.dtype) -> dict[str, Any]:
+    optimization: dict[str, Any] = {"stage": stage}
     if zero.offload_optimizer:
-        stage["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        optimization["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if zero.offload_parameters:
-        stage["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if zero.stage == 3:
-        stage["stage3_gather_16bit_weights_on_model_save"] = False
+        optimization["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if stage == 3:
+        optimization["stage3_gather_16bit_weights_on_model_save"] = False
     configuration = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.gradient_clipping,
-        "zero_optimization": stage,
+        "zero_optimization": optimization,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+    if dtype == torch.bfloat16:
+        # Micro-batches add up in fp32, as in one process: DeepSpeed's default sums them in bf16.
+        configuration["data_types"] = {"grad_accum_dtype": "fp32"}
     return configuration | (zero.extra or {})

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -100,6 +101,19 @@ def test_two_ranks_equal_one_process(
 ) -> None:
     launch(launcher, [*words, f"parallel=zero{stage}"], tmp_path / "run", tmp_path)
     assert_equal_runs(one_process, tmp_path / "run")
+
+
+def test_two_ranks_in_bf16_follow_one_process_and_save_their_masters(words: list[str], tmp_path: Path) -> None:
+    half = [*words, "train.dtype=bf16", "train.max_steps=4"]
+    launch("one", half, tmp_path / "one", tmp_path)
+    for stage in (0, 2):
+        folder = tmp_path / f"zero{stage}"
+        launch("torchrun", [*half, f"parallel=zero{stage}"], folder, tmp_path)
+        for a, b in zip(records_of(tmp_path / "one"), records_of(folder), strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], abs=2e-3)
+            assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-2)
+        saved = load_file(folder / "checkpoints" / "step-000004" / "adapter" / "adapter_model.safetensors")
+        assert not any(torch.equal(value.bfloat16().float(), value) for value in saved.values())
 
 
 def test_two_ranks_resume_where_they_were_stopped(words: list[str], tmp_path: Path) -> None:
