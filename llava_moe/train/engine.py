@@ -36,7 +36,10 @@ class Engine(Protocol):
         ...
 
     def step(self, learning_rates: Sequence[float]) -> float:
-        """Clip, update with one rate per parameter group, clear; return the norm of the global gradient."""
+        """Clip, update with one rate per parameter group, clear; return the norm of the global gradient.
+
+        Where ``can_skip``, a gradient that is not finite updates nothing.
+        """
         ...
 
     def skip(self) -> None:
@@ -111,6 +114,10 @@ class LocalEngine:
             group["lr"] = rate
         limit = self.gradient_clipping if self.gradient_clipping > 0 else float("inf")
         norm = nn.utils.clip_grad_norm_(list(self.masters.values()), limit)
+        if not torch.isfinite(norm):
+            # The loop counts such a step as left out: one update with it would make every weight NaN.
+            self.skip()
+            return float(norm)
         self.optimizer.step()
         self.skip()
         with torch.no_grad():

@@ -127,8 +127,8 @@ def train(
     engine.module.train()
     first_step = state.step
     while state.step < schedule.num_steps:
+        started = time.perf_counter()
         for step in stream.iterate(state.epoch, state.epoch_step):
-            started = time.perf_counter()
             rates = [rate * schedule.factor(state.step) for rate in base_rates]
             outcome = _take_step(engine, objective, step, rates, settings, run)
             state = _after(state, step, outcome, settings, run, engine)
@@ -141,6 +141,8 @@ def train(
                 break
             if settings.save_every and state.step % settings.save_every == 0:
                 run.save(state)
+            # The wait for data counts: without it a run that starves for images would look fast.
+            started = time.perf_counter()
         else:
             state = replace(state, epoch=state.epoch + 1, epoch_step=0)
     if state.step > first_step:
