@@ -1,17 +1,19 @@
 """Attention for packed rows: which kernel there is, and SDPA that visits each example of a row alone.
 
 A packed row holds several examples one after another. Hugging Face's SDPA path masks them from each other with a
-``[T, T]`` mask and so pays for every pair in the row; ``packed_sdpa`` gets the examples' lengths as FlashAttention
-does (``cu_seq_lens_q``) and runs causal SDPA per example.
+``[T, T]`` mask and so pays for every pair in the row; ``packed_sdpa`` is told where the examples are, as FlashAttention
+is by ``cu_seq_lens_q``, and runs causal SDPA on each.
 
 Shape suffixes: H heads, T tokens of the row, D head size, S examples of the row, L tokens of the longest example.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -22,6 +24,7 @@ from transformers.utils import is_flash_attn_2_available
 from llava_moe.errors import UserError
 
 PACKED_SDPA = "packed_sdpa"
+FEW_PAIRS = 4096
 CHOICES = ("auto", "flash_attention_2", "flex_attention", "sdpa", PACKED_SDPA, "eager")
 
 
@@ -70,6 +73,60 @@ def register_packed_sdpa() -> None:
     AttentionMaskInterface.register(PACKED_SDPA, sdpa_mask)
 
 
+@dataclass(frozen=True)
+class PackedRow:
+    """The examples of a packed row laid side by side for SDPA, those of like length together; one object serves all
+    layers.
+
+    Attributes:
+        groups: (examples, tokens of the longest) of each group; group g fills ``examples * longest`` places.
+        token_P: the row's token that stands at each place. Padding repeats a token behind every real one of its
+            example, so that the causal mask hides it.
+        place_T: the place of each of the row's tokens.
+        padding_Q: the places that are padding.
+    """
+
+    groups: tuple[tuple[int, int], ...]
+    token_P: torch.Tensor
+    place_T: torch.Tensor
+    padding_Q: torch.Tensor
+
+
+def lay_out(segment_lengths: Sequence[int], device: torch.device) -> PackedRow:
+    """Group examples of like length: one kernel call a group, and little padding (attention costs length squared)."""
+    lengths = np.asarray(segment_lengths, dtype=np.int64)
+    starts = lengths.cumsum() - lengths
+    groups, tokens, offsets = [], [], []
+    num_places = 0
+    for members in _of_like_length(segment_lengths):
+        longest = int(lengths[members[0]])
+        inside = np.minimum(np.arange(longest), lengths[members, None] - 1)
+        tokens.append((starts[members, None] + inside).ravel())
+        offsets += [(member, num_places + at * longest) for at, member in enumerate(members)]
+        groups.append((len(members), longest))
+        num_places += len(members) * longest
+    first_place = np.array([place for _, place in sorted(offsets)])
+    place = np.repeat(first_place - starts, lengths) + np.arange(lengths.sum())
+    is_padding = np.ones(num_places, dtype=bool)
+    is_padding[place] = False
+    maps = (np.concatenate(tokens), place, np.flatnonzero(is_padding))
+    return PackedRow(tuple(groups), *(torch.from_numpy(one).to(device) for one in maps))
+
+
+def _of_like_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of the examples, longest first, in groups in which no example is padded by more than the kernel call of
+    a group of its own would cost: half of its pairs of tokens, or a few thousand of them."""
+    groups: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda at: (-lengths[at], at)):
+        longest = lengths[groups[-1][0]] if groups else 0
+        padded_pairs = longest**2 - lengths[number] ** 2
+        if groups and (padded_pairs <= longest**2 / 2 or padded_pairs <= FEW_PAIRS):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
 def packing_arguments(segment_lengths: tuple[int, ...], device: torch.device) -> dict[str, Any]:
     """Return the forward arguments that carry the examples' lengths to FlashAttention 2 and ``packed_sdpa``."""
     ends_S = torch.tensor(segment_lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32)
@@ -80,6 +137,7 @@ def packing_arguments(segment_lengths: tuple[int, ...], device: torch.device) ->
         "cu_seq_lens_k": cumulative,
         "max_length_q": longest,
         "max_length_k": longest,
+        "packed_row": lay_out(segment_lengths, device),
     }
 
 
@@ -93,46 +151,50 @@ def packed_sdpa_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each example of one packed row; plain SDPA when no lengths are given (generation).
+    """Causal attention within each example of one packed row; plain SDPA when no row is given (generation).
 
     Args:
         query: ``[1, H, T, D]``; key and value may have fewer heads (grouped queries).
-        kwargs: ``cu_seq_lens_q [S + 1]`` int32 and ``max_length_q``, as Hugging Face passes them to FlashAttention.
+        kwargs: ``packed_row``, as :func:`packing_arguments` made it.
 
     Returns:
         ``[1, T, H, D]`` and None, the form of Hugging Face's attention functions.
     """
-    cumulative = kwargs.get("cu_seq_lens_q")
-    if cumulative is None:
+    row: PackedRow | None = kwargs.get("packed_row")
+    if row is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     assert query.shape[0] == 1, "a packed row is a batch of one"
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    num_tokens, longest = query.shape[2], int(kwargs["max_length_q"])
-    num_examples = cumulative.shape[0] - 1
-    if num_examples * longest > 2 * num_tokens:
-        parts = [part.split(cumulative.diff().tolist(), dim=2) for part in (query, key, value)]
-        outputs = [
-            F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True)
-            for q, k, v in zip(*parts, strict=True)
-        ]
-        return torch.cat(outputs, dim=2).transpose(1, 2), None
-    gather_SL, scatter_T = _padded_index(cumulative, longest, num_tokens)
-    q, k, v = (part[0].transpose(0, 1)[gather_SL].transpose(1, 2) for part in (query, key, value))
-    output_SHLD = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True)
-    output_THD = output_SHLD.transpose(1, 2).flatten(0, 1)[scatter_T]
-    return output_THD[None], None
+    repeats = query.shape[1] // key.shape[1]
+    places_PHD = [
+        _Rearrange.apply(part[0].transpose(0, 1), row.token_P, row.place_T, None) for part in (query, key, value)
+    ]
+    sizes = [examples * longest for examples, longest in row.groups]
+    outputs = []
+    for group, *parts in zip(row.groups, *(part.split(sizes) for part in places_PHD), strict=True):
+        q, k, v = (part.unflatten(0, group).transpose(1, 2) for part in parts)
+        k, v = repeat_kv(k, repeats), repeat_kv(v, repeats)
+        output_SHLD = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True)
+        outputs.append(output_SHLD.transpose(1, 2).flatten(0, 1))
+    output_PHD = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return _Rearrange.apply(output_PHD, row.place_T, row.token_P, row.padding_Q)[None], None
 
 
-def _padded_index(cumulative: torch.Tensor, longest: int, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Index maps between the row and its examples laid side by side, padded on the right.
+class _Rearrange(torch.autograd.Function):
+    """``x[index]`` along the first axis whose gradient is a gather too (autograd would add row by row).
 
-    Padding repeats a token of the row: it stands behind every real token of its example, so the causal mask hides it.
+    Args:
+        back: where each row of ``x`` stands in the result; ``unread``: rows of ``x`` that are not read, whose entry of
+            ``back`` means nothing.
     """
-    starts_S = cumulative[:-1].long()
-    lengths_S = cumulative.diff().long()
-    offsets_L = torch.arange(longest, device=cumulative.device)
-    gather_SL = (starts_S[:, None] + offsets_L).clamp(max=num_tokens - 1)
-    example_T = torch.repeat_interleave(lengths_S, output_size=num_tokens)
-    scatter_T = example_T * longest + torch.arange(num_tokens, device=cumulative.device) - starts_S[example_T]
-    return gather_SL, scatter_T
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, index: torch.Tensor, back: torch.Tensor, unread: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.back, ctx.unread = back, unread
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        rows = gradient.index_select(0, ctx.back)
+        return rows if ctx.unread is None else rows.index_fill_(0, ctx.unread, 0), None, None, None

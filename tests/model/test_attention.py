@@ -27,7 +27,7 @@ def reference_THD(q, k, v, lengths):
     return torch.cat(outputs)
 
 
-@pytest.mark.parametrize("lengths", [(5,), (3, 1, 7), (41, 2, 3, 2), (9, 9, 9), (1, 1, 1)])
+@pytest.mark.parametrize("lengths", [(5,), (3, 1, 7), (41, 2, 3, 2), (9, 9, 9), (1, 1, 1), (20, 130, 7, 90, 125)])
 def test_packed_sdpa_equals_attention_written_out_forward_and_every_gradient(lengths: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     tensors = [torch.randn(1, 3, sum(lengths), 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
