@@ -81,18 +81,24 @@ class WideLinear(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return y [..., O] in the base linear's output dtype; ``x_BTD`` may have any leading dimensions."""
-        y_BTO = self.base(x_BTD)
+        # Two dimensions in, so that the base linear's result is no view and can take the sum in place below.
+        y_NO = self.base(x_BTD.reshape(-1, x_BTD.shape[-1]))
         a_BTD = x_BTD if self.dropout is None else self.dropout(x_BTD)
         if not torch.is_autocast_enabled(a_BTD.device.type):
             a_BTD = a_BTD.to(self.lora_A.dtype)
         z_BTR = F.linear(a_BTD, self.lora_A)
         if self.gate is not None:
             z_BTR = self.gate(x_BTD, z_BTR, self)
-        if z_BTR.dtype != y_BTO.dtype:
-            return y_BTO + (self.scale * F.linear(z_BTR, self.lora_B)).to(y_BTO.dtype)
-        # addmm rounds once and keeps no [N, O] product; the scale rides in it for nothing.
-        y_NO, z_NR = y_BTO.flatten(0, -2), z_BTR.flatten(0, -2)
-        return torch.addmm(y_NO, z_NR, self.lora_B.t(), alpha=self.scale).view(y_BTO.shape)
+        z_NR = z_BTR.reshape(-1, z_BTR.shape[-1])
+        if z_NR.dtype != y_NO.dtype:
+            y_NO = y_NO + (self.scale * F.linear(z_NR, self.lora_B)).to(y_NO.dtype)
+        elif y_NO._is_view() or y_NO.dtype != self.lora_B.dtype:
+            # ZeRO-3 hands module outputs on as views that nobody may write to; autocast casts for addmm, not addmm_.
+            y_NO = torch.addmm(y_NO, z_NR, self.lora_B.t(), alpha=self.scale)
+        else:
+            # addmm rounds once and keeps no [N, O] product, in place no second y; the scale rides in it for nothing.
+            y_NO = y_NO.addmm_(z_NR, self.lora_B.t(), alpha=self.scale)
+        return y_NO.view(*x_BTD.shape[:-1], y_NO.shape[-1])
 
     def extra_repr(self) -> str:
         """Show the bank beside the base in ``print(model)``."""
