@@ -6,7 +6,7 @@ The only file where ``model/``, ``adapters/`` and ``data/`` meet below ``command
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -157,10 +157,8 @@ def _encoder(recipe: Recipe, base: BaseModel) -> Encoder:
 
 def load_lineage(model: LlavaForConditionalGeneration, checkpoint: Path) -> None:
     """Load projector and base parts of a checkpoint into a bare model, those of the runs it started from first."""
-    owner = checkpoint.parent.parent
-    for ancestor in reversed(_ancestors(owner)[1:]):
-        load_base_parts(model, newest_checkpoint(ancestor))
-    load_base_parts(model, checkpoint)
+    for one in reversed(_lineage(checkpoint)):
+        load_base_parts(model, one)
 
 
 def load_base_parts(model: LlavaForConditionalGeneration, checkpoint: Path) -> None:
@@ -169,7 +167,7 @@ def load_base_parts(model: LlavaForConditionalGeneration, checkpoint: Path) -> N
     for path in (checkpoint / "projector.safetensors", checkpoint / "model" / "base.safetensors"):
         if not path.is_file():
             continue
-        for name, tensor in _read_tensors(path).items():
+        for name, tensor in _read_tensors(path):
             if name not in parameters or parameters[name].shape != tensor.shape:
                 found = tuple(parameters[name].shape) if name in parameters else "missing"
                 raise UserError(f"{path}: tensor {name} {tuple(tensor.shape)} does not fit the model ({found})")
@@ -177,16 +175,19 @@ def load_base_parts(model: LlavaForConditionalGeneration, checkpoint: Path) -> N
                 parameters[name].copy_(tensor)
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    # One at a time: a language model in fp32 must not stand in memory once more on every rank.
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error}): copy it again, or take another checkpoint of the run") from error
 
 
 def weights_writer(assembled: Assembled) -> Callable[[Path, Mapping[str, torch.Tensor]], None]:
     """Return the function that writes a checkpoint's weights from the fp32 values that the engine gathered."""
-    model, attached = assembled.model, assembled.attached
+    attached = assembled.attached
     adapter_names = set(attached.named_parameters())
     # A wrapped linear keeps its own weight under ".base": files carry Hugging Face's names.
 
@@ -194,9 +195,9 @@ def weights_writer(assembled: Assembled) -> Callable[[Path, Mapping[str, torch.T
         if assembled.has_adapter:
             (folder / "adapter").mkdir()
             attached.save(folder / "adapter", tensors={n: t for n, t in tensors.items() if n in adapter_names})
-        projector = {n: p.detach().float().cpu().contiguous() for n, p in model.named_parameters() if PROJECTOR in n}
-        projector |= {n: t for n, t in tensors.items() if PROJECTOR in n}
-        save_file(projector, folder / "projector.safetensors")
+        projector = {n: t for n, t in tensors.items() if PROJECTOR in n}
+        if projector:
+            save_file(projector, folder / "projector.safetensors")
         base = {
             n.replace(".base.", "."): t for n, t in tensors.items() if n not in adapter_names and PROJECTOR not in n
         }
@@ -305,14 +306,23 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     return bare
 
 
-def _ancestors(run: Path) -> list[Path]:
-    """The run and those it was started from, newest first."""
-    chain = [run]
-    while (start := read_config(chain[-1])["init_from"]) is not None:
-        chain.append(newest_checkpoint(Path(start)).parent.parent)
+def _lineage(checkpoint: Path) -> list[Path]:
+    """The checkpoint and those that its run was started from, newest first."""
+    chain = [checkpoint]
+    while (start := _start_of(chain[-1].parent.parent)) is not None:
+        chain.append(newest_checkpoint(start))
         if chain[-1] in chain[:-1]:
-            raise UserError(f"{run}: init_from goes round in a circle through {chain[-1]}")
+            raise UserError(f"{checkpoint}: init_from goes round in a circle through {chain[-1]}")
     return chain
+
+
+def _start_of(run: Path) -> Path | None:
+    """What a run was started from: the folder it names, or the one of that name beside it where both were moved."""
+    named = read_config(run)["init_from"]
+    if named is None:
+        return None
+    beside = run.absolute().parent / Path(named).name
+    return beside if beside.is_dir() and not Path(named).exists() else Path(named)
 
 
 def load_run(folder: str | Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
