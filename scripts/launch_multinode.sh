@@ -4,4 +4,4 @@
 # --no_local_rank: the launcher's own flag would stand before the command.
 set -euo pipefail
 exec deepspeed --no_local_rank --hostfile "${HOSTFILE:?a file with a line 'name slots=8' for each machine}" \
-  --module llava_moe train parallel=zero2 "$@"
+  --module llava_moe train "$@"
