@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,8 @@ from llava_moe.errors import UserError
 
 if TYPE_CHECKING:
     from llava_moe.train.deepspeed_engine import ZeroSettings
+
+PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,12 @@ class Processes:
     world: int
     device: torch.device
     engine: str
+    group: Any = None
 
     def wait(self) -> None:
-        """Wait for all processes."""
+        """Wait for all processes, for hours if need be."""
         if self.world > 1:
-            torch.distributed.barrier()
+            torch.distributed.barrier(group=self.group)
 
 
 def join_processes(parallel: Mapping[str, Any]) -> Processes:
@@ -51,7 +55,10 @@ def join_processes(parallel: Mapping[str, Any]) -> Processes:
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.setdefault("MASTER_PORT", "29511")
-    return Processes(*start_processes(), engine)
+    rank, world, device = start_processes()
+    # The first process may read millions of records for longer than a collective on the devices may take.
+    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
+    return Processes(rank, world, device, engine, group)
 
 
 def zero_of(parallel: Mapping[str, Any]) -> ZeroSettings:
