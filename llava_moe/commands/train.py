@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
     configs = []
     for entry in config["stages"]:
         _check_entry(entry)
-        kept = [word for word in words if _key(word) not in {"exp", "scale", "out", *entry["ignores"]}]
+        ignored = ("exp", "scale", "out", *entry["ignores"])
+        kept = [word for word in words if not any(fnmatchcase(_key(word), pattern) for pattern in ignored)]
         child = settle(resolved(compose_again("train", [*entry["overrides"], *kept])))
         if child["stages"] is not None:
             raise UserError(f"stages: {entry['overrides']} is itself an experiment of several stages")
