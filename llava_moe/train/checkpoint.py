@@ -71,7 +71,9 @@ def save_checkpoint(
     tensors = engine.trained_tensors()
     try:
         if engine.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            # A kill leaves what it interrupted, which may be of a step that is never saved again.
+            for stale in checkpoints.glob(".step-*.partial"):
+                shutil.rmtree(stale, ignore_errors=True)
             (partial / "engine").mkdir(parents=True)
         engine.barrier()
         engine.save(partial / "engine")
