@@ -2,9 +2,9 @@
 
 `python -m data_recipes.demo_base.image_prefix --work FOLDER --part early` trains the whole language model on
 training-split captions and conversations that are led by 64 vectors: patch features of the frozen, half-trained tower
-through a projector. `--part images` goes on with the finished tower. The projector is drawn anew at the start of a part
-and at its resets, so that the model does not lean on one, and is thrown away. Each step also has a row of plain text,
-so that the model keeps its language. Writes `FOLDER/language_model_early` and `FOLDER/language_model_images` (fp32).
+through a projector. `--part images` goes on with the finished tower. Each part draws its own projector, trains it along
+and throws it away. Each step also has a row of plain text, so that the model keeps its language. Writes
+`FOLDER/language_model_early` and `FOLDER/language_model_images` (fp32).
 
 Shape suffixes: B rows, T tokens, P patches, V tower width, D model width.
 """
@@ -41,29 +41,28 @@ from data_recipes.demo_base.vision_tower import augment, normalise
 IMAGE_ROWS = 12
 TEXT_ROWS = 1
 CAPTION_SHARE = 0.25
-NUM_VARIANTS = 4
+NUM_VARIANTS = 2
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stage of the language model, the tower whose features it reads, and the steps before which the projector is
-    drawn anew."""
+    """A stage of the language model, the tower whose features it reads, and the weight of the plain text's loss."""
 
     stage: Stage
     tower: str
-    resets: tuple[int, ...]
+    text_weight: float
 
 
 PARTS = {
     "early": Part(
-        Stage(steps=1000, peak=1e-3, final=7e-4, conversation_share=1.0, start="mixed", seed=4),
+        Stage(steps=750, peak=1e-3, final=7.75e-4, conversation_share=1.0, start="mixed", seed=4),
         tower="vision_tower_early",
-        resets=(0,),
+        text_weight=0.2,
     ),
     "images": Part(
-        Stage(steps=1400, peak=7e-4, final=3e-5, conversation_share=1.0, start="early", seed=5),
+        Stage(steps=700, peak=8e-4, final=2e-5, conversation_share=1.0, start="early", seed=5),
         tower="vision_tower",
-        resets=(0, 700),
+        text_weight=0.5,
     ),
 }
 
@@ -160,6 +159,7 @@ def train_with_images(name: str, work: Path) -> None:
     """One part, whole; saves every 250 steps and at the end."""
     part = PARTS[name]
     stage = part.stage
+    began = time.monotonic()
     torch.manual_seed(stage.seed)
     rng = random.Random(stage.seed)
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
@@ -171,14 +171,13 @@ def train_with_images(name: str, work: Path) -> None:
     items = read_items("train")
     tower = CLIPVisionModel.from_pretrained(work / part.tower, dtype=torch.float32).eval()
     features = tower_features(tower, items, NUM_VARIANTS)
-    features /= features.float().std().item()
+    features = features / features[:, 0].float().std()
     optimizer = optimizer_for(model)
     embedding_std = model.get_input_embeddings().weight.std().item()
-    began, recent = time.monotonic(), []
+    projector = Projector(features.shape[-1], model.config.hidden_size, embedding_std)
+    projector_optimizer = torch.optim.AdamW(projector.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0)
+    recent = []
     for step in range(stage.steps):
-        if step in part.resets:
-            projector = Projector(features.shape[-1], model.config.hidden_size, embedding_std)
-            projector_optimizer = torch.optim.AdamW(projector.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(stage, step)
         rows = [image_row(items, tokenizer, rng) for _ in range(IMAGE_ROWS)]
@@ -187,7 +186,7 @@ def train_with_images(name: str, work: Path) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             loss, _, _ = batch_loss(model, projector(chosen.float()), rows)
             text_loss = model(input_ids=plain, labels=plain, use_cache=False).loss
-        (loss + 0.2 * text_loss).backward()
+        (loss + part.text_weight * text_loss).backward()
         torch.nn.utils.clip_grad_norm_([*model.parameters(), *projector.parameters()], 1.0)
         for one in (optimizer, projector_optimizer):
             one.step()

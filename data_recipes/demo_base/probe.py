@@ -81,7 +81,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    items = taught_items(arguments.work, "train"), taught_items(arguments.work, "val")
+    (train, train_rows), (val, val_rows) = (taught_items(arguments.work, split) for split in ("train", "val"))
+    items = train, val
     random_tower = CLIPVisionModel(CONFIG).eval()
     initialise(random_tower)
     towers = {
@@ -89,8 +90,10 @@ def main() -> None:
         "untrained": random_tower,
     }
     features = {name: tuple(pooled_features(tower, part) for part in items) for name, tower in towers.items()}
-    teacher = (torch.from_numpy(np.load(arguments.work / f"teacher_{split}.npy")).float() for split in ("train", "val"))
-    features["teacher"] = tuple(teacher)
+    features["teacher"] = tuple(
+        torch.from_numpy(np.load(arguments.work / f"teacher_{split}.npy")[rows]).float()
+        for split, rows in (("train", train_rows), ("val", val_rows))
+    )
     table = probe(items, features)
     print("| domain | kind | n | majority | tower | untrained | teacher |\n|---|---|---|---|---|---|---|")
     for domain in ("general", "documents", "medical"):

@@ -50,10 +50,13 @@ def feature_maps(model: torch.nn.Module, items: list[Item], view: int) -> torch.
     return maps_IPC
 
 
-def taught_items(work: Path, split: str) -> list[Item]:
-    """The items of a split that the teacher has seen, in the order of its arrays."""
+def taught_items(work: Path, split: str) -> tuple[list[Item], list[int]]:
+    """The items of a split that the teacher has seen and their rows in its arrays; items that have since gone are left
+    out, items that came later too."""
     items = {item.id: item for item in read_items(split)}
-    return [items[name] for name in json.loads((work / f"items_{split}.json").read_text())]
+    names = json.loads((work / f"items_{split}.json").read_text())
+    rows = [row for row, name in enumerate(names) if name in items]
+    return [items[names[row]] for row in rows], rows
 
 
 def pooled(maps_IPC: torch.Tensor) -> np.ndarray:

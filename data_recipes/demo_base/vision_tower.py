@@ -223,10 +223,10 @@ class Data:
 
 def read_data(work: Path) -> Data:
     """Training items only."""
-    items = taught_items(work, "train")
+    items, rows = taught_items(work, "train")
     assert all(item.split == "train" for item in items)
     pixels = np.stack([all_pixels(items, CONFIG.image_size, view) for view in range(NUM_VIEWS)], 1)
-    return Data(pixels, np.load(work / "targets_train.npy"), read_labels(items))
+    return Data(pixels, np.load(work / "targets_train.npy")[rows], read_labels(items))
 
 
 def train_tower(work: Path) -> None:
