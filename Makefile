@@ -2,30 +2,38 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
-# The CPU build of torch is enough for both; a GPU machine gets its own build by the same range of versions.
+# pip must compile what it installs: without bytecode every process would compile torch again.
 PIP := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --quiet
+HERE := $(lastword $(MAKEFILE_LIST))
 
 .PHONY: demo test lint clean
 
+ifneq (,$(findstring /,$(HERE)))
+# Called from another folder (make -f ../Makefile demo): go to the clone first.
+demo test lint clean:
+	@$(MAKE) --no-print-directory -C "$(dir $(HERE))" $@
+else
+
 demo: $(VENV)/.demo
-	cd $(ROOT) && PYTHONDONTWRITEBYTECODE= $(BIN)/llava-moe train
+	PYTHONDONTWRITEBYTECODE= $(BIN)/llava-moe train
 
 test: $(VENV)/.dev
-	cd $(ROOT) && unset PYTHONDONTWRITEBYTECODE; $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu" $(PYTEST)
+	unset PYTHONDONTWRITEBYTECODE; $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu" $(PYTEST)
 
 lint: $(VENV)/.dev
-	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 $(VENV)/.demo: pyproject.toml
-	cd $(ROOT) && $(PYTHON) -m venv $(VENV)
-	cd $(ROOT) && $(PIP) -e .
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
-	cd $(ROOT) && $(PYTHON) -m venv $(VENV)
-	cd $(ROOT) && $(PIP) -c constraints.txt -e ".[dev]"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/.demo
 
 clean:
-	cd $(ROOT) && rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+
+endif

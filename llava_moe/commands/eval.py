@@ -48,12 +48,13 @@ def _eval(config: DictConfig, words: list[str]) -> int:
     else:
         folder = Path(plain["out"] or plain["run"])
         assembled = restore(plain["run"], dtype=plain["dtype"])
+    is_own_run = plain["run"] is not None and plain["out"] is None
     results = evaluate(
-        assembled, folder, plain["benchmarks"], console, plain["limit"], plain["seed"], plain["batch_size"]
+        assembled, folder, plain["benchmarks"], console, plain["limit"], plain["seed"], plain["batch_size"], is_own_run
     )
     show_results(results, console)
     console.print(f"scores and answers: {folder / 'eval'}", highlight=False, markup=False)
-    if plain["run"] is not None and plain["out"] is None:
+    if is_own_run:
         console.print(f"report: {write_run_report(folder)}\n\nNext:", highlight=False, markup=False)
         for command in next_commands(folder, has_scores=True):
             console.print(f"  {command}", highlight=False, markup=False)
@@ -98,8 +99,12 @@ def evaluate(
     limit: int | None,
     seed: int,
     batch_size: int = 32,
+    is_own_run: bool = True,
 ) -> list[BenchmarkResult]:
-    """Ask every benchmark's questions and write ``folder/eval``."""
+    """Ask every benchmark's questions and write ``folder/eval``.
+
+    In a run's own folder, answers of its earlier weights are set aside; anywhere else another model's are refused.
+    """
     fingerprint = model_fingerprint(assembled.model)
     results = []
     for name in benchmarks:
@@ -113,6 +118,7 @@ def evaluate(
                     folder,
                     fingerprint=fingerprint,
                     batch_size=batch_size,
+                    sets_aside=is_own_run,
                     on_progress=lambda done, total: bar.update(task, completed=done, total=total),  # noqa: B023
                 )
             )

@@ -142,7 +142,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "train.max_steps": OrNull(Whole(1)),
     "train.max_length": Whole(1),
     "train.over_length": Choice(("cut", "drop")),
-    "train.dtype": Choice(("fp32", "bf16", "fp16")),
+    "train.dtype": Choice(("fp32", "bf16")),
     "train.activation_checkpointing": FLAG,
     "train.warmup_ratio": Real(0, 1),
     "train.gradient_clipping": Real(0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,11 +55,17 @@ def join_processes(parallel: Mapping[str, Any]) -> Processes:
 
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.setdefault("MASTER_PORT", "29511")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
     rank, world, device = start_processes()
     # The first process may read millions of records for longer than a collective on the devices may take.
     group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
     return Processes(rank, world, device, engine, group)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def zero_of(parallel: Mapping[str, Any]) -> ZeroSettings:

@@ -87,7 +87,7 @@ class StepStream:
         if longest > self.tokens_per_micro_batch:
             raise UserError(
                 f"train.tokens_per_micro_batch={self.tokens_per_micro_batch}: the longest sample has {longest} tokens; "
-                f"raise it to {longest} or more, or lower data.max_length"
+                f"raise it to {longest} or more, or lower train.max_length"
             )
 
     @property

@@ -29,6 +29,7 @@ def run_benchmark(
     *,
     fingerprint: str,
     batch_size: int = 32,
+    sets_aside: bool = False,
     image_root: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BenchmarkResult:
@@ -45,6 +46,8 @@ def run_benchmark(
         folder: the run's folder.
         fingerprint: names the model's weights; see :func:`model_fingerprint`.
         batch_size: questions asked together.
+        sets_aside: another model's answers are renamed to carry its fingerprint, where they would be refused: a run
+            that was scored on its way is scored again at its end.
         image_root: folder that image paths are relative to.
         on_progress: called with (questions answered, questions in all), once before the first batch and after each.
 
@@ -53,7 +56,7 @@ def run_benchmark(
     """
     questions = benchmark.questions()
     path = answers_path(folder, benchmark.name)
-    answers, others = _keep_answers(path, questions, fingerprint)
+    answers, others = _keep_answers(path, questions, fingerprint, sets_aside)
     waiting = [question for question in questions if question.id not in answers]
     started = time.monotonic()
     if on_progress:
@@ -88,12 +91,15 @@ def run_benchmark(
 
 
 def _keep_answers(
-    path: Path, questions: Sequence[Question], fingerprint: str
+    path: Path, questions: Sequence[Question], fingerprint: str, sets_aside: bool
 ) -> tuple[dict[str, Answer], list[Answer]]:
     """Answers that stand for these questions, and those to other questions; stale ones leave the file."""
     found = read_answers(path)
     strangers = {answer.model for answer in found} - {fingerprint}
-    if strangers:
+    if strangers and sets_aside:
+        path.replace(path.with_name(f"{path.name.removesuffix('.jsonl')}.{sorted(strangers)[0]}.jsonl"))
+        found = []
+    elif strangers:
         raise UserError(
             f"{path} holds answers of another model ({sorted(strangers)[0]}, this one is {fingerprint}): "
             "move the file away or evaluate into another folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import resource
 import sys
@@ -126,7 +127,12 @@ class JsonLines:
 
     def write(self, record: StepRecord) -> None:
         try:
-            self.file.write(json.dumps({"stage": self.stage, **record.fields}) + "\n")
+            # NaN is not JSON: a number that is not finite is written as null.
+            finite = {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in record.fields.items()
+            }
+            self.file.write(json.dumps({"stage": self.stage, **finite}) + "\n")
             self.file.flush()
         except OSError as error:
             raise UserError(

@@ -160,3 +160,14 @@ def test_the_fingerprint_changes_with_any_sampled_weight_and_with_nothing_else()
     with torch.no_grad():
         model[1].bias[2] += 1e-6
     assert model_fingerprint(model) != before
+
+
+def test_a_runs_own_earlier_answers_are_set_aside_under_their_weights_name(
+    tiny_llava, encoder, benchmark, folder: Path
+) -> None:
+    run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
+    before = files_of(folder)["demo.answers.jsonl"]
+    run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="def", sets_aside=True)
+    after = files_of(folder)
+    assert after["demo.answers.abc.jsonl"] == before
+    assert after["demo.answers.jsonl"].count('"def"') == before.count('"abc"') > 0

@@ -42,7 +42,9 @@ COLUMNS = ("exact_match", "other_image", "majority_answer", "gap", "gap_over_maj
 EXACT_MATCH_ALL = "exact_match_all"
 CAVEATS = (
     "The vision tower and the language model are the demo's own, a few million parameters each, pretrained on the "
-    "training split of these same images and answers: an in-domain tower, not a general CLIP or Vicuna.",
+    "training split of these same images and answers: an in-domain tower, not a general CLIP or Vicuna. The language "
+    "model has read training-split pictures through a projector that was thrown away, so that here it has to find its "
+    "way back to them and to learn what was left, not to learn to see from nothing.",
     "The medical slices come from about ten volumes and the stained tissue from one slide a stain: the scores show "
     "that the model looks at its image, and nothing about diagnosis.",
     "The charts and tables are drawn by the project from real published figures; they are not scans of documents.",
