@@ -92,13 +92,10 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_words(tokenizer_folder: Path, own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Command-line words that train a tiny model on :func:`own_data` in a folder of the test's own."""
-    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-    return [
+@pytest.fixture(scope="session")
+def words_for_tiny(tokenizer_folder: Path, own_data: Path) -> tuple[str, ...]:
+    """Command-line words that train a tiny model on :func:`own_data`, wherever they are used."""
+    return (
         "exp=mix_general",
         "scale=demo",
         "model=tiny",
@@ -112,4 +109,13 @@ def tiny_words(tokenizer_folder: Path, own_data: Path, tmp_path: Path, monkeypat
         "train.tokens_per_micro_batch=256",
         "train.max_length=256",
         "train.num_threads=1",
-    ]
+    )
+
+
+@pytest.fixture
+def tiny_words(words_for_tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """:func:`words_for_tiny` in a folder of the test's own."""
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    return list(words_for_tiny)

@@ -44,9 +44,7 @@ class Quarantine:
         self.max_bad_share = max_bad_share
         self._entries: dict[tuple[str, int], Quarantined] = {}
         if self.path.exists():
-            for entry in _read(self.path):
-                self._entries.setdefault((entry.source, entry.index), entry)
-        self._line_is_open = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
+            self._read()
 
     def add(self, entries: Iterable[Quarantined]) -> int:
         """Write the records that are new, and say how many they were.
@@ -62,9 +60,6 @@ class Quarantine:
         if new:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
-                if self._line_is_open:
-                    file.write("\n")
-                    self._line_is_open = False
                 file.writelines(map(_line, new))
         self.check()
         return len(new)
@@ -75,9 +70,27 @@ class Quarantine:
         if len(kept) == len(self._entries):
             return
         self._entries = kept
+        self._rewrite()
+
+    def _rewrite(self) -> None:
         part = self.path.with_name(f".{self.path.name}.partial")
-        part.write_text("".join(map(_line, kept.values())), encoding="utf-8")
+        part.write_text("".join(map(_line, self._entries.values())), encoding="utf-8")
         os.replace(part, self.path)
+
+    def _read(self) -> None:
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        is_whole = text.endswith("\n") or not text
+        # Not splitlines(): a record's text may hold one of Unicode's own line breaks.
+        for line in filter(None, text.split("\n")):
+            try:
+                entry = Quarantined(**json.loads(line))
+            except (json.JSONDecodeError, TypeError):
+                # A run was killed, or its disk was full, while it wrote this; the record will be found again.
+                is_whole = False
+                continue
+            self._entries.setdefault((entry.source, entry.index), entry)
+        if not is_whole:
+            self._rewrite()
 
     def is_over(self) -> bool:
         """Whether more than ``max_bad_share`` of some source is bad."""
@@ -123,14 +136,3 @@ class Quarantine:
 
 def _line(entry: Quarantined) -> str:
     return json.dumps(asdict(entry), ensure_ascii=False) + "\n"
-
-
-def _read(path: Path) -> list[Quarantined]:
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(Quarantined(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError):
-            # The last line of a run that was killed while writing; the record will be found again.
-            continue
-    return entries
