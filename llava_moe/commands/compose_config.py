@@ -138,7 +138,11 @@ def resolved(config: DictConfig, name: str = "train") -> dict[str, Any]:
 
 def as_yaml(config: dict[str, Any]) -> str:
     """The YAML text of a resolved configuration."""
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=10_000)
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=10_000)
+    # Trap: PyYAML writes Unicode's own line breaks as they are and reads them back as blanks; escaped they stay.
+    if any(line_break in text for line_break in "\x85\u2028\u2029"):
+        text = yaml.safe_dump(config, sort_keys=False, width=10_000)
+    return text
 
 
 def explain(error: Exception, name: str, words: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.limits import EVAL, check_settings
+from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.run import model_fingerprint, run_benchmark
@@ -29,7 +30,12 @@ def main(words: Sequence[str]) -> int:
 
 
 def _eval(config: DictConfig, words: list[str]) -> int:
-    from llava_moe.assemble import restore
+    with StopSignals():
+        return _score(config)
+
+
+def _score(config: DictConfig) -> int:
+    from llava_moe.assemble import newest_checkpoint, restore
     from llava_moe.commands.reporting import next_commands, write_run_report
 
     plain = resolved(config, "eval")
@@ -39,6 +45,8 @@ def _eval(config: DictConfig, words: list[str]) -> int:
     if (plain["run"] is None) == (plain["model"]["path"] is None):
         raise UserError("eval needs one model: run=FOLDER, or model.path= a LLaVA checkpoint's folder or hub id")
     # Names and data are checked before a model is loaded.
+    if plain["run"] is not None:
+        newest_checkpoint(Path(plain["run"]))
     for name in plain["benchmarks"]:
         open_benchmark(name, plain["limit"], plain["seed"])
     console = Console(soft_wrap=True)
