@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
@@ -50,6 +51,8 @@ def _score(config: DictConfig) -> int:
     for name in plain["benchmarks"]:
         open_benchmark(name, plain["limit"], plain["seed"])
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
     if plain["run"] is None:
         folder = Path(plain["out"] or "runs/eval")
         assembled = _checkpoint(plain["model"]["path"], plain["dtype"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -49,6 +50,8 @@ def _train(config: DictConfig, words: list[str]) -> int:
         _check(plain, stages)
         processes = join_processes(plain["parallel"])
         console = Console(quiet=processes.rank != 0, soft_wrap=True)
+        if not console.is_terminal:
+            transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
         _set_threads(plain)
         started = time.monotonic()
         was_finished = all(is_finished(stage.folder) for stage in stages)
