@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import noise
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.images import ImageTransform, open_image
+from tests.data.conftest import noise
 
 SIZES = [(50, 80), (80, 50), (64, 64), (501, 17), (17, 500), (31, 33), (1200, 700), (3, 2), (1, 1), (4100, 4200)]
 
