@@ -253,31 +253,38 @@ def race(prepared: PreparedJob, peers: Sequence[Peer], num_rounds: int, clock: C
         ValueError: losses or first gradients differ (fp32 1e-5 and 1e-4, bf16 5e-3 and 5e-2 relative): no time is
             reported.
     """
-    runners = [(one, prepare_peer(one, prepared)) for one in peers]
-    trials: dict[str, list[Trial]] = {name: [] for name in (OURS, *(one.name for one in peers))}
+    runners = {one.name: prepare_peer(one, prepared) for one in peers}
+    trials: dict[str, list[Trial]] = {name: [] for name in (OURS, *runners)}
     for _ in range(num_rounds + 1):
         trials[OURS].append(run_ours(prepared, clock))
-        for one, runner in runners:
-            trials[one.name].append(runner.run(clock))
-    ours = trials[OURS]
-    rows = []
-    for name, padding in [*((one.name, runner.padding) for one, runner in runners), (OURS, 0.0)]:
-        theirs = trials[name]
-        loss, gradient = largest_loss_difference(ours[0], theirs[0]), largest_gradient_difference(ours[0], theirs[0])
-        loss_limit, gradient_limit = (1e-5, 1e-4) if prepared.job.dtype == "fp32" else (5e-3, 5e-2)
-        if loss > loss_limit or gradient > gradient_limit:
-            raise ValueError(f"{name}: losses differ by {loss:.1e}, gradients by {gradient:.1e}: there is no time to compare")
-        low, middle = _seconds(theirs, min), _seconds(theirs, statistics.median)
-        paired = statistics.median(
-            sum(a.seconds[1:]) / sum(b.seconds[1:]) for a, b in zip(theirs[1:], ours[1:], strict=True)
-        )
-        rows.append(
-            Row(
-                name, padding, low, middle, low / _seconds(ours, min), middle / _seconds(ours, statistics.median),
-                paired, loss, gradient,
-            )  # fmt: skip
-        )
-    return rows
+        for name, runner in runners.items():
+            trials[name].append(runner.run(clock))
+    rows = [row_of(name, runner.padding, trials[name], trials[OURS]) for name, runner in runners.items()]
+    loss_limit, gradient_limit = (1e-5, 1e-4) if prepared.job.dtype == "fp32" else (5e-3, 5e-2)
+    for row in rows:
+        if row.loss_difference > loss_limit or row.gradient_difference > gradient_limit:
+            raise ValueError(
+                f"{row.name}: losses differ by {row.loss_difference:.1e}, gradients by {row.gradient_difference:.1e}: "
+                "there is no time to compare"
+            )
+    return [*rows, row_of(OURS, 0.0, trials[OURS], trials[OURS])]
+
+
+def row_of(name: str, padding: float, theirs: Sequence[Trial], ours: Sequence[Trial]) -> Row:
+    """Compare two trainers' trials; the first of each was the warm-up, which says nothing of time."""
+    low, middle = _seconds(theirs, min), _seconds(theirs, statistics.median)
+    pairs = zip(theirs[1:], ours[1:], strict=True)
+    return Row(
+        name=name,
+        padding=padding,
+        seconds_min=low,
+        seconds_median=middle,
+        ratio_min=low / _seconds(ours, min),
+        ratio_median=middle / _seconds(ours, statistics.median),
+        ratio_paired=statistics.median(sum(a.seconds[1:]) / sum(b.seconds[1:]) for a, b in pairs),
+        loss_difference=max(largest_loss_difference(a, b) for a, b in zip(ours, theirs, strict=True)),
+        gradient_difference=largest_gradient_difference(ours[0], theirs[0]),
+    )
 
 
 def _seconds(trials: Sequence[Trial], choose: Callable[[Sequence[float]], float]) -> float:
@@ -289,16 +296,16 @@ def print_table(prepared: PreparedJob, rows: Sequence[Row]) -> None:
     """Print the job in words and the table."""
     job = prepared.job
     lengths = [len(example.input_ids) for step in prepared.examples for example in step]
-    parameters = prepared.assembled.model.num_parameters()
     print(
-        f"{job.dtype}, {parameters / 1e6:.1f} M parameters ({job.hidden_size} wide, {job.num_layers} layers, vocabulary "
-        f"{job.vocab_size}), {job.global_batch_size} samples a step in batches of {job.micro_batch_size}, "
-        f"{sum(lengths) / len(lengths):.0f} tokens a sample (longest {max(lengths)}), "
+        f"{job.dtype}, {prepared.assembled.model.num_parameters() / 1e6:.1f} M parameters ({job.hidden_size} wide, "
+        f"{job.num_layers} layers, vocabulary {job.vocab_size}), {job.global_batch_size} samples a step in batches of "
+        f"{job.micro_batch_size}, {sum(lengths) / len(lengths):.0f} tokens a sample (longest {max(lengths)}), "
         f"{prepared.num_supervised / prepared.num_tokens:.1%} supervised; {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}"
     )
-    print("| trainer | padding | s/step min | s/step median | ratio of minima | of medians | paired | loss differs | gradient differs |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    titles = ("trainer", "padding", "s/step: min", "median", "ratio of minima", "of medians", "in a round")
+    print(f"| {' | '.join((*titles, 'loss differs by', 'gradient by'))} |")
+    print("|---" * 9 + "|")
     for row in rows:
         print(
             f"| {row.name} | {row.padding:.1%} | {row.seconds_min:.3f} | {row.seconds_median:.3f} | "
