@@ -55,7 +55,10 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_together(config: Mapping[str, Any]) -> None:
-    train = config["train"]
+    train, sources = config["train"], config["data"]["sources"].values()
+    for key in ("path", "images"):
+        if config[key] is not None and not any(source.get(key) == config[key] for source in sources):
+            raise UserError(f"{key}={config[key]} is not read by the data that was chosen: add data=mine")
     if train["max_length"] > train["tokens_per_micro_batch"]:
         raise UserError(
             f"train.max_length={train['max_length']} is longer than a row (train.tokens_per_micro_batch="

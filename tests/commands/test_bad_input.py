@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from llava_moe.cli import config_folder, quote, run
 from llava_moe.commands import stage, stage_run
 from llava_moe.commands.compose_config import as_yaml, resolved
 from llava_moe.commands.settings import mixture_of, settle
+from llava_moe.data import encode
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.readers import store
 from llava_moe.errors import UserError
@@ -382,6 +385,14 @@ def test_a_data_file_that_cannot_be_read_is_named_with_the_place(
     assert re.search(told, line), line
 
 
+def test_ones_own_file_is_never_passed_over_for_other_data(
+    refused: Refusal, tiny_words: list[str], own_data: Path
+) -> None:
+    words = [word for word in tiny_words if not word.startswith(("images=", "data"))]
+    line = refused("train", *words)
+    assert f"path={own_data / 'train.json'} is not read by the data that was chosen: add data=mine" in line
+
+
 def test_a_missing_image_folder_is_told_before_training(refused: Refusal, tiny_words: list[str]) -> None:
     assert "check images=/nowhere" in refused("train", *tiny_words, "images=/nowhere")
 
@@ -541,6 +552,26 @@ def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_and_the_run
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 5632 vs 5524"),
+        RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
+    ],
+)
+def test_a_full_disk_is_known_in_every_writers_words(
+    error: Exception, tiny_words: list[str], refused: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(LocalEngine, "save", fail)
+    line = refused("train", *tiny_words, "train.max_steps=1")
+    assert "the disk is full" in line and "there is no earlier checkpoint" in line
+
+
+@pytest.mark.parametrize(
     ("owner", "name"), [(JsonLines, "write"), (Quarantine, "add"), (stage, "claim_configuration"), (store, "keep")]
 )
 def test_a_full_disk_is_told_whichever_file_meets_it_first(
@@ -583,7 +614,6 @@ def test_a_row_that_does_not_fit_is_named_with_the_setting_to_lower_and_lowering
     [
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory while"),
         (MemoryError(), "out of memory while"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "lower data.num_workers"),
     ],
 )
 def test_memory_that_runs_out_elsewhere_is_told_too(
@@ -594,6 +624,17 @@ def test_memory_that_runs_out_elsewhere_is_told_too(
 
     monkeypatch.setattr(LocalEngine, "step", fail)
     assert told in refused("train", *tiny_words)
+
+
+def test_a_data_worker_that_is_killed_is_told_with_the_setting_to_lower(
+    tiny_words: list[str], refused: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(encode, "open_image", killed)
+    line = refused("train", *tiny_words, "data.num_workers=1")
+    assert "a data worker died" in line and "lower data.num_workers" in line
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -718,3 +759,14 @@ def test_several_runs_of_one_command_take_odd_characters_too(
 
 def test_a_name_that_is_not_unicode_is_refused(refused: Refusal, tiny_words: list[str]) -> None:
     assert "is not UTF-8 text" in refused("train", *tiny_words, "path=train\udcff.json")
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_process_of_its_own_says_one_line_and_ends_with_2(
+    command: str, tiny_words: list[str], tmp_path: Path
+) -> None:
+    truncated(tmp_path / "cut.json")
+    words = [*tiny_words, f"path={tmp_path / 'cut.json'}"] if command == "train" else [f"run={tmp_path / 'cut.json'}"]
+    done = subprocess.run([sys.executable, "-m", "llava_moe", command, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("llava-moe: ") and done.stderr.count("\n") == 1 and "cut.json" in done.stderr
