@@ -149,12 +149,17 @@ def find_image(ref: str, root: str | None) -> Path:
     Raises:
         BadRecord: ``image_missing``.
     """
-    path = Path(root or "", ref).expanduser()
-    if path.exists():
-        return path
-    for suffix in _SUFFIXES:
-        if path.suffix and (neighbour := path.with_suffix(suffix)).exists():
-            return neighbour
+    try:
+        path = Path(root or "", ref).expanduser()
+        if path.exists():
+            return path
+        for suffix in _SUFFIXES:
+            if path.suffix and (neighbour := path.with_suffix(suffix)).exists():
+                return neighbour
+    except (OSError, RuntimeError) as error:
+        # A name longer than names may be (text that is no path at all), a folder closed to us, a home of nobody's.
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadRecord("image_missing", f"no file {ref[:200]} ({reason})") from error
     raise BadRecord("image_missing", f"no file {path}")
 
 

@@ -244,6 +244,7 @@ def write_odd_images(folder: Path) -> None:
     (folder / "truncated.jpg").write_bytes(GOOD_JPEG.getvalue()[:-200])
     (folder / "text.jpg").write_text("no image at all")
     (folder / "empty.jpg").write_bytes(b"")
+    (folder / "folder.jpg").mkdir()
     Image.new("RGB", (50_000, 2)).save(folder / "wide.png")
 
 
@@ -254,6 +255,9 @@ FAILS = {
     "empty.jpg": "image_unreadable",
     "wide.png": "image_too_large",
     "missing.jpg": "image_missing",
+    "folder.jpg": "image_unreadable",
+    "nul\0.jpg": "image_missing",
+    "long" * 100 + ".jpg": "image_missing",
 }
 UNUSABLE = {
     "two_for_one": ("image_count", record("two_for_one", "plain.jpg", "<image><image> What?")),
