@@ -761,6 +761,50 @@ def test_several_runs_of_one_command_take_odd_characters_too(
     assert len(list(Path("runs").glob("mix_general-*/finished.json"))) == 2
 
 
+@pytest.fixture
+def two_stages(tmp_path: Path) -> list[str]:
+    """Words for an experiment of one's own with two stages."""
+    (tmp_path / "own" / "exp").mkdir(parents=True)
+    stages = [{"name": name, "overrides": ["exp=mix_general", "scale=demo"], "ignores": []} for name in ("1-a", "2-b")]
+    (tmp_path / "own" / "exp" / "two.yaml").write_text("# @package _global_\n" + yaml.safe_dump({"stages": stages}))
+    return ["exp=two", "--config-dir", str(tmp_path / "own")]
+
+
+def test_odd_characters_reach_every_stage_of_an_experiment(
+    tiny_words: list[str], two_stages: list[str], own_data: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / ODD_NAME
+    shutil.copytree(own_data, odd)
+    words = ["train", *tiny_words, *two_stages, f"path={odd / 'train.json'}", f"images={odd}", "train.max_steps=1"]
+    assert run([*words, f"out={odd / 'run'}"]) == 0
+    for name in ("1-a", "2-b"):
+        assert (odd / "run" / name / "finished.json").is_file()
+        config = yaml.safe_load((odd / "run" / name / "config.yaml").read_text())
+        assert config["data"]["sources"]["mine"]["path"] == str(odd / "train.json")
+    assert config["init_from"] == str(odd / "run" / "1-a")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"name": "first"}, "the name 'first' must be a number, a dash and a word"),
+        ({"overrides": ["adapter=lorra"]}, "adapter=lorra does not exist (did you mean lora?)"),
+        ({"overrides": ["train.max_step=3"]}, "unknown key train.max_step (did you mean train.max_steps?)"),
+        ({"overrides": "exp=mix_doc"}, "must have a name and the lists overrides and ignores"),
+        ({"overrides": ["exp=demo"]}, "is itself an experiment of several stages"),
+    ],
+)
+def test_a_stage_that_makes_no_sense_is_refused(
+    change: dict, told: str, tiny_words: list[str], two_stages: list[str], refused: Refusal, tmp_path: Path
+) -> None:
+    file = tmp_path / "own" / "exp" / "two.yaml"
+    stages = yaml.safe_load(file.read_text())["stages"]
+    stages[1] |= change
+    file.write_text("# @package _global_\n" + yaml.safe_dump({"stages": stages}))
+    assert told in refused("train", *tiny_words, *two_stages)
+    assert not Path("runs").exists()
+
+
 def test_a_name_that_is_not_unicode_is_refused(refused: Refusal, tiny_words: list[str]) -> None:
     assert "is not UTF-8 text" in refused("train", *tiny_words, "path=train\udcff.json")
 
