@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from glob import glob, has_magic
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -248,12 +249,15 @@ def find_files(source: Source) -> list[Path]:
 def _format(source: Source, files: list[Path]) -> str:
     if source.format != "auto":
         return source.format
-    record = next(_raw_records(files[0]), None)
-    if not isinstance(record, Mapping):
+    records = list(islice(_raw_records(files[0]), 100))
+    if not any(isinstance(record, Mapping) for record in records):
         raise UserError(f"data source {source.name!r}: {files[0]} holds no records; check path and format")
-    messages = record.get("conversations", record.get("conversatons"))
-    first = messages[0] if isinstance(messages, list) and messages else None
-    return "llava" if isinstance(first, Mapping) and "from" in first else "records"
+    # A file may start with bad records, which say nothing of the others.
+    for record in records:
+        messages = record.get("conversations", record.get("conversatons")) if isinstance(record, Mapping) else None
+        if isinstance(messages, list) and messages and isinstance(messages[0], Mapping):
+            return "llava" if "from" in messages[0] else "records"
+    return "records"
 
 
 def _raw_records(file: Path) -> Iterator[Any]:

@@ -66,6 +66,15 @@ def test_llavas_records_are_read_as_they_are(name: str, write_json: WriteJson, o
     assert records[7].turns == (Turn("user", "what ?"), Turn("assistant", "so")) and records[7].id == "7"
 
 
+@pytest.mark.parametrize("first", [{"id": "bad"}, {"id": "bad", "conversations": []}, "not a record"])
+def test_the_format_is_known_even_where_the_first_record_is_bad(
+    first: Any, write_json: WriteJson, open_path: Open
+) -> None:
+    records = open_path(write_json([first, {"id": "good", "conversations": said()}], "a.json"))
+    assert reason(records, 0) in ("not_a_conversation", "no_turns")
+    assert records[1].turns == (Turn("user", "what ?"), Turn("assistant", "a cat"))
+
+
 def test_bad_records_are_refused_one_by_one_with_a_reason(write_json: WriteJson, open_path: Open) -> None:
     bad = {
         "image_count": [
