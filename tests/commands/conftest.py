@@ -1,0 +1,38 @@
+"""What the tests of bad input share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llava_moe.cli import run
+
+
+class Refusal:
+    """Runs a command that the user must mend, and returns its one line."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self.capfd = capfd
+
+    def __call__(self, *words: str, status: int = 2) -> str:
+        self.capfd.readouterr()
+        assert run([*words]) == status
+        errors = self.capfd.readouterr().err
+        assert errors.startswith("llava-moe: ") and errors.count("\n") == 1, errors
+        return errors
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
+    return Refusal(capfd)
+
+
+@pytest.fixture
+def two_stages(tmp_path: Path) -> list[str]:
+    """Words for an experiment of one's own with two stages."""
+    (tmp_path / "own" / "exp").mkdir(parents=True)
+    stages = [{"name": name, "overrides": ["exp=mix_general", "scale=demo"], "ignores": []} for name in ("1-a", "2-b")]
+    (tmp_path / "own" / "exp" / "two.yaml").write_text("# @package _global_\n" + yaml.safe_dump({"stages": stages}))
+    return ["exp=two", "--config-dir", str(tmp_path / "own")]

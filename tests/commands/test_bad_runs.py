@@ -1,0 +1,123 @@
+"""Runs that cannot be gone on from: of another shape, no run at all, damaged, or with other data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llava_moe.cli import run
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def finished_run(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to start from, to damage (a copy of) and to score."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAVA_MOE_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        assert run(["train", *words_for_tiny, f"out={folder / 'run'}", "train.save_every=4"]) == 0
+    return folder / "run"
+
+
+def last_of(folder: Path) -> Path:
+    return folder / "checkpoints" / (folder / "checkpoints" / "last").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("adapter.r=8", "its adapter is another than the one asked for (r 32 there, 8 asked)"),
+        ("adapter=lora", "LlavaMole there, Lora asked"),
+        ("adapter=none", "has an adapter and adapter=none"),
+        ("model.architecture.text.hidden_size=32", "projector.safetensors: tensor"),
+    ],
+)
+def test_starting_from_a_run_of_another_shape_is_refused(
+    word: str, told: str, finished_run: Path, refused: Refused, tiny_words: list[str]
+) -> None:
+    line = refused("train", *tiny_words, f"init_from={finished_run}", word)
+    assert told in line and str(finished_run) in line
+
+
+@pytest.mark.parametrize("key", ["run", "init_from"])
+def test_a_folder_that_is_no_run_is_refused(
+    key: str, finished_run: Path, refused: Refused, tiny_words: list[str], tmp_path: Path
+) -> None:
+    command = ["eval"] if key == "run" else ["train", *tiny_words]
+    assert "/nowhere does not exist" in refused(*command, f"{key}=/nowhere")
+    for folder in (tmp_path, finished_run / "config.yaml"):
+        assert f"{folder} holds no complete checkpoint" in refused(*command, f"{key}={folder}")
+    # A folder of runs is not a run: which one would be taken is anybody's guess.
+    assert f"such as {finished_run}" in refused(*command, f"{key}={finished_run.parent}")
+    assert f"{key}=" in refused(*command, f"{key}=")
+    assert not list(tmp_path.glob("**/eval"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "eval needs one model"),
+        (["limit=-1"], "limit=-1: give"),
+        (["batch_size=0"], "batch_size=0: give"),
+        (["num_threads=0"], "num_threads=0: give"),
+        (["benchmarks=demo"], "benchmarks=demo: give a list"),
+        (["benchmarks=[nope]", "model.path=x"], "nope does not exist"),
+        (["limitt=3"], "unknown key limitt (did you mean limit?)"),
+        (["model.path=/nowhere"], "/nowhere cannot be loaded: no such folder"),
+    ],
+)
+def test_eval_refuses_what_it_cannot_do(words: list[str], told: str, refused: Refused, tiny_words: list[str]) -> None:
+    assert told in refused("eval", *words)
+
+
+@pytest.mark.parametrize("name", ["engine/optimizer.safetensors", "state.json", "engine/random-rank0.safetensors"])
+def test_a_damaged_checkpoint_is_named_with_the_one_to_go_on_from(
+    name: str, finished_run: Path, refused: Refused, tiny_words: list[str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (folder / "finished.json").unlink()
+    damaged = last_of(folder)
+    (damaged / name).write_bytes((damaged / name).read_bytes()[:20])
+    words = ["train", *tiny_words, f"out={folder}", "train.save_every=4"]
+    line = refused(*words)
+    assert str(damaged) in line and "delete it to go on from step-000004" in line
+    shutil.rmtree(damaged)
+    assert run(words) == 0
+    assert last_of(folder) == damaged and (damaged / "COMPLETE").exists()
+
+
+@pytest.mark.parametrize("name", ["projector.safetensors", "adapter/adapter_model.safetensors", "../../config.yaml"])
+def test_a_damaged_file_of_a_run_is_named_when_it_is_read(
+    name: str, finished_run: Path, refused: Refused, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (last_of(folder) / name).write_bytes(b"a: [")
+    line = refused("eval", f"run={folder}")
+    assert Path(name).name in line and "damaged" in line
+
+
+def test_data_that_changed_under_a_run_is_refused(
+    finished_run: Path, refused: Refused, tiny_words: list[str], own_data: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (folder / "finished.json").unlink()
+    environment = json.loads((folder / "environment.json").read_text())
+    environment["data"]["mine"] = "0123456789abcdef"
+    (folder / "environment.json").write_text(json.dumps(environment))
+    line = refused("train", *tiny_words, f"out={folder}", "train.save_every=4")
+    assert f"{own_data / 'train.json'} has changed since the run in {folder} began" in line
+
+
+@pytest.mark.parametrize("taken", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_refused(
+    taken: str, refused: Refused, tiny_words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert "choose another with out=" in refused("train", *tiny_words, f"out={tmp_path / taken}")
+    assert (tmp_path / "file").read_text() == "not a folder"

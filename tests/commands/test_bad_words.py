@@ -1,0 +1,191 @@
+"""Words that make no sense: unknown keys, values out of bounds, files of one's own that hold a mistake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from llava_moe.assemble import recipe_of
+from llava_moe.cli import config_folder
+from llava_moe.commands.compose_config import resolved
+from llava_moe.commands.settings import mixture_of, settle
+from llava_moe.errors import UserError
+
+Refused = Callable[..., str]
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("evaluate", "eval"), ("docter", "doctor")])
+def test_an_unknown_command_is_answered_with_the_nearest(typed: str, meant: str, refused: Refused) -> None:
+    assert f"{typed} is not a command (did you mean {meant}?)" in refused(typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("train.max_step=3", "train.max_steps"),
+        ("+train.max_step=3", "train.max_steps"),
+        ("++train.max_step=3", "train.max_steps"),
+        ("seeed=3", "seed"),
+        ("+seeed=3", "seed"),
+        ("adapter.num_expert=3", "adapter.num_experts"),
+        ("+stage.learning_rate=1", "stage.learning_rates"),
+        ("+data.max_bad=0.5", "data.max_bad_share"),
+        ("data.sources.mine.repeat=2", "repeats"),
+        ("+data.sources.mine.repeat=2", "repeats"),
+        ("parallel.stages=2", "parallel.stage"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(
+    typed: str, meant: str, refused: Refused, tiny_words: list[str]
+) -> None:
+    line = refused("train", *tiny_words, typed)
+    key = typed.lstrip("+").partition("=")[0]
+    assert f"unknown key {key} (did you mean {meant}?)" in line
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["adapter=llava_mol"], "adapter=llava_mol does not exist (did you mean llava_mole?): llava-moe ls adapter"),
+        (["exp=mix_medd"], "exp=mix_medd does not exist (did you mean mix_med?)"),
+        (["adaptor=lora"], "unknown key adaptor (did you mean adapter?)"),
+        (["~train.max_steps"], "train.max_steps is not set"),
+        (["~adapter"], "adapter is not set"),
+        (["data=own"], "data=own does not exist"),
+        (["train=3"], "train=3: it holds settings, such as train.global_batch_size"),
+        (["train.max_steps"], "cannot read train.max_steps"),
+        (["train.betas=[1,"], "cannot read train.betas=[1,"),
+        (["seed=${nowhere}"], "Interpolation key 'nowhere' not found in seed"),
+        (["stages=[{name: a}]"], "stages"),
+        (["--foo"], "unrecognized arguments: --foo"),
+        (["--cfg", "jobs"], "invalid choice: 'jobs'"),
+        (["--config-dir", "/nowhere"], "'/nowhere' not found"),
+        (["--cfg", "job", "-m"], "Only one of"),
+    ],
+)
+def test_a_word_that_makes_no_sense_is_refused_before_anything_is_written(
+    words: list[str], told: str, refused: Refused, tiny_words: list[str]
+) -> None:
+    assert told in refused("train", *tiny_words, *words)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train:\n  max_step: 3\n", "did you mean train.max_steps?"),
+        ("data:\n  max_bad: 3\n", "data.max_bad (did you mean data.max_bad_share?)"),
+        ("adapter:\n  num_expert: 3\n", "did you mean num_experts?"),
+        ("stage:\n  text_kind: 3\n", "stage.text_kind"),
+        ("sead: 3\n", "sead (did you mean seed?)"),
+        ("defaults:\n  - override /adapter: lorra\n", "adapter=lorra does not exist (did you mean lora?)"),
+        ("train: [1\n", "not valid YAML"),
+        (None, "exp=own does not exist"),
+    ],
+)
+def test_a_mistake_in_ones_own_experiment_file_is_told_like_one_on_the_command_line(
+    text: str | None, told: str, refused: Refused, tiny_words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "own" / "exp").mkdir(parents=True)
+    if text is not None:
+        (tmp_path / "own" / "exp" / "own.yaml").write_text("# @package _global_\n" + text)
+    assert told in refused("train", *tiny_words, "exp=own", "--config-dir", str(tmp_path / "own"), "seed=1")
+
+
+def test_an_experiment_file_that_does_not_say_where_it_belongs_is_refused(
+    refused: Refused, tiny_words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "own" / "exp").mkdir(parents=True)
+    (tmp_path / "own" / "exp" / "own.yaml").write_text("train:\n  max_steps: 3\n")
+    line = refused("train", *tiny_words, "--config-dir", str(tmp_path / "own"), "exp=own")
+    assert "# @package _global_" in line
+
+
+def test_ones_own_data_file_that_lacks_a_key_is_told_which(
+    refused: Refused, tiny_words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    (tmp_path / "own" / "data" / "own.yaml").write_text("sources:\n  a: {domain: d, path: x.json}\n")
+    words = [word for word in tiny_words if not word.startswith("data.")]
+    line = refused("train", *words, "--config-dir", str(tmp_path / "own"), "data=own")
+    assert "data.max_bad_share is not set" in line and "0.01" in line
+
+
+VALUES = [
+    *("seed=-1", "seed=abc", "seed=1.5", "out=", "init_from=", "path=", "domains=general", "stages=3", "model.path="),
+    *("train.global_batch_size=0", "train.global_batch_size=abc", "train.global_batch_size=1.5"),
+    *("train.max_steps=-1", "train.max_steps=0", "train.max_steps=abc", "train.max_steps=true"),
+    *("train.epochs=-1", "train.epochs=1.5", "train.save_every=-1", "train.keep_last=0", "train.num_threads=0"),
+    *("train.max_length=0", "train.tokens_per_micro_batch=-5", "train.warmup_ratio=2", "train.dtype=fp8"),
+    *("train.gradient_clipping=-1", "train.betas=[0.9]", "train.betas=[0.9,1.5]", "train.epsilon=abc"),
+    *("train.over_length=chop", "train.activation_checkpointing=maybe", "train.max_nonfinite_steps=-1"),
+    *("log.every=0", "log.wandb=offlin", "log.tensorboard=maybe", "eval.benchmarks=demo", "eval.limit=-1"),
+    *("data.num_workers=-1", "data.max_bad_share=5", "data.max_bad_share=abc", "data.temperature=0"),
+    *("data.epoch_samples=0", "data.weights=abc", "data.sources=null", "data.sources.mine.cap=0"),
+    *("data.sources.mine.repeats=abc", "stage.learning_rates={adapter: -1}", "stage.learning_rates={adapter: a}"),
+    *("stage.vision_layers=[1]", "parallel.engine=foo", "adapter.r=0", "adapter.router=foo", "adapter.num_experts=0"),
+]
+
+
+@pytest.fixture(scope="module")
+def composed(tokenizer_folder: Path) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        words = ["exp=mix_general", "scale=demo", "model=tiny", "data=mine", "path=train.json"]
+        return compose("train", [*words, f"model.architecture.tokenizer={tokenizer_folder}"])
+
+
+@pytest.mark.parametrize("word", VALUES)
+def test_a_value_out_of_bounds_is_named_with_what_it_may_be(word: str, composed: DictConfig) -> None:
+    key, _, value = word.partition("=")
+    config = composed.copy()
+    OmegaConf.update(config, key, yaml.safe_load(value) if value else value, force_add=True)
+    with pytest.raises(UserError) as caught:
+        plain = settle(resolved(config))
+        mixture_of(plain)
+        recipe_of(plain)
+    line = str(caught.value)
+    assert key in line and "\n" not in line
+    assert re.search("give|choose|must be", line), line
+
+
+@pytest.mark.parametrize(
+    "word", ["train.global_batch_size=0", "train.max_steps=-1", "train.max_length=300", "adapter.r=0", "log.every=0"]
+)
+def test_a_silly_number_is_refused_before_anything_is_written(
+    word: str, refused: Refused, tiny_words: list[str]
+) -> None:
+    assert word.partition("=")[0] in refused("train", *tiny_words, word)
+    assert not Path("runs").exists()
+
+
+def test_a_mistyped_benchmark_is_told_before_training_and_not_after(refused: Refused, tiny_words: list[str]) -> None:
+    assert "nope does not exist" in refused("train", *tiny_words, "eval.benchmarks=[nope]")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"name": "first"}, "the name 'first' must be a number, a dash and a word"),
+        ({"overrides": ["adapter=lorra"]}, "adapter=lorra does not exist (did you mean lora?)"),
+        ({"overrides": ["train.max_step=3"]}, "unknown key train.max_step (did you mean train.max_steps?)"),
+        ({"overrides": "exp=mix_doc"}, "must have a name and the lists overrides and ignores"),
+        ({"overrides": ["exp=demo"]}, "is itself an experiment of several stages"),
+    ],
+)
+def test_a_stage_that_makes_no_sense_is_refused(
+    change: dict, told: str, tiny_words: list[str], two_stages: list[str], refused: Refused, tmp_path: Path
+) -> None:
+    file = tmp_path / "own" / "exp" / "two.yaml"
+    stages = yaml.safe_load(file.read_text())["stages"]
+    stages[1] |= change
+    file.write_text("# @package _global_\n" + yaml.safe_dump({"stages": stages}))
+    assert told in refused("train", *tiny_words, *two_stages)
+    assert not Path("runs").exists()
