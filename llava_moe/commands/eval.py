@@ -55,7 +55,7 @@ def _score(config: DictConfig) -> int:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
     if plain["run"] is None:
         folder = Path(plain["out"] or "runs/eval")
-        assembled = _checkpoint(plain["model"]["path"], plain["dtype"])
+        assembled = open_checkpoint(plain["model"]["path"], plain["dtype"])
     else:
         folder = Path(plain["out"] or plain["run"])
         assembled = restore(plain["run"], dtype=plain["dtype"])
@@ -72,7 +72,8 @@ def _score(config: DictConfig) -> int:
     return 0
 
 
-def _checkpoint(path: str, dtype: str | None) -> Assembled:
+def open_checkpoint(path: str, dtype: str | None) -> Assembled:
+    """A Hugging Face LLaVA checkpoint, folder or hub id, read with LLaVA-1.5's template; in eval mode."""
     from llava_moe.adapters import NoAdapter
     from llava_moe.assemble import Recipe, new_model
     from llava_moe.data.template import Template

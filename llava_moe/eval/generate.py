@@ -96,28 +96,40 @@ def _answer_batch(
     prompts: Sequence[np.ndarray],
     image_root: str | None,
 ) -> list[str]:
+    pixels = [encoder.transform(image) for question in questions for image in _open_images(question, image_root)]
+    inputs = prompt_inputs(model, encoder, prompts, pixels)
+    limits = [question.max_new_tokens for question in questions]
+    with answering(model), torch.inference_mode():
+        # transformers types `generate` for a protocol its own LLaVA class does not match.
+        sequences_BT = cast(Any, model).generate(**inputs, generation_config=greedy(encoder, max(limits)))
+    answers_BT = sequences_BT[:, inputs["input_ids"].shape[1] :].tolist()
+    return [decode_answer(encoder, answer_T[:limit]) for answer_T, limit in zip(answers_BT, limits, strict=True)]
+
+
+def prompt_inputs(
+    model: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    prompts: Sequence[np.ndarray],
+    pixels: Sequence[np.ndarray],
+) -> dict[str, torch.Tensor]:
+    """What ``generate`` is called with, on the model's device: prompts padded on the left, pixels normalised.
+
+    Args:
+        prompts: token ids, int64 [t] each, images expanded.
+        pixels: uint8 [3, H, W] each, the images of all prompts in their order.
+    """
     input_ids_BT, attention_mask_BT = _pad_left(prompts, encoder.pad_token_id)
-    # transformers types `generate` for a protocol its own LLaVA class does not match.
-    generator = cast(Any, model)
     device = next(model.parameters()).device
     inputs = {"input_ids": input_ids_BT.to(device), "attention_mask": attention_mask_BT.to(device)}
-    pixels = [encoder.transform(image) for question in questions for image in _open_images(question, image_root)]
     if pixels:
         pixels_I3HW = torch.from_numpy(np.stack(pixels)).to(device)
-        dtype = next(generator.model.vision_tower.parameters()).dtype
+        dtype = next(cast(Any, model).model.vision_tower.parameters()).dtype
         inputs["pixel_values"] = encoder.transform.normalise(pixels_I3HW).to(dtype)
-    limits = [question.max_new_tokens for question in questions]
-    eos_token_id = int(cast(int, encoder.tokenizer.eos_token_id))
-    config = _greedy(eos_token_id, encoder.pad_token_id, max(limits))
-    with _answering(model), torch.inference_mode():
-        sequences_BT = generator.generate(**inputs, generation_config=config)
-    answers_BT = sequences_BT[:, input_ids_BT.shape[1] :].tolist()
-    return [
-        _decode(encoder, answer_T[:limit], eos_token_id) for answer_T, limit in zip(answers_BT, limits, strict=True)
-    ]
+    return inputs
 
 
-def _greedy(eos_token_id: int, pad_token_id: int, max_new_tokens: int) -> GenerationConfig:
+def greedy(encoder: Encoder, max_new_tokens: int) -> GenerationConfig:
+    """Greedy decoding to the tokenizer's end token."""
     # Written out in full: what is left unset is taken from the model's own file, and Vicuna's samples.
     return GenerationConfig(
         do_sample=False,
@@ -127,8 +139,8 @@ def _greedy(eos_token_id: int, pad_token_id: int, max_new_tokens: int) -> Genera
         repetition_penalty=1.0,
         use_cache=True,
         max_new_tokens=max_new_tokens,
-        eos_token_id=eos_token_id,
-        pad_token_id=pad_token_id,
+        eos_token_id=encoder.tokenizer.eos_token_id,
+        pad_token_id=encoder.pad_token_id,
     )
 
 
@@ -149,13 +161,16 @@ def _open_images(question: Question, image_root: str | None) -> list[Image.Image
         raise UserError(f"question {question.id}: {error}; mend the image or leave the question out") from error
 
 
-def _decode(encoder: Encoder, tokens: list[int], eos_token_id: int) -> str:
+def decode_answer(encoder: Encoder, tokens: list[int]) -> str:
+    """The text of an answer's tokens up to the end token, outer blanks stripped."""
+    eos_token_id = encoder.tokenizer.eos_token_id
     kept = tokens[: tokens.index(eos_token_id)] if eos_token_id in tokens else tokens
     return str(encoder.tokenizer.decode(kept, skip_special_tokens=True)).strip()
 
 
 @contextmanager
-def _answering(model: torch.nn.Module) -> Iterator[None]:
+def answering(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode while this lasts, and the mode that was before after it."""
     was_training = model.training
     model.eval()
     try:
