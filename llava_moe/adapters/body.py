@@ -14,6 +14,8 @@ from llava_moe.errors import UserError
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
 ALL_LINEARS = ATTENTION_LINEARS + MLP_LINEARS
+# Linears of one block that the decoders of transformers call with one and the same tensor.
+READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,33 @@ class Body:
         """Width of the language model's residual stream."""
         config: Any = self.language_model.config
         return int(config.hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of the language model."""
+        config: Any = self.language_model.config
+        return int(config.num_hidden_layers)
+
+    @staticmethod
+    def layer_of(name: str) -> int | None:
+        """The decoder layer in which a module stands, by its name; ``None`` outside of any."""
+        found = re.search(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.", name)
+        return int(found[1]) if found else None
+
+    def describe(self) -> dict[str, Any]:
+        """What an adapter's file says of the model it was trained on; ``None`` where the model does not say.
+
+        All but ``name`` must be the same in a model that the adapter is put on.
+        """
+        text: Any = getattr(self.language_model, "config", None)
+        whole: Any = getattr(self.model, "config", None)
+        return {
+            "name": getattr(self.model, "name_or_path", None) or None,
+            "model_type": getattr(whole, "model_type", None),
+            "text_model_type": getattr(text, "model_type", None),
+            "hidden_size": getattr(text, "hidden_size", None),
+            "num_hidden_layers": getattr(text, "num_hidden_layers", None),
+        }
 
     @property
     def root(self) -> str:

@@ -27,4 +27,4 @@ class NoAdapter:
 
     def write(self, folder: Path, body: Body, tensors: Mapping[str, Tensor]) -> None:
         """Write a folder that :func:`~llava_moe.adapters.load_adapter` reads back as no adapter."""
-        write_folder(folder, self.method, asdict(self), tensors)
+        write_folder(folder, body, self.method, asdict(self), tensors)

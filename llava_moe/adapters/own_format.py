@@ -1,7 +1,7 @@
 """The two files of an adapter's folder, and our own settings in them. Nothing is ever unpickled.
 
-``adapter_config.json`` holds ``method``, ``format_version`` and every hyper-parameter; ``adapter_model.safetensors``
-one tensor per expert, named after the module it belongs to.
+``adapter_config.json`` holds ``method``, ``format_version``, ``base`` (the model that it was trained on) and every
+hyper-parameter; ``adapter_model.safetensors`` one tensor per expert, named after the module it belongs to.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llava_moe.adapters.body import Body
 from llava_moe.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 FORMAT_VERSION = 1
+HEAD = ("method", "format_version", "base")
 
 Config = TypeVar("Config")
 
 
-def write_folder(folder: Path, method: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write an adapter of our own methods."""
-    write_settings(folder, {"method": method, "format_version": FORMAT_VERSION, **settings})
+def write_folder(
+    folder: Path, body: Body, method: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write an adapter of our own methods, with what it was trained on."""
+    head = {"method": method, "format_version": FORMAT_VERSION, "base": body.describe()}
+    write_settings(folder, {**head, **settings})
     write_tensors(folder, tensors)
 
 
@@ -66,15 +71,39 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Read ``adapter_model.safetensors``.
 
     Raises:
-        UserError: it is not there or damaged.
+        UserError: it is not there, is damaged or no safetensors file, or a tensor holds a NaN or an infinity.
     """
     path = folder / TENSORS_FILE
     if not path.is_file():
         raise UserError(f"{folder} has no {TENSORS_FILE}; other formats, such as .bin, are not read: convert it first")
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        if _is_pickle(path):
+            raise UserError(
+                f"{path} is a pickle under another name, and nothing is unpickled here: convert it to safetensors"
+            ) from error
         raise UserError(f"{path} is damaged ({error}); copy or write it again") from error
+    refuse_nonfinite(path, tensors)
+    return tensors
+
+
+def refuse_nonfinite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are NaN or infinite: every answer would be.
+
+    Raises:
+        UserError: naming the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(f"{path}: {name} holds NaN or infinite weights: take an earlier checkpoint")
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as torch's files do: a zip archive, or a bare pickle of protocol 2 or later."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or start[:1] == b"\x80"
 
 
 def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -> Config:
@@ -89,7 +118,7 @@ def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -
         raise UserError(f"{path} has format_version {version}; this program reads {FORMAT_VERSION}: use a matching one")
     assert dataclasses.is_dataclass(kind)
     wanted = {field.name for field in dataclasses.fields(kind)}
-    given = {name: value for name, value in settings.items() if name not in ("method", "format_version")}
+    given = {name: value for name, value in settings.items() if name not in HEAD}
     if given.keys() != wanted:
         missing, unknown = sorted(wanted - given.keys()), sorted(given.keys() - wanted)
         raise UserError(f"{path} does not describe a {kind.__name__}: missing {missing}, unknown {unknown}")

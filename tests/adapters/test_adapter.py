@@ -65,6 +65,13 @@ def test_settings_file_holds_method_version_and_every_field(saved: Path) -> None
     assert json.loads((saved / CONFIG).read_text()) == {
         "method": "llava_mole",
         "format_version": 1,
+        "base": {
+            "name": None,
+            "model_type": "llava",
+            "text_model_type": "llama",
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+        },
         "num_experts": 2,
         "r": 2,
         "lora_alpha": 64,
