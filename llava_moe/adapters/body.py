@@ -14,6 +14,8 @@ from llava_moe.errors import UserError
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
 ALL_LINEARS = ATTENTION_LINEARS + MLP_LINEARS
+# What PEFT calls every linear of a model but its head; here it is every linear of the language model.
+ALL_LINEAR = "all-linear"
 # Linears of one block that the decoders of transformers call with one and the same tensor.
 READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -37,9 +39,18 @@ class Body:
 
     @classmethod
     def of(cls, model: nn.Module) -> Body:
-        """Find the language model of any Hugging Face decoder, alone or inside a vision-language model."""
+        """Find the language model of any Hugging Face decoder, alone or inside a vision-language model.
+
+        Raises:
+            UserError: the model does not say which part of it is the language model.
+        """
         get_decoder = getattr(model, "get_decoder", None)
         language_model = get_decoder() if get_decoder is not None else model
+        if hasattr(getattr(language_model, "config", None), "vision_config"):
+            raise UserError(
+                f"{type(model).__name__} does not tell its language model from its vision tower; "
+                f"attach the adapter to its language model itself"
+            )
         name = next(name for name, module in model.named_modules() if module is language_model)
         linears = {
             f"{name}.{child}" if name else child: module
@@ -91,34 +102,62 @@ class Body:
         """A module or tensor name without the root, the same with or without a language-model head."""
         return name.removeprefix(self.root)
 
-    def select(self, targets: str | Sequence[str]) -> dict[str, nn.Linear]:
-        """The linears that ``targets`` names, in the model's order.
+    def select(
+        self, targets: str | Sequence[str], excluded: str | Sequence[str] = (), setting: str = "target_modules"
+    ) -> dict[str, nn.Linear]:
+        """The linears that ``targets`` names and ``excluded`` does not, in the model's order.
 
         Args:
-            targets: as PEFT takes it: names or ends of names (``q_proj``, ``self_attn.q_proj``), or one regular
-                expression that the full name must match.
+            targets: as PEFT takes it: names or ends of names (``q_proj``, ``self_attn.q_proj``), one regular expression
+                that the full name must match, or ``"all-linear"``. Ends of names look inside the language model alone;
+                an expression for full names must not reach outside it.
+            excluded: in the same forms.
+            setting: what the user calls ``targets``.
 
         Raises:
-            UserError: a target names no linear of the language model.
+            UserError: a target names no linear of the language model, or an expression is none or names a layer of the
+                vision tower, the projector or the head.
         """
-        chosen = _matching(self.linears, targets)
+        targets = self._spelt_out(targets)
         missing = [target for target in _listed(targets) if not _matching(self.linears, _alone(target, targets))]
-        if missing:
-            leaves = sorted({name.rpartition(".")[2] for name in self.linears})
+        outside = [name for name in self._linears_outside() if not _matching([name], excluded)]
+        if missing or not targets:
+            stray = _matching(outside, _alone(missing[0], targets)) if missing else []
             raise UserError(
-                f"adapter target_modules {missing} match no linear layer of {type(self.language_model).__name__}; "
-                f"it has {leaves}"
+                f"adapter.{setting} {missing} match no linear layer of {type(self.language_model).__name__}; "
+                f"it has {self._leaves()}"
+                + (f" ({stray[0]} is outside the language model, which alone is adapted)" if stray else "")
             )
-        return {name: self.linears[name] for name in chosen}
+        strays = _matching(outside, targets) if isinstance(targets, str) else []
+        if strays:
+            raise UserError(
+                f"adapter.{setting}={targets!r} also matches {len(strays)} layers outside the language model, which "
+                f"alone is adapted ({strays[0]}): begin it with {re.escape(self.language_model_name + '.')}"
+            )
+        left_out = set(_matching(self.linears, excluded))
+        return {name: self.linears[name] for name in _matching(self.linears, targets) if name not in left_out}
+
+    def _leaves(self) -> list[str]:
+        return sorted({name.rpartition(".")[2] for name in self.linears})
+
+    def _spelt_out(self, targets: str | Sequence[str]) -> str | Sequence[str]:
+        return self._leaves() if targets == ALL_LINEAR else targets
+
+    def _linears_outside(self) -> list[str]:
+        inside = f"{self.language_model_name}." if self.language_model_name else ""
+        return [
+            name
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear) and not name.startswith(inside)
+        ]
 
     def without(self, targets: str | Sequence[str], excluded: str | Sequence[str]) -> tuple[str, ...]:
         """Full names of the linears that ``targets`` names and ``excluded`` does not."""
-        chosen = list(self.select(targets))
-        left_out = set(_matching(chosen, excluded))
-        return tuple(name for name in chosen if name not in left_out)
+        return tuple(self.select(targets, excluded))
 
     def peft_targets(self, targets: str | Sequence[str], chosen: Iterable[str]) -> str | list[str]:
         """``target_modules`` that make PEFT, which looks through the whole model, choose exactly ``chosen``."""
+        targets = self._spelt_out(targets)
         everything = [name for name, module in self.model.named_modules() if name]
         wanted = sorted(chosen)
         listed = [re.escape(target) for target in _listed(targets)]
@@ -141,5 +180,9 @@ def _alone(target: str, targets: str | Sequence[str]) -> str | list[str]:
 
 def _matching(names: Iterable[str], targets: str | Sequence[str]) -> list[str]:
     if isinstance(targets, str):
-        return [name for name in names if re.fullmatch(targets, name)]
+        try:
+            pattern = re.compile(targets)
+        except re.error as error:
+            raise UserError(f"adapter target {targets!r} is no regular expression ({error}); mend it") from error
+        return [name for name in names if pattern.fullmatch(name)]
     return [name for name in names if any(name == target or name.endswith(f".{target}") for target in targets)]

@@ -103,7 +103,7 @@ def _is_pickle(path: Path) -> bool:
     """Whether a file begins as torch's files do: a zip archive, or a bare pickle of protocol 2 or later."""
     with path.open("rb") as file:
         start = file.read(4)
-    return start == b"PK\x03\x04" or start[:1] == b"\x80"
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
 
 
 def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -> Config:

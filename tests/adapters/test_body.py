@@ -27,10 +27,33 @@ def test_vision_tower_projector_and_head_are_never_touched(build_llava: Any) -> 
     assert len(attached.parameters()) == 2 * 7 * 2
     assert all(name.startswith("model.language_model.layers.") for name in attached.named_parameters())
     attached.detach()
-    # The tower has a q_proj of its own; a regular expression that matches it still stays inside the language model.
-    assert all(
-        "language_model" in name for name in attach(model, Lora(r=2, target_modules=r".*q_proj")).named_parameters()
-    )
+    with pytest.raises(UserError, match=r"'\.\*q_proj' also matches 2 layers outside the language model.*vision_tower"):
+        attach(model, Lora(r=2, target_modules=r".*q_proj"))
+    attached = attach(model, Lora(r=2, target_modules=r"model\.language_model\..*q_proj"))
+    assert len(attached.parameters()) == 2 * 2
+
+
+def test_a_target_of_the_vision_tower_alone_is_named_as_such(build_llava: Any) -> None:
+    with pytest.raises(UserError, match=r"\['fc1'\] match no .*vision_tower\S+fc1 is outside the language model"):
+        attach(build_llava(), Lora(target_modules=["q_proj", "fc1"]))
+
+
+def test_a_pattern_that_names_the_tower_may_be_cleared_by_exclusion(build_llava: Any) -> None:
+    body = Body.of(build_llava())
+    names = body.without(r".*\.(q|v)_proj", r".*vision_tower.*|.*\.q_proj")
+    assert names == tuple(f"model.language_model.layers.{i}.self_attn.v_proj" for i in range(2))
+
+
+def test_all_linear_is_every_linear_of_the_language_model(build_llava: Any) -> None:
+    body = Body.of(build_llava())
+    assert body.select("all-linear") == body.linears and len(body.linears) == 14
+    assert body.peft_targets("all-linear", body.linears) == body.peft_targets(sorted(ALL_LINEARS), body.linears)
+
+
+@pytest.mark.parametrize(("targets", "message"), [("q_proj[", "no regular expression"), ([], r"\[\] match no linear")])
+def test_targets_that_say_nothing_are_refused(build_llama: Any, targets: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        attach(build_llama(), Lora(target_modules=targets))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +100,9 @@ def test_peft_is_told_the_plain_list_where_that_is_unambiguous(build_llama: Any,
     assert llama.peft_targets(ALL_LINEARS, llama.select(ALL_LINEARS)) == sorted(ALL_LINEARS)
     pattern = llava.peft_targets(ALL_LINEARS, llava.select(ALL_LINEARS))
     assert isinstance(pattern, str) and pattern.startswith(r"model\.language_model\.")
-    # A pattern that would also choose the tower's layers is written out name by name.
-    names = llava.peft_targets(r".*\.v_proj", llava.select(r".*\.v_proj"))
-    assert names == [f"model.language_model.layers.{i}.self_attn.v_proj" for i in range(2)]
+    # Names that the tower has too are told apart by where they stand.
+    pattern = llava.peft_targets(["v_proj"], llava.select(["v_proj"]))
+    assert pattern == r"model\.language_model\.(?:.*\.)?(?:v_proj)"
+    # What no pattern of ours says is written out name by name.
+    some = [f"model.language_model.layers.{i}.self_attn.v_proj" for i in range(2)]
+    assert llava.peft_targets(["q_proj", "v_proj"], some) == some
