@@ -72,9 +72,17 @@ def read_peft_settings(folder: Path, body: Body, settings: Mapping[str, Any]) ->
     Raises:
         UserError: it is not a LoRA, or a LoRA with a feature that is not read here; all such features are named.
     """
+    plain = plain_lora_settings(folder, settings)
+    if excluded := settings.get("exclude_modules"):
+        plain["target_modules"] = body.without(settings["target_modules"], excluded)
+    return plain
+
+
+def plain_lora_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As :func:`read_peft_settings`, where no model is at hand and nothing is excluded."""
     path = folder / CONFIG_FILE
-    if settings["peft_type"] != "LORA":
-        raise UserError(f"{path} is a PEFT adapter of type {settings['peft_type']}; only LORA is read")
+    if settings.get("peft_type") != "LORA":
+        raise UserError(f"{path} is a PEFT adapter of type {settings.get('peft_type')}; only LORA is read")
     features = [name for name in UNSUPPORTED if settings.get(name)]
     if settings.get("bias", "none") != "none":
         features.append("bias")
@@ -86,12 +94,11 @@ def read_peft_settings(folder: Path, body: Body, settings: Mapping[str, Any]) ->
     absent = [name for name in ("r", "lora_alpha", "target_modules") if settings.get(name) is None]
     if absent:
         raise UserError(f"{path} lacks {', '.join(absent)}; write it again with PEFT")
-    targets, excluded = settings["target_modules"], settings.get("exclude_modules")
     return {
         "r": settings["r"],
         "lora_alpha": settings["lora_alpha"],
         "lora_dropout": settings.get("lora_dropout", 0.0),
-        "target_modules": body.without(targets, excluded) if excluded else targets,
+        "target_modules": settings["target_modules"],
         "use_rslora": settings.get("use_rslora", False),
     }
 
