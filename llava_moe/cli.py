@@ -51,6 +51,17 @@ llava-moe eval model.path=llava-hf/llava-1.5-7b-hf
 
 Answers go to FOLDER/eval/BENCHMARK.answers.jsonl as they come; an interrupted evaluation goes on where it was.""",
     ),
+    "chat": Command(
+        "talk to a run (or a Hugging Face LLaVA: model.path=) about images, in the terminal",
+        """llava-moe chat run=FOLDER                                talk; drag images into the window, /help there
+llava-moe chat run=FOLDER image=FILE prompt='What is this?'   one question: prints the answer alone
+llava-moe chat run=FOLDER < questions.txt                     a question a line: prints an answer a line or more
+llava-moe chat model.path=llava-hf/llava-1.5-7b-hf
+
+Keys: max_new_tokens=512, temperature=0 (greedy), top_p=1, repetition_penalty=1 (the answer's own tokens), seed,
+num_threads, dtype=fp32|bf16|fp16. Answers go to standard output, all else to standard error.
+Ctrl-C stops an answer; twice, or Ctrl-D, leaves.""",
+    ),
     "ls": Command(
         "list what there is to choose from: exp, model, data, adapter, benchmark, run",
         "llava-moe ls [exp|model|data|adapter|stage|parallel|benchmark|run]",

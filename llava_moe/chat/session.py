@@ -1,0 +1,178 @@
+"""A conversation with a model: questions, their images, answers, and the prompt that they make together.
+
+Legend: B rows, T tokens of the prompt, image places included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from llava_moe.adapters import Attached
+from llava_moe.chat.answer import Answer, Decoding, OnText, generate_answer
+from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER, USER, BadRecord, Turn
+from llava_moe.data.encode import IGNORED, Encoder
+from llava_moe.data.images import ImageTransform, open_image
+from llava_moe.errors import UserError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An opened image: its absolute path, and its pixels as the model was trained on them, uint8 [3, H, W]."""
+
+    path: Path
+    pixels: np.ndarray
+
+
+def open_picture(path: Path, transform: ImageTransform) -> Picture:
+    """Open an image file.
+
+    Raises:
+        UserError: it is missing, a folder, no image, or too large.
+    """
+    # open_image takes a neighbour of another suffix for a missing file: right for old data sets, wrong for a person.
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"image {path} {kind}: give the path of an image file")
+    try:
+        return Picture(path.absolute(), transform(open_image(str(path.absolute()))))
+    except BadRecord as error:
+        raise UserError(f"image {path} cannot be taken ({error.detail}): give another one") from error
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question with its images, and its answer."""
+
+    question: str
+    pictures: tuple[Picture, ...]
+    answer: str
+
+    @property
+    def turns(self) -> tuple[Turn, Turn]:
+        """The two turns. An answer never holds a placeholder: it would be read as the place of an image."""
+        return Turn(USER, self.question), Turn(ASSISTANT, self.answer)
+
+
+class Session:
+    """A conversation. Each question is asked with everything before it, the whole prompt encoded anew.
+
+    An adapter that decides from an example's prompt was trained to read the tokens before the *first* answer; it is
+    told where they are, so that what the first question decided holds for the whole conversation. A model trained on
+    the ``plain`` template captions each image by itself.
+
+    Attributes:
+        exchanges: what was said, oldest first.
+        waiting: images that go with the next question.
+    """
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        encoder: Encoder,
+        attached: Attached,
+        decoding: Decoding,
+    ) -> None:
+        self.exchanges: list[Exchange] = []
+        self.waiting: list[Picture] = []
+        self._model, self._encoder, self._attached, self._decoding = model, encoder, attached, decoding
+
+    @property
+    def captions(self) -> bool:
+        """Whether the model was trained to caption an image, and to read no question."""
+        return self._encoder.template.kind == "plain"
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The images of the conversation, in order."""
+        return [picture for exchange in self.exchanges for picture in exchange.pictures]
+
+    def attach(self, path: Path) -> Picture:
+        """Open an image for the next question; raises as :func:`open_picture` does."""
+        self.waiting.append(open_picture(path, self._encoder.transform))
+        return self.waiting[-1]
+
+    def ask(self, text: str, on_text: OnText) -> Answer:
+        """Ask a question about the images that wait and all that was said before.
+
+        ``<image>`` in the text marks the place of an image; images without one come first. A blank answer is not kept,
+        and its images wait again.
+
+        Raises:
+            UserError: nothing is asked, the text marks more images than wait, or the conversation is too long.
+        """
+        question = self._question(text)
+        # A caption is a conversation of its own.
+        before = [] if self.captions else self.exchanges
+        asked = [*_turns(before), Turn(USER, question)]
+        pictures = [picture for exchange in before for picture in exchange.pictures] + self.waiting
+        prompt_T = self._encoder.encode_prompt(asked)
+        self._attached.mark_prompts(self._labels(prompt_T, asked))
+        pixels = [picture.pixels for picture in pictures]
+        answer = generate_answer(self._model, self._encoder, prompt_T, pixels, self._decoding, on_text)
+        kept = answer.text.replace(IMAGE_PLACEHOLDER, "").strip()
+        if kept:
+            self.exchanges.append(Exchange(question, tuple(self.waiting), kept))
+            self.waiting = []
+        return answer
+
+    def undo(self) -> Exchange:
+        """Take the last question back, with its images and its answer.
+
+        Raises:
+            UserError: nothing was asked yet.
+        """
+        if not self.exchanges:
+            raise UserError("there is no question to take back: the conversation is empty")
+        return self.exchanges.pop()
+
+    def reset(self) -> None:
+        """Begin a new conversation, without images."""
+        self.exchanges, self.waiting = [], []
+
+    def records(self) -> list[dict[str, Any]]:
+        """The conversation in our ``records`` format: one record, or one for each caption."""
+        parts = [[exchange] for exchange in self.exchanges] if self.captions else [self.exchanges]
+        return [
+            {
+                "id": f"chat-{number}",
+                "images": [str(picture.path) for exchange in part for picture in exchange.pictures],
+                "conversations": [{"role": turn.role, "text": turn.text} for turn in _turns(part)],
+                "source": "chat",
+                "domain": "chat",
+                "task": None,
+            }
+            for number, part in enumerate(parts)
+            if part
+        ]
+
+    def _question(self, text: str) -> str:
+        places, num_waiting = text.count(IMAGE_PLACEHOLDER), len(self.waiting)
+        if places > num_waiting:
+            has = f"{num_waiting} image{'' if num_waiting == 1 else 's'}"
+            raise UserError(f"the question marks {places} {IMAGE_PLACEHOLDER} and has {has}: attach the others first")
+        if self.captions and not self.waiting:
+            raise UserError("this model captions images and reads no question: give it an image")
+        if not self.captions and not text.replace(IMAGE_PLACEHOLDER, "").strip():
+            raise UserError("there is no question: type one")
+        return f"{IMAGE_PLACEHOLDER}\n" * (num_waiting - places) + text.strip()
+
+    def _labels(self, prompt_T: np.ndarray, asked: Sequence[Turn]) -> torch.Tensor | None:
+        """int64 [1, T] that sets the first question apart, -100; None where it is all there is."""
+        if len(asked) == 1:
+            return None
+        first_T = self._encoder.encode_prompt(asked[:1])
+        assert np.array_equal(first_T, prompt_T[: len(first_T)]), "an answer changed the tokens of the question"
+        labels_BT = torch.from_numpy(prompt_T).clone().unsqueeze(0)
+        labels_BT[:, : len(first_T)] = IGNORED
+        return labels_BT
+
+
+def _turns(exchanges: Sequence[Exchange]) -> list[Turn]:
+    return [turn for exchange in exchanges for turn in exchange.turns]

@@ -1,0 +1,124 @@
+"""``llava-moe chat``: talk to a run, or to a Hugging Face LLaVA checkpoint, about images."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from omegaconf import DictConfig
+from rich.console import Console
+
+from llava_moe.chat.answer import Decoding
+from llava_moe.chat.line import image_path
+from llava_moe.chat.session import Session, open_picture
+from llava_moe.chat.terminal import Terminal
+from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.limits import EVAL, SHARED, Limit, OrNull, Real, Text, Whole, check_settings
+from llava_moe.data.images import ImageTransform
+from llava_moe.errors import UserError
+
+if TYPE_CHECKING:
+    from llava_moe.assemble import Assembled
+
+LIMITS: dict[str, Limit] = {
+    **{key: EVAL[key] for key in ("run", "num_threads", "dtype")},
+    **{key: SHARED[key] for key in ("seed", "model.path")},
+    "image": OrNull(Text()),
+    "prompt": OrNull(Text(may_be_empty=True)),
+    "max_new_tokens": Whole(1),
+    "temperature": Real(0),
+    "top_p": Real(0, 1, open_below=True),
+    "repetition_penalty": Real(0, open_below=True),
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Compose the configuration and talk."""
+    return run_composed("chat", words, _chat)
+
+
+def _chat(config: DictConfig, words: list[str]) -> int:
+    try:
+        return _talk(config)
+    except KeyboardInterrupt:
+        sys.stderr.write("llava-moe: interrupted\n")
+        return 130
+
+
+def _talk(config: DictConfig) -> int:
+    plain = resolved(config, "chat")
+    check_settings(plain, LIMITS)
+    image = None if plain["image"] is None else image_path(plain["image"])
+    _check_before_loading(plain, image)
+    if plain["num_threads"] is not None:
+        torch.set_num_threads(int(plain["num_threads"]))
+    transformers.utils.logging.disable_progress_bar()
+    is_interactive = plain["prompt"] is None and sys.stdin.isatty()
+    with Console(stderr=True).status("loading the model"):
+        assembled = _open(plain)
+    decoding = Decoding(**{field.name: plain[field.name] for field in dataclasses.fields(Decoding)})
+    session = Session(assembled.model, assembled.encoder, assembled.attached, decoding)
+    terminal = Terminal(session, decoding.max_new_tokens, is_interactive)
+    torch.manual_seed(plain["seed"])
+    if image is not None:
+        session.attach(image)
+    if plain["prompt"] is None:
+        return terminal.talk(_welcome(plain, assembled, session))
+    terminal.answer(plain["prompt"])
+    return 0
+
+
+def _check_before_loading(plain: Mapping[str, Any], image: Path | None) -> None:
+    from llava_moe.assemble import newest_checkpoint
+
+    if (plain["run"] is None) == (plain["model"]["path"] is None):
+        raise UserError("chat needs one model: run=FOLDER, or model.path= a LLaVA checkpoint's folder or hub id")
+    if plain["prompt"] is not None and not plain["prompt"].strip():
+        raise UserError("prompt= is empty: write a question there, or leave prompt= out to talk")
+    if image is not None:
+        open_picture(image, ImageTransform())
+    if plain["run"] is not None:
+        newest_checkpoint(Path(plain["run"]))
+
+
+def _open(plain: Mapping[str, Any]) -> Assembled:
+    from llava_moe.assemble import restore
+    from llava_moe.commands.eval import open_checkpoint
+
+    if plain["run"] is None:
+        return open_checkpoint(plain["model"]["path"], plain["dtype"])
+    return restore(plain["run"], dtype=plain["dtype"])
+
+
+def _welcome(plain: Mapping[str, Any], assembled: Assembled, session: Session) -> str:
+    """What one talks to, and what to type."""
+    from llava_moe.assemble import newest_checkpoint
+
+    if plain["run"] is None:
+        source = plain["model"]["path"]
+    else:
+        checkpoint = newest_checkpoint(Path(plain["run"]))
+        source = f"{checkpoint.parent.parent} at {checkpoint.name}"
+    parameter = next(assembled.model.parameters())
+    where = f"{str(parameter.dtype).removeprefix('torch.')} on {parameter.device.type}"
+    first = (
+        "It captions images: drag one into this window, or type its path."
+        if session.captions
+        else "Ask a question; drag an image into this window, or type its path, to ask about it."
+    )
+    return f"{source}, {_name_of(assembled)}, {where}\n{first} /help tells more; Ctrl-D leaves."
+
+
+def _name_of(assembled: Assembled) -> str:
+    """The adapter and those of its settings that are not the defaults."""
+    if not assembled.has_adapter:
+        return "no adapter"
+    config: Any = assembled.attached.config
+    kept = [field for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
+    settings = ", ".join(f"{field.name}={getattr(config, field.name)}" for field in kept)
+    return f"{type(config).__name__}({settings if len(settings) <= 80 else settings[:77] + '...'})"
