@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from types import MethodType
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.balance import ExpertTotals, count_experts
-from llava_moe.adapters.body import Body
-from llava_moe.adapters.router import Routing, TokenRouter, route_first
+from llava_moe.adapters.balance import AnyRouting, ExpertTotals, count_experts
+from llava_moe.adapters.body import READ_TOGETHER, Body
+from llava_moe.adapters.gated_mlp import forward_gated_mlp, is_gated_mlp
+from llava_moe.adapters.router import TokenRouter, route_first
 from llava_moe.adapters.segments import Segments
-from llava_moe.adapters.wide import WideLinear
+from llava_moe.adapters.wide import CORES, Siblings, WideLinear
 from llava_moe.errors import UserError
 
-LoadBalance = Callable[[Mapping[str, Routing], Segments, Tensor | None, str], Tensor]
+LoadBalance = Callable[[Mapping[str, Any], Segments, Tensor | None, str], Tensor]
+
+
+@runtime_checkable
+class Decider(Protocol):
+    """A gate, or another module of an adapter, that remembers what it decided in the last forward pass."""
+
+    def routings(self) -> Mapping[str, AnyRouting]:
+        """By a name that follows the module's own (``""`` for the only one); empty before the first forward pass."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,12 +38,14 @@ class Fitting:
     Attributes:
         linears: the wide linear that takes the place of the linear of that name.
         routers: the router that becomes the submodule ``router`` of the block of that name and is asked before it runs.
+        modules: any further module of the adapter, by the name that it gets in the model.
         load_balance: (routings, segments, is_real, reduction) -> loss; ``None`` where nothing is routed.
         load_balance_coef: its weight in the training objective.
     """
 
     linears: dict[str, WideLinear] = field(default_factory=dict)
     routers: dict[str, TokenRouter] = field(default_factory=dict)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
     load_balance: LoadBalance | None = None
     load_balance_coef: float = 0.0
 
@@ -54,19 +67,27 @@ class Method(Protocol):
 class Attached:
     """An adapter on a model. Made by :func:`attach`."""
 
-    def __init__(self, config: Method, body: Body, segments: Segments, fitting: Fitting) -> None:
-        self.config = config
+    def __init__(self, config: Method, body: Body, segments: Segments, fitting: Fitting, core: str) -> None:
+        self.config, self.core = config, core
         self.load_balance_coef = fitting.load_balance_coef
         self._body, self._segments, self._fitting = body, segments, fitting
         self._trained_before: dict[nn.Parameter, bool] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._rerouted: list[Any] = []
 
     # --- tensors -----------------------------------------------------------------------------------------------------
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """The adapter's parameters by their name in ``model.named_parameters()``."""
+        """The adapter's parameters by their name in ``model.named_parameters()``.
+
+        Those with ``requires_grad`` train: all, but where a method freezes some of its own (the experts of MoLE).
+        """
         mine = {id(parameter) for parameter in self._own_parameters()}
         return {name: tensor for name, tensor in self._body.model.named_parameters() if id(tensor) in mine}
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Those of :meth:`named_parameters` that train."""
+        return {name: tensor for name, tensor in self.named_parameters().items() if tensor.requires_grad}
 
     def parameters(self) -> list[nn.Parameter]:
         """The adapter's parameters in the model's order."""
@@ -81,8 +102,8 @@ class Attached:
         for wide in self._fitting.linears.values():
             inherited = {id(parameter) for parameter in wide.base.parameters()}
             yield from (parameter for parameter in wide.parameters() if id(parameter) not in inherited)
-        for router in self._fitting.routers.values():
-            yield from router.parameters()
+        for module in [*self._fitting.routers.values(), *self._fitting.modules.values()]:
+            yield from module.parameters()
 
     def base_state_dict(self) -> dict[str, Tensor]:
         """The model's tensors as if no adapter were there, under the names that Hugging Face gives them.
@@ -102,20 +123,45 @@ class Attached:
 
     @property
     def is_routed(self) -> bool:
-        """Whether tokens choose between experts: then there are routings, totals and a balance loss to read."""
-        return bool(self._fitting.routers)
+        """Whether something is chosen or weighted by the input: then there are routings and totals to read."""
+        return bool(self._fitting.routers) or bool(self._deciders())
 
-    def routings(self) -> dict[str, Routing]:
-        """What each router decided in the last forward pass, by block name. Read it before the backward pass.
+    @property
+    def has_balance_loss(self) -> bool:
+        """Whether :meth:`auxiliary_loss` is more than a constant 0."""
+        return self._fitting.load_balance is not None
+
+    def _deciders(self) -> dict[str, Decider]:
+        modules: dict[str, Any] = {name: wide.gate for name, wide in self._fitting.linears.items()}
+        modules |= self._fitting.modules
+        return {name: module for name, module in modules.items() if isinstance(module, Decider)}
+
+    def mark_prompts(self, labels_BT: Tensor | None) -> None:
+        """Say the labels of the next forward pass: what decides by example reads only what comes before them.
+
+        Needed by loops that do not hand ``labels`` to the model itself; -100 where nothing is learnt.
+        """
+        self._segments.mark_prompts(labels_BT)
+
+    def routings(self) -> dict[str, AnyRouting]:
+        """What each router or gate decided in the last forward pass, by the name of its block or linear.
+
+        Read it before the backward pass.
 
         Raises:
-            ValueError: a routed block did not run since the adapter was attached.
+            ValueError: one of them did not run since the adapter was attached.
         """
-        decided = {}
+        decided: dict[str, AnyRouting] = {}
         for name, router in self._fitting.routers.items():
             if router.routing is None:
                 raise ValueError(f"{name} has not run since the adapter was attached")
             decided[self._body.short(name)] = router.routing
+        for name, decider in self._deciders().items():
+            routings = decider.routings()
+            if not routings:
+                raise ValueError(f"{name} has not run since the adapter was attached")
+            for suffix, routing in routings.items():
+                decided[f"{self._body.short(name)}.{suffix}" if suffix else self._body.short(name)] = routing
         return decided
 
     def auxiliary_loss(self, is_real: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -130,7 +176,7 @@ class Attached:
         return self._fitting.load_balance(self.routings(), self._segments, is_real, reduction)
 
     def expert_totals(self, domains_BT: Tensor, num_domains: int) -> ExpertTotals:
-        """Chosen experts and router entropy of the last forward pass by layer and domain (-1: not counted)."""
+        """Who served the tokens of the last forward pass, and router entropy, by layer and domain (-1: not counted)."""
         return count_experts(self.routings(), domains_BT, num_domains)
 
     # --- files -------------------------------------------------------------------------------------------------------
@@ -207,10 +253,15 @@ class Attached:
     def detach(self) -> None:
         """Put the model back as it was: its own modules, hooks and ``requires_grad``. The handle is of no use after."""
         model = self._body.model
+        for name in self._fitting.modules:
+            parent, _, child = name.rpartition(".")
+            delattr(model.get_submodule(parent), child)
         for name, wide in self._fitting.linears.items():
             _replace(model, name, wide.base)
         for name in self._fitting.routers:
             del model.get_submodule(name).router
+        for block in self._rerouted:
+            del block.forward
         for hook in self._hooks:
             hook.remove()
         for parameter, was_trained in self._trained_before.items():
@@ -221,16 +272,40 @@ class Attached:
         for name, wide in self._fitting.linears.items():
             self._trained_before |= {parameter: parameter.requires_grad for parameter in wide.base.parameters()}
             wide.base.requires_grad_(False)
+            wide.core = self.core
             _replace(model, name, wide)
+        for name, module in self._fitting.modules.items():
+            parent, _, child = name.rpartition(".")
+            model.get_submodule(parent).add_module(child, module)
         for name, router in self._fitting.routers.items():
             block = model.get_submodule(name)
             block.add_module("router", router)
             self._hooks.append(block.register_forward_pre_hook(route_first, with_kwargs=True))
-        if self._fitting.routers:
-            self._hooks.append(self._segments.watch(self._body.language_model))
+        if self._fitting.linears:
+            self._hooks += self._segments.watch(self._body.language_model, model)
+        if self.core == "lean":
+            self._tie_siblings()
+            self._lighten_gated_mlps()
+
+    def _tie_siblings(self) -> None:
+        """Let the linears of one block that are called with one input be read together."""
+        linears = self._fitting.linears
+        for block in dict.fromkeys(name.rpartition(".")[0] for name in linears):
+            for leaves in READ_TOGETHER:
+                members = [linears[f"{block}.{leaf}"] for leaf in leaves if f"{block}.{leaf}" in linears]
+                siblings = Siblings(members)
+                for member in members:
+                    member.siblings = siblings
+
+    def _lighten_gated_mlps(self) -> None:
+        for name in dict.fromkeys(name.rpartition(".")[0] for name in self._fitting.linears):
+            block: Any = self._body.model.get_submodule(name)
+            if is_gated_mlp(block):
+                block.forward = MethodType(forward_gated_mlp, block)
+                self._rerouted.append(block)
 
 
-def attach(model: nn.Module, config: Method) -> Attached:
+def attach(model: nn.Module, config: Method, core: str = "lean") -> Attached:
     """Put an adapter on a model, in place.
 
     The wrapped linears stop training; what else trains is the caller's to decide. The model keeps its class, its module
@@ -240,15 +315,19 @@ def attach(model: nn.Module, config: Method) -> Attached:
     Args:
         model: any Hugging Face decoder, alone or inside a vision-language model.
         config: a method, such as :class:`~llava_moe.adapters.Lora`.
+        core: how the bank is computed, with equal results: ``lean`` keeps little for the backward pass, ``autograd`` is
+            plain PyTorch, the reference; see :class:`~llava_moe.adapters.wide.WideLinear`.
 
     Raises:
         UserError: a target module is not there.
-        ValueError: the model has an adapter already.
+        ValueError: the model has an adapter already, or ``core`` is unknown.
     """
+    if core not in CORES:
+        raise ValueError(f"core={core!r} must be one of {CORES}")
     if any(isinstance(module, WideLinear) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has an adapter already; detach it first")
     body, segments = Body.of(model), Segments()
-    attached = Attached(config, body, segments, config.dress(body, segments))
+    attached = Attached(config, body, segments, config.dress(body, segments), core)
     attached._put_on()
     return attached
 

@@ -1,6 +1,7 @@
 """The token router of LLaVA-MoLE: a softmax over experts, and the weights that the experts of one block follow.
 
-Shape suffixes: B rows, T tokens, D hidden, K experts, R bank width.
+Shape suffixes: B rows, T tokens, N = B * T, D hidden, S examples, K experts, C choices, R bank width (reading), W
+(writing).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from llava_moe.adapters.lean import Runs, read
 from llava_moe.adapters.wide import WideLinear
 
 ROUTER_MODES = ("straight_through", "hard", "gate", "dense")
@@ -24,6 +25,21 @@ class Routing:
 
     probs_BTK: Tensor
     chosen_BT: Tensor
+
+
+@dataclass(frozen=True)
+class ExampleRouting:
+    """A decision made once for each example.
+
+    Attributes:
+        probs_SK: fp32, what the choice was made from; sums to 1 over the K.
+        chosen_SC: int64, the C that were chosen, best first; ``None`` where all K serve by their probabilities.
+        segments_BT: the example of each token, -1 for none.
+    """
+
+    probs_SK: Tensor
+    chosen_SC: Tensor | None
+    segments_BT: Tensor
 
 
 def expert_weights(probs_BTK: Tensor, chosen_BT: Tensor, mode: str) -> Tensor:
@@ -64,10 +80,18 @@ class TokenRouter(nn.Module):
     twice.
     """
 
-    def __init__(self, in_features: int, num_experts: int, mode: str, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        num_experts: int,
+        mode: str,
+        device: torch.device | None = None,
+        is_sorted: bool = False,
+    ) -> None:
         super().__init__()
         linear = nn.Linear(in_features, num_experts, dtype=torch.float32, device=device)
-        self.weight, self.bias, self.mode = linear.weight, linear.bias, mode
+        self.weight, self.bias, self.mode, self.is_sorted = linear.weight, linear.bias, mode, is_sorted
+        self.num_experts = num_experts
         self.routing: Routing | None = None
         self.weights_BTK: Tensor | None = None
 
@@ -75,7 +99,9 @@ class TokenRouter(nn.Module):
         """Return the logits [B, T, K] for the block input ``x_BTD``, fp32."""
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            return F.linear(x_BTD.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+            # Plain F.linear would keep an fp32 copy of x for the gradient of W, a third of what the whole MLP keeps.
+            z_NK = read(x_BTD.reshape(-1, x_BTD.shape[-1]), [self.weight.to(dtype)])
+            return (z_NK + self.bias.to(dtype)).view(*x_BTD.shape[:-1], -1)
 
     def decide(self, x_BTD: Tensor) -> None:
         """Route every token of ``x_BTD``; leaves :attr:`routing` and :attr:`weights_BTK` (fp32) behind."""
@@ -83,6 +109,24 @@ class TokenRouter(nn.Module):
         chosen_BT = probs_BTK.argmax(-1)
         self.routing = Routing(probs_BTK, chosen_BT)
         self.weights_BTK = expert_weights(probs_BTK, chosen_BT, self.mode)
+
+    def sorts(self) -> bool:
+        """Whether the block is to run in expert order: asked for, and no autocast, for which that form is not made."""
+        return self.is_sorted and not torch.is_autocast_enabled(self.weight.device.type)
+
+    def sort(self) -> tuple[Tensor, Tensor, Runs]:
+        """Order the tokens of the last decision by expert, and its weights with them, as [1, N, 1].
+
+        Returns:
+            order_N and inverse_N: rows in the order of their experts, ties in their own, and the way back; the runs.
+        """
+        assert self.routing is not None and self.weights_BTK is not None, "a router decides before it sorts"
+        chosen_N = self.routing.chosen_BT.flatten()
+        order_N = chosen_N.argsort(stable=True)
+        weights_N1 = self.weights_BTK.flatten(0, -2).gather(-1, chosen_N.unsqueeze(-1))
+        self.weights_BTK = weights_N1.index_select(0, order_N).unsqueeze(0)
+        sizes = torch.bincount(chosen_N, minlength=self.num_experts)
+        return order_N, order_N.argsort(), Runs(tuple(sizes.tolist()))
 
     def extra_repr(self) -> str:
         """Show size and mode in ``print(model)``."""
@@ -102,16 +146,24 @@ class TokenRouter(nn.Module):
 
 
 class FollowRouter:
-    """The gate of a bank that obeys a block's router: M(x) = diag(w (x) 1_r)."""
+    """The gate of a bank that obeys a block's router: M(x) = diag(w (x) 1_r).
 
-    def __init__(self, router: TokenRouter) -> None:
-        self.router = router
+    Where all experts share one A it is w (x) I_r: each expert's B gets what the one A read, by the expert's weight.
+    """
 
-    def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> Tensor:
-        """Multiply each expert's span of ``z_BTR`` by its weight."""
+    def __init__(self, router: TokenRouter, shares_reader: bool = False) -> None:
+        self.router, self.shares_reader = router, shares_reader
+
+    def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> tuple[Tensor, ...]:
+        """The weights that the router left behind; it runs before the linears of its block."""
         weights_BTK = self.router.weights_BTK
         assert weights_BTK is not None, "the block's router runs before its linears"
-        z_BTKr = z_BTR.unflatten(-1, (weights_BTK.shape[-1], -1))
+        return (weights_BTK,)
+
+    def mix(self, z_BTR: Tensor, *decision: Tensor) -> Tensor:
+        """Multiply each expert's span of ``z_BTR`` by its weight."""
+        (weights_BTK,) = decision
+        z_BTKr = z_BTR.unflatten(-1, (1 if self.shares_reader else weights_BTK.shape[-1], -1))
         return (z_BTKr * weights_BTK.to(z_BTR.dtype).unsqueeze(-1)).flatten(-2)
 
 

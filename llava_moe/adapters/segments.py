@@ -1,22 +1,31 @@
-"""Which packed example each token belongs to, read from what the language model is called with.
+"""Which packed example each token belongs to and which tokens are its prompt, read from the calls of the models.
 
-Shape suffixes: B rows, T tokens, S examples (segments) of all rows together, in reading order.
+Shape suffixes: B rows, T tokens, N = B * T, D in, S examples (segments) of all rows together in reading order, X any.
 """
 
 from __future__ import annotations
 
+import warnings
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+IGNORED = -100
+
 
 class Segments:
-    """Remembers the last call of a language model and says how its tokens fall into examples.
+    """Remembers the last call of a language model and says how its tokens fall into examples and prompts.
 
     ``position_ids`` that restart are the source of truth, by the rule with which transformers builds its packed mask (a
     position that is not its predecessor plus one starts an example). Tokens that a 2-D ``attention_mask`` silences
-    belong to none. Without either, a row is one example.
+    belong to none. Without either, a row is one example. Multimodal positions (Qwen2-VL's three axes) do not count;
+    where a fourth, leading axis holds text positions, that one does.
+
+    A prompt is what comes before an example's first supervised token, by the ``labels`` that the model was called with
+    or that :meth:`mark_prompts` was told. Without labels a prompt is the whole example, as in generation.
     """
 
     def __init__(self) -> None:
@@ -24,10 +33,37 @@ class Segments:
         self._device = torch.device("cpu")
         self._position_ids: Tensor | None = None
         self._attention_mask: Tensor | None = None
+        self._told_labels: Tensor | None = None
+        self._labels: Tensor | None = None
+        self._is_training = False
+        self._continues_cache = False
+        self._examples: tuple[Tensor, Tensor] | None = None
+        self._num_segments: int | None = None
+        self._bins: tuple[Tensor, Tensor] | None = None
+        self._pooled: tuple[weakref.ref[Tensor], Tensor] | None = None
+        self._conversation: Tensor | None = None
+        self._pools = False
 
-    def watch(self, language_model: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        """Read every call of ``language_model``; returns the handle that stops it."""
-        return language_model.register_forward_pre_hook(self._read, with_kwargs=True)
+    def watch(
+        self, language_model: nn.Module, model: nn.Module | None = None
+    ) -> list[torch.utils.hooks.RemovableHandle]:
+        """Read every call of ``language_model``, and the labels with which ``model`` around it is called.
+
+        Returns the handles that stop it.
+        """
+        handles = [language_model.register_forward_pre_hook(self._read, with_kwargs=True)]
+        if model is not None and model is not language_model:
+            handles.append(model.register_forward_pre_hook(self._read_labels, with_kwargs=True))
+        return handles
+
+    def mark_prompts(self, labels_BT: Tensor | None) -> None:
+        """Say the labels of the next call, for a loop that computes its own loss; -100 where nothing is learnt."""
+        self._told_labels = labels_BT
+
+    def _read_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        labels = kwargs.get("labels")
+        if isinstance(labels, Tensor) and labels.ndim == 2:
+            self._told_labels = labels
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Hugging Face passes all by keyword; input_ids and attention_mask lead the signature when given by position.
@@ -38,7 +74,42 @@ class Segments:
         mask, positions = named.get("attention_mask"), named.get("position_ids")
         self._shape, self._device = (tokens.shape[0], tokens.shape[1]), tokens.device
         self._attention_mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-        self._position_ids = positions if isinstance(positions, Tensor) and positions.ndim == 2 else None
+        self._position_ids = _text_positions(positions)
+        self._labels, self._told_labels = self._told_labels, None
+        if self._labels is not None and tuple(self._labels.shape) != self._shape:
+            raise ValueError(f"labels are {tuple(self._labels.shape)}, the language model got {self._shape} tokens")
+        self._is_training = module.training
+        self._continues_cache = _cached_length(named) > 0
+        self._examples, self._num_segments, self._bins, self._pooled = None, None, None, None
+        self._follow_conversation(tokens)
+
+    def _follow_conversation(self, tokens: Tensor) -> None:
+        """Notice a call without cache whose input begins with the whole of the last prompt: it goes on with it."""
+        if not self._pools or self._continues_cache:
+            return
+        before, self._conversation = self._conversation, None
+        if self._is_training or self._labels is not None:
+            return
+        self._conversation = tokens.detach()
+        if before is None or before.ndim != tokens.ndim or before.shape[0] != tokens.shape[0]:
+            return
+        if before.shape[1] < tokens.shape[1] and torch.equal(before, tokens[:, : before.shape[1]]):
+            self._continues_cache, self._conversation = True, before
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the last call went on with a conversation: then what its first prompt decided still holds.
+
+        It did if its cache was filled, or if, without cache, its input begins with that whole prompt.
+        """
+        return self._continues_cache
+
+    @property
+    def num_segments(self) -> int:
+        """S, the examples of the last call. Costs one device synchronisation for each call of the model."""
+        if self._num_segments is None:
+            self._num_segments = int(self.of_tokens()[1])
+        return self._num_segments
 
     def of_tokens(self) -> tuple[Tensor, Tensor]:
         """Number the examples of the last call.
@@ -50,6 +121,11 @@ class Segments:
         Raises:
             ValueError: the language model was not called yet.
         """
+        if self._examples is None:
+            self._examples = self._number_examples()
+        return self._examples
+
+    def _number_examples(self) -> tuple[Tensor, Tensor]:
         if self._shape is None:
             raise ValueError("no forward pass has been seen since the adapter was attached")
         (rows, length), device = self._shape, self._device
@@ -66,3 +142,62 @@ class Segments:
         starts_BT = is_first_BT | (starts_BT & is_token_BT)
         segments_BT = (starts_BT.flatten().cumsum(0) - 1).view(rows, length)
         return segments_BT.masked_fill(~is_token_BT, -1), starts_BT.sum()
+
+    def is_prompt(self) -> Tensor:
+        """bool [B, T]: the tokens from which an example's decisions are made, as the class says."""
+        segments_BT, _ = self.of_tokens()
+        is_token_BT = segments_BT >= 0
+        if self._labels is None:
+            if self._is_training:
+                warnings.warn(
+                    "an adapter that decides from the prompt is training without labels: the answer counts as prompt; "
+                    "call the model with labels=, or attached.mark_prompts(labels) before it",
+                    stacklevel=2,
+                )
+            return is_token_BT
+        is_supervised_N = ((self._labels.to(self._device) != IGNORED) & is_token_BT).flatten()
+        seen_N = is_supervised_N.cumsum(0)
+        segments_N = segments_BT.flatten().clamp(min=0)
+        before_S = torch.full((self.num_segments + 1,), is_supervised_N.numel(), device=self._device)
+        before_S = before_S.scatter_reduce(0, segments_N, seen_N - is_supervised_N.long(), "amin")
+        return is_token_BT & (seen_N == before_S[segments_N]).view_as(is_token_BT)
+
+    def pool(self, x_BTD: Tensor) -> Tensor:
+        """Mean of ``x_BTD`` over each example's prompt: [S, D], fp32 or wider; 0 for an example without a prompt."""
+        self._pools = True
+        if self._pooled is not None and self._pooled[0]() is x_BTD:
+            return self._pooled[1]
+        num_segments = self.num_segments
+        if self._bins is None:
+            bins_N = torch.where(self.is_prompt(), self.of_tokens()[0], num_segments).flatten()
+            counts_S1 = torch.bincount(bins_N, minlength=num_segments + 1)[:num_segments].clamp(min=1).unsqueeze(-1)
+            self._bins = bins_N, counts_S1
+        bins_N, counts_S1 = self._bins
+        dtype = torch.promote_types(x_BTD.dtype, torch.float32)
+        sums_SD = torch.zeros(num_segments + 1, x_BTD.shape[-1], dtype=dtype, device=x_BTD.device)
+        sums_SD = sums_SD.index_add(0, bins_N, x_BTD.flatten(0, -2).to(dtype))
+        pooled_SD = sums_SD[:-1] / counts_S1
+        # Linears that read one input (q, k and v) pool it once; a weak reference, so as not to keep it alive.
+        self._pooled = weakref.ref(x_BTD), pooled_SD
+        return pooled_SD
+
+    def spread(self, values_SX: Tensor) -> Tensor:
+        """Hand each token its example's row of ``values_SX``: [B, T, X]. Tokens of no example get some row."""
+        return values_SX[self.of_tokens()[0].clamp(min=0)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was seen hangs on autograd graphs and weak references, which neither deepcopy nor pickle can take along.
+        return Segments().__dict__ | {"_pools": self._pools}
+
+
+def _text_positions(positions: Any) -> Tensor | None:
+    if not isinstance(positions, Tensor):
+        return None
+    if positions.ndim == 3 and positions.shape[0] == 4:
+        return positions[0]
+    return positions if positions.ndim == 2 else None
+
+
+def _cached_length(named: Mapping[str, Any]) -> int:
+    cache = named.get("past_key_values")
+    return int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0

@@ -1,45 +1,65 @@
 """The wide linear: y = W x + s * B M(x) A x, the one equation of which every adapter here is a case.
 
-Shape suffixes: B rows, T tokens, N = B * T, D in, O out, K experts, R bank width (the ranks of all experts together).
+Shape suffixes: B rows, T tokens, N = B * T, D in, O out, K experts, R bank width of A (the ranks of all experts
+together), W bank width of B (R, but where experts share one A).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llava_moe.adapters.lean import Activation, Dropping, Runs, read, write
+
+CORES = ("lean", "autograd")
+
 
 class Gate(Protocol):
-    """M(x): says which reading of a bank feeds which writing."""
+    """M(x): says which reading of a bank feeds which writing. It decides, then mixes by what it decided.
 
-    def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> Tensor:
-        """Return M(x) z, of z's shape and dtype. ``x_BTD`` is the linear's input, ``z_BTR`` = A x."""
+    An ``nn.Module`` becomes the bank's submodule ``gate`` and its parameters the adapter's. Parameters, the bank's
+    included, are read in the decision only: there they are whole under ZeRO-3.
+    """
+
+    def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> tuple[Tensor, ...]:
+        """Decide. ``x_BTD`` is the linear's input, ``z_BTR`` = A x; the tensors returned are handed to :meth:`mix`."""
+        ...
+
+    def mix(self, z_BTR: Tensor, *decision: Tensor) -> Tensor:
+        """M(x) z, [..., W] in z's dtype, from the arguments alone: it is computed again in the backward pass."""
         ...
 
 
 class WideLinear(nn.Module):
     """A linear with a bank of low-rank experts laid side by side: y = W x + s * B M(x) A x.
 
-    A [R, D] reads and B [O, R] writes; expert k owns a span of rows of A and the same span of columns of B. M(x) is
-    the gate's; no gate is the identity, which is LoRA (arXiv 2106.09685). A starts Kaiming-uniform with a = sqrt(5), B
-    at zero, as in PEFT (``peft/tuners/lora/layer.py``) and in forwchen/LLaVA-MoLE (``moe.py``), so a fresh bank changes
+    A [R, D] reads and B [O, W] writes; expert k owns a span of rows of A and a span of columns of B. M(x) is the
+    gate's; no gate is the identity, which is LoRA (arXiv 2106.09685). A starts Kaiming-uniform with a = sqrt(5), B at
+    zero, as in PEFT (``peft/tuners/lora/layer.py``) and in forwchen/LLaVA-MoLE (``moe.py``), so a fresh bank changes
     nothing. Both are made in the base weight's dtype, whatever the dtype the same seed gives the same start.
 
-    Dropout is one mask per linear input that all experts read, after which only A sees it: with one expert this is
-    PEFT's arithmetic, random numbers included. The released LLaVA-MoLE draws a mask per expert; a token that visits one
-    expert cannot tell the difference. At ``dropout=0`` there is no dropout layer.
+    Two cores compute it. ``autograd`` is plain PyTorch and the reference; with one expert it is PEFT's arithmetic,
+    dropout's random numbers included. ``lean``, the default, computes the same values and gradients, keeps less for the
+    backward pass (:mod:`~llava_moe.adapters.lean`), and reads linears with one input in one product
+    (:class:`Siblings`); it serves training outside autocast, anything else goes the plain way.
+
+    Dropout is one mask per input that all experts read, after which only A sees it. The released LLaVA-MoLE draws a
+    mask per expert; a token that visits one expert cannot tell the difference. At ``dropout=0`` there is no dropout
+    layer.
 
     Args:
         base: the linear to widen; it becomes the submodule ``base``. Whoever owns it stops its training.
-        ranks: width of each named expert, in order. ``{"": r}`` is a bank without named experts.
+        ranks: columns of B of each named expert, in order. ``{"": r}`` is a bank without named experts.
         scale: s.
         gate: M(x); ``None`` is the identity.
         dropout: probability with which an element of A's input is zeroed in training.
+        read_ranks: rows of A of each named reader where they are not the experts' own, as with one A for all.
     """
 
     def __init__(
@@ -49,15 +69,20 @@ class WideLinear(nn.Module):
         scale: float,
         gate: Gate | None = None,
         dropout: float = 0.0,
+        read_ranks: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.base = base
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.ranks, self.scale, self.gate = dict(ranks), scale, gate
+        self.ranks, self.read_ranks = dict(ranks), dict(ranks if read_ranks is None else read_ranks)
+        self.scale, self.gate, self.core = scale, gate, "lean"
+        self.siblings = Siblings([self])
+        self.source: tuple[Activation, Tensor, Tensor] | None = None
+        self.runs: Runs | None = None
         self.dropout = nn.Dropout(dropout) if dropout > 0 else None
         weight = base.weight
         dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
-        start = torch.empty(self.width, base.in_features, device=weight.device)
+        start = torch.empty(sum(self.read_ranks.values()), base.in_features, device=weight.device)
         # fan_in is D for the wide matrix as for each expert's slice, so one call draws every expert as PEFT would.
         nn.init.kaiming_uniform_(start, a=math.sqrt(5))
         self.lora_A = nn.Parameter(start.to(dtype))
@@ -66,7 +91,7 @@ class WideLinear(nn.Module):
 
     @property
     def width(self) -> int:
-        """R, the sum of the ranks."""
+        """W, the sum of the ranks."""
         return sum(self.ranks.values())
 
     @property
@@ -81,24 +106,42 @@ class WideLinear(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return y [..., O] in the base linear's output dtype; ``x_BTD`` may have any leading dimensions."""
+        source, self.source = self.source, None
         # Two dimensions in, so that the base linear's result is no view and can take the sum in place below.
         y_NO = self.base(x_BTD.reshape(-1, x_BTD.shape[-1]))
+        is_lean = self.core == "lean" and torch.is_grad_enabled()
+        is_lean = is_lean and not torch.is_autocast_enabled(x_BTD.device.type)
+        if is_lean or self.runs is not None:
+            z_NR = self.siblings.read(self, x_BTD, source)
+        else:
+            z_NR = self._read_plainly(x_BTD)
+        z_BTR = z_NR.view(*x_BTD.shape[:-1], z_NR.shape[-1])
+        decision = () if self.gate is None else self.gate(x_BTD, z_BTR, self)
+        can_take_sum = z_NR.dtype == y_NO.dtype == self.lora_B.dtype and not y_NO._is_view()
+        if self.runs is not None or (is_lean and can_take_sum and self.gate is not None):
+            assert self.gate is not None
+            if not can_take_sum:
+                y_NO = y_NO.clone()
+            y_NO = write(y_NO, z_BTR, self.lora_B, self.scale, self.gate.mix, decision, self.runs)
+        else:
+            u_BTW = z_BTR if self.gate is None else self.gate.mix(z_BTR, *decision)
+            y_NO = self._write_plainly(y_NO, u_BTW.reshape(-1, u_BTW.shape[-1]))
+        return y_NO.view(*x_BTD.shape[:-1], y_NO.shape[-1])
+
+    def _read_plainly(self, x_BTD: Tensor) -> Tensor:
         a_BTD = x_BTD if self.dropout is None else self.dropout(x_BTD)
         if not torch.is_autocast_enabled(a_BTD.device.type):
             a_BTD = a_BTD.to(self.lora_A.dtype)
-        z_BTR = F.linear(a_BTD, self.lora_A)
-        if self.gate is not None:
-            z_BTR = self.gate(x_BTD, z_BTR, self)
-        z_NR = z_BTR.reshape(-1, z_BTR.shape[-1])
-        if z_NR.dtype != y_NO.dtype:
-            y_NO = y_NO + (self.scale * F.linear(z_NR, self.lora_B)).to(y_NO.dtype)
-        elif y_NO._is_view() or y_NO.dtype != self.lora_B.dtype:
+        return F.linear(a_BTD, self.lora_A).reshape(-1, self.lora_A.shape[0])
+
+    def _write_plainly(self, y_NO: Tensor, u_NW: Tensor) -> Tensor:
+        if u_NW.dtype != y_NO.dtype:
+            return y_NO + (self.scale * F.linear(u_NW, self.lora_B)).to(y_NO.dtype)
+        if y_NO._is_view() or y_NO.dtype != self.lora_B.dtype:
             # ZeRO-3 hands module outputs on as views that nobody may write to; autocast casts for addmm, not addmm_.
-            y_NO = torch.addmm(y_NO, z_NR, self.lora_B.t(), alpha=self.scale)
-        else:
-            # addmm rounds once and keeps no [N, O] product, in place no second y; the scale rides in it for nothing.
-            y_NO = y_NO.addmm_(z_NR, self.lora_B.t(), alpha=self.scale)
-        return y_NO.view(*x_BTD.shape[:-1], y_NO.shape[-1])
+            return torch.addmm(y_NO, u_NW, self.lora_B.t(), alpha=self.scale)
+        # addmm rounds once and keeps no [N, O] product, in place no second y; the scale rides in it for nothing.
+        return y_NO.addmm_(u_NW, self.lora_B.t(), alpha=self.scale)
 
     def extra_repr(self) -> str:
         """Show the bank beside the base in ``print(model)``."""
@@ -106,26 +149,63 @@ class WideLinear(nn.Module):
 
     def expert_shapes(self) -> dict[str, tuple[int, int]]:
         """Shape of each tensor of :meth:`split`, known without touching a (possibly partitioned) parameter."""
-        shapes: dict[str, tuple[int, int]] = {}
-        for expert, rank in self.ranks.items():
-            shapes[_tensor_name(expert, "lora_A")] = (rank, self.in_features)
-            shapes[_tensor_name(expert, "lora_B")] = (self.out_features, rank)
-        return shapes
+        shapes = {_tensor_name(reader, "lora_A"): (rank, self.in_features) for reader, rank in self.read_ranks.items()}
+        return shapes | {_tensor_name(name, "lora_B"): (self.out_features, rank) for name, rank in self.ranks.items()}
 
-    def split(self, lora_A_RD: Tensor, lora_B_OR: Tensor) -> dict[str, Tensor]:
+    def split(self, lora_A_RD: Tensor, lora_B_OW: Tensor) -> dict[str, Tensor]:
         """Cut a wide pair into one named pair per expert: ``experts.1.lora_A.weight`` [r, D], ``...lora_B.weight``."""
-        ranks = list(self.ranks.values())
-        parts: dict[str, Tensor] = {}
-        for expert, a_rD, b_Or in zip(self.ranks, lora_A_RD.split(ranks, 0), lora_B_OR.split(ranks, 1), strict=True):
-            parts[_tensor_name(expert, "lora_A")] = a_rD
-            parts[_tensor_name(expert, "lora_B")] = b_Or
-        return parts
+        rows = zip(self.read_ranks, lora_A_RD.split(list(self.read_ranks.values()), 0), strict=True)
+        columns = zip(self.ranks, lora_B_OW.split(list(self.ranks.values()), 1), strict=True)
+        parts = {_tensor_name(reader, "lora_A"): a_rD for reader, a_rD in rows}
+        return parts | {_tensor_name(expert, "lora_B"): b_Or for expert, b_Or in columns}
 
     def join(self, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The inverse of :meth:`split`."""
-        lora_A_RD = torch.cat([parts[_tensor_name(expert, "lora_A")] for expert in self.ranks], 0)
-        lora_B_OR = torch.cat([parts[_tensor_name(expert, "lora_B")] for expert in self.ranks], 1)
-        return lora_A_RD, lora_B_OR
+        lora_A_RD = torch.cat([parts[_tensor_name(reader, "lora_A")] for reader in self.read_ranks], 0)
+        lora_B_OW = torch.cat([parts[_tensor_name(expert, "lora_B")] for expert in self.ranks], 1)
+        return lora_A_RD, lora_B_OW
+
+
+class Siblings:
+    """Wide linears that are called with one input, such as q, k and v: the first one asked reads it for all.
+
+    One product with all rows of their A's replaces one each, and one dropout mask serves them. The parameters stay
+    apart. What was read waits for the others only while that input lives, and is handed out once to each.
+    """
+
+    def __init__(self, members: Sequence[WideLinear]) -> None:
+        self._members = list(members)
+        self._input: weakref.ref[Tensor] | None = None
+        self._waiting: dict[int, Tensor] = {}
+
+    def read(
+        self, member: WideLinear, x_BTD: Tensor, source: tuple[Activation, Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """z [N, R] of ``member`` for the input ``x_BTD``."""
+        if self._input is not None and self._input() is x_BTD and id(member) in self._waiting:
+            return self._waiting.pop(id(member))
+        readers = self._present(member)
+        p = member.dropout.p if member.dropout is not None and member.training else 0.0
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+        if source is not None:
+            source = (source[0], source[1].reshape(x_ND.shape), source[2].reshape(x_ND.shape))
+        z_NR = read(x_ND, [reader.lora_A for reader in readers], Dropping.draw(p), member.runs, source)
+        num_parts = 1 if member.runs is None else len(member.runs.sizes)
+        parts = z_NR.split([reader.lora_A.shape[0] // num_parts for reader in readers], -1)
+        self._waiting = {id(reader): z_nR for reader, z_nR in zip(readers, parts, strict=True)}
+        self._input = weakref.ref(x_BTD)
+        return self._waiting.pop(id(member))
+
+    def _present(self, member: WideLinear) -> list[WideLinear]:
+        """Those that read alike and whose A is here: under ZeRO-3 that of a module that is not running is not."""
+        if any(hasattr(other.lora_A, "ds_id") or not other.lora_A.numel() for other in self._members):
+            return [member]
+        alike = (member.lora_A.dtype, member.in_features, member.runs)
+        return [other for other in self._members if (other.lora_A.dtype, other.in_features, other.runs) == alike]
+
+    def __getstate__(self) -> dict[str, object]:
+        # What waits hangs on an autograd graph, which neither deepcopy nor pickle can take along.
+        return {"_members": self._members, "_input": None, "_waiting": {}}
 
 
 def _tensor_name(expert: str, side: str) -> str:

@@ -93,7 +93,7 @@ def _train_locked(
     groups = prepare_stage(
         assembled.model,
         _trainable_parts(config),
-        assembled.attached.named_parameters() if "adapter" in config["stage"]["learning_rates"] else {},
+        assembled.attached.trainable_parameters() if "adapter" in config["stage"]["learning_rates"] else {},
     )
     data = open_data(config, assembled, processes, console)
     quarantine = None
@@ -181,12 +181,13 @@ def _num_steps(config: Mapping[str, Any], stream: StepStream) -> int:
 
 def _objective(assembled: Assembled) -> Objective:
     attached = assembled.attached
-    routed = attached.is_routed
+    routed, balanced = attached.is_routed, attached.has_balance_loss
     return Objective(
         inputs_of=assembled.inputs_of,
         load_balance_coef=attached.load_balance_coef,
-        auxiliary_loss=(lambda is_real: attached.auxiliary_loss(is_real, reduction="sum")) if routed else None,
+        auxiliary_loss=(lambda is_real: attached.auxiliary_loss(is_real, reduction="sum")) if balanced else None,
         expert_totals=attached.expert_totals if routed else None,
+        mark_prompts=attached.mark_prompts if routed else None,
     )
 
 

@@ -41,6 +41,7 @@ class StepRecord:
         expert_tokens: torch.Tensor | None,
         expert_entropy: torch.Tensor | None,
         layer_names: Sequence[str],
+        num_experts: Sequence[int],
     ) -> StepRecord:
         """Assemble a record; ``loss`` is cross-entropy alone, ``sample_hash`` is SHA-256 over the ordered keys."""
         tokens, supervised = int(sums.scalar("tokens")), int(sums.supervised_D.sum())
@@ -65,7 +66,7 @@ class StepRecord:
             "domains": _by_domain(sums, domains),
         }
         if expert_tokens is not None and expert_entropy is not None:
-            record["experts"] = _by_layer(expert_tokens, expert_entropy, layer_names, domains)
+            record["experts"] = _by_layer(expert_tokens, expert_entropy, layer_names, num_experts, domains)
         return StepRecord(record)
 
 
@@ -93,19 +94,23 @@ def _by_domain(sums: StepSums, domains: Sequence[str]) -> dict[str, Any]:
 
 
 def _by_layer(
-    tokens_LDK: torch.Tensor, entropy_LD: torch.Tensor, layer_names: Sequence[str], domains: Sequence[str]
+    tokens_LDK: torch.Tensor,
+    entropy_LD: torch.Tensor,
+    layer_names: Sequence[str],
+    num_experts: Sequence[int],
+    domains: Sequence[str],
 ) -> dict[str, Any]:
     counts_LD = tokens_LDK.sum(-1)
     return {
         layer: {
             name: {
-                "share": [round(float(x), 6) for x in tokens_LDK[row, column] / counts_LD[row, column]],
+                "share": [round(float(x), 6) for x in tokens_LDK[row, column, :width] / counts_LD[row, column]],
                 "entropy": round(float(entropy_LD[row, column] / counts_LD[row, column]), 6),
             }
             for column, name in enumerate(domains)
             if counts_LD[row, column] > 0
         }
-        for row, layer in enumerate(layer_names)
+        for row, (layer, width) in enumerate(zip(layer_names, num_experts, strict=True))
     }
 
 

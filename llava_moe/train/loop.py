@@ -38,6 +38,8 @@ class ExpertTotals(Protocol):
     def entropy(self) -> torch.Tensor: ...
     @property
     def layer_names(self) -> Sequence[str]: ...
+    @property
+    def num_experts(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Objective:
         load_balance_coef: weight of the balance loss; 0 when there is none.
         auxiliary_loss: ``is_real [S]`` -> balance loss of the last forward, summed over real examples.
         expert_totals: ``domains [1, T]``, number of domains -> routing of the last forward.
+        mark_prompts: told the ``labels [1, T]`` of a row before its forward.
     """
 
     inputs_of: Callable[[Batch], Mapping[str, Any]]
     load_balance_coef: float = 0.0
     auxiliary_loss: Callable[[torch.Tensor], torch.Tensor] | None = None
     expert_totals: Callable[[torch.Tensor, int], ExpertTotals] | None = None
+    mark_prompts: Callable[[torch.Tensor], None] | None = None
 
 
 class Step(Protocol):
@@ -158,6 +162,7 @@ class StepOutcome:
     expert_tokens: torch.Tensor | None
     expert_entropy: torch.Tensor | None
     layer_names: tuple[str, ...]
+    num_experts: tuple[int, ...]
     objective: float
     grad_norm: float
     stop_asked: bool
@@ -199,7 +204,17 @@ def _take_step(
         if engine.can_skip:
             engine.skip()
     tokens, entropy = experts.from_flat(flat[total.flat().numel() : -1])
-    return StepOutcome(total, tokens, entropy, experts.layer_names, value, grad_norm, bool(flat[-1] > 0), is_finite)
+    return StepOutcome(
+        sums=total,
+        expert_tokens=tokens,
+        expert_entropy=entropy,
+        layer_names=experts.layer_names,
+        num_experts=experts.num_experts,
+        objective=value,
+        grad_norm=grad_norm,
+        stop_asked=bool(flat[-1] > 0),
+        is_finite=is_finite,
+    )
 
 
 def _forward_row(
@@ -213,6 +228,8 @@ def _forward_row(
     num_examples: float,
 ) -> torch.Tensor:
     targets = targets_of(batch)
+    if objective.mark_prompts is not None:
+        objective.mark_prompts(batch.labels)
     output = engine.forward(**objective.inputs_of(batch), logits_to_keep=targets.positions_N)
     losses_N = cross_entropy_N(output.logits[0], targets)
     loss = losses_N.sum() / num_supervised
@@ -235,9 +252,10 @@ class _ExpertSums:
         self.tokens: torch.Tensor | None = None
         self.entropy: torch.Tensor | None = None
         self.layer_names: tuple[str, ...] = ()
+        self.num_experts: tuple[int, ...] = ()
 
     def add(self, totals: ExpertTotals) -> None:
-        self.layer_names = tuple(totals.layer_names)
+        self.layer_names, self.num_experts = tuple(totals.layer_names), tuple(totals.num_experts)
         self.tokens = totals.tokens.double() if self.tokens is None else self.tokens + totals.tokens
         self.entropy = totals.entropy.double() if self.entropy is None else self.entropy + totals.entropy
 
@@ -299,6 +317,7 @@ def _record(
         expert_tokens=outcome.expert_tokens,
         expert_entropy=outcome.expert_entropy,
         layer_names=outcome.layer_names,
+        num_experts=outcome.num_experts,
     )
 
 

@@ -82,6 +82,9 @@ def test_settings_file_holds_method_version_and_every_field(saved: Path) -> None
         "target_modules": ["q_proj", "up_proj"],
         "expert_modules": ["up_proj"],
         "use_rslora": False,
+        "expert_layers": None,
+        "shared_A": False,
+        "dispatch": "auto",
     }
 
 

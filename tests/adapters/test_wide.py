@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.wide import WideLinear
+from llava_moe.adapters.lean import Dropping
+from llava_moe.adapters.wide import CORES, WideLinear
 
 
 class FixedGate:
@@ -16,10 +17,14 @@ class FixedGate:
 
     def __init__(self, weights_BTK: Tensor) -> None:
         self.weights_BTK = weights_BTK
+        self.ranks = torch.ones(0)
 
-    def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> Tensor:
-        ranks = torch.tensor(list(bank.ranks.values()))
-        return z_BTR * self.weights_BTK.repeat_interleave(ranks, -1)
+    def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> tuple[Tensor, ...]:
+        self.ranks = torch.tensor(list(bank.ranks.values()))
+        return (self.weights_BTK,)
+
+    def mix(self, z_BTR: Tensor, *decision: Tensor) -> Tensor:
+        return z_BTR * decision[0].repeat_interleave(self.ranks, -1)
 
 
 def loop(wide: WideLinear, x_BTD: Tensor, weights_BTK: Tensor) -> Tensor:
@@ -42,18 +47,20 @@ def gradients(output: Tensor, inputs: list[Tensor], upstream: Tensor) -> tuple[T
     return torch.autograd.grad(output, inputs, upstream)
 
 
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     ("rows", "length", "features_in", "features_out", "ranks"),
     [(1, 1, 3, 5, (1,)), (2, 7, 13, 9, (4,)), (3, 5, 11, 17, (2, 2, 2)), (1, 23, 7, 3, (5, 1, 3))],
 )
 def test_forward_and_all_gradients_equal_the_loop(
-    rows: int, length: int, features_in: int, features_out: int, ranks: tuple[int, ...], bias: bool
+    rows: int, length: int, features_in: int, features_out: int, ranks: tuple[int, ...], bias: bool, core: str
 ) -> None:
     torch.manual_seed(0)
     base = nn.Linear(features_in, features_out, bias=bias, dtype=torch.float64)
     weights = torch.randn(rows, length, len(ranks), dtype=torch.float64, requires_grad=True)
     wide = WideLinear(base, {f"experts.{k}": rank for k, rank in enumerate(ranks)}, 1.7, FixedGate(weights))
+    wide.core = core
     nn.init.normal_(wide.lora_B)
     x = torch.randn(rows, length, features_in, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(rows, length, features_out, dtype=torch.float64)
@@ -91,13 +98,21 @@ def test_same_seed_gives_the_same_start_in_every_dtype() -> None:
     assert starts[0].abs().max() > 0.8 * 16**-0.5
 
 
-def test_dropout_zeroes_only_what_the_bank_reads_and_by_one_mask() -> None:
+@pytest.mark.parametrize("core", CORES)
+def test_dropout_zeroes_only_what_the_bank_reads_and_by_one_mask(core: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 9, 10, dtype=torch.float64)
     wide = WideLinear(nn.Linear(10, 6, dtype=torch.float64), {"experts.0": 2, "experts.1": 2}, 1.5, dropout=0.3)
     nn.init.normal_(wide.lora_B)
+    wide.core = core
     torch.manual_seed(7)
-    mask = nn.functional.dropout(torch.ones_like(x), 0.3)
+    ones = torch.ones_like(x)
+    dropping = Dropping.draw(0.3)
+    assert dropping is not None
+    mask = dropping(ones)
+    if core == "autograd":
+        torch.manual_seed(7)
+        mask = nn.functional.dropout(ones, 0.3)
     torch.manual_seed(7)
     expected = wide.base(x) + 1.5 * (x * mask) @ wide.lora_A.T @ wide.lora_B.T
     torch.testing.assert_close(wide(x), expected, atol=1e-12, rtol=1e-12)
