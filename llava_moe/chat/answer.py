@@ -5,6 +5,7 @@ Legend: T tokens of the prompt, image places included; H W pixels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -22,6 +23,8 @@ from llava_moe.eval.generate import answering, decode_answer, greedy, prompt_inp
 OnText = Callable[[str], None]
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """What bytes decode to that begin a character whose rest is still to come."""
+
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
@@ -132,12 +135,22 @@ class TextFlow(BaseStreamer):
         self.tokens += value.flatten().tolist()
         self.text = decode_answer(self._encoder, self.tokens)
         settled = self.text.rstrip(INCOMPLETE)
-        if settled.startswith(self._passed_on):
+        if self._is_written_out(self.tokens[-1]) and settled.startswith(self._passed_on):
             self._pass_on(settled)
 
     def end(self) -> None:
         """Pass on the rest."""
         self._pass_on(self.text)
+
+    def _is_written_out(self, token: int) -> bool:
+        """Whether no later token changes the text up to this one.
+
+        Llama's byte tokens in a row are decoded as one: until another token ends them, one more may make all of them
+        invalid. Special tokens, and numbers that the padded table has over, are skipped and end nothing.
+        """
+        tokenizer = self._encoder.tokenizer
+        piece = tokenizer.convert_ids_to_tokens(token)
+        return isinstance(piece, str) and token not in tokenizer.all_special_ids and not BYTE_TOKEN.fullmatch(piece)
 
     def _pass_on(self, text: str) -> None:
         # A tokenizer that joins punctuation to the word before it may have changed what was passed on already.
