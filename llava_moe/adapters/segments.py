@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 IGNORED = -100
+# How the configurations of transformers call the tokens whose places images and videos take.
+PLACEHOLDERS = ("image_token_id", "video_token_id")
 
 
 class Segments:
@@ -26,9 +28,13 @@ class Segments:
 
     A prompt is what comes before an example's first supervised token, by the ``labels`` that the model was called with
     or that :meth:`mark_prompts` was told. Without labels a prompt is the whole example, as in generation.
+
+    Attributes:
+        reads_text: whether to remember what :meth:`pool_instruction` needs; set by who will ask for it.
     """
 
     def __init__(self) -> None:
+        self.reads_text = False
         self._shape: tuple[int, int] | None = None
         self._device = torch.device("cpu")
         self._position_ids: Tensor | None = None
@@ -43,6 +49,11 @@ class Segments:
         self._pooled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._conversation: Tensor | None = None
         self._pools = False
+        self._told_is_text: Tensor | None = None
+        self._is_text: Tensor | None = None
+        self._tokens: Tensor | None = None
+        self._embed: nn.Module | None = None
+        self._instruction: Tensor | None = None
 
     def watch(
         self, language_model: nn.Module, model: nn.Module | None = None
@@ -64,6 +75,12 @@ class Segments:
         labels = kwargs.get("labels")
         if isinstance(labels, Tensor) and labels.ndim == 2:
             self._told_labels = labels
+        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        if self.reads_text and isinstance(input_ids, Tensor):
+            config = getattr(module, "config", None)
+            stand_ins = [getattr(config, name, None) for name in PLACEHOLDERS]
+            known = torch.tensor([token for token in stand_ins if token is not None], device=input_ids.device)
+            self._told_is_text = ~torch.isin(input_ids, known)
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Hugging Face passes all by keyword; input_ids and attention_mask lead the signature when given by position.
@@ -71,17 +88,26 @@ class Segments:
         tokens = named.get("inputs_embeds") if named.get("inputs_embeds") is not None else named.get("input_ids")
         if tokens is None:
             raise ValueError("the language model was called with neither input_ids nor inputs_embeds")
-        mask, positions = named.get("attention_mask"), named.get("position_ids")
+        positions = named.get("position_ids")
         self._shape, self._device = (tokens.shape[0], tokens.shape[1]), tokens.device
-        self._attention_mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
         self._position_ids = _text_positions(positions)
         self._labels, self._told_labels = self._told_labels, None
         if self._labels is not None and tuple(self._labels.shape) != self._shape:
             raise ValueError(f"labels are {tuple(self._labels.shape)}, the language model got {self._shape} tokens")
         self._is_training = module.training
         self._continues_cache = _cached_length(named) > 0
+        self._attention_mask = _padding(named.get("attention_mask"), *self._shape, self._continues_cache)
         self._examples, self._num_segments, self._bins, self._pooled = None, None, None, None
+        if self.reads_text:
+            self._read_text(module, tokens)
         self._follow_conversation(tokens)
+
+    def _read_text(self, language_model: Any, tokens: Tensor) -> None:
+        self._tokens, self._instruction = tokens.detach(), None
+        self._embed = language_model.get_input_embeddings() if tokens.ndim == 2 else None
+        self._is_text, self._told_is_text = self._told_is_text, None
+        if self._is_text is not None and tuple(self._is_text.shape) != self._shape:
+            raise ValueError(f"input_ids are {tuple(self._is_text.shape)}, the language model got {self._shape} tokens")
 
     def _follow_conversation(self, tokens: Tensor) -> None:
         """Notice a call without cache whose input begins with the whole of the last prompt: it goes on with it."""
@@ -167,19 +193,42 @@ class Segments:
         self._pools = True
         if self._pooled is not None and self._pooled[0]() is x_BTD:
             return self._pooled[1]
-        num_segments = self.num_segments
         if self._bins is None:
-            bins_N = torch.where(self.is_prompt(), self.of_tokens()[0], num_segments).flatten()
-            counts_S1 = torch.bincount(bins_N, minlength=num_segments + 1)[:num_segments].clamp(min=1).unsqueeze(-1)
-            self._bins = bins_N, counts_S1
-        bins_N, counts_S1 = self._bins
-        dtype = torch.promote_types(x_BTD.dtype, torch.float32)
-        sums_SD = torch.zeros(num_segments + 1, x_BTD.shape[-1], dtype=dtype, device=x_BTD.device)
-        sums_SD = sums_SD.index_add(0, bins_N, x_BTD.flatten(0, -2).to(dtype))
-        pooled_SD = sums_SD[:-1] / counts_S1
+            self._bins = self._bins_of(self.is_prompt())
+        pooled_SD = self._mean(x_BTD, *self._bins)
         # Linears that read one input (q, k and v) pool it once; a weak reference, so as not to keep it alive.
         self._pooled = weakref.ref(x_BTD), pooled_SD
         return pooled_SD
+
+    def pool_instruction(self) -> Tensor:
+        """Mean of the word embeddings of each example's prompt without its images: [S, D], fp32 or wider, no gradient.
+
+        Needs :attr:`reads_text`. Which tokens stand for images is read from the ``input_ids`` and the configuration of
+        the model around the language model; where it is called without ``input_ids``, every token counts as text.
+        """
+        self._pools = True
+        if self._instruction is None:
+            assert self._tokens is not None, "reads_text is set before the language model is called"
+            is_read_BT = self.is_prompt()
+            if self._is_text is not None:
+                is_read_BT = is_read_BT & self._is_text.to(self._device)
+            with torch.no_grad():
+                embeds_BTD = self._tokens if self._embed is None else self._embed(self._tokens)
+                self._instruction = self._mean(embeds_BTD, *self._bins_of(is_read_BT))
+        return self._instruction
+
+    def _bins_of(self, is_read_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The example of each token that is read, S for the others; and how many are read of each example, [S, 1]."""
+        num_segments = self.num_segments
+        bins_N = torch.where(is_read_BT, self.of_tokens()[0], num_segments).flatten()
+        counts_S = torch.bincount(bins_N, minlength=num_segments + 1)[:num_segments]
+        return bins_N, counts_S.clamp(min=1).unsqueeze(-1)
+
+    def _mean(self, x_BTD: Tensor, bins_N: Tensor, counts_S1: Tensor) -> Tensor:
+        dtype = torch.promote_types(x_BTD.dtype, torch.float32)
+        sums_SD = torch.zeros(len(counts_S1) + 1, x_BTD.shape[-1], dtype=dtype, device=x_BTD.device)
+        sums_SD = sums_SD.index_add(0, bins_N, x_BTD.flatten(0, -2).to(dtype))
+        return sums_SD[:-1] / counts_S1
 
     def spread(self, values_SX: Tensor) -> Tensor:
         """Hand each token its example's row of ``values_SX``: [B, T, X]. Tokens of no example get some row."""
@@ -187,7 +236,7 @@ class Segments:
 
     def __getstate__(self) -> dict[str, Any]:
         # What was seen hangs on autograd graphs and weak references, which neither deepcopy nor pickle can take along.
-        return Segments().__dict__ | {"_pools": self._pools}
+        return Segments().__dict__ | {"_pools": self._pools, "reads_text": self.reads_text}
 
 
 def _text_positions(positions: Any) -> Tensor | None:
@@ -196,6 +245,24 @@ def _text_positions(positions: Any) -> Tensor | None:
     if positions.ndim == 3 and positions.shape[0] == 4:
         return positions[0]
     return positions if positions.ndim == 2 else None
+
+
+def _padding(mask: Any, rows: int, length: int, continues_cache: bool) -> Tensor | None:
+    """The padding mask [B, T or more] in what a language model is called with; ``None`` where it says nothing of it.
+
+    Some models (Gemma 3), and generation with a static cache, hand it the attention's own masks, one or one for each
+    kind of layer: [B, 1, T, keys], bool or 0 where seen. There padding is what does not see itself.
+    """
+    if isinstance(mask, Mapping):
+        mask = next(iter(mask.values()), None)
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+        return None
+    if mask.ndim == 2:
+        return mask
+    if continues_cache or mask.shape[-1] < length:
+        return None
+    itself_BT = mask[:, 0, :, :length].diagonal(dim1=1, dim2=2).expand(rows, length)
+    return itself_BT if itself_BT.dtype == torch.bool else itself_BT == 0
 
 
 def _cached_length(named: Mapping[str, Any]) -> int:

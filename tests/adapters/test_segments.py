@@ -65,8 +65,15 @@ def test_decoding_reads_the_end_of_a_longer_mask() -> None:
     assert heard(ids(2, 1), attention_mask=mask, position_ids=positions) == ([[0], [1]], 2)
 
 
-def test_a_mask_of_four_dimensions_is_not_a_padding_mask() -> None:
-    assert heard(ids(1, 2), attention_mask=torch.zeros(1, 1, 2, 2)) == ([[0, 0]], 1)
+@pytest.mark.parametrize("prepare", [lambda m: m, lambda m: {"full_attention": m}, lambda m: (~m) * -1e9])
+def test_padding_is_read_from_the_attentions_own_mask(prepare: Any) -> None:
+    is_token_BT = torch.tensor([[False, True, True], [True, True, True]])
+    seen = torch.ones(3, 3, dtype=torch.bool).tril() & is_token_BT[:, None, None]
+    expected = ([[-1, 0, 0], [1, 1, 1]], 2)
+    assert heard(ids(2, 3), attention_mask=prepare(seen)) == expected
+    # A static cache has room for more keys.
+    assert heard(ids(2, 3), attention_mask=prepare(torch.nn.functional.pad(seen, (0, 4)))) == expected
+    assert heard(ids(2, 3), attention_mask=prepare(seen[1:])) == ([[0, 0, 0], [1, 1, 1]], 2)
 
 
 def test_asking_before_any_forward_pass_is_refused() -> None:
