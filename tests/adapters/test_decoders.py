@@ -1,0 +1,246 @@
+"""Adapters on any decoder: the same facts for every family of models and every method."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+
+from llava_moe.adapters import Attached, LlavaMole, Lora, attach, load_adapter
+from llava_moe.adapters.body import Body
+from llava_moe.adapters.wide import WideLinear
+from llava_moe.errors import UserError
+from tests.adapters.tiny_decoders import FAMILIES, IMAGE_TOKEN, START_TOKEN, Family
+
+# Method by name: of a family of models and an empty folder, its configuration.
+METHODS: dict[str, Callable[[Family, Path], Any]] = {
+    "lora": lambda family, folder: Lora(r=2, lora_alpha=4),
+    "llava_mole": lambda family, folder: LlavaMole(num_experts=3, r=2, lora_alpha=4),
+}
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+UNSPEAKABLE = list(range(IMAGE_TOKEN, START_TOKEN + 2))
+README = Path(__file__).parents[2] / "README.md"
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+@pytest.fixture(params=METHODS)
+def config(request: pytest.FixtureRequest, family: Family, tmp_path: Path) -> Any:
+    return family.fitted(METHODS[request.param](family, tmp_path / "made"))
+
+
+def randomise(attached: Attached) -> None:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in attached.parameters():
+            parameter.normal_(std=0.2)
+
+
+def adapted(family: Family, config: Any) -> tuple[Any, Attached]:
+    model = family.build()
+    attached = attach(model, config)
+    randomise(attached)
+    return model, attached
+
+
+def grown(family: Family, row: dict[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
+    """What the model is called with for a row that was gone on with."""
+    more = {"input_ids": ids}
+    if family.marks_images:
+        marks = torch.zeros_like(ids)
+        marks[:, : row["input_ids"].shape[1]] = row[family.marks_images]
+        more[family.marks_images] = marks
+    return row | more
+
+
+def generate(model: Any, inputs: dict[str, Tensor]) -> Any:
+    return model.generate(
+        **{key: value for key, value in inputs.items() if key != "position_ids"},
+        max_new_tokens=4,
+        do_sample=False,
+        suppress_tokens=[token for token in UNSPEAKABLE if token < 64],
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+
+
+@torch.no_grad()
+def test_a_fresh_adapter_equals_the_base(family: Family, config: Any) -> None:
+    model = family.build()
+    before = [model(**row).logits for row in family.examples()]
+    attach(model, config)
+    assert all(torch.equal(model(**row).logits, was) for row, was in zip(family.examples(), before, strict=True))
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.packs], ids=lambda family: family.name)
+@torch.no_grad()
+def test_a_packed_row_equals_its_examples_alone(family: Family, config: Any) -> None:
+    model, attached = adapted(family, config)
+    torch.testing.assert_close(model(**family.packed(model)).logits[0], torch.cat(family.alone(model)), **CLOSE)
+    assert_balance_is_that_of(family, model, attached, family.packed(model))
+
+
+@torch.no_grad()
+def test_left_padded_rows_equal_their_examples_alone(family: Family, config: Any) -> None:
+    model, attached = adapted(family, config)
+    for row, alone in zip(model(**family.left_padded()).logits, family.alone(model), strict=True):
+        torch.testing.assert_close(row[-len(alone) :], alone, **CLOSE)
+    assert_balance_is_that_of(family, model, attached, family.left_padded())
+
+
+def assert_balance_is_that_of(family: Family, model: Any, attached: Attached, together: dict[str, Tensor]) -> None:
+    """The balance loss of several examples is the mean of each one's alone: their tokens are told apart."""
+    alone = []
+    for row in family.examples():
+        model(**row)
+        alone.append(attached.auxiliary_loss())
+    model(**together)
+    torch.testing.assert_close(attached.auxiliary_loss(), torch.stack(alone).mean(), **CLOSE)
+
+
+@torch.no_grad()
+def test_cached_generation_equals_a_full_forward(family: Family, config: Any) -> None:
+    model, _ = adapted(family, config)
+    row = family.examples()[1]
+    generated = generate(model, row)
+    for step, logits in enumerate(generated.logits):
+        prefix = generated.sequences[:, : row["input_ids"].shape[1] + step]
+        expected = model(**grown(family, row, prefix), use_cache=False).logits[:, -1]
+        torch.testing.assert_close(logits, expected, **CLOSE)
+    assert len(generated.logits) == 4
+
+
+@torch.no_grad()
+def test_a_left_padded_batch_generates_what_each_row_does(family: Family, config: Any) -> None:
+    model, _ = adapted(family, config)
+    together = generate(model, family.left_padded()).sequences[:, -4:]
+    alone = [generate(model, row).sequences[:, -4:] for row in family.examples()]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_every_tensor_of_the_adapter_has_a_gradient_and_no_other(family: Family, config: Any) -> None:
+    model, attached = adapted(family, config)
+    sum(logits.square().mean() for logits in family.alone(model)).backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in attached.named_parameters().items() if parameter.requires_grad}
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert with_gradient == trained and trained
+
+
+def test_only_linears_of_the_language_model_are_widened(family: Family, config: Any) -> None:
+    bare = {name: type(module) for name, module in family.build().named_modules()}
+    model, attached = adapted(family, config)
+    body = Body.of(model)
+    widened = {name for name, module in model.named_modules() if isinstance(module, WideLinear)}
+    assert len(widened) == len(family.targets.get("target_modules", range(7))) * 2
+    assert all(name.startswith(f"{body.language_model_name}.layers.") for name in widened)
+    outside = {name for name in bare if not f"{name}.".startswith(f"{body.language_model_name}.")}
+    assert {name: type(model.get_submodule(name)) for name in outside} == {name: bare[name] for name in outside}
+    assert all(name.startswith(f"{body.language_model_name}.") for name in attached.named_parameters())
+
+
+@torch.no_grad()
+def test_a_saved_adapter_gives_the_same_logits_on_a_fresh_model(family: Family, config: Any, tmp_path: Path) -> None:
+    model, attached = adapted(family, config)
+    attached.save(tmp_path / "adapter")
+    other = family.build()
+    load_adapter(other, tmp_path / "adapter")
+    assert all(map(torch.equal, family.alone(other), family.alone(model)))
+
+
+@torch.no_grad()
+def test_lora_is_pefts_both_ways(family: Family, tmp_path: Path) -> None:
+    model, attached = adapted(family, family.fitted(Lora(r=2, lora_alpha=4)))
+    attached.save(tmp_path / "ours")
+    read_by_peft = PeftModel.from_pretrained(family.build(), tmp_path / "ours")
+    for logits, expected in zip(family.alone(read_by_peft), family.alone(model), strict=True):
+        torch.testing.assert_close(logits, expected, **CLOSE)
+
+    body = Body.of(family.build())
+    targets = body.peft_targets(attached.config.target_modules, body.select(attached.config.target_modules))
+    made_by_peft = get_peft_model(family.build(), LoraConfig(r=2, lora_alpha=8, target_modules=targets))
+    for name, parameter in made_by_peft.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_(std=0.2)
+    made_by_peft.save_pretrained(tmp_path / "theirs")
+    other = family.build()
+    load_adapter(other, tmp_path / "theirs")
+    for logits, expected in zip(family.alone(other), family.alone(made_by_peft), strict=True):
+        torch.testing.assert_close(logits, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("config_of", METHODS.values(), ids=METHODS)
+def test_fused_linears_are_named_where_the_usual_ones_are_missing(config_of: Any, tmp_path: Path) -> None:
+    phi3 = next(family for family in FAMILIES if family.name == "phi3")
+    with pytest.raises(UserError, match=r"match no linear.*\['down_proj', 'gate_up_proj', 'o_proj', 'qkv_proj'\]$"):
+        attach(phi3.build(), config_of(phi3, tmp_path))
+
+
+def readme_example() -> str:
+    section = README.read_text(encoding="utf-8").partition("## Any decoder\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
+    assert len(code.splitlines()) <= 15
+    return code
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_readmes_trainer_trains_the_adapter_and_its_routers(
+    checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (base,) = [family for family in FAMILIES if family.name == "qwen2"]
+    base.build().save_pretrained(tmp_path / "base")
+    logged: list[float] = []
+    before: dict[str, Tensor] = {}
+
+    def short(*_: Any, **__: Any) -> Any:
+        return TrainingArguments(
+            str(tmp_path / "out"),
+            max_steps=3,
+            learning_rate=0.02,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=4,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            gradient_checkpointing=checkpointing,
+        )
+
+    train = Trainer.train
+
+    def watched(self: Trainer) -> Any:
+        before.update({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
+        done = train(self)
+        logged.extend(entry["loss"] for entry in self.state.log_history if "loss" in entry)
+        return done
+
+    torch.manual_seed(3)
+    ids = torch.randint(2, 60, (4, 12))
+    dataset = [{"input_ids": row, "labels": row} for row in ids]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Trainer, "train", watched)
+    code = readme_example().replace('"Qwen/Qwen2-0.5B"', repr(str(tmp_path / "base")))
+    code = code.replace('TrainingArguments("out")', "short()")
+    names: dict[str, Any] = {"dataset": dataset, "short": short}
+    exec(compile(code, str(README), "exec"), names)
+
+    model, attached = names["model"], names["attached"]
+    assert len(logged) == 3 and logged[2] < logged[0]
+    moved = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
+    assert moved == attached.named_parameters().keys() and any("router" in name for name in moved)
+    again = base.build()
+    load_adapter(again, tmp_path / "out" / "adapter")
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, model.eval()(ids).logits)
