@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from llava_moe.adapters import Attached, LlavaMole, Lora, attach, load_adapter
 from llava_moe.adapters.body import Body
+from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import WideLinear
 from llava_moe.errors import UserError
 from tests.adapters.tiny_decoders import FAMILIES, IMAGE_TOKEN, START_TOKEN, Family
@@ -65,7 +66,7 @@ def grown(family: Family, row: dict[str, Tensor], ids: Tensor) -> dict[str, Tens
     return row | more
 
 
-def generate(model: Any, inputs: dict[str, Tensor]) -> Any:
+def generate(model: Any, inputs: dict[str, Tensor], **more: Any) -> Any:
     return model.generate(
         **{key: value for key, value in inputs.items() if key != "position_ids"},
         max_new_tokens=4,
@@ -73,6 +74,7 @@ def generate(model: Any, inputs: dict[str, Tensor]) -> Any:
         suppress_tokens=[token for token in UNSPEAKABLE if token < 64],
         output_logits=True,
         return_dict_in_generate=True,
+        **more,
     )
 
 
@@ -128,6 +130,63 @@ def test_a_left_padded_batch_generates_what_each_row_does(family: Family, config
     together = generate(model, family.left_padded()).sequences[:, -4:]
     alone = [generate(model, row).sequences[:, -4:] for row in family.examples()]
     assert torch.equal(together, torch.cat(alone))
+
+
+class Watched:
+    """What an adapter's methods learn of each call: the prompts' means of the first layer's input, and whether it
+    goes on with a conversation."""
+
+    def __init__(self, model: Any) -> None:
+        self.pooled: list[Tensor] = []
+        self.is_decoding: list[bool] = []
+        self.segments = Segments()
+        body = Body.of(model)
+        self.segments.watch(body.language_model, body.model)
+        body.language_model.layers[0].register_forward_pre_hook(self._read)
+
+    def _read(self, layer: Any, args: tuple[Any, ...]) -> None:
+        self.is_decoding.append(self.segments.is_decoding)
+        self.pooled.append(self.segments.pool(args[0]))
+
+
+def labelled(family: Family, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs with the last three tokens of each example supervised."""
+    ids = inputs["input_ids"]
+    labels = torch.full_like(ids, -100)
+    lengths = torch.tensor([row["input_ids"].shape[1] for row in family.examples()])
+    ends = (
+        [(0, end) for end in lengths.cumsum(0)] if len(ids) == 1 else [(row, ids.shape[1]) for row in range(len(ids))]
+    )
+    for row, end in ends:
+        labels[row, end - 3 : end] = ids[row, end - 3 : end]
+    return inputs | {"labels": labels}
+
+
+@pytest.mark.parametrize("layout", ["packed", "left_padded"])
+@torch.no_grad()
+def test_prompts_are_told_from_answers_and_other_examples(family: Family, layout: str) -> None:
+    model = family.build()
+    watched = Watched(model)
+    for row in family.examples():
+        prompt = {key: value[:, :-3] if family.is_by_token(key) else value for key, value in row.items()}
+        model(**prompt, use_cache=False)
+    alone = torch.cat(watched.pooled)
+    model(**labelled(family, family.packed(model) if layout == "packed" else family.left_padded()))
+    torch.testing.assert_close(watched.pooled[-1], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+@torch.no_grad()
+def test_generation_is_one_prompt_and_then_decoding(family: Family, cache: str | None) -> None:
+    model = family.build()
+    watched = Watched(model)
+    for row in family.examples():
+        generate(model, row, cache_implementation=cache)
+    alone = torch.cat([watched.pooled[call] for call in (0, 4, 8)])
+    assert watched.is_decoding == [False, True, True, True] * 3
+    generate(model, family.left_padded(), cache_implementation=cache)
+    torch.testing.assert_close(watched.pooled[12], alone, atol=1e-5, rtol=1e-5)
+    assert watched.is_decoding[12:] == [False, True, True, True]
 
 
 def test_every_tensor_of_the_adapter_has_a_gradient_and_no_other(family: Family, config: Any) -> None:

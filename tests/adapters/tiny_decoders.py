@@ -111,7 +111,7 @@ class Family:
     def packed(self, model: Any) -> Inputs:
         """The three examples in one row; their positions start again."""
         rows = self.examples()
-        together = {key: torch.cat([row[key] for row in rows], 1 if self._is_by_token(key) else 0) for key in rows[0]}
+        together = {key: torch.cat([row[key] for row in rows], 1 if self.is_by_token(key) else 0) for key in rows[0]}
         positions = [self._positions(model, row) for row in rows]
         return together | {"position_ids": torch.cat(positions, -1), "use_cache": False}
 
@@ -122,7 +122,7 @@ class Family:
         together = {}
         for key in rows[0]:
             columns = [row[key] for row in rows]
-            if self._is_by_token(key):
+            if self.is_by_token(key):
                 columns = [pad(column, (width - column.shape[1], 0)) for column in columns]
             together[key] = torch.cat(columns)
         lengths = torch.tensor([[row["input_ids"].shape[1]] for row in rows])
@@ -131,7 +131,8 @@ class Family:
         positions = {} if self.multi_axis else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
         return together | {"attention_mask": mask} | positions
 
-    def _is_by_token(self, key: str) -> bool:
+    def is_by_token(self, key: str) -> bool:
+        """Whether an input has a column for each token."""
         return key in ("input_ids", self.marks_images)
 
     def _positions(self, model: Any, row: Inputs) -> Tensor:
