@@ -79,7 +79,7 @@ class Segments:
         if self.reads_text and isinstance(input_ids, Tensor):
             config = getattr(module, "config", None)
             stand_ins = [getattr(config, name, None) for name in PLACEHOLDERS]
-            known = torch.tensor([token for token in stand_ins if token is not None], device=input_ids.device)
+            known = input_ids.new_tensor([token for token in stand_ins if token is not None])
             self._told_is_text = ~torch.isin(input_ids, known)
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
