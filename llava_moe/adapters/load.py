@@ -13,13 +13,14 @@ from llava_moe.adapters.adapter import Attached, Method, attach
 from llava_moe.adapters.body import Body
 from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.lora import Lora
+from llava_moe.adapters.mixlora import MixLora
 from llava_moe.adapters.no_adapter import NoAdapter
 from llava_moe.adapters.own_format import CONFIG_FILE, config_from, read_settings, read_tensors
 from llava_moe.adapters.peft_format import from_peft_names, read_peft_settings
 from llava_moe.errors import UserError
 
 # Methods that write our own format. Plain LoRA is PEFT's.
-METHODS: tuple[type[Method], ...] = (LlavaMole, NoAdapter)
+METHODS: tuple[type[Method], ...] = (LlavaMole, MixLora, NoAdapter)
 
 # Linears that read the residual stream, in which the rows of A are as long as it is wide.
 _READS_RESIDUAL = re.compile(r"(?:^|\.)(?:q|k|v|qkv|gate|up|gate_up)_proj\.lora_A\.")
@@ -107,7 +108,7 @@ def _refuse_strange_modules(folder: Path, trained_on: Mapping[str, Any], names: 
         there = dict(body.model.named_modules())
         what = "outside this model's language model, which alone is adapted here"
         if strange[0] not in there:
-            what = f"that this model ({_say(body.describe())}) does not have; it was trained on {_say(trained_on)}"
+            what = f"that this model, {_say(body.describe())}, does not have: it was trained on {_say(trained_on)}"
         raise UserError(f"{folder} adapts {len(strange)} layers, such as {strange[0]}, {what}")
 
 
