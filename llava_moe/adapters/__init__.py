@@ -5,6 +5,7 @@ from llava_moe.adapters.balance import ExpertTotals
 from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.load import load_adapter
 from llava_moe.adapters.lora import Lora
+from llava_moe.adapters.mixlora import MixLora
 from llava_moe.adapters.no_adapter import NoAdapter
 from llava_moe.adapters.router import Routing
 
@@ -14,6 +15,7 @@ __all__ = [
     "LlavaMole",
     "Lora",
     "Method",
+    "MixLora",
     "NoAdapter",
     "Routing",
     "attach",
