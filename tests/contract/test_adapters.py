@@ -91,7 +91,7 @@ def model() -> LlavaForConditionalGeneration:
 
 
 def test_every_method_of_the_package_has_a_yaml() -> None:
-    assert {file.stem for file in FILES} >= {"lora", "llava_mole", "none"}
+    assert {file.stem for file in FILES} >= {"lora", "llava_mole", "mixlora", "none"}
 
 
 @torch.no_grad()
@@ -190,7 +190,9 @@ def test_checkpointing_changes_no_gradient(config: Any) -> None:
         # The projector trains too, as in the instruct stage: without an adapter it is what has a gradient.
         model.model.multi_modal_projector.requires_grad_(True)
         torch.manual_seed(3)
-        loss = model(**packed()).logits.square().mean() + attached.auxiliary_loss()
+        row = packed()
+        attached.mark_prompts(torch.where(row["position_ids"] < IMAGE_LENGTH + 3, -100, row["input_ids"]))
+        loss = model(**row).logits.square().mean() + attached.auxiliary_loss()
         loss.backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
