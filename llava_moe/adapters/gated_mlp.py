@@ -57,10 +57,12 @@ def forward_gated_mlp(block: Any, x_BTD: Tensor) -> Tensor:
 def _gated_product(block: Any, x_BTD: Tensor) -> Tensor:
     gate_BTF, up_BTF = block.gate_proj(x_BTD), block.up_proj(x_BTD)
     down = block.down_proj
-    h_BTF = activate(gate_BTF, up_BTF, block.act_fn)
+    # Not the module's call: hooks on modules, such as those of torch's FLOP counter, do not run inside a backward pass.
+    activation = block.act_fn.forward
+    h_BTF = activate(gate_BTF, up_BTF, activation)
     if isinstance(down, WideLinear):
         # Left beside the call, not in it: engines wrap the tensors of a call and know no other arguments.
-        down.source = (block.act_fn, gate_BTF, up_BTF)
+        down.source = (activation, gate_BTF, up_BTF)
     return down(h_BTF)
 
 

@@ -81,7 +81,9 @@ class WideLinear(nn.Module):
         self.runs: Runs | None = None
         self.dropout = nn.Dropout(dropout) if dropout > 0 else None
         weight = base.weight
-        dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
+        # The numbers of a quantised weight say nothing: bitsandbytes' 4-bit linears name what they compute in.
+        computes_in = getattr(base, "compute_dtype", None) or torch.get_default_dtype()
+        dtype = weight.dtype if weight.is_floating_point() else computes_in
         start = torch.empty(sum(self.read_ranks.values()), base.in_features, device=weight.device)
         # fan_in is D for the wide matrix as for each expert's slice, so one call draws every expert as PEFT would.
         nn.init.kaiming_uniform_(start, a=math.sqrt(5))
