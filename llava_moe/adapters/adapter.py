@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -19,7 +20,36 @@ from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import CORES, Siblings, WideLinear
 from llava_moe.errors import UserError
 
-LoadBalance = Callable[[Mapping[str, Any], Segments, Tensor | None, str], Tensor]
+PreHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+Forward = Callable[..., Any]
+
+
+class LoadBalance(Protocol):
+    """A balance loss of what was decided in the last forward pass."""
+
+    def __call__(
+        self, routings: Mapping[str, Any], segments: Segments, is_real: Tensor | None, reduction: str
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class StepBalance(Protocol):
+    """A balance loss that is no sum over examples: its gradient needs sums over the whole optimizer step."""
+
+    def totals(self, routings: Mapping[str, Any], segments: Segments, is_real: Tensor | None) -> Tensor:
+        """float64, what the last forward pass adds to the step's sums."""
+        ...
+
+    def __call__(
+        self,
+        routings: Mapping[str, Any],
+        segments: Segments,
+        is_real: Tensor | None,
+        reduction: str,
+        totals: Tensor | None = None,
+    ) -> Tensor:
+        """With the step's ``totals``: what, summed over its forward passes, has the step's value and gradient."""
+        ...
 
 
 @runtime_checkable
@@ -39,14 +69,18 @@ class Fitting:
         linears: the wide linear that takes the place of the linear of that name.
         routers: the router that becomes the submodule ``router`` of the block of that name and is asked before it runs.
         modules: any further module of the adapter, by the name that it gets in the model.
-        load_balance: (routings, segments, is_real, reduction) -> loss; ``None`` where nothing is routed.
+        pre_hooks: what is called before the module of that name runs, with the module and its arguments.
+        forwards: what runs in the place of a module's ``forward``, which it is given first, by the module's name.
+        load_balance: its loss; ``None`` where nothing is routed.
         load_balance_coef: its weight in the training objective.
     """
 
     linears: dict[str, WideLinear] = field(default_factory=dict)
     routers: dict[str, TokenRouter] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
-    load_balance: LoadBalance | None = None
+    pre_hooks: dict[str, PreHook] = field(default_factory=dict)
+    forwards: dict[str, Forward] = field(default_factory=dict)
+    load_balance: LoadBalance | StepBalance | None = None
     load_balance_coef: float = 0.0
 
 
@@ -74,6 +108,11 @@ class Attached:
         self._trained_before: dict[nn.Parameter, bool] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._rerouted: list[Any] = []
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that the adapter is on."""
+        return self._body.model
 
     # --- tensors -----------------------------------------------------------------------------------------------------
 
@@ -131,6 +170,11 @@ class Attached:
         """Whether :meth:`auxiliary_loss` is more than a constant 0."""
         return self._fitting.load_balance is not None
 
+    @property
+    def balances_by_step(self) -> bool:
+        """Whether :meth:`auxiliary_loss` wants ``totals`` of a whole step, which :meth:`balance_totals` adds up to."""
+        return isinstance(self._fitting.load_balance, StepBalance)
+
     def _deciders(self) -> dict[str, Decider]:
         modules: dict[str, Any] = {name: wide.gate for name, wide in self._fitting.linears.items()}
         modules |= self._fitting.modules
@@ -164,16 +208,30 @@ class Attached:
                 decided[f"{self._body.short(name)}.{suffix}" if suffix else self._body.short(name)] = routing
         return decided
 
-    def auxiliary_loss(self, is_real: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    def balance_totals(self, is_real: Tensor | None = None) -> Tensor:
+        """float64, what the last forward pass adds to the sums that a balance loss over a whole step is made from."""
+        balance = self._fitting.load_balance
+        assert isinstance(balance, StepBalance), "see balances_by_step"
+        return balance.totals(self.routings(), self._segments, is_real)
+
+    def auxiliary_loss(
+        self, is_real: Tensor | None = None, reduction: str = "mean", totals: Tensor | None = None
+    ) -> Tensor:
         """The unweighted load-balance loss of the last forward pass, an fp32 scalar; 0 where nothing is routed.
 
         Args:
             is_real: bool [S], which of the packed examples count, in the order of the rows and within them.
             reduction: ``"mean"`` over the real examples or their ``"sum"``.
+            totals: where :attr:`balances_by_step`, :meth:`balance_totals` summed over all forward passes of the
+                optimizer step; without them the last forward pass is the step.
         """
-        if self._fitting.load_balance is None:
+        balance = self._fitting.load_balance
+        if balance is None:
             return torch.zeros((), device=next(self._body.model.parameters()).device)
-        return self._fitting.load_balance(self.routings(), self._segments, is_real, reduction)
+        if totals is not None:
+            assert isinstance(balance, StepBalance), "see balances_by_step"
+            return balance(self.routings(), self._segments, is_real, reduction, totals)
+        return balance(self.routings(), self._segments, is_real, reduction)
 
     def expert_totals(self, domains_BT: Tensor, num_domains: int) -> ExpertTotals:
         """Who served the tokens of the last forward pass, and router entropy, by layer and domain (-1: not counted)."""
@@ -261,7 +319,7 @@ class Attached:
         for name in self._fitting.routers:
             del model.get_submodule(name).router
         for block in self._rerouted:
-            del block.forward
+            vars(block).pop("forward", None)
         for hook in self._hooks:
             hook.remove()
         for parameter, was_trained in self._trained_before.items():
@@ -283,9 +341,16 @@ class Attached:
             self._hooks.append(block.register_forward_pre_hook(route_first, with_kwargs=True))
         if self._fitting.linears:
             self._hooks += self._segments.watch(self._body.language_model, model)
+        for name, pre_hook in self._fitting.pre_hooks.items():
+            hook = model.get_submodule(name).register_forward_pre_hook(pre_hook, with_kwargs=True)
+            self._hooks.append(hook)
         if self.core == "lean":
             self._tie_siblings()
             self._lighten_gated_mlps()
+        for name, forward in self._fitting.forwards.items():
+            block: Any = model.get_submodule(name)
+            block.forward = partial(forward, block.forward)
+            self._rerouted.append(block)
 
     def _tie_siblings(self) -> None:
         """Let the linears of one block that are called with one input be read together."""
