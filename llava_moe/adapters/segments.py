@@ -47,6 +47,7 @@ class Segments:
         self._num_segments: int | None = None
         self._bins: tuple[Tensor, Tensor] | None = None
         self._pooled: tuple[weakref.ref[Tensor], Tensor] | None = None
+        self._tokens: weakref.ref[Tensor] | None = None
         self._conversation: Tensor | None = None
         self._pools = False
         self._told_is_text: Tensor | None = None
@@ -190,7 +191,12 @@ class Segments:
 
     def pool(self, x_BTD: Tensor) -> Tensor:
         """Mean of ``x_BTD`` over each example's prompt: [S, D], fp32 or wider; 0 for an example without a prompt."""
-        self._pools = True
+        if not self._pools:
+            self._pools = True
+            # Only now is it known that conversations matter: the prompt of this one was not remembered yet.
+            tokens = self._tokens() if self._tokens is not None else None
+            if tokens is not None:
+                self._follow_conversation(tokens)
         if self._pooled is not None and self._pooled[0]() is x_BTD:
             return self._pooled[1]
         if self._bins is None:

@@ -97,3 +97,117 @@ def test_examples_are_those_that_the_packed_attention_keeps_apart() -> None:
         mine = segments_BT[0] == segment
         own = model(input_ids=tokens[:, mine], use_cache=False).last_hidden_state[0]
         torch.testing.assert_close(packed[mine], own, atol=1e-6, rtol=1e-5)
+
+
+class Around(nn.Module):
+    """A model with a head: hands labels on to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Listener()
+
+    def forward(self, labels: Any = None, **inputs: Any) -> None:
+        self.inner(**inputs)
+
+
+def watched() -> tuple[Around, Segments]:
+    model, segments = Around(), Segments()
+    segments.watch(model.inner, model)
+    return model.train(), segments
+
+
+PACKED = {
+    "inputs_embeds": torch.arange(9.0).view(1, 9, 1).expand(1, 9, 2),
+    "position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]]),
+}
+LABELS = torch.tensor([[-100, -100, 5, -100, 7, 6, 7, -100, -100]])
+
+
+def test_a_prompt_is_what_comes_before_the_first_supervised_token() -> None:
+    model, segments = watched()
+    model(labels=LABELS, **PACKED)
+    assert segments.is_prompt().int().tolist() == [[1, 1, 0, 0, 0, 0, 0, 1, 1]]
+    pooled = segments.pool(PACKED["inputs_embeds"])
+    assert pooled.tolist() == [[0.5, 0.5], [0.0, 0.0], [7.5, 7.5]]  # an example without a prompt pools to nothing
+    assert segments.spread(pooled)[0, :, 0].tolist() == [0.5] * 4 + [0.0] * 3 + [7.5] * 2
+
+
+def test_labels_can_be_said_beside_the_call_and_hold_for_one_call() -> None:
+    model, segments = watched()
+    segments.mark_prompts(LABELS)
+    model(**PACKED)
+    assert segments.is_prompt().int().tolist() == [[1, 1, 0, 0, 0, 0, 0, 1, 1]]
+    model(**PACKED)
+    with pytest.warns(UserWarning, match="without labels"):
+        assert segments.is_prompt().all()
+    model.eval()(**PACKED)
+    assert segments.is_prompt().all()
+
+
+def test_labels_of_another_shape_are_refused() -> None:
+    model, _ = watched()
+    with pytest.raises(ValueError, match=r"labels are \(1, 3\).*\(1, 9\)"):
+        model(labels=LABELS[:, :3], **PACKED)
+
+
+def test_padding_is_no_part_of_a_prompt() -> None:
+    model, segments = watched()
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    labels = torch.tensor([[-100, -100, -100, 3, 4], [-100, -100, -100, -100, 4]])
+    x = torch.arange(10.0).view(2, 5, 1)
+    model(inputs_embeds=x, attention_mask=mask, labels=labels)
+    assert segments.pool(x).tolist() == [[2.0], [6.5]]
+
+
+def test_pooling_has_the_gradient_of_a_mean_and_sums_in_fp32() -> None:
+    model, segments = watched()
+    model(labels=LABELS, **PACKED)
+    x = torch.zeros(1, 9, 2, dtype=torch.bfloat16, requires_grad=True)
+    pooled = segments.pool(x)
+    assert pooled.dtype == torch.float32 and segments.pool(x) is pooled
+    pooled.sum().backward()
+    assert x.grad is not None and x.grad[0, :, 0].tolist() == [0.5, 0.5, 0, 0, 0, 0, 0, 0.5, 0.5]
+
+
+class Cache:
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
+def test_a_filled_cache_goes_on_with_a_conversation_and_an_empty_one_begins_it() -> None:
+    model, segments = watched()
+    model.eval()(inputs_embeds=torch.zeros(2, 4, 3), past_key_values=Cache(0))
+    assert not segments.is_decoding
+    model(inputs_embeds=torch.zeros(2, 1, 3), past_key_values=Cache(4))
+    assert segments.is_decoding
+
+
+def test_without_cache_an_input_that_begins_with_the_whole_prompt_goes_on_with_it() -> None:
+    model, segments = watched()
+    model.eval()
+    prompt, other = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
+
+    def goes_on(x: torch.Tensor, **inputs: Any) -> bool:
+        model(inputs_embeds=x, **inputs)
+        was = segments.is_decoding
+        segments.pool(x)
+        return was
+
+    longer = torch.cat([prompt, torch.randn(2, 1, 3)], 1)
+    longest = torch.cat([longer, torch.randn(2, 3, 3)], 1)
+    assert [goes_on(x) for x in (prompt, longer, longest, prompt, prompt)] == [False, True, True, False, False]
+    assert not goes_on(other) and not goes_on(longer)
+    assert not goes_on(longest, labels=torch.full((2, 8), -100))  # labels say the prompt anew
+    model.train()
+    assert not goes_on(prompt) and not goes_on(longer)
+
+
+def test_text_positions_lead_the_multimodal_ones() -> None:
+    axes = torch.zeros(3, 1, 5, dtype=torch.long)
+    text = torch.tensor([[[0, 1, 2, 0, 1]]])
+    x = torch.zeros(1, 5, 4)
+    assert heard(inputs_embeds=x, position_ids=axes) == ([[0] * 5], 1)
+    assert heard(inputs_embeds=x, position_ids=torch.cat([text, axes])) == ([[0, 0, 0, 1, 1]], 2)
