@@ -318,8 +318,8 @@ class Attached:
             _replace(model, name, wide.base)
         for name in self._fitting.routers:
             del model.get_submodule(name).router
-        for block in self._rerouted:
-            vars(block).pop("forward", None)
+        for rerouted in self._rerouted:
+            vars(rerouted).pop("forward", None)
         for hook in self._hooks:
             hook.remove()
         for parameter, was_trained in self._trained_before.items():
@@ -348,9 +348,9 @@ class Attached:
             self._tie_siblings()
             self._lighten_gated_mlps()
         for name, forward in self._fitting.forwards.items():
-            block: Any = model.get_submodule(name)
-            block.forward = partial(forward, block.forward)
-            self._rerouted.append(block)
+            owner: Any = model.get_submodule(name)
+            owner.forward = partial(forward, owner.forward)
+            self._rerouted.append(owner)
 
     def _tie_siblings(self) -> None:
         """Let the linears of one block that are called with one input be read together."""
