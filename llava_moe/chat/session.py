@@ -163,10 +163,8 @@ class Session:
             raise UserError("there is no question: type one")
         return f"{IMAGE_PLACEHOLDER}\n" * (num_waiting - places) + text.strip()
 
-    def _labels(self, prompt_T: np.ndarray, asked: Sequence[Turn]) -> torch.Tensor | None:
-        """int64 [1, T] that sets the first question apart, -100; None where it is all there is."""
-        if len(asked) == 1:
-            return None
+    def _labels(self, prompt_T: np.ndarray, asked: Sequence[Turn]) -> torch.Tensor:
+        """int64 [1, T] that sets the first question apart: -100 up to where its answer begins."""
         first_T = self._encoder.encode_prompt(asked[:1])
         assert np.array_equal(first_T, prompt_T[: len(first_T)]), "an answer changed the tokens of the question"
         labels_BT = torch.from_numpy(prompt_T).clone().unsqueeze(0)

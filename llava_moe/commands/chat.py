@@ -115,10 +115,11 @@ def _welcome(plain: Mapping[str, Any], assembled: Assembled, session: Session) -
 
 
 def _name_of(assembled: Assembled) -> str:
-    """The adapter and those of its settings that are not the defaults."""
+    """The adapter with those of its settings that are not the defaults and fit a line."""
     if not assembled.has_adapter:
         return "no adapter"
     config: Any = assembled.attached.config
-    kept = [field for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
-    settings = ", ".join(f"{field.name}={getattr(config, field.name)}" for field in kept)
-    return f"{type(config).__name__}({settings if len(settings) <= 80 else settings[:77] + '...'})"
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    settings = [f"{name}={value}" for name, value in values.items() if name == "r" or value != defaults[name]]
+    return f"{type(config).__name__}({', '.join(setting for setting in settings if len(setting) <= 32)})"

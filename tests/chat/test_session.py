@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from llava_moe.assemble import Assembled
+from llava_moe.assemble import Assembled, from_target
 from llava_moe.chat.session import Session
 from llava_moe.data.conversation import ASSISTANT, USER, Conversation, Turn
 from llava_moe.data.encode import IGNORED
 from llava_moe.data.readers.json_rows import read_json
 from llava_moe.data.readers.records import records_row
 from llava_moe.errors import UserError
+from tests.chat.conftest import assemble
 
 Begin = Callable[..., Session]
+ADAPTERS = sorted((Path(__file__).parents[2] / "configs" / "adapter").glob("*.yaml"))
 
 
 def quiet(piece: str) -> None:
@@ -36,8 +39,9 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 def greedy_alone(assembled: Assembled, turns: list[Turn], images: list[Path], num_tokens: int) -> str:
-    """The reference: no cache, one forward pass a token over the whole conversation."""
+    """The reference: no cache, one forward pass a token over the whole conversation, its first question marked."""
     encoder = assembled.encoder
+    num_first = len(encoder.encode_prompt(turns[:1]))
     prompt, answer = encoder.encode_prompt(turns), []
     pixels = None
     if images:
@@ -45,6 +49,7 @@ def greedy_alone(assembled: Assembled, turns: list[Turn], images: list[Path], nu
         pixels = encoder.transform.normalise(torch.from_numpy(np.stack(arrays)))
     for _ in range(num_tokens):
         ids = torch.tensor([[*prompt, *answer]])
+        assembled.attached.mark_prompts(ids.where(torch.arange(ids.shape[1]) >= num_first, IGNORED))
         with torch.no_grad():
             logits = assembled.model(input_ids=ids, pixel_values=pixels, use_cache=False).logits
         answer.append(int(logits[0, -1].argmax()))
@@ -53,8 +58,12 @@ def greedy_alone(assembled: Assembled, turns: list[Turn], images: list[Path], nu
     return encoder.tokenizer.decode(answer, skip_special_tokens=True).strip()
 
 
-def test_each_answer_is_that_of_the_whole_conversation(assembled: Assembled, session: Begin, paths: list[Path]) -> None:
-    talk = session()
+@pytest.mark.parametrize("file", ADAPTERS, ids=lambda file: file.stem)
+def test_each_answer_is_that_of_the_whole_conversation(
+    file: Path, tokenizer_folder: Path, session: Begin, paths: list[Path]
+) -> None:
+    assembled = assemble(tokenizer_folder, adapter=from_target(yaml.safe_load(file.read_text())))
+    talk = session(assembled)
     talk.attach(paths[0])
     turns: list[Turn] = []
     for number, question in enumerate(["What is it?", "Is it small?", "And this one?"]):
