@@ -157,7 +157,7 @@ def _encoder(recipe: Recipe, base: BaseModel) -> Encoder:
 
 def load_lineage(model: LlavaForConditionalGeneration, checkpoint: Path) -> None:
     """Load projector and base parts of a checkpoint into a bare model, those of the runs it started from first."""
-    for one in reversed(_lineage(checkpoint)):
+    for one in reversed(lineage(checkpoint)):
         load_base_parts(model, one)
 
 
@@ -306,7 +306,7 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     return bare
 
 
-def _lineage(checkpoint: Path) -> list[Path]:
+def lineage(checkpoint: Path) -> list[Path]:
     """The checkpoint and those that its run was started from, newest first."""
     chain = [checkpoint]
     while (start := _start_of(chain[-1].parent.parent)) is not None:

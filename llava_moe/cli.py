@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-FREE_TEXT = ("run", "out", "prompt", "image", "path", "images", "model.path", "init_from")
+FREE_TEXT = ("run", "out", "prompt", "image", "path", "images", "model.path", "init_from", "static")
 # Below these, a key may be one that the file at hand does not have; elsewhere that is a mistake, plus or no plus.
 OPEN_ENDED = ("data.sources.", "parallel.extra.", "hydra.")
 
@@ -61,6 +61,16 @@ llava-moe chat model.path=llava-hf/llava-1.5-7b-hf
 Keys: max_new_tokens=512, temperature=0 (greedy), top_p=1, repetition_penalty=1 (the answer's own tokens), seed,
 num_threads, dtype=fp32|bf16|fp16. Answers go to standard output, all else to standard error.
 Ctrl-C stops an answer; twice, or Ctrl-D, leaves.""",
+    ),
+    "export": Command(
+        "write a run as a Hugging Face model or PEFT folders, loaded back and compared",
+        """llava-moe export run=FOLDER to=hf out=FOLDER      a merged LlavaForConditionalGeneration with its processor
+llava-moe export run=FOLDER to=peft out=FOLDER    a PEFT LoRA folder, or one for each expert with the router beside
+
+A mixture that depends on the input has no one set of weights. to=hf then needs static=uniform (each expert by 1/K) or
+static=by_domain=NAME (each layer's mean mixture over that domain's held-out tokens), and prints what it costs.
+
+Keys: dtype=fp32|bf16 of the weights written, split=val and limit=200 of what static= measures on, num_threads.""",
     ),
     "ls": Command(
         "list what there is to choose from: exp, model, data, adapter, benchmark, run",

@@ -37,31 +37,41 @@ UNSUPPORTED = (
 HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 
 
-def write_peft_folder(folder: Path, body: Body, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_peft_folder(
+    folder: Path,
+    body: Body,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    saved: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a folder that ``PeftModel.from_pretrained`` reads.
 
     Args:
         folder: an existing folder.
         body: the model that the adapter hangs on.
-        settings: ``r, lora_alpha, lora_dropout, target_modules, use_rslora``.
+        settings: ``r, lora_alpha, lora_dropout, target_modules, use_rslora``, and any others of PEFT's.
         tensors: ``<module>.lora_A.weight`` and ``<module>.lora_B.weight``, named without the root.
+        saved: tensors of modules that PEFT puts in the place of the base's own (``modules_to_save``), by full name.
     """
+    saved = saved or {}
+    modules = sorted({body.short(name).partition(".")[0] for name in saved})
     write_settings(
         folder,
         {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": getattr(body.model, "name_or_path", None) or None,
-            **settings,
             "bias": "none",
             "fan_in_fan_out": False,
             "inference_mode": True,
             "init_lora_weights": True,
-            "modules_to_save": None,
+            "modules_to_save": modules or None,
             "use_dora": False,
+            **settings,
         },
     )
-    write_tensors(folder, {f"{PREFIX}{body.root}{name}": tensor for name, tensor in tensors.items()})
+    named = {f"{PREFIX}{body.root}{name}": tensor for name, tensor in tensors.items()}
+    write_tensors(folder, named | {f"{PREFIX}{name}": tensor for name, tensor in saved.items()})
 
 
 def read_peft_settings(folder: Path, body: Body, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,258 @@
+"""``llava-moe export``: a run as a Hugging Face model or as PEFT folders, loaded back and compared before it stands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import Tensor, nn
+
+from llava_moe.adapters import NoAdapter, load_adapter
+from llava_moe.assemble import (
+    DTYPES,
+    Assembled,
+    Recipe,
+    lineage,
+    load_lineage,
+    new_model,
+    newest_checkpoint,
+    processor_of,
+    read_config,
+    recipe_of,
+)
+from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.export_data import card_of, domains_of, open_held_out
+from llava_moe.commands.limits import Choice, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.errors import UserError
+from llava_moe.export.card import cost_table
+from llava_moe.export.held_out import StaticCost, mean_mixings, static_costs
+from llava_moe.export.mixing import all_alike, expert_names, expert_shares, gated, has_experts
+from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
+from llava_moe.export.write import BASE, export_merged, export_peft, folder_of
+from llava_moe.model import FromCheckpoint
+
+LIMITS: dict[str, Limit] = {
+    "run": OrNull(Text()),
+    "to": OrNull(Choice(("hf", "peft"))),
+    "out": OrNull(Text()),
+    "dtype": OrNull(Choice(("fp32", "bf16"))),
+    "static": OrNull(Text()),
+    "split": Text(),
+    "limit": Whole(1),
+    "num_threads": OrNull(Whole(1)),
+    "seed": Whole(0),
+}
+BY_DOMAIN = "by_domain="
+
+
+@dataclass(frozen=True)
+class Static:
+    """A mixture held constant: what M is, in words too, and what it costs."""
+
+    words: str
+    mixings: dict[str, Tensor]
+    costs: tuple[StaticCost, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export: what of which run goes where. It is written to ``partial``, which becomes ``out``."""
+
+    checkpoint: Path
+    recipe: Recipe
+    run: dict[str, Any]
+    partial: Path
+    out: Path
+    dtype: torch.dtype
+    console: Console
+
+
+def main(words: Sequence[str]) -> int:
+    """Compose the configuration and export."""
+    return run_composed("export", words, lambda config, _: _export(config))
+
+
+def _export(config: DictConfig) -> int:
+    plain = resolved(config, "export")
+    check_settings(plain, LIMITS)
+    _check_words(plain)
+    if plain["num_threads"] is not None:
+        torch.set_num_threads(int(plain["num_threads"]))
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
+    checkpoint = newest_checkpoint(Path(plain["run"]))
+    run = read_config(checkpoint.parent.parent)
+    recipe = replace(recipe_of(run), init_from=None)
+    _check_adapter(plain, run, recipe)
+    out = Path(plain["out"])
+    with _written_whole(out) as partial:
+        job = Job(checkpoint, recipe, run, partial, out, DTYPES[plain["dtype"] or recipe.dtype], console)
+        if plain["to"] == "peft":
+            _to_peft(job)
+        else:
+            _to_hf(job, plain)
+    console.print(f"exported: {out}\nhow to load it: {out / 'README.md'}", highlight=False, markup=False)
+    return 0
+
+
+def _check_words(plain: dict[str, Any]) -> None:
+    for key, example in (("run", "runs/NAME"), ("to", "hf or to=peft"), ("out", "FOLDER")):
+        if plain[key] is None:
+            raise UserError(f"export needs {key}=: add {key}={example}")
+    static, out = plain["static"], Path(plain["out"])
+    if static is not None and static != "uniform" and not static.startswith(BY_DOMAIN):
+        raise UserError(f"static={static}: give static=uniform or static=by_domain=NAME")
+    if static is not None and plain["to"] == "peft":
+        raise UserError("static= is for to=hf, which merges the experts; to=peft keeps each: leave static= out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out} is there already: give another folder, or remove it")
+    if plain["to"] == "peft":
+        import_peft()
+
+
+def _check_adapter(plain: dict[str, Any], run: dict[str, Any], recipe: Recipe) -> None:
+    """Refuse what cannot be exported before a model is loaded."""
+    if plain["to"] == "peft" and isinstance(recipe.adapter, NoAdapter):
+        raise UserError(f"{plain['run']} has no adapter, so there is nothing for PEFT: use to=hf")
+    static = plain["static"]
+    if static is not None and static.startswith(BY_DOMAIN):
+        name, known = static.removeprefix(BY_DOMAIN), domains_of(run)
+        if name not in known:
+            raise UserError(f"static={static}: {name!r} is no domain of the run's data: it has {', '.join(known)}")
+
+
+def _to_hf(job: Job, plain: dict[str, Any]) -> None:
+    start = _start_logits(job.recipe) if isinstance(job.recipe.adapter, NoAdapter) else None
+    assembled = restore_exactly(job.checkpoint, job.recipe)
+    processor, prompt, static = processor_of(assembled), probes_of(assembled)[0].text, None
+    if gated(assembled.model):
+        static = _hold(job, plain, assembled)
+    elif plain["static"] is not None:
+        raise UserError("static= is for a mixture that depends on the input, and this run's does not: leave it out")
+    mixings = static.mixings if static else {}
+    comparison = export_merged(assembled, processor, job.partial, job.dtype, mixings, start)
+    _show([comparison], job.console)
+    card = card_of(job.checkpoint, job.run, job.recipe, "hf", prompt, [comparison])
+    if static is not None:
+        card = replace(card, static=static.words, costs=static.costs)
+    card.write(job.partial, job.out)
+
+
+def _to_peft(job: Job) -> None:
+    assembled = restore_exactly(job.checkpoint, job.recipe)
+    model = assembled.model
+    if not all(has_experts(wide) for wide in gated(model).values()):
+        raise UserError(
+            f"the factors of {job.recipe.adapter.method} are paired anew for each example, so none is a LoRA alone: "
+            "export to=hf with static=by_domain=NAME, or use the run itself"
+        )
+    published = _published_base(job.checkpoint, job.recipe)
+    processor, prompt = processor_of(assembled), probes_of(assembled)[0].text
+    adapters = [folder_of(name) for name in expert_names(model)] or [""]
+    base = published or str(job.out / BASE)
+    comparisons = export_peft(assembled, processor, job.partial, job.dtype, base, published is not None)
+    _show(comparisons, job.console)
+    card = card_of(job.checkpoint, job.run, job.recipe, "peft", prompt, comparisons)
+    replace(card, base_folder=published or BASE, adapters=adapters).write(job.partial, job.out)
+
+
+def restore_exactly(checkpoint: Path, recipe: Recipe) -> Assembled:
+    """A run's model in fp32: the base as it was rounded for training, what was trained from its fp32 masters."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    attention = "auto" if recipe.attn_implementation == "flash_attention_2" else recipe.attn_implementation
+    bare = new_model(replace(recipe, adapter=NoAdapter(), attn_implementation=attention), torch.device("cpu"))
+    nn.Module.to(bare.model, torch.float32)
+    load_lineage(bare.model, checkpoint)
+    if not isinstance(recipe.adapter, NoAdapter):
+        bare = replace(bare, attached=load_adapter(bare.model, checkpoint / "adapter"), has_adapter=True)
+    nn.Module.to(bare.model, device).eval()
+    return bare
+
+
+def _start_logits(recipe: Recipe) -> list[Tensor]:
+    """What the model computed before it was trained, for a run without an adapter."""
+    assembled = new_model(recipe, torch.device("cpu"))
+    nn.Module.to(assembled.model, torch.float32).eval()
+    return our_logits(assembled, probes_of(assembled))
+
+
+def _published_base(checkpoint: Path, recipe: Recipe) -> str | None:
+    """The checkpoint that a run's adapter fits as it was published; none where the base was assembled or trained."""
+    was_trained = any((one / "model" / "base.safetensors").is_file() for one in lineage(checkpoint))
+    return recipe.architecture.path if isinstance(recipe.architecture, FromCheckpoint) and not was_trained else None
+
+
+def _hold(job: Job, plain: dict[str, Any], assembled: Assembled) -> Static:
+    """Hold a mixture constant as asked, and measure what that costs.
+
+    Raises:
+        UserError: it was not asked for.
+    """
+    static, model, console = plain["static"], assembled.model, job.console
+    method = assembled.attached.config.method
+    if static is None:
+        raise UserError(
+            f"{method} mixes by the input, so no one set of weights computes it: add static=uniform or "
+            f"static=by_domain=NAME ({', '.join(domains_of(job.run))}), which prints what that costs, or export to=peft"
+        )
+    if static == "uniform" and not all(has_experts(wide) for wide in gated(model).values()):
+        raise UserError(
+            f"static=uniform: {method} pairs factors, which have no weights to even out: use by_domain=NAME"
+        )
+    held_out = open_held_out(job.run, assembled, plain["split"], plain["limit"], plain["seed"])
+    for note in held_out.notes:
+        console.print(note, highlight=False, markup=False)
+    if static == "uniform":
+        words, mixings = "each expert by 1/K", all_alike(model)
+    else:
+        domain = static.removeprefix(BY_DOMAIN)
+        words, mixings = (
+            f"each layer's mean over the tokens of {domain}",
+            mean_mixings(assembled, held_out.rows[domain]),
+        )
+        _show_shares(model, mixings, console)
+    costs = static_costs(assembled, held_out.rows, mixings)
+    console.print(f"held-out loss, nats per supervised token, with {words}:", highlight=False, markup=False)
+    console.print(cost_table(costs), highlight=False, markup=False)
+    return Static(words, mixings, costs)
+
+
+def _show_shares(model: nn.Module, mixings: dict[str, Tensor], console: Console) -> None:
+    """A line for each block whose linears share their weights."""
+    shown: dict[str, str] = {}
+    for name, wide in gated(model).items():
+        if has_experts(wide):
+            shares = " ".join(f"{share:.3f}" for share in expert_shares(wide, mixings[name]).values())
+            shown.setdefault(name.rpartition(".")[0], shares)
+    for block, shares in shown.items():
+        console.print(f"  {block}: {shares}", highlight=False, markup=False)
+
+
+def _show(comparisons: Sequence[Comparison], console: Console) -> None:
+    for comparison in comparisons:
+        console.print(comparison.line, highlight=False, markup=False)
+
+
+@contextmanager
+def _written_whole(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place when all went well, and is gone when it did not."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -1,0 +1,157 @@
+"""What an export reads of a run beside its weights: held-out records, and the facts of its model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava_moe.adapters import NoAdapter
+from llava_moe.assemble import Assembled, Recipe
+from llava_moe.commands.settings import cache_folder, mixture_of
+from llava_moe.data.batch import Batch, collate
+from llava_moe.data.conversation import BadRecord
+from llava_moe.data.encode import Encoder, Example
+from llava_moe.data.source import Records, Source, open_records
+from llava_moe.errors import UserError
+from llava_moe.eval.files import read_result
+from llava_moe.eval.table import markdown_tables
+from llava_moe.export.card import Card, DomainData
+from llava_moe.export.proof import Comparison
+from llava_moe.model import Architecture, FromCheckpoint, FromParts
+from llava_moe.train.state import RunState
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Packed rows of each domain, and what a reader must know of them."""
+
+    rows: dict[str, list[Batch]]
+    notes: tuple[str, ...]
+
+
+def domains_of(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """The domains of a run's data."""
+    return mixture_of(run).domains
+
+
+def open_held_out(run: Mapping[str, Any], assembled: Assembled, split: str, limit: int, seed: int) -> HeldOut:
+    """Encode up to ``limit`` records of each domain, of the split that the run did not train on where there is one.
+
+    Raises:
+        UserError: a file is gone, or no record of a domain can be read.
+    """
+    mixture, length = mixture_of(run), run["train"]["tokens_per_micro_batch"]
+    examples: dict[str, list[Example]] = {domain: [] for domain in mixture.domains}
+    notes = []
+    for source in mixture.sources:
+        share = -(-limit // sum(other.domain == source.domain for other in mixture.sources))
+        held_out = source if source.split is None else replace(source, split=split)
+        if held_out.split == source.split:
+            notes.append(f"{source.name}: no held-out split, so its training records are measured")
+        records = open_records(held_out, cache_folder())
+        examples[source.domain] += _sample(records, held_out, assembled.encoder, share, seed, mixture.domains)
+    rows = {}
+    for domain, found in examples.items():
+        if not found:
+            raise UserError(f"no record of {domain} can be read: static= has nothing to measure")
+        rows[domain] = _packed(found, max(length, *(len(example.input_ids) for example in found)), assembled.encoder)
+        notes.append(
+            f"{domain}: {len(found)} records, {sum(row.supervised_tokens for row in rows[domain]):,} answer tokens"
+        )
+    return HeldOut(rows, tuple(notes))
+
+
+def _sample(
+    records: Records, source: Source, encoder: Encoder, limit: int, seed: int, domains: Sequence[str]
+) -> list[Example]:
+    order = np.random.default_rng(seed).permutation(len(records))
+    examples: list[Example] = []
+    for row in order.tolist():
+        if len(examples) == limit:
+            break
+        try:
+            examples.append(encoder.encode(records[row], source.images, domains.index(source.domain)))
+        except BadRecord:
+            continue  # training would have left it out too
+    return examples
+
+
+def _packed(examples: Sequence[Example], length: int, encoder: Encoder) -> list[Batch]:
+    rows: list[list[Example]] = []
+    room = 0
+    for example in examples:
+        if not rows or len(example.input_ids) > room:
+            rows.append([])
+            room = length
+        rows[-1].append(example)
+        room -= len(example.input_ids)
+    return [collate(row, range(len(row)), None, encoder.pad_token_id) for row in rows]
+
+
+def card_of(
+    checkpoint: Path,
+    run: Mapping[str, Any],
+    recipe: Recipe,
+    form: str,
+    prompt: str,
+    comparisons: Sequence[Comparison],
+) -> Card:
+    """The card of a run's export."""
+    folder = checkpoint.parent.parent
+    has_adapter = not isinstance(recipe.adapter, NoAdapter)
+    base, hub_base = _base_in_words(recipe.architecture)
+    return Card(
+        name=folder.name,
+        form=form,
+        base=base,
+        hub_base=hub_base,
+        method=recipe.adapter.method,
+        settings=asdict(recipe.adapter) if has_adapter else {},
+        steps=RunState.read(checkpoint / "state.json").step,
+        data=_data_seen(folder, run),
+        prompt=prompt,
+        comparisons=comparisons,
+        scores=_scores(folder),
+    )
+
+
+def _base_in_words(architecture: Architecture) -> tuple[str, str | None]:
+    if isinstance(architecture, FromCheckpoint):
+        hub = None if Path(architecture.path).expanduser().exists() else architecture.path
+        return f"`{architecture.path}`", hub
+    if isinstance(architecture, FromParts):
+        language = architecture.language_model
+        hub = None if language.startswith("embedded:") or Path(language).expanduser().exists() else language
+        return f"Vision tower `{architecture.vision_tower}`, language model `{language}`, joined by a projector.", hub
+    return "Random weights of a given shape: a test's, of no use for answers.", None
+
+
+def _data_seen(folder: Path, run: Mapping[str, Any]) -> list[DomainData]:
+    """Samples and supervised tokens of each domain, summed over the run's log."""
+    totals: dict[str, list[int]] = {domain: [0, 0] for domain in domains_of(run)}
+    log = folder / "log.jsonl"
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
+        for domain, seen in json.loads(line).get("domains", {}).items():
+            total = totals.setdefault(domain, [0, 0])
+            total[0] += seen["samples"]
+            total[1] += seen["supervised_tokens"]
+    sources = mixture_of(run).sources
+    return [
+        DomainData(domain, tuple(source.name for source in sources if source.domain == domain), *total)
+        for domain, total in totals.items()
+    ]
+
+
+def _scores(folder: Path) -> list[str]:
+    """The tables of a run's evaluations, its own or those of the experiment that it is a stage of."""
+    for place in (folder, folder.parent):
+        results = place / "eval" / "results.json"
+        if results.is_file():
+            found = [read_result(place, name) for name in json.loads(results.read_text(encoding="utf-8"))]
+            return [markdown_tables(result) for result in found if result is not None]
+    return []

@@ -1,0 +1,209 @@
+"""``llava-moe export`` through the real command line, on runs that were really trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from llava_moe import load_run
+from llava_moe.cli import run
+
+TRAINED = {
+    "lora": ["adapter=lora"],
+    "llava_mole": ["adapter=llava_mole", "adapter.r=4"],
+    "one_expert": ["adapter=llava_mole", "adapter.num_experts=1"],
+    "none": ["adapter=none"],
+    "pretrain": ["exp=pretrain_llava_558k"],
+    "untrained": ["adapter=lora", "stage.demo.learning_rates.adapter=0.0", "train.max_steps=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that gives the folder of a tiny run of this name, trained once."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def train(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            # A rate at which a few steps move the logits.
+            rate = "stage.demo.learning_rates.adapter=0.01"
+            words = [*words_for_tiny, *([] if name in ("none", "pretrain") else [rate]), *TRAINED[name]]
+            if name == "pretrain":  # captions are the demo's
+                words = [word for word in words if not word.startswith(("data=", "path=", "images="))]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("LLAVA_MOE_CACHE", str(root / "cache"))
+                patch.chdir(root)
+                assert run(["train", *words, f"out={folder}"]) == 0
+        return folder
+
+    return train
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+QUESTION = "USER: <image>\nWhat colour is the square? ASSISTANT:"
+PICTURES = {"square": Image.new("RGB", (40, 40), (30, 30, 220)), "wide": Image.new("RGB", (90, 33), (220, 30, 30))}
+
+
+@torch.no_grad()
+def answers(model, processor, num_tokens: int = 8) -> dict[str, list[int]]:
+    found = {}
+    for name, picture in PICTURES.items():
+        inputs = processor(images=picture, text=QUESTION, return_tensors="pt").to(model.dtype)
+        tokens = model.generate(**inputs, max_new_tokens=num_tokens, min_new_tokens=num_tokens, do_sample=False)
+        found[name] = tokens[0, inputs["input_ids"].shape[1] :].tolist()
+    return found
+
+
+@pytest.mark.parametrize("name", ["lora", "one_expert", "none", "pretrain"])
+def test_merged_run_answers_the_same_words_under_plain_transformers(
+    trained: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert run(["export", f"run={trained(name)}", "to=hf", f"out={tmp_path / 'merged'}"]) == 0
+    assert re.search(r"merged model: logits differ by at most \d\.\d+e[-+]\d+ from ours", capsys.readouterr().out)
+    model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "merged").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "merged")
+    assert type(model) is LlavaForConditionalGeneration
+    assert answers(model, processor) == answers(*load_run(trained(name)))
+
+
+def test_plain_lora_is_one_folder_that_peft_loads_with_the_projector(
+    trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert run(["export", f"run={trained('lora')}", "to=peft", f"out={tmp_path / 'it'}"]) == 0
+    base = LlavaForConditionalGeneration.from_pretrained(tmp_path / "it" / "base")
+    with torch.no_grad():
+        base.model.multi_modal_projector.linear_1.weight.zero_()  # the folder carries its own
+    model = PeftModel.from_pretrained(base, tmp_path / "it").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "it")
+    assert answers(model, processor) == answers(*load_run(trained("lora")))
+    settings = json.loads((tmp_path / "it" / "adapter_config.json").read_text())
+    assert settings["modules_to_save"] == ["multi_modal_projector"]
+    assert settings["base_model_name_or_path"] == str(tmp_path / "it" / "base")
+
+
+def test_each_expert_becomes_a_folder_and_the_router_stands_beside_them(
+    trained: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", f"run={trained('llava_mole')}", "to=peft", f"out={tmp_path / 'it'}"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "logits differ" in line]
+    assert [line.split()[0] for line in lines] == ["expert-0", "expert-1", "expert-2"]
+    router = load_file(tmp_path / "it" / "router.safetensors")
+    assert sorted(router) == [
+        f"language_model.layers.{layer}.mlp.router.{part}" for layer in (0, 1) for part in ("bias", "weight")
+    ]
+    facts = json.loads((tmp_path / "it" / "router.json").read_text())
+    assert facts["experts"] == {f"experts.{k}": f"expert-{k}" for k in range(3)}
+    assert facts["settings"]["router"] == "straight_through"
+    first, second = (load_file(tmp_path / "it" / f"expert-{k}" / "adapter_model.safetensors") for k in (0, 1))
+    assert first.keys() == second.keys()
+    same = {name for name in first if torch.equal(first[name], second[name])}
+    assert all(("mlp" not in name) == (name in same) for name in first)
+
+
+def test_mixture_that_depends_on_the_input_is_merged_only_when_asked_to_hold_it(
+    trained: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", f"run={trained('llava_mole')}", "to=hf", f"out={tmp_path / 'it'}"]
+    capfd.readouterr()
+    assert run(words) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and "static=uniform" in error and "by_domain=NAME (mine)" in error
+    assert not (tmp_path / "it").exists() and not list(tmp_path.glob(".it*"))
+
+
+@pytest.mark.parametrize("static", ["uniform", "by_domain=mine"])
+def test_mixture_held_constant_prints_what_it_costs(
+    trained: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], static: str
+) -> None:
+    words = ["export", f"run={trained('llava_mole')}", "to=hf", f"out={tmp_path / 'it'}", f"static={static}"]
+    assert run([*words, "limit=24"]) == 0
+    out = capsys.readouterr().out
+    row = re.search(r"\| mine \| (\S+) \| (\S+) \| (\S+) \| (\d+) \|", out)
+    assert row, out
+    routed, held, cost = (float(row[i]) for i in (1, 2, 3))
+    assert abs(held - routed - cost) < 2e-4 and held != routed
+    assert "no held-out split" in out  # one's own data has none, and that is said
+    card = (tmp_path / "it" / "README.md").read_text()
+    assert row[0] in card and "held constant" in card
+
+
+@pytest.mark.parametrize("to", ["hf", "peft"])
+def test_the_commands_of_the_card_load_the_export(trained: Callable[[str], Path], tmp_path: Path, to: str) -> None:
+    assert run(["export", f"run={trained('lora')}", f"to={to}", f"out={tmp_path / 'an export'}"]) == 0
+    card = (tmp_path / "an export" / "README.md").read_text()
+    PICTURES["wide"].save(tmp_path / "picture.png")
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    for word in ("| mine | mine |", "6 optimizer steps", "| `lora_alpha` | `64` |", "library_name", "## Licences"):
+        assert word in card, word
+
+
+def test_run_whose_adapter_was_never_trained_is_refused(
+    trained: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for to in ("hf", "peft"):
+        capfd.readouterr()
+        assert run(["export", f"run={trained('untrained')}", f"to={to}", f"out={tmp_path / 'it'}"]) == 2
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1 and "equal the base model's" in error
+        assert not (tmp_path / "it").exists()
+
+
+def test_bfloat16_export_is_written_and_compared(
+    trained: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", f"run={trained('lora')}", "to=hf", f"out={tmp_path / 'it'}", "dtype=bf16"]) == 0
+    assert {tensor.dtype for tensor in load_file(tmp_path / "it" / "model.safetensors").values()} == {torch.bfloat16}
+    assert LlavaForConditionalGeneration.from_pretrained(tmp_path / "it").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("lora", ["to=onnx", "out=it"], "to=onnx: give hf or peft"),
+        ("lora", ["out=it"], "export needs to="),
+        ("lora", ["to=hf"], "export needs out="),
+        ("lora", ["to=hf", "out=it", "static=some"], "static=uniform or static=by_domain=NAME"),
+        ("lora", ["to=hf", "out=it", "static=uniform"], "does not: leave it out"),
+        ("lora", ["to=hf", "out=it", "static=by_domain=law"], "'law' is no domain of the run's data: it has mine"),
+        ("llava_mole", ["to=peft", "out=it", "static=uniform"], "leave static= out"),
+        ("none", ["to=peft", "out=it"], "no adapter"),
+        ("lora", ["to=hf", "out=full"], "out=full is there already"),
+        ("lora", ["to=hf", "out=it", "stati=uniform"], "did you mean static"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_one_line(
+    trained: Callable[[str], Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    words: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    folder = trained(name)
+    capfd.readouterr()
+    assert run(["export", f"run={folder}", *words]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and message in error, error
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["full"]
