@@ -47,7 +47,7 @@ class Segments:
         self._num_segments: int | None = None
         self._bins: tuple[Tensor, Tensor] | None = None
         self._pooled: tuple[weakref.ref[Tensor], Tensor] | None = None
-        self._tokens: weakref.ref[Tensor] | None = None
+        self._last_call: weakref.ref[Tensor] | None = None
         self._conversation: Tensor | None = None
         self._pools = False
         self._told_is_text: Tensor | None = None
@@ -101,6 +101,7 @@ class Segments:
         self._examples, self._num_segments, self._bins, self._pooled = None, None, None, None
         if self.reads_text:
             self._read_text(module, tokens)
+        self._last_call = weakref.ref(tokens)
         self._follow_conversation(tokens)
 
     def _read_text(self, language_model: Any, tokens: Tensor) -> None:
@@ -193,8 +194,8 @@ class Segments:
         """Mean of ``x_BTD`` over each example's prompt: [S, D], fp32 or wider; 0 for an example without a prompt."""
         if not self._pools:
             self._pools = True
-            # Only now is it known that conversations matter: the prompt of this one was not remembered yet.
-            tokens = self._tokens() if self._tokens is not None else None
+            # Only now is it known that conversations matter: this one's prompt was not remembered yet.
+            tokens = None if self._last_call is None else self._last_call()
             if tokens is not None:
                 self._follow_conversation(tokens)
         if self._pooled is not None and self._pooled[0]() is x_BTD:
