@@ -178,6 +178,30 @@ def test_other_adapters_train_by_one_word(adapter: str, tiny_words: list[str], t
     assert "experts" not in records[0]
 
 
+def test_mixlora_trains_by_one_word_and_answers(tiny_words: list[str], tmp_path: Path) -> None:
+    from llava_moe import load_run
+
+    words = [*tiny_words, f"out={tmp_path / 'run'}", "adapter=mixlora", "adapter.lora_dropout=0.0"]
+    assert run(["train", *words]) == 0
+    records = records_of(tmp_path / "run")
+    assert records[-1]["loss"] < records[0]["loss"]
+    for layer in records[0]["experts"].values():
+        for shares in layer.values():
+            assert len(shares["share"]) == 16 and sum(shares["share"]) == pytest.approx(1, abs=1e-5)
+            # Some of 16 factors serve; with 4 for each linear's choice none serves more than a quarter of the time.
+            assert 0 < max(shares["share"]) <= 0.25
+    tensors = tensors_of(tmp_path / "run")
+    start = "adapter/adapter_model.safetensors:language_model.layers.0.mlp.up_proj"
+    assert {"gate.ifs_A", "gate.cfs", "factors.15.lora_B.weight"} <= {
+        name.removeprefix(f"{start}.") for name in tensors if name.startswith(start)
+    }
+    model, processor = load_run(tmp_path / "run")
+    text = "USER: <image>\nWhat colour is the square? ASSISTANT:"
+    inputs = processor(images=Image.new("RGB", (60, 40), (220, 30, 30)), text=text, return_tensors="pt")
+    tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert tokens.shape[1] > inputs["input_ids"].shape[1]
+
+
 def test_load_run_gives_back_the_trained_model(tiny_words: list[str], tmp_path: Path) -> None:
     import torch
 
