@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from llava_moe.adapters import Attached, LlavaMole, Lora, attach
+from llava_moe.adapters import Attached, LlavaMole, Lora, attach, load_adapter
 from llava_moe.adapters.router import ROUTER_MODES
 from llava_moe.errors import UserError
 
@@ -29,7 +30,9 @@ def expert_linear(wide: Any, x_D: Tensor, weights_K: Tensor) -> Tensor:
     y_O = wide.base.weight @ x_D
     rank = wide.width // len(weights_K)
     for k, weight in enumerate(weights_K):
-        a_rD, b_Or = wide.lora_A[k * rank : (k + 1) * rank], wide.lora_B[:, k * rank : (k + 1) * rank]
+        b_Or = wide.lora_B[:, k * rank : (k + 1) * rank]
+        is_shared = wide.lora_A.shape[0] == rank
+        a_rD = wide.lora_A if is_shared else wide.lora_A[k * rank : (k + 1) * rank]
         y_O = y_O + wide.scale * weight * (b_Or @ (a_rD @ x_D))
     return y_O
 
@@ -52,13 +55,19 @@ def loop_block(mlp: Any, x_BTD: Tensor, mode: str) -> Tensor:
     return torch.stack(rows).view_as(x_BTD)
 
 
-@pytest.mark.parametrize("mode", ROUTER_MODES)
+FORMS = {"masked": {"dispatch": "masked"}, "sorted": {"dispatch": "sorted"}, "shared_A": {"shared_A": True}}
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"), [(mode, form) for mode in ROUTER_MODES for form in FORMS if (mode, form) != ("dense", "sorted")]
+)
 @pytest.mark.parametrize(("num_experts", "r", "length"), [(2, 1, 1), (3, 5, 17), (4, 2, 9)])
 def test_block_and_all_gradients_equal_the_loop(
-    build_llama: Build, mode: str, num_experts: int, r: int, length: int
+    build_llama: Build, mode: str, form: str, num_experts: int, r: int, length: int
 ) -> None:
     model = build_llama().double()
-    attached = attach(model, LlavaMole(num_experts=num_experts, r=r, lora_alpha=3 * r, router=mode))
+    config = LlavaMole(num_experts=num_experts, r=r, lora_alpha=3 * r, router=mode, **FORMS[form])
+    attached = attach(model, config)
     mlp = model.model.layers[0].mlp
     # fp64 weights make the router compute in fp64; in use they stay fp32.
     mlp.router.weight, mlp.router.bias = (nn.Parameter(p.double()) for p in (mlp.router.weight, mlp.router.bias))
@@ -278,3 +287,73 @@ def test_experts_can_be_given_to_some_linears_only(build_llama: Build) -> None:
     assert {name.split(".")[3] for name in attached.state_dict() if "experts" in name} == {"down_proj"}
     with pytest.raises(UserError, match="expert_modules"):
         attach(build_llama(), LlavaMole(r=4, target_modules=["q_proj"], expert_modules=["down_proj"]))
+
+
+def test_tokens_are_sorted_where_the_bank_is_wide_and_one_expert_is_chosen(build_llama: Build) -> None:
+    def sorts(**settings: Any) -> list[bool]:
+        model = build_llama()
+        attach(model, LlavaMole(**settings))
+        return [layer.mlp.router.is_sorted for layer in model.model.layers]
+
+    assert sorts(num_experts=4, r=64) == [False, False]
+    assert sorts(num_experts=4, r=65) == [True, True]
+    assert sorts(num_experts=(4, 2), r=65) == [True, False]
+    assert sorts(num_experts=4, r=65, router="dense") == [False, False]
+    assert sorts(num_experts=4, r=65, shared_A=True) == [False, False]
+    assert sorts(num_experts=4, r=65, dispatch="masked") == [False, False]
+    assert sorts(num_experts=2, r=1, dispatch="sorted") == [True, True]
+
+
+@pytest.mark.parametrize("settings", [{"router": "dense"}, {"shared_A": True}])
+def test_sorting_is_refused_where_a_token_does_not_visit_one_expert(settings: Any) -> None:
+    with pytest.raises(UserError, match=r"dispatch=sorted needs"):
+        LlavaMole(dispatch="sorted", **settings)
+
+
+def test_experts_of_a_linear_can_share_one_a(build_llama: Build) -> None:
+    attached = attach(build_llama(), LlavaMole(num_experts=3, r=4, shared_A=True))
+    shapes = {name: tuple(tensor.shape) for name, tensor in attached.state_dict().items() if "layers.0.mlp.up" in name}
+    up = "layers.0.mlp.up_proj"
+    assert shapes == {f"{up}.shared.lora_A.weight": (4, 32)} | {
+        f"{up}.experts.{k}.lora_B.weight": (56, 4) for k in range(3)
+    }
+
+
+def test_layers_can_have_their_own_number_of_experts(build_llama: Build, tmp_path: Path) -> None:
+    model = build_llama()
+    attached = attach(model, LlavaMole(num_experts=(2, 4), r=3))
+    randomise(attached)
+    logits = model(**sample()).logits
+    routings = attached.routings()
+    assert [routing.probs_BTK.shape[-1] for routing in routings.values()] == [2, 4]
+    totals = attached.expert_totals(torch.zeros(1, 24, dtype=torch.long), 1)
+    assert totals.num_experts == (2, 4) and totals.tokens.shape == (2, 1, 4)
+    assert totals.tokens.sum(-1).flatten().tolist() == [24, 24] and not totals.tokens[0, :, 2:].any()
+    assert float(attached.auxiliary_loss()) > 0
+    attached.save(tmp_path)
+    again = build_llama()
+    assert load_adapter(again, tmp_path).config.num_experts == (2, 4)
+    assert torch.equal(again(**sample()).logits, logits)
+
+
+def test_layers_left_out_get_plain_lora_and_no_router(build_llama: Build) -> None:
+    attached = attach(build_llama(), LlavaMole(num_experts=3, r=4, expert_layers=[1]))
+    names = list(attached.state_dict())
+    assert "layers.0.mlp.up_proj.lora_A.weight" in names and "layers.1.mlp.up_proj.experts.2.lora_A.weight" in names
+    assert [name for name in names if "router" in name] == ["layers.1.mlp.router.weight", "layers.1.mlp.router.bias"]
+    one = attach(build_llama(), LlavaMole(num_experts=(1, 3), r=4))
+    assert [name for name in one.state_dict() if "router" in name] == [name for name in names if "router" in name]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_experts": (2, 2, 2)}, "lists 3 layers, the model has 2"),
+        ({"expert_layers": [2]}, "layers from 0 to 1"),
+        ({"expert_layers": []}, "layers from 0 to 1"),
+        ({"num_experts": (2, 3), "load_balance": "pooled"}, "use per_layer"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(build_llama: Build, settings: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        attach(build_llama(), LlavaMole(**({"r": 2} | settings)))
