@@ -6,31 +6,31 @@ Nothing is unpickled but tensors (``weights_only=True``). Layouts: forwchen/LLaV
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from llava_moe.adapters.adapter import Method
 from llava_moe.adapters.body import MLP_LINEARS
 from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.lora import Lora
-from llava_moe.adapters.own_format import read_settings, refuse_nonfinite
+from llava_moe.adapters.mixlora import MixLora
+from llava_moe.adapters.own_format import read_settings
 from llava_moe.adapters.peft_format import plain_lora_settings
+from llava_moe.adapters.released_files import (
+    PROJECTOR,
+    as_two_layers,
+    check_complete,
+    check_projector,
+    projector_renaming,
+    rank_of,
+    read_torch_file,
+    translate,
+)
 from llava_moe.errors import UserError
-
-PROJECTOR = "model.multi_modal_projector"
-# (pattern of a released name, our name for it); the first that fits the whole name counts.
-Renaming = Sequence[tuple[str, str]]
-# (pattern, why such a tensor is left behind)
-Ignoring = Sequence[tuple[str, str]]
 
 OF_THE_BASE = "a weight of the base model, which comes from the base"
 OF_THE_TOWER = "the vision tower, which comes from the base"
@@ -78,7 +78,7 @@ def read_llava_mole(path: str | Path, lora_alpha: float | None = None, router: s
         (layer + r"\.self_attn\.\w+)\.(lora_[AB])(?:\.default)?\.weight", r"language_model.\1.\2.weight"),
         (layer + r"\.mlp)\.moe_(gate|up|down)\.(\d+)\.(lora_[AB])", r"language_model.\1.\2_proj.experts.\3.\4.weight"),
         (layer + r"\.mlp)\.router\.(weight|bias)", r"language_model.\1.router.\2"),
-        *_projector_renaming(r"in_adaptor\.projector"),
+        *projector_renaming(r"in_adaptor\.projector"),
     )
     ignoring = (
         (r"in_adaptor\.visual_(start|end)_token", NO_SUCH_TOKEN),
@@ -87,7 +87,7 @@ def read_llava_mole(path: str | Path, lora_alpha: float | None = None, router: s
         (r".*\.rotary_emb\.inv_freq", COMPUTED),
         (r"llm_model\.base_model\.model\.(model|lm_head)\.(?!.*(lora_|router|moe_)).*", OF_THE_BASE),
     )
-    adapter, projector, ignored = _translate(path, tensors, renaming, ignoring)
+    adapter, projector, ignored = translate(path, tensors, renaming, ignoring)
     num_experts = 1 + max(
         (int(found[1]) for name in adapter if (found := re.search(r"experts\.(\d+)\.", name))), default=-1
     )
@@ -96,7 +96,7 @@ def read_llava_mole(path: str | Path, lora_alpha: float | None = None, router: s
     attention = sorted({name.split(".")[4] for name in adapter if ".self_attn." in name})
     config = LlavaMole(
         num_experts=num_experts,
-        r=(rank := _rank_of(path, adapter)),
+        r=(rank := rank_of(path, adapter)),
         lora_alpha=2 * rank if lora_alpha is None else lora_alpha,
         lora_dropout=0.05,
         router=router,
@@ -117,8 +117,8 @@ def read_llava_mole(path: str | Path, lora_alpha: float | None = None, router: s
             ignored[name] = "a router over one expert"
     else:
         parts += ["mlp.router.weight", "mlp.router.bias"]
-    _check_complete(path, adapter, parts)
-    _check_projector(path, projector)
+    check_complete(path, adapter, parts)
+    check_projector(path, projector)
     return Released(config, adapter, projector, ignored)
 
 
@@ -142,99 +142,91 @@ def read_llava_lora(folder: str | Path) -> Released:
             "its checkpoint-N folders: take the folder of the finished run"
         )
     lora = ((r"base_model\.model\.model\.(layers\..*)\.(lora_[AB])\.weight", r"language_model.\1.\2.weight"),)
-    adapter, _, ignored = _translate(path, read_torch_file(path), lora, ())
-    renaming = _projector_renaming(r"(?:base_model\.model\.)?model\.mm_projector")
-    _, projector, more = _translate(others, read_torch_file(others), renaming, ((r".*\.inv_freq", COMPUTED),))
-    if (rank := _rank_of(path, adapter)) != config.r:
+    adapter, _, ignored = translate(path, read_torch_file(path), lora, ())
+    renaming = projector_renaming(r"(?:base_model\.model\.)?model\.mm_projector")
+    _, projector, more = translate(others, read_torch_file(others), renaming, ((r".*\.inv_freq", COMPUTED),))
+    if (rank := rank_of(path, adapter)) != config.r:
         raise UserError(f"{path} has rank {rank}, its adapter_config.json says {config.r}: the files are of two runs")
     blocks = {name: "mlp" if name in MLP_LINEARS else "self_attn" for name in config.target_modules}
     parts = [f"{block}.{name}.{side}.weight" for name, block in blocks.items() for side in ("lora_A", "lora_B")]
-    _check_complete(path, adapter, parts)
-    _check_projector(others, projector)
+    check_complete(path, adapter, parts)
+    check_projector(others, projector)
     return Released(config, adapter, projector, ignored | more)
 
 
-def read_torch_file(path: Path) -> dict[str, object]:
-    """Read a ``.safetensors`` file, or a torch file of nothing but tensors and plain containers.
+def read_mixlora(
+    path: str | Path, r: int | None = None, lora_alpha: float | None = None, lora_dropout: float = 0.05
+) -> Released:
+    """Read VT-NLP/MixLoRA's ``pytorch_model.bin``: the tensors of the whole model, base and vision tower among them.
+
+    Its settings lie in ``cmoa_args.bin``, a pickle that is not opened. The number of factors and whether the choice is
+    conditional are read off the tensors. The method comes back ``as_released``, whose forward pass is theirs.
+
+    A projector of one linear layer, as in LLaVA v1, is written as the two layers that Hugging Face's LLaVA has, which
+    compute the same: W x + b = W (gelu(x) - gelu(-x)) + b, since gelu(x) = x Phi(x).
+
+    Args:
+        r: ``n_selected``; needed where the choice is not conditional, else read off the shapes.
+        lora_alpha: ``None`` is 2 E, as the released scripts set it.
+        lora_dropout: of training.
 
     Raises:
-        UserError: it is not there, is damaged, or would run code of its own when opened.
+        UserError: the file holds anything but tensors, a tensor is missing, unknown or misshaped, or ``r`` is needed.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        # A whole model of 14 GB is read a tensor at a time; files older than torch 1.6 cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give the file that the authors released") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "not tensors"
-        raise UserError(f"{path} holds more than tensors, and nothing else is unpickled here ({reason})") from error
-    except (OSError, RuntimeError, EOFError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({(str(error) or 'empty').splitlines()[0]}); download it again") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name: give the released file")
-    return {str(name): value for name, value in content.items()}
-
-
-def _translate(
-    path: Path, tensors: Mapping[str, object], renaming: Renaming, ignoring: Ignoring
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
-    """Sort released tensors into (adapter, projector, reasons for those left behind)."""
-    adapter: dict[str, Tensor] = {}
-    projector: dict[str, Tensor] = {}
-    ignored: dict[str, str] = {}
-    unexpected: list[str] = []
-    for released, tensor in tensors.items():
-        name = next(
-            (found.expand(ours) for pattern, ours in renaming if (found := re.fullmatch(pattern, released))), None
-        )
-        reason = next((reason for pattern, reason in ignoring if re.fullmatch(pattern, released)), None)
-        if name is not None and isinstance(tensor, Tensor):
-            (projector if name.startswith(PROJECTOR) else adapter)[name] = tensor
-        elif name is None and reason is not None:
-            ignored[released] = reason
-        else:
-            unexpected.append(released)
-    if unexpected:
-        raise UserError(f"{path}: unexpected {_some(sorted(unexpected))}; this is not a file of the released format")
-    refuse_nonfinite(path, adapter | projector)
-    return adapter, projector, ignored
-
-
-def _projector_renaming(prefix: str) -> Renaming:
-    """``nn.Sequential(Linear, GELU, Linear)`` in Hugging Face's names."""
-    return (
-        (prefix + r"\.0\.(weight|bias)", PROJECTOR + r".linear_1.\1"),
-        (prefix + r"\.2\.(weight|bias)", PROJECTOR + r".linear_2.\1"),
+    path = Path(path)
+    linear = r"base_model\.model\.model\.(layers\.\d+\.(?:self_attn|mlp)\.\w+)"
+    renaming = (
+        (linear + r"\.(lora_[AB])\.default\.(\d+)", r"language_model.\1.factors.\3.\2.weight"),
+        (linear + r"\.cmoa_selector\.lora([AB])_selector\.weight", r"language_model.\1.gate.ifs_\2"),
+        (linear + r"\.cmoa_loarB_extra_selector\.loraB_selector\.weight", r"language_model.\1.gate.ifs_B"),
+        (linear + r"\.cmoa_loarB_extra_selector\.loraA_param2loraB_selector\.weight", r"language_model.\1.gate.cfs"),
+        (r"base_model\.model\.model\.mm_projector\.(weight|bias)", PROJECTOR + r".\1"),
+        *projector_renaming(r"base_model\.model\.model\.mm_projector"),
     )
+    ignoring = (
+        (r"base_model\.model\.model\.vision_tower\..*", OF_THE_TOWER),
+        (r".*\.rotary_emb\.inv_freq", COMPUTED),
+        (r"base_model\.model\.(lm_head|model\.(embed_tokens|norm|layers))\.(?!.*(lora_|cmoa_)).*", OF_THE_BASE),
+    )
+    adapter, projector, ignored = translate(path, read_torch_file(path), renaming, ignoring)
+    factors = {int(found[1]) for name in adapter if (found := re.search(r"\.factors\.(\d+)\.", name))}
+    if not factors:
+        raise UserError(f"{path} is not a MixLoRA checkpoint: it has no factor (lora_A.default.0)")
+    num_factors, conditional = max(factors) + 1, any(name.endswith(".cfs") for name in adapter)
+    adapter = {name: tensor.t() if name.endswith("lora_B.weight") else tensor for name, tensor in adapter.items()}
+    if rank_of(path, adapter) != 1:
+        raise UserError(f"{path}: its factors are not of rank 1: mixtures that start at a later layer are not read")
+    r = _split_cfs(path, adapter, num_factors, r)
+    linears = sorted({tuple(name.split(".")[3:5]) for name in adapter})
+    config = MixLora(
+        num_factors=num_factors,
+        r=r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        conditional=conditional,
+        target_modules=tuple(leaf for _, leaf in linears),
+        as_released=True,
+    )
+    of_each = [f"factors.{e}.{side}.weight" for e in range(num_factors) for side in ("lora_A", "lora_B")]
+    of_each += ["gate.ifs_A", "gate.ifs_B", *(["gate.cfs"] if conditional else [])]
+    check_complete(path, adapter, [f"{block}.{leaf}.{part}" for block, leaf in linears for part in of_each])
+    if f"{PROJECTOR}.weight" in projector:
+        projector = as_two_layers(path, projector)
+    check_projector(path, projector)
+    return Released(config, adapter, projector, ignored)
 
 
-def _rank_of(path: Path, adapter: Mapping[str, Tensor]) -> int:
-    ranks = {tensor.shape[0] for name, tensor in adapter.items() if name.endswith("lora_A.weight")}
-    ranks |= {tensor.shape[1] for name, tensor in adapter.items() if name.endswith("lora_B.weight")}
-    if len(ranks) != 1:
-        raise UserError(
-            f"{path} has {'no LoRA' if not ranks else f'LoRAs of ranks {sorted(ranks)}'}; one rank is needed"
-        )
-    return ranks.pop()
-
-
-def _check_complete(path: Path, adapter: Mapping[str, Tensor], parts: Sequence[str]) -> None:
-    """Every layer up to the last has every part, and nothing else."""
-    layers = {int(found[1]) for name in adapter if (found := re.match(r"language_model\.layers\.(\d+)\.", name))}
-    wanted = {f"language_model.layers.{layer}.{part}" for layer in range(max(layers, default=0) + 1) for part in parts}
-    missing, unexpected = sorted(wanted - adapter.keys()), sorted(adapter.keys() - wanted)
-    named = {"missing": missing, "unexpected": unexpected}
-    faults = [f"{fault} {_some(names)}" for fault, names in named.items() if names]
-    if faults:
-        raise UserError(f"{path} is not whole: {'; '.join(faults)}; download it again")
-
-
-def _check_projector(path: Path, projector: Mapping[str, Tensor]) -> None:
-    wanted = {f"{PROJECTOR}.linear_{number}.{part}" for number in (1, 2) for part in ("weight", "bias")}
-    if missing := sorted(wanted - projector.keys()):
-        raise UserError(f"{path} lacks the projector's {_some(missing)}: a two-layer one with biases is needed")
+def _split_cfs(path: Path, adapter: dict[str, Tensor], num_factors: int, r: int | None) -> int:
+    """Bring W_AB from [E, r D] to [r, E, D], in place, and say how many factors are chosen."""
+    for name in [name for name in adapter if name.endswith(".cfs")]:
+        width = adapter[name.replace("gate.cfs", "factors.0.lora_A.weight")].shape[1]
+        r = r or adapter[name].shape[1] // width
+        if adapter[name].shape != (num_factors, r * width):
+            raise UserError(f"{path}: {name} is {tuple(adapter[name].shape)}, not {num_factors} x ({r} x {width})")
+        adapter[name] = adapter[name].unflatten(1, (r, width)).transpose(0, 1)
+    if r is None:
+        raise UserError(f"{path}: its choice of B does not depend on A, so nothing tells how many are chosen: give r")
+    return r
 
 
 def _first_file(folder: Path, *names: str) -> Path:
@@ -242,8 +234,3 @@ def _first_file(folder: Path, *names: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(f"{folder} has no {' or '.join(names)}: give the folder of a LLaVA LoRA run")
-
-
-def _some(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
-from llava_moe.adapters import LlavaMole, Lora, attach
-from llava_moe.adapters.released import PROJECTOR, Released, read_llava_lora, read_llava_mole, read_torch_file
+from llava_moe.adapters import LlavaMole, Lora, MixLora, attach
+from llava_moe.adapters.released import Released, read_llava_lora, read_llava_mole, read_mixlora
+from llava_moe.adapters.released_files import PROJECTOR, read_torch_file
 from llava_moe.errors import UserError
 
 RANK, EXPERTS = 3, 2
@@ -260,6 +261,115 @@ def test_llava_files_of_two_runs_are_refused(build_llava: Any, tmp_path: Path) -
 def test_projector_names_are_those_of_hugging_face(build_llava: Any) -> None:
     names = {name for name, _ in build_llava().named_parameters() if "projector" in name}
     assert names == {f"{PROJECTOR}.linear_{n}.{part}" for n in (1, 2) for part in ("weight", "bias")}
+
+
+class CmoaLinear(nn.Linear):
+    """``cmoa_lora.py``'s Linear of VT-NLP/MixLoRA in evaluation: names, shapes and arithmetic."""
+
+    def __init__(self, old: nn.Linear, r: int, num_factors: int, conditional: bool) -> None:
+        super().__init__(old.in_features, old.out_features, bias=False)
+        self.weight, self.r, self.conditional = old.weight, r, conditional
+        rows = [nn.Parameter(torch.randn(1, old.in_features) * 0.3) for _ in range(num_factors)]
+        columns = [nn.Parameter(torch.randn(1, old.out_features) * 0.3) for _ in range(num_factors)]
+        self.lora_A = nn.ModuleDict({"default": nn.ParameterList(rows)})
+        self.lora_B = nn.ModuleDict({"default": nn.ParameterList(columns)})
+        self.scaling = 2 * num_factors / r
+        self.cmoa_selector = nn.Module()
+        self.cmoa_selector.loraA_selector = nn.Linear(old.in_features, num_factors, bias=False)
+        owner = self.cmoa_selector
+        if conditional:
+            owner = self.cmoa_loarB_extra_selector = nn.Module()
+            owner.loraA_param2loraB_selector = nn.Linear(r * old.in_features, num_factors, bias=False)
+        owner.loraB_selector = nn.Linear(old.in_features, num_factors, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.mean(dim=1)
+        chosen_A = self.cmoa_selector.loraA_selector(h).topk(self.r, -1).indices
+        lora_A = torch.cat(list(self.lora_A["default"]))[chosen_A]
+        if self.conditional:
+            extra = self.cmoa_loarB_extra_selector
+            weight = extra.loraA_param2loraB_selector.weight.unflatten(1, (self.r, -1)).permute(1, 2, 0)
+            of_A = torch.einsum("brd,rfe->bre", lora_A, weight).softmax(-1).sum(1)  # the release's own letters
+            scores = extra.loraB_selector(h).softmax(-1) + of_A.softmax(-1)
+        else:
+            scores = self.cmoa_selector.loraB_selector(h)
+        lora_B = torch.cat(list(self.lora_B["default"]))[scores.topk(self.r, -1).indices]
+        return F.linear(x, self.weight) + x @ (lora_A.transpose(1, 2) @ lora_B) * self.scaling
+
+
+FACTORS, CHOSEN = 6, 2
+
+
+class Named(nn.Module):
+    """A module of these children: the names that wrappers put in front of a state dict."""
+
+    def __init__(self, **children: nn.Module) -> None:
+        super().__init__()
+        for name, child in children.items():
+            self.add_module(name, child)
+
+
+def released_mixlora(build_llava: Any, conditional: bool) -> tuple[LlamaForCausalLM, dict[str, Tensor], nn.Linear]:
+    """The model, the tensors of its ``pytorch_model.bin``, and its linear projector."""
+    llava = build_llava()
+    language = LlamaForCausalLM(llava.config.text_config)
+    language.model, language.lm_head = llava.model.language_model, llava.lm_head
+    torch.manual_seed(7)
+    for layer in language.model.layers:
+        for block in (layer.self_attn, layer.mlp):
+            for name, linear in list(block.named_children()):
+                if isinstance(linear, nn.Linear):
+                    setattr(block, name, CmoaLinear(linear, CHOSEN, FACTORS, conditional))
+    language.model.vision_tower = Named(vision_tower=llava.model.vision_tower)
+    language.model.mm_projector = nn.Linear(16, 32)
+    whole = Named(base_model=Named(model=language))
+    tensors = dict(whole.state_dict())
+    tensors["base_model.model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    return language.eval(), tensors, language.model.mm_projector
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("conditional", [True, False])
+def test_released_mixlora_computes_the_same_logits_here(build_llava: Any, tmp_path: Path, conditional: bool) -> None:
+    theirs, tensors, projector = released_mixlora(build_llava, conditional)
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    released = read_mixlora(tmp_path / "pytorch_model.bin", r=None if conditional else CHOSEN)
+    config = released.config
+    assert isinstance(config, MixLora) and config.as_released
+    assert (config.num_factors, config.r, config.lora_alpha, config.conditional) == (FACTORS, 2, 12, conditional)
+    assert len(released.adapter) + len(released.ignored) + 2 == len(tensors)  # the two of the projector become four
+    ours = loaded(released, build_llava())
+    expected = theirs(input_ids=IDS).logits
+    torch.testing.assert_close(ours(input_ids=IDS).logits, expected, atol=2e-5, rtol=1e-5)
+    features = torch.randn(3, 16) * 3
+    torch.testing.assert_close(ours.model.multi_modal_projector(features), projector(features), atol=1e-5, rtol=1e-5)
+
+
+CMOA = "base_model.model.model.layers.1.mlp.up_proj."
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(CMOA + "lora_B.default.3"), r"missing .*up_proj\.factors\.3\.lora_B"),
+        (lambda t: t.pop(CMOA + "cmoa_selector.loraA_selector.weight"), r"missing .*up_proj\.gate\.ifs_A"),
+        (lambda t: t.update({"base_model.model.task_encoder.weight": torch.ones(1)}), "unexpected .*task_encoder"),
+        (lambda t: t.update({CMOA + "cmoa_selector.more": torch.ones(1)}), r"unexpected .*cmoa_selector\.more"),
+        (lambda t: t.update({CMOA + "lora_A.default.3": torch.ones(2, 32)}), r"ranks \[1, 2\]"),
+        (lambda t: [t.pop(n) for n in list(t) if "lora_" in n], "no factor"),
+        (lambda t: [t.pop(n) for n in list(t) if "param2" in n], "give r"),
+        (lambda t: t.pop("base_model.model.model.mm_projector.bias"), "linear projector"),
+    ],
+)
+def test_mixlora_release_that_is_not_whole_is_refused(
+    build_llava: Any, tmp_path: Path, change: Any, message: str
+) -> None:
+    _, tensors, _ = released_mixlora(build_llava, True)
+    change(tensors)
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=message) as info:
+        read_mixlora(tmp_path / "pytorch_model.bin")
+    assert "\n" not in str(info.value)
 
 
 def test_default_of_the_released_settings_is_told_by_the_config(build_llava: Any, tmp_path: Path) -> None:
