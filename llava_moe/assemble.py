@@ -21,6 +21,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava_moe.adapters import Attached, NoAdapter, attach, load_adapter
+from llava_moe.adapters.field_types import first_misfit
 from llava_moe.data.batch import Batch
 from llava_moe.data.encode import Encoder
 from llava_moe.data.images import ImageTransform
@@ -117,6 +118,8 @@ def new_model(recipe: Recipe, device: torch.device) -> Assembled:
 def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path | None) -> Attached:
     """Attach a fresh adapter, or one that starts from the adapter of a checkpoint."""
     if start is None or not (start / "adapter").is_dir():
+        if start is not None and _trained_adapter(read_config(start.parent.parent)):
+            raise UserError(f"init_from: {start / 'adapter'} is missing, which that run trained: copy the run again")
         return attach(model, config)
     if isinstance(config, NoAdapter):
         raise UserError(f"init_from: {start} has an adapter and adapter=none: keep its adapter, or merge it first")
@@ -133,6 +136,12 @@ def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path 
             "the same adapter settings, or start from a run without an adapter"
         ) from error
     return attached
+
+
+def _trained_adapter(config: Mapping[str, Any]) -> bool:
+    """Whether a run with this configuration leaves an adapter in its checkpoints."""
+    target = str((config.get("adapter") or {}).get("_target_"))
+    return not target.endswith(".NoAdapter") and "adapter" in config["stage"]["learning_rates"]
 
 
 def _difference(theirs: Any, ours: Any) -> str:
@@ -278,6 +287,8 @@ def from_target(node: Mapping[str, Any]) -> Any:
         near = get_close_matches(unknown[0], known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"unknown key {unknown[0]} of {name}{hint}: its keys are {', '.join(known)}")
+    if misfit := first_misfit(kind, values):
+        raise UserError(f"{name}: {misfit}; mend that setting")
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:

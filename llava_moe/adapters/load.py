@@ -8,9 +8,11 @@ from torch import nn
 
 from llava_moe.adapters.adapter import Attached, Method, attach
 from llava_moe.adapters.body import Body
+from llava_moe.adapters.field_types import first_misfit
 from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.lora import Lora
 from llava_moe.adapters.mixlora import MixLora
+from llava_moe.adapters.mole import Mole
 from llava_moe.adapters.no_adapter import NoAdapter
 from llava_moe.adapters.own_format import CONFIG_FILE, config_from, read_settings, read_tensors
 from llava_moe.adapters.peft_format import from_peft_names, read_peft_settings
@@ -18,7 +20,7 @@ from llava_moe.adapters.trained_on import base_of_peft, recorded_base, refuse_ot
 from llava_moe.errors import UserError
 
 # Methods that write our own format. Plain LoRA is PEFT's.
-METHODS: tuple[type[Method], ...] = (LlavaMole, MixLora, NoAdapter)
+METHODS: tuple[type[Method], ...] = (LlavaMole, MixLora, Mole, NoAdapter)
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
@@ -41,7 +43,10 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
             trained_on = base_of_peft(settings, tensors, body)
             refuse_other_base(folder, trained_on, body)
             refuse_strange_modules(folder, trained_on, tensors, body)
-            config: Method = Lora(**read_peft_settings(folder, body, settings))
+            values = read_peft_settings(folder, body, settings)
+            if misfit := first_misfit(Lora, values):
+                raise UserError(f"{folder / CONFIG_FILE}: {misfit}; write it again with PEFT")
+            config: Method = Lora(**values)
         else:
             kind = _method(settings.get("method"), folder)
             refuse_other_base(folder, recorded_base(settings), body)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava_moe.adapters.body import Body
+from llava_moe.adapters.field_types import first_misfit
 from llava_moe.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
@@ -122,4 +123,6 @@ def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -
     if given.keys() != wanted:
         missing, unknown = sorted(wanted - given.keys()), sorted(given.keys() - wanted)
         raise UserError(f"{path} does not describe a {kind.__name__}: missing {missing}, unknown {unknown}")
+    if misfit := first_misfit(kind, given):
+        raise UserError(f"{path}: {misfit}; write the adapter again")
     return kind(**given)

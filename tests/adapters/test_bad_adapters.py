@@ -123,7 +123,8 @@ def test_a_peft_folder_that_also_adapts_the_vision_tower_is_refused(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("r", "8"), ("r", None), ("lora_dropout", "no"), ("target_modules", 3), ("r", [1])]
+    ("setting", "value"),
+    [("r", "8"), ("r", None), ("r", 2.5), ("lora_dropout", "no"), ("target_modules", 3), ("r", [1])],
 )
 def test_a_setting_of_another_type_is_one_line(saved: Path, setting: str, value: Any) -> None:
     assert CONFIG in refusal(llama(), change(saved, lambda s: s.update({setting: value})))
