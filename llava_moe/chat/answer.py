@@ -81,7 +81,7 @@ def generate_answer(
         on_text: gets the answer piece by piece; the pieces joined are the answer.
 
     Raises:
-        UserError: the prompt leaves the model no position to answer in.
+        UserError: the prompt leaves the model no position to answer in, or the device no memory.
     """
     num_positions = int(model.config.get_text_config().max_position_embeddings)
     room = num_positions - len(prompt_T)
@@ -101,6 +101,11 @@ def generate_answer(
     try:
         with answering(model), torch.inference_mode():
             cast(Any, model).generate(**inputs, **arguments)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the device has no memory for a conversation of {len(prompt_T)} tokens: take the last question back, "
+            "begin a new conversation, or start with dtype=bf16"
+        ) from error
     except KeyboardInterrupt:
         flow.end()
         return Answer(flow.text, "interrupted")

@@ -37,9 +37,12 @@ def open_picture(path: Path, transform: ImageTransform) -> Picture:
         UserError: it is missing, a folder, no image, or too large.
     """
     # open_image takes a neighbour of another suffix for a missing file: right for old data sets, wrong for a person.
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"image {path} {kind}: give the path of an image file")
+    try:
+        kind = "" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
+    except OSError as error:  # a name longer than names may be, a folder closed to us
+        kind = f"cannot be opened ({error.strerror})"
+    if kind:
+        raise UserError(f"image {str(path)[:200]} {kind}: give the path of an image file")
     try:
         return Picture(path.absolute(), transform(open_image(str(path.absolute()))))
     except BadRecord as error:

@@ -33,8 +33,11 @@ LIMITS: dict[str, Limit] = {
     "max_new_tokens": Whole(1),
     "temperature": Real(0),
     "top_p": Real(0, 1, open_below=True),
-    "repetition_penalty": Real(0, open_below=True),
+    "repetition_penalty": Real(0.01, 100),
 }
+
+LOWEST_TEMPERATURE = 0.001
+"""Logits divided by less leave the range of fp32."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -78,6 +81,10 @@ def _check_before_loading(plain: Mapping[str, Any], image: Path | None) -> None:
 
     if (plain["run"] is None) == (plain["model"]["path"] is None):
         raise UserError("chat needs one model: run=FOLDER, or model.path= a LLaVA checkpoint's folder or hub id")
+    if 0 < plain["temperature"] < LOWEST_TEMPERATURE:
+        raise UserError(
+            f"temperature={plain['temperature']}: give 0 (always the likeliest token) or at least {LOWEST_TEMPERATURE}"
+        )
     if plain["prompt"] is not None and not plain["prompt"].strip():
         raise UserError("prompt= is empty: write a question there, or leave prompt= out to talk")
     if image is not None:

@@ -160,6 +160,22 @@ def test_nothing_is_no_question(session: Begin, paths: list[Path], text: str) ->
     assert len(talk.waiting) == 1
 
 
+def test_a_device_out_of_memory_is_told_and_the_conversation_stands(
+    session: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = session()
+    talk.ask("What is it?", quiet)
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(talk._model, "generate", fail)
+        with pytest.raises(UserError, match="no memory for a conversation of"):
+            talk.ask("Is it red?", quiet)
+    assert len(talk.exchanges) == 1 and talk.ask("Is it red?", quiet).text
+
+
 def test_a_blank_answer_is_not_kept_and_its_images_wait_again(
     session: Begin, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
