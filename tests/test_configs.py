@@ -45,8 +45,9 @@ def test_the_experiments_of_the_interface_exist() -> None:
 @pytest.mark.parametrize("experiment", names("exp"))
 @pytest.mark.parametrize("adapter", names("adapter"))
 def test_every_experiment_takes_every_adapter_at_both_scales(experiment: str, adapter: str) -> None:
+    experts = ("adapter.experts=[runs/one,runs/two]",) if adapter == "mole" else ()
     for words in ((), ("scale=demo",)):
-        build_all(composed(f"exp={experiment}", f"adapter={adapter}", *words))
+        build_all(composed(f"exp={experiment}", f"adapter={adapter}", *experts, *words))
 
 
 @pytest.mark.parametrize("model", names("model"))

@@ -114,6 +114,10 @@ class Attached:
         """The model that the adapter is on."""
         return self._body.model
 
+    def short(self, name: str) -> str:
+        """A module's or tensor's name in the model as it is in the adapter's files."""
+        return self._body.short(name)
+
     # --- tensors -----------------------------------------------------------------------------------------------------
 
     def named_parameters(self) -> dict[str, nn.Parameter]:

@@ -44,8 +44,13 @@ class Body:
         Raises:
             UserError: the model does not say which part of it is the language model.
         """
-        get_decoder = getattr(model, "get_decoder", None)
-        language_model = get_decoder() if get_decoder is not None else model
+        language_model = model
+        # A model around a language model may name that with its head (BLIP-2), which names the decoder in turn.
+        while (get_decoder := getattr(language_model, "get_decoder", None)) is not None:
+            inner = get_decoder()
+            if inner is None or inner is language_model:
+                break
+            language_model = inner
         if hasattr(getattr(language_model, "config", None), "vision_config"):
             raise UserError(
                 f"{type(model).__name__} does not tell its language model from its vision tower; "
@@ -76,6 +81,12 @@ class Body:
         """The decoder layer in which a module stands, by its name; ``None`` outside of any."""
         found = re.search(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.", name)
         return int(found[1]) if found else None
+
+    @staticmethod
+    def block_of(name: str) -> str | None:
+        """The module name of the decoder layer in which a module stands, by its name; ``None`` outside of any."""
+        found = re.match(r"(.*?(?:^|\.)(?:layers|h|blocks)\.\d+)\.", name)
+        return found[1] if found else None
 
     def describe(self) -> dict[str, Any]:
         """What an adapter's file says of the model it was trained on; ``None`` where the model does not say.
@@ -125,7 +136,7 @@ class Body:
             stray = _matching(outside, _alone(missing[0], targets)) if missing else []
             raise UserError(
                 f"adapter.{setting} {missing} match no linear layer of {type(self.language_model).__name__}; "
-                f"it has {self._leaves()}"
+                f"it has {self._leaves() or 'none'}"
                 + (f" ({stray[0]} is outside the language model, which alone is adapted)" if stray else "")
             )
         strays = _matching(outside, targets) if isinstance(targets, str) else []

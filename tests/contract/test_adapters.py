@@ -15,16 +15,24 @@ import yaml
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from llava_moe.adapters import Attached, attach, load_adapter
+from llava_moe.adapters import Attached, Lora, attach, load_adapter
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "adapter").glob("*.yaml"))
 IMAGE_TOKEN, IMAGE_LENGTH = 60, 4
 
 
-def build_config(file: Path) -> Any:
+def build_config(file: Path, tmp_path: Path) -> Any:
     settings = yaml.safe_load(file.read_text())
     module, _, name = settings.pop("_target_").rpartition(".")
+    if "experts" in settings:
+        settings["experts"] = [write_lora(tmp_path / f"rank{r}", r) for r in (3, 5)]
     return getattr(importlib.import_module(module), name)(**settings)
+
+
+def write_lora(folder: Path, r: int) -> str:
+    """A LoRA trained for no step: its A is random, its B is zero."""
+    attach(build_model(), Lora(r=r, lora_alpha=7)).save(folder)
+    return str(folder)
 
 
 def build_model() -> LlavaForConditionalGeneration:
@@ -81,8 +89,8 @@ def alone(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.fixture(params=FILES, ids=lambda file: file.stem)
-def config(request: pytest.FixtureRequest) -> Any:
-    return build_config(request.param)
+def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return build_config(request.param, tmp_path_factory.mktemp("experts"))
 
 
 @pytest.fixture
@@ -129,7 +137,7 @@ def test_every_trainable_tensor_receives_task_gradient(config: Any, model: Llava
     if not trainable:
         return
     model(**packed()).logits.square().mean().backward()
-    silent = {name for name, p in attached.named_parameters().items() if p.grad is None or not p.grad.any()}
+    silent = {name for name, p in attached.trainable_parameters().items() if p.grad is None or not p.grad.any()}
     assert silent == set()
     assert all(parameter.grad is None for name, parameter in model.named_parameters() if name not in trainable)
 
