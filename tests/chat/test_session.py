@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+from llava_moe.adapters import Lora
 from llava_moe.assemble import Assembled, from_target
 from llava_moe.chat.session import Session
 from llava_moe.data.conversation import ASSISTANT, USER, Conversation, Turn
@@ -60,9 +61,14 @@ def greedy_alone(assembled: Assembled, turns: list[Turn], images: list[Path], nu
 
 @pytest.mark.parametrize("file", ADAPTERS, ids=lambda file: file.stem)
 def test_each_answer_is_that_of_the_whole_conversation(
-    file: Path, tokenizer_folder: Path, session: Begin, paths: list[Path]
+    file: Path, tokenizer_folder: Path, session: Begin, paths: list[Path], tmp_path: Path
 ) -> None:
-    assembled = assemble(tokenizer_folder, adapter=from_target(yaml.safe_load(file.read_text())))
+    settings = yaml.safe_load(file.read_text())
+    if "experts" in settings:
+        settings["experts"] = [str(tmp_path / f"rank{r}") for r in (2, 3)]
+        for r, folder in zip((2, 3), settings["experts"], strict=True):
+            assemble(tokenizer_folder, adapter=Lora(r=r)).attached.save(folder)
+    assembled = assemble(tokenizer_folder, adapter=from_target(settings))
     talk = session(assembled)
     talk.attach(paths[0])
     turns: list[Turn] = []

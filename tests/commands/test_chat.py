@@ -41,11 +41,11 @@ def runs(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFacto
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.chdir(folder)
         for name, more in {
-            "mole": ["adapter=llava_mole"],
+            "llava_mole": ["adapter=llava_mole"],
             "captions": ["stage=pretrain", "data.max_bad_share=1"],
         }.items():
             assert run(["train", *words, *more, f"out={folder / name}"]) == 0
-    return {"mole": folder / "mole", "captions": folder / "captions"}
+    return {name: folder / name for name in ("llava_mole", "captions")}
 
 
 @pytest.fixture(scope="module")
@@ -80,31 +80,31 @@ def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 def test_one_shot_prints_what_evaluation_answers_word_for_word_and_nothing_else(
     runs: dict[str, Path], image: Path, piped
 ) -> None:
-    words = [f"run={runs['mole']}", f"prompt={QUESTION}", "max_new_tokens=40"]
+    words = [f"run={runs['llava_mole']}", f"prompt={QUESTION}", "max_new_tokens=40"]
     command = [sys.executable, "-m", "llava_moe", "chat", *words, f"image={image}"]
     finished = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert finished.returncode == 0, finished.stderr
-    expected = expected_answer(runs["mole"], image)
+    expected = expected_answer(runs["llava_mole"], image)
     assert finished.stdout == expected + "\n" and len(expected) > 10
-    assert piped(b"", *words)[:2] == (0, expected_answer(runs["mole"], None) + "\n")
+    assert piped(b"", *words)[:2] == (0, expected_answer(runs["llava_mole"], None) + "\n")
 
 
 def test_a_prompt_may_hold_any_text(runs: dict[str, Path], piped) -> None:
     text = 'What\'s <this>, "${USER}" = {a}?\n/help \\ it'
-    status, out, _ = piped(b"", f"run={runs['mole']}", f"prompt={text}", "max_new_tokens=5")
-    assert (status, out) == (0, expected_answer(runs["mole"], None, text, 5) + "\n")
+    status, out, _ = piped(b"", f"run={runs['llava_mole']}", f"prompt={text}", "max_new_tokens=5")
+    assert (status, out) == (0, expected_answer(runs["llava_mole"], None, text, 5) + "\n")
 
 
 def test_piped_lines_are_one_conversation_and_answers_alone_are_printed(
     runs: dict[str, Path], image: Path, piped, tmp_path: Path
 ) -> None:
     lines = f"'{image}' {QUESTION}\n\n/save {tmp_path / 'it.jsonl'}\nIs it small?\n/undo\n/reset\n{QUESTION}\n/quit\nno"
-    status, out, errors = piped(lines.encode(), f"run={runs['mole']}", "max_new_tokens=40")
-    first, alone = expected_answer(runs["mole"], image), expected_answer(runs["mole"], None)
+    status, out, errors = piped(lines.encode(), f"run={runs['llava_mole']}", "max_new_tokens=40")
+    first, alone = expected_answer(runs["llava_mole"], image), expected_answer(runs["llava_mole"], None)
     assert status == 0, errors
     assert out.startswith(first + "\n") and out.endswith("\n" + alone + "\n") and first != alone
     second = out.removeprefix(first + "\n").removesuffix("\n" + alone + "\n")
-    assert second and second != expected_answer(runs["mole"], None, "Is it small?")
+    assert second and second != expected_answer(runs["llava_mole"], None, "Is it small?")
     assert "taken back: Is it small?" in errors
     saved = json.loads((tmp_path / "it.jsonl").read_text())
     assert [turn["text"] for turn in saved["conversations"]] == [f"<image>\n{QUESTION}", first]
@@ -123,8 +123,8 @@ def test_a_line_that_cannot_be_followed_is_told_with_its_number_and_the_rest_goe
     runs: dict[str, Path], piped
 ) -> None:
     lines = f"/imag x\n/image /nowhere.png\n\xff\n/undo\n/save\n/save x.jsonl\n{QUESTION}\n".encode("latin-1")
-    status, out, errors = piped(lines, f"run={runs['mole']}", "max_new_tokens=40")
-    assert (status, out) == (2, expected_answer(runs["mole"], None) + "\n")
+    status, out, errors = piped(lines, f"run={runs['llava_mole']}", "max_new_tokens=40")
+    assert (status, out) == (2, expected_answer(runs["llava_mole"], None) + "\n")
     told = [line for line in errors.splitlines() if line.startswith("line ")]
     assert [line.partition(":")[0] for line in told] == [f"line {number}" for number in range(1, 7)]
     assert "did you mean /image?" in told[0] and "does not exist" in told[1] and "UTF-8" in told[2]
@@ -156,13 +156,13 @@ def test_a_line_that_cannot_be_followed_is_told_with_its_number_and_the_rest_goe
     ],
 )
 def test_bad_words_are_one_line(words: list[str], told: str, runs: dict[str, Path], refused: Refused) -> None:
-    filled = [word.replace("{run}", str(runs["mole"])) for word in words]
-    assert told in refused("chat", f"run={runs['mole']}", *filled)
+    filled = [word.replace("{run}", str(runs["llava_mole"])) for word in words]
+    assert told in refused("chat", f"run={runs['llava_mole']}", *filled)
 
 
 def test_no_question_on_standard_input_is_told(runs: dict[str, Path], refused: Refused, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n\n")))
-    assert "held no question" in refused("chat", f"run={runs['mole']}")
+    assert "held no question" in refused("chat", f"run={runs['llava_mole']}")
 
 
 class Typist:
@@ -231,7 +231,7 @@ def sit_down(runs: dict[str, Path]) -> Iterator[Callable[..., Typist]]:
     typists: list[Typist] = []
 
     def start(*words: str) -> Typist:
-        typists.append(Typist(f"run={runs['mole']}", "num_threads=1", *words))
+        typists.append(Typist(f"run={runs['llava_mole']}", "num_threads=1", *words))
         return typists[-1]
 
     yield start
@@ -288,7 +288,7 @@ def test_ctrl_c_twice_leaves(sit_down: Callable[..., Typist]) -> None:
 def test_a_checkpoint_of_hugging_face_answers_as_the_run_it_is(
     runs: dict[str, Path], image: Path, piped, tmp_path: Path
 ) -> None:
-    assembled = restore(runs["mole"])
+    assembled = restore(runs["llava_mole"])
     assembled.attached.detach()
     assembled.model.save_pretrained(tmp_path / "hf")
     assembled.encoder.tokenizer.save_pretrained(tmp_path / "hf")
