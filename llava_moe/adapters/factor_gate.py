@@ -186,7 +186,8 @@ class FactorGate(nn.Module):
         if self.routing == "token":
             h_UH = x_BTD.reshape(-1, x_BTD.shape[-1])
         else:
-            h_UH = self.segments.pool(x_BTD) if self.routing == "instance" else self.segments.pool_instruction()
+            is_own = self.routing == "instance"
+            h_UH = self.segments.pool(x_BTD, self) if is_own else self.segments.pool_instruction()
         dtype = torch.promote_types(torch.promote_types(self.ifs_A.dtype, torch.float32), h_UH.dtype)
         logits_UE = read(h_UH, [self.ifs_A.to(dtype), self.ifs_B.to(dtype)])
         probs_A_UE, probs_B_UE = (part.softmax(-1) for part in logits_UE.chunk(2, -1))

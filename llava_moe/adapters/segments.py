@@ -46,7 +46,7 @@ class Segments:
         self._examples: tuple[Tensor, Tensor] | None = None
         self._num_segments: int | None = None
         self._bins: tuple[Tensor, Tensor] | None = None
-        self._pooled: tuple[weakref.ref[Tensor], Tensor] | None = None
+        self._pooled: tuple[weakref.ref[Tensor], Tensor, set[int]] | None = None
         self._last_call: weakref.ref[Tensor] | None = None
         self._conversation: Tensor | None = None
         self._pools = False
@@ -190,22 +190,33 @@ class Segments:
         before_S = before_S.scatter_reduce(0, segments_N, seen_N - is_supervised_N.long(), "amin")
         return is_token_BT & (seen_N == before_S[segments_N]).view_as(is_token_BT)
 
-    def pool(self, x_BTD: Tensor) -> Tensor:
-        """Mean of ``x_BTD`` over each example's prompt: [S, D], fp32 or wider; 0 for an example without a prompt."""
+    def pool(self, x_BTD: Tensor, reader: object | None = None) -> Tensor:
+        """Mean of ``x_BTD`` over each example's prompt: [S, D], fp32 or wider; 0 for an example without a prompt.
+
+        Readers that say who they are and pool one input (the gates of q, k and v) share one mean. It is handed to each
+        of them once: who asks again has begun another pass, which must not hang on the graph of the last.
+        """
+        self._follow_from_now()
+        if self._pooled is not None and reader is not None:
+            source, pooled_SD, readers = self._pooled
+            if source() is x_BTD and id(reader) not in readers:
+                readers.add(id(reader))
+                return pooled_SD
+        if self._bins is None:
+            self._bins = self._bins_of(self.is_prompt())
+        pooled_SD = self._mean(x_BTD, *self._bins)
+        if reader is not None:
+            # A weak reference, so as not to keep the input alive.
+            self._pooled = weakref.ref(x_BTD), pooled_SD, {id(reader)}
+        return pooled_SD
+
+    def _follow_from_now(self) -> None:
         if not self._pools:
             self._pools = True
             # Only now is it known that conversations matter: this one's prompt was not remembered yet.
             tokens = None if self._last_call is None else self._last_call()
             if tokens is not None:
                 self._follow_conversation(tokens)
-        if self._pooled is not None and self._pooled[0]() is x_BTD:
-            return self._pooled[1]
-        if self._bins is None:
-            self._bins = self._bins_of(self.is_prompt())
-        pooled_SD = self._mean(x_BTD, *self._bins)
-        # Linears that read one input (q, k and v) pool it once; a weak reference, so as not to keep it alive.
-        self._pooled = weakref.ref(x_BTD), pooled_SD
-        return pooled_SD
 
     def pool_instruction(self) -> Tensor:
         """Mean of the word embeddings of each example's prompt without its images: [S, D], fp32 or wider, no gradient.
@@ -213,7 +224,7 @@ class Segments:
         Needs :attr:`reads_text`. Which tokens stand for images is read from the ``input_ids`` and the configuration of
         the model around the language model; where it is called without ``input_ids``, every token counts as text.
         """
-        self._pools = True
+        self._follow_from_now()
         if self._instruction is None:
             assert self._tokens is not None, "reads_text is set before the language model is called"
             is_read_BT = self.is_prompt()

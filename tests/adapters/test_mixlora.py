@@ -316,6 +316,16 @@ def test_going_on_with_other_rows_than_were_prompted_is_refused(build_llama: Bui
         attach(bare, MixLora()), bare(input_ids=ids[:, :1], past_key_values=cache)
 
 
+def test_a_linear_can_be_run_again_on_one_input() -> None:
+    wide, segments = build_wide(7, 5, 4, 2)
+    call(segments, **LAYOUTS["packed"][0])
+    x = torch.randn(2, 9, 7, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        wide(x)
+    first = torch.autograd.grad(wide(x).square().sum(), x)
+    assert torch.equal(first[0], torch.autograd.grad(wide(x).square().sum(), x)[0])
+
+
 def test_a_copy_begins_without_the_conversation(build_llama: Build) -> None:
     model, _ = adapted(build_llama)
     model(**sample())

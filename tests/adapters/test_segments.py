@@ -164,9 +164,21 @@ def test_pooling_has_the_gradient_of_a_mean_and_sums_in_fp32() -> None:
     model(labels=LABELS, **PACKED)
     x = torch.zeros(1, 9, 2, dtype=torch.bfloat16, requires_grad=True)
     pooled = segments.pool(x)
-    assert pooled.dtype == torch.float32 and segments.pool(x) is pooled
+    assert pooled.dtype == torch.float32
     pooled.sum().backward()
     assert x.grad is not None and x.grad[0, :, 0].tolist() == [0.5, 0.5, 0, 0, 0, 0, 0, 0.5, 0.5]
+
+
+def test_a_mean_is_shared_by_its_readers_and_handed_to_each_once() -> None:
+    model, segments = watched()
+    model(labels=LABELS, **PACKED)
+    x = torch.ones(1, 9, 2, requires_grad=True)
+    first = segments.pool(x, "q")
+    assert segments.pool(x, "k") is first
+    first.sum().backward()
+    again = segments.pool(x, "q")
+    assert again is not first and segments.pool(x.clone(), "k") is not again
+    again.sum().backward()  # the graph of the first is gone
 
 
 class Cache:
