@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+)
 
 from llava_moe.adapters import Lora, attach
 from llava_moe.adapters.body import ALL_LINEARS, Body
@@ -93,6 +103,24 @@ def test_any_hugging_face_decoder_will_do() -> None:
     assert len(attach(mistral, Lora(r=2)).parameters()) == 14
     neox = GPTNeoXForCausalLM(GPTNeoXConfig(**small, num_attention_heads=2))
     assert len(attach(neox, Lora(r=2, target_modules=["query_key_value", "dense_h_to_4h"])).parameters()) == 4
+
+
+def test_a_decoder_is_looked_for_inside_the_language_model_that_a_model_names() -> None:
+    text = OPTConfig(vocab_size=16, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=24)
+    text.word_embed_proj_dim = 16
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    qformer = vision | {"encoder_hidden_size": 16}
+    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text.to_dict())
+    body = Body.of(Blip2ForConditionalGeneration(config))
+    assert body.language_model_name == "language_model.model.decoder"
+    assert not any("lm_head" in name for name in body.select("all-linear"))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ALL_LINEARS])
+def test_a_decoder_without_linears_says_so(targets: Any) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2))
+    with pytest.raises(UserError, match=r"match no linear layer of GPT2Model; it has none$"):
+        attach(model, Lora(target_modules=targets))
 
 
 def test_peft_is_told_the_plain_list_where_that_is_unambiguous(build_llama: Any, build_llava: Any) -> None:
