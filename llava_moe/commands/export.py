@@ -34,7 +34,15 @@ from llava_moe.commands.limits import Choice, Limit, OrNull, Text, Whole, check_
 from llava_moe.errors import UserError
 from llava_moe.export.card import cost_table
 from llava_moe.export.held_out import StaticCost, mean_mixings, static_costs
-from llava_moe.export.mixing import all_alike, expert_names, expert_shares, gated, has_experts
+from llava_moe.export.mixing import (
+    all_alike,
+    can_be_held,
+    expert_names,
+    expert_shares,
+    gated,
+    has_experts,
+    wide_linears,
+)
 from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
 from llava_moe.export.write import BASE, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
@@ -135,6 +143,7 @@ def _to_hf(job: Job, plain: dict[str, Any]) -> None:
     assembled = restore_exactly(job.checkpoint, job.recipe)
     processor, prompt, static = processor_of(assembled), probes_of(assembled)[0].text, None
     if gated(assembled.model):
+        _check_gates(assembled)
         static = _hold(job, plain, assembled)
     elif plain["static"] is not None:
         raise UserError("static= is for a mixture that depends on the input, and this run's does not: leave it out")
@@ -150,6 +159,7 @@ def _to_hf(job: Job, plain: dict[str, Any]) -> None:
 def _to_peft(job: Job) -> None:
     assembled = restore_exactly(job.checkpoint, job.recipe)
     model = assembled.model
+    _check_gates(assembled)
     if not all(has_experts(wide) for wide in gated(model).values()):
         raise UserError(
             f"the factors of {job.recipe.adapter.method} are paired anew for each example, so none is a LoRA alone: "
@@ -163,6 +173,15 @@ def _to_peft(job: Job) -> None:
     _show(comparisons, job.console)
     card = card_of(job.checkpoint, job.run, job.recipe, "peft", prompt, comparisons)
     replace(card, base_folder=published or BASE, adapters=adapters).write(job.partial, job.out)
+
+
+def _check_gates(assembled: Assembled) -> None:
+    """Refuse an adapter that computes its mixture in a way of its own."""
+    if not all(can_be_held(wide) for wide in wide_linears(assembled.model).values()):
+        raise UserError(
+            "adapter.as_released computes what the released code does, for comparison, and its mixture cannot be held "
+            "constant: train with as_released=false, or use the run itself"
+        )
 
 
 def restore_exactly(checkpoint: Path, recipe: Recipe) -> Assembled:

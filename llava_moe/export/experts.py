@@ -48,7 +48,7 @@ def expert_parts(model: nn.Module, expert: str | None) -> dict[str, Part]:
             writes, reads = spans(wide.ranks), spans(wide.read_ranks)
             lora_A = lora_A[reads.get(expert) or next(iter(reads.values()))]
             lora_B = lora_B[:, writes[expert]]
-        parts[name] = Part(lora_A.float().cpu().clone(), lora_B.float().cpu().clone(), wide.scale)
+        parts[name] = Part(lora_A.cpu().clone(), lora_B.cpu().clone(), wide.scale)
     return parts
 
 

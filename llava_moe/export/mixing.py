@@ -94,6 +94,11 @@ def has_experts(wide: WideLinear) -> bool:
     return wide.gate is not None and not any(name.startswith("factors.") for name in wide.ranks)
 
 
+def can_be_held(wide: WideLinear) -> bool:
+    """Whether the linear computes through its gate's M; the released MixLoRA's builds its update otherwise."""
+    return type(wide).forward is WideLinear.forward
+
+
 def weighted_experts(wide: WideLinear, weights: Mapping[str, float]) -> Tensor:
     """M [W, R] that gives each named expert a weight: B_k reads what A_k, or the one A of all, has read."""
     writes, reads = spans(wide.ranks), spans(wide.read_ranks)

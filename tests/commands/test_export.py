@@ -18,12 +18,17 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_moe import load_run
+from llava_moe.assemble import read_config, restore
 from llava_moe.cli import run
+from llava_moe.commands.settings import mixture_of
+from llava_moe.data.source import open_records
 
 TRAINED = {
     "lora": ["adapter=lora"],
     "llava_mole": ["adapter=llava_mole", "adapter.r=4"],
     "one_expert": ["adapter=llava_mole", "adapter.num_experts=1"],
+    "mixlora": ["adapter=mixlora", "adapter.num_factors=6", "adapter.r=2"],
+    "as_released": ["adapter=mixlora", "adapter.num_factors=6", "adapter.r=2", "adapter.as_released=true"],
     "none": ["adapter=none"],
     "pretrain": ["exp=pretrain_llava_558k"],
     "untrained": ["adapter=lora", "stage.demo.learning_rates.adapter=0.0", "train.max_steps=1"],
@@ -143,6 +148,44 @@ def test_mixture_held_constant_prints_what_it_costs(
     assert "no held-out split" in out  # one's own data has none, and that is said
     card = (tmp_path / "it" / "README.md").read_text()
     assert row[0] in card and "held constant" in card
+
+
+@torch.no_grad()
+def test_loss_as_trained_is_the_mean_over_all_answer_tokens_of_each_record_alone(
+    trained: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", f"run={trained('llava_mole')}", "to=hf", f"out={tmp_path / 'it'}", "static=uniform"]
+    assert run([*words, "limit=48"]) == 0
+    printed = re.search(r"\| mine \| (\S+) \|.*\| (\d+) \|", capsys.readouterr().out)
+    assembled = restore(trained("llava_mole"))
+    source = mixture_of(read_config(trained("llava_mole"))).sources[0]
+    total, num_tokens = 0.0, 0
+    records = open_records(source, tmp_path / "cache")
+    for conversation in map(records.__getitem__, range(len(records))):
+        example = assembled.encoder.encode(conversation, source.images, 0)
+        inputs = {"input_ids": torch.from_numpy(example.input_ids)[None]}
+        if len(example.pixels):
+            inputs["pixel_values"] = assembled.encoder.transform.normalise(torch.from_numpy(example.pixels))
+        labels = torch.from_numpy(example.labels)[1:]
+        logits = assembled.model(**inputs).logits[0, :-1]
+        total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))
+        num_tokens += int((labels != -100).sum())
+    assert int(printed[2]) == num_tokens
+    assert float(printed[1]) == pytest.approx(total / num_tokens, abs=1e-4)
+
+
+def test_mean_pairing_of_mixlora_is_merged_and_its_experts_are_none(
+    trained: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", f"run={trained('mixlora')}"]
+    assert run([*words, "to=hf", f"out={tmp_path / 'it'}", "static=by_domain=mine", "limit=8"]) == 0
+    for rest, message in ((["to=peft"], "none is a LoRA alone"), (["to=hf", "static=uniform"], "by_domain=NAME")):
+        capfd.readouterr()
+        assert run([*words, *rest, f"out={tmp_path / 'other'}"]) == 2
+        assert message in capfd.readouterr().err
+    capfd.readouterr()
+    assert run(["export", f"run={trained('as_released')}", "to=hf", f"out={tmp_path / 'other'}"]) == 2
+    assert "as_released=false" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("to", ["hf", "peft"])

@@ -1,0 +1,68 @@
+"""A tiny random LLaVA, in fp64 so that equality means the same arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from llava_moe.adapters import Attached, attach
+
+TEXT = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture
+def build() -> Callable[..., LlavaForConditionalGeneration]:
+    """A function that builds the same model each time."""
+
+    def build_model() -> LlavaForConditionalGeneration:
+        torch.manual_seed(0)
+        vision = CLIPVisionConfig(**VISION, image_size=16, patch_size=8)
+        config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**TEXT), image_token_index=60)
+        return LlavaForConditionalGeneration(config).double().eval().requires_grad_(False)
+
+    return build_model
+
+
+@pytest.fixture
+def dressed(build: Callable[..., LlavaForConditionalGeneration]) -> Callable[..., tuple]:
+    """A function that builds the model with an adapter of random weights on it."""
+
+    def dress(config: object) -> tuple[LlavaForConditionalGeneration, Attached]:
+        model = build()
+        attached = attach(model, config)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in attached.parameters():
+                parameter.normal_(std=0.3)
+        return model, attached
+
+    return dress
+
+
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    """Two rows of nine tokens, an image each; the second is padded on the left."""
+    torch.manual_seed(3)
+    ids = torch.randint(1, 60, (2, 9))
+    ids[:, 2:6] = 60
+    mask = torch.ones_like(ids)
+    mask[1, :2] = 0
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "pixel_values": torch.randn(2, 3, 16, 16, dtype=torch.float64),
+    }
