@@ -5,7 +5,8 @@ dA = dh^T x, dx = dy W + dh A. Kept for backward are x, h and the gate's decisio
 for a linear behind a gated activation, that activation are computed again, by the operations of the forward pass.
 
 Whatever is kept goes through ``save_for_backward``, so that activation checkpointing and saved-tensor hooks see it. The
-frozen base is called as a module and keeps nothing of its input, whether dense or quantised.
+frozen base keeps nothing of its input; a dense one is computed beside the reading, any other (quantised, partitioned,
+hooked) is called as the module it is.
 
 Shape suffixes: B rows, T tokens, N = B * T, D in, O out, F feed-forward, R bank width (reading), W (writing).
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Activation = Callable[[Tensor], Tensor]
@@ -74,8 +75,36 @@ def read(
         dropping: applied to ``x_ND`` before all readers.
         source: (activation, g, u) of which ``x_ND`` is the gated product: they are kept in its place.
     """
+    return _apply_read(x_ND, readers, dropping, runs, source, None)[0]
+
+
+def read_beside(
+    x_ND: Tensor,
+    base: nn.Linear,
+    readers: Sequence[Tensor],
+    dropping: Dropping | None = None,
+    runs: Runs | None = None,
+    source: tuple[Activation, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`read`, and y = W x + b of a frozen dense ``base`` with it: (z, y).
+
+    Their gradients of x then meet in one place, dx = dy W + dz A, without a second [N, D] tensor.
+    """
+    z_NR, *y = _apply_read(x_ND, readers, dropping, runs, source, base)
+    return z_NR, y[0]
+
+
+def _apply_read(
+    x_ND: Tensor,
+    readers: Sequence[Tensor],
+    dropping: Dropping | None,
+    runs: Runs | None,
+    source: tuple[Activation, Tensor, Tensor] | None,
+    base: nn.Linear | None,
+) -> tuple[Tensor, ...]:
     activation, kept = (None, (x_ND,)) if source is None else (source[0], source[1:])
-    return _Read.apply(_Reading(dropping, runs, activation, len(kept)), x_ND, *kept, *readers)
+    frozen = () if base is None else (base.weight, *(() if base.bias is None else (base.bias,)))
+    return _Read.apply(_Reading(dropping, runs, activation, len(kept), len(frozen)), x_ND, *kept, *frozen, *readers)
 
 
 def write(
@@ -102,6 +131,12 @@ class _Reading:
     runs: Runs | None
     activation: Activation | None
     num_kept: int
+    num_frozen: int
+
+    def parts_of(self, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+        """What stands for the input, the base's weight and bias, the readers."""
+        end = self.num_kept + self.num_frozen
+        return tensors[: self.num_kept], tensors[self.num_kept : end], tensors[end:]
 
     def input_of(self, kept: Sequence[Tensor]) -> Tensor:
         return kept[0] if self.activation is None else self.activation(kept[0]) * kept[1]
@@ -119,34 +154,48 @@ class _Reading:
 
 class _Read(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, spec: _Reading, x_ND: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, spec: _Reading, x_ND: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.spec, ctx.dtype = spec, x_ND.dtype
         ctx.save_for_backward(*tensors)
-        banks = spec.banks_of(tensors[spec.num_kept :])
-        x_ND = x_ND if spec.dropping is None else spec.dropping(x_ND)
-        x_ND = x_ND.to(banks[0].dtype)
-        sizes = spec.sizes_of(x_ND)
-        return _joined([F.linear(x_nD, a_RD) for x_nD, a_RD in zip(x_ND.split(sizes), banks, strict=True)])
+        _, frozen, readers = spec.parts_of(tensors)
+        banks, sizes = spec.banks_of(readers), spec.sizes_of(x_ND)
+        read_ND = (x_ND if spec.dropping is None else spec.dropping(x_ND)).to(banks[0].dtype)
+        z_NR = _joined([F.linear(x_nD, a_RD) for x_nD, a_RD in zip(read_ND.split(sizes), banks, strict=True)])
+        return (z_NR, F.linear(x_ND, *frozen)) if frozen else (z_NR,)
 
     @staticmethod
-    def backward(ctx: Any, dz_NR: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, dz_NR: Tensor, *dy: Tensor) -> tuple[Any, ...]:
         spec: _Reading = ctx.spec
         saved = ctx.saved_tensors  # once: checkpointing hands each tensor out a single time
-        kept, readers = saved[: spec.num_kept], saved[spec.num_kept :]
-        needs_x, needs_readers = ctx.needs_input_grad[1], ctx.needs_input_grad[2 + spec.num_kept :]
+        kept, frozen, readers = spec.parts_of(saved)
         banks, sizes = spec.banks_of(readers), spec.sizes_of(dz_NR)
         dx_ND = None
-        if needs_x:
-            dx_ND = _joined([dz_nR @ a_RD for dz_nR, a_RD in zip(dz_NR.split(sizes), banks, strict=True)]).to(ctx.dtype)
-            dx_ND = dx_ND if spec.dropping is None else spec.dropping(dx_ND)
-        if not any(needs_readers):
-            return (None, dx_ND, *[None] * (spec.num_kept + len(readers)))
+        if ctx.needs_input_grad[1]:
+            dx_ND = _Read.gradient_of_input(spec, dz_NR, banks, dy[0] @ frozen[0] if frozen else None, ctx.dtype)
+        silent = (None,) * (spec.num_kept + spec.num_frozen)
+        if not any(ctx.needs_input_grad[2 + len(silent) :]):
+            return (None, dx_ND, *silent, *[None] * len(readers))
         x_ND = spec.input_of(kept)
         x_ND = (x_ND if spec.dropping is None else spec.dropping(x_ND)).to(banks[0].dtype)
         dbanks = [dz_nR.t() @ x_nD for dz_nR, x_nD in zip(dz_NR.split(sizes), x_ND.split(sizes), strict=True)]
         widths = [a_RD.shape[0] // len(sizes) for a_RD in readers]
         per_reader = zip(*(dbank.split(widths) for dbank in dbanks), strict=True)
-        return (None, dx_ND, *[None] * spec.num_kept, *[_joined(list(parts)) for parts in per_reader])
+        return (None, dx_ND, *silent, *[_joined(list(parts)) for parts in per_reader])
+
+    @staticmethod
+    def gradient_of_input(
+        spec: _Reading, dz_NR: Tensor, banks: Sequence[Tensor], dx_ND: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """dz A, added in place to the base's ``dx_ND`` where nothing stands between them."""
+        sizes = spec.sizes_of(dz_NR)
+        blocks = list(zip(dz_NR.split(sizes), banks, strict=True))
+        if dx_ND is not None and spec.dropping is None and dx_ND.dtype == dz_NR.dtype:
+            for dx_nD, (dz_nR, a_RD) in zip(dx_ND.split(sizes), blocks, strict=True):
+                dx_nD.addmm_(dz_nR, a_RD)
+            return dx_ND
+        through_ND = _joined([dz_nR @ a_RD for dz_nR, a_RD in blocks]).to(dtype)
+        through_ND = through_ND if spec.dropping is None else spec.dropping(through_ND)
+        return through_ND if dx_ND is None else dx_ND.add_(through_ND)
 
 
 class _Activate(torch.autograd.Function):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava_moe.adapters.lean import Activation, Dropping, Runs, read, write
+from llava_moe.adapters.lean import Activation, Dropping, Runs, read, read_beside, write
 
 CORES = ("lean", "autograd")
 
@@ -109,14 +109,15 @@ class WideLinear(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return y [..., O] in the base linear's output dtype; ``x_BTD`` may have any leading dimensions."""
         source, self.source = self.source, None
-        # Two dimensions in, so that the base linear's result is no view and can take the sum in place below.
-        y_NO = self.base(x_BTD.reshape(-1, x_BTD.shape[-1]))
         is_lean = self.core == "lean" and torch.is_grad_enabled()
         is_lean = is_lean and not torch.is_autocast_enabled(x_BTD.device.type)
         if is_lean or self.runs is not None:
-            z_NR = self.siblings.read(self, x_BTD, source)
+            z_NR, y_NO = self.siblings.read(self, x_BTD, source)
         else:
-            z_NR = self._read_plainly(x_BTD)
+            z_NR, y_NO = self._read_plainly(x_BTD), None
+        if y_NO is None:
+            # Two dimensions in, so that the base linear's result is no view and can take the sum in place below.
+            y_NO = self.base(x_BTD.reshape(-1, x_BTD.shape[-1]))
         z_BTR = z_NR.view(*x_BTD.shape[:-1], z_NR.shape[-1])
         decision = () if self.gate is None else self.gate(x_BTD, z_BTR, self)
         can_take_sum = z_NR.dtype == y_NO.dtype == self.lora_B.dtype and not y_NO._is_view()
@@ -144,6 +145,14 @@ class WideLinear(nn.Module):
             return torch.addmm(y_NO, u_NW, self.lora_B.t(), alpha=self.scale)
         # addmm rounds once and keeps no [N, O] product, in place no second y; the scale rides in it for nothing.
         return y_NO.addmm_(u_NW, self.lora_B.t(), alpha=self.scale)
+
+    def base_is_plain(self) -> bool:
+        """Whether ``base`` is a dense frozen linear whose weight may be read here, without a call of the module."""
+        base, weight = self.base, self.base.weight
+        is_whole = bool(weight.numel()) and not hasattr(weight, "ds_id")
+        hooks = (base._forward_hooks, base._forward_pre_hooks, base._backward_hooks, base._backward_pre_hooks)
+        is_bare = type(base) is nn.Linear and not any(hooks) and "forward" not in vars(base)
+        return is_whole and is_bare and not any(parameter.requires_grad for parameter in base.parameters())
 
     def extra_repr(self) -> str:
         """Show the bank beside the base in ``print(model)``."""
@@ -182,21 +191,25 @@ class Siblings:
 
     def read(
         self, member: WideLinear, x_BTD: Tensor, source: tuple[Activation, Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """z [N, R] of ``member`` for the input ``x_BTD``."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """z [N, R] of ``member`` for the input ``x_BTD``; with it W x + b [N, O] where that was computed alongside."""
         if self._input is not None and self._input() is x_BTD and id(member) in self._waiting:
-            return self._waiting.pop(id(member))
+            return self._waiting.pop(id(member)), None
         readers = self._present(member)
         p = member.dropout.p if member.dropout is not None and member.training else 0.0
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         if source is not None:
             source = (source[0], source[1].reshape(x_ND.shape), source[2].reshape(x_ND.shape))
-        z_NR = read(x_ND, [reader.lora_A for reader in readers], Dropping.draw(p), member.runs, source)
+        banks = [reader.lora_A for reader in readers]
+        if member.base_is_plain() and x_ND.dtype == member.base.weight.dtype:
+            z_NR, y_NO = read_beside(x_ND, member.base, banks, Dropping.draw(p), member.runs, source)
+        else:
+            z_NR, y_NO = read(x_ND, banks, Dropping.draw(p), member.runs, source), None
         num_parts = 1 if member.runs is None else len(member.runs.sizes)
-        parts = z_NR.split([reader.lora_A.shape[0] // num_parts for reader in readers], -1)
+        parts = z_NR.split([bank.shape[0] // num_parts for bank in banks], -1)
         self._waiting = {id(reader): z_nR for reader, z_nR in zip(readers, parts, strict=True)}
         self._input = weakref.ref(x_BTD)
-        return self._waiting.pop(id(member))
+        return self._waiting.pop(id(member)), y_NO
 
     def _present(self, member: WideLinear) -> list[WideLinear]:
         """Those that read alike and whose A is here: under ZeRO-3 that of a module that is not running is not."""
