@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from llava_moe.adapters import Attached, LlavaMole, Lora, attach, load_adapter
+from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, Mole, attach, load_adapter
 from llava_moe.adapters.body import Body
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import WideLinear
@@ -24,6 +24,8 @@ from tests.adapters.tiny_decoders import FAMILIES, IMAGE_TOKEN, START_TOKEN, Fam
 METHODS: dict[str, Callable[[Family, Path], Any]] = {
     "lora": lambda family, folder: Lora(r=2, lora_alpha=4),
     "llava_mole": lambda family, folder: LlavaMole(num_experts=3, r=2, lora_alpha=4),
+    "mixlora": lambda family, folder: MixLora(num_factors=6, r=2, lora_alpha=4),
+    "mole": lambda family, folder: Mole(experts=[trained_apart(family, folder / str(seed), seed) for seed in (1, 2)]),
 }
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 UNSPEAKABLE = list(range(IMAGE_TOKEN, START_TOKEN + 2))
@@ -32,18 +34,34 @@ README = Path(__file__).parents[2] / "README.md"
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
+def trained_apart(family: Family, folder: Path, seed: int) -> str:
+    """The folder of a LoRA with weights that matter, made where it is not there."""
+    if folder.exists():
+        return str(folder)
+    attached = attach(family.build(), family.fitted(Lora(r=2, lora_alpha=4)))
+    randomise(attached, seed)
+    attached.save(folder)
+    return str(folder)
+
+
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 
 
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what a method starts from is made once for each family."""
+    return tmp_path_factory.mktemp("experts")
+
+
 @pytest.fixture(params=METHODS)
-def config(request: pytest.FixtureRequest, family: Family, tmp_path: Path) -> Any:
-    return family.fitted(METHODS[request.param](family, tmp_path / "made"))
+def config(request: pytest.FixtureRequest, family: Family, experts: Path) -> Any:
+    return family.fitted(METHODS[request.param](family, experts / family.name))
 
 
-def randomise(attached: Attached) -> None:
-    torch.manual_seed(1)
+def randomise(attached: Attached, seed: int = 1) -> None:
+    torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in attached.parameters():
             parameter.normal_(std=0.2)
@@ -82,7 +100,10 @@ def generate(model: Any, inputs: dict[str, Tensor], **more: Any) -> Any:
 def test_a_fresh_adapter_equals_the_base(family: Family, config: Any) -> None:
     model = family.build()
     before = [model(**row).logits for row in family.examples()]
-    attach(model, config)
+    attached = attach(model, config)
+    if isinstance(config, Mole):  # Its experts are no fresh ones; what it adds of its own is the gate.
+        for name, parameter in attached.named_parameters().items():
+            parameter.mul_("lora_B" not in name)
     assert all(torch.equal(model(**row).logits, was) for row, was in zip(family.examples(), before, strict=True))
 
 
@@ -103,13 +124,21 @@ def test_left_padded_rows_equal_their_examples_alone(family: Family, config: Any
 
 
 def assert_balance_is_that_of(family: Family, model: Any, attached: Attached, together: dict[str, Tensor]) -> None:
-    """The balance loss of several examples is the mean of each one's alone: their tokens are told apart."""
+    """The balance loss of several examples is the mean of each one's alone: their tokens are told apart.
+
+    MoLE's (eq. 14-15) is one of all examples together, so that rows of one example each have the same one.
+    """
+    model(**together)
+    balance = attached.auxiliary_loss()
+    if isinstance(attached.config, Mole):
+        model(**family.left_padded())
+        torch.testing.assert_close(balance, attached.auxiliary_loss(), **CLOSE)
+        return
     alone = []
     for row in family.examples():
         model(**row)
         alone.append(attached.auxiliary_loss())
-    model(**together)
-    torch.testing.assert_close(attached.auxiliary_loss(), torch.stack(alone).mean(), **CLOSE)
+    torch.testing.assert_close(balance, torch.stack(alone).mean(), **CLOSE)
 
 
 @torch.no_grad()
@@ -240,11 +269,11 @@ def test_lora_is_pefts_both_ways(family: Family, tmp_path: Path) -> None:
         torch.testing.assert_close(logits, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("config_of", METHODS.values(), ids=METHODS)
-def test_fused_linears_are_named_where_the_usual_ones_are_missing(config_of: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["lora", "llava_mole", "mixlora"])
+def test_fused_linears_are_named_where_the_usual_ones_are_missing(method: str, experts: Path) -> None:
     phi3 = next(family for family in FAMILIES if family.name == "phi3")
     with pytest.raises(UserError, match=r"match no linear.*\['down_proj', 'gate_up_proj', 'o_proj', 'qkv_proj'\]$"):
-        attach(phi3.build(), config_of(phi3, tmp_path))
+        attach(phi3.build(), METHODS[method](phi3, experts))
 
 
 def readme_example() -> str:
