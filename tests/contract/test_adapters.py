@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from llava_moe.adapters import Attached, Lora, attach, load_adapter
+from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, attach, load_adapter
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "adapter").glob("*.yaml"))
 IMAGE_TOKEN, IMAGE_LENGTH = 60, 4
@@ -140,6 +140,18 @@ def test_every_trainable_tensor_receives_task_gradient(config: Any, model: Llava
     silent = {name for name, p in attached.trainable_parameters().items() if p.grad is None or not p.grad.any()}
     assert silent == set()
     assert all(parameter.grad is None for name, parameter in model.named_parameters() if name not in trainable)
+
+
+@pytest.mark.parametrize("config", [LlavaMole(r=2, router="hard"), MixLora(router_grad="none")], ids=["hard", "none"])
+def test_the_task_leaves_the_routers_alone_where_that_is_asked(
+    config: Any, model: LlavaForConditionalGeneration
+) -> None:
+    attached = attach(model, config)
+    randomise(attached)
+    model(**packed()).logits.square().mean().backward()
+    names = attached.named_parameters()
+    silent = {name for name, parameter in names.items() if parameter.grad is None or not parameter.grad.any()}
+    assert silent == {name for name in names if ".router." in name or ".gate." in name} and silent
 
 
 @torch.no_grad()
