@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor, nn
 
-from llava_moe.adapters import NoAdapter, load_adapter
+from llava_moe.adapters import Mole, NoAdapter, load_adapter
 from llava_moe.assemble import (
     DTYPES,
     Assembled,
@@ -177,6 +177,12 @@ def _to_peft(job: Job) -> None:
 
 def _check_gates(assembled: Assembled) -> None:
     """Refuse an adapter that computes its mixture in a way of its own."""
+    config = assembled.attached.config
+    if isinstance(config, Mole) and config.exact and config.granularity != "matrix":
+        raise UserError(
+            f"adapter.exact mixes what a {config.granularity} puts out, not its weights, which have no merged form: "
+            "compose with exact=false, or use the run itself"
+        )
     if not all(can_be_held(wide) for wide in wide_linears(assembled.model).values()):
         raise UserError(
             "adapter.as_released computes what the released code does, for comparison, and its mixture cannot be held "

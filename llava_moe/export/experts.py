@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.body import Body
 from llava_moe.adapters.peft_format import write_peft_folder
-from llava_moe.export.mixing import spans, wide_linears
+from llava_moe.export.mixing import banks, scale_in_gate, spans, wide_linears
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,17 @@ def expert_parts(model: nn.Module, expert: str | None) -> dict[str, Part]:
 
     A linear without experts gives its one LoRA; a bank that does not have the expert gives nothing.
     """
-    parts = {}
+    parts, chosen_from = {}, banks(model) if expert else {}
     for name, wide in wide_linears(model).items():
-        lora_A, lora_B = wide.lora_A.detach(), wide.lora_B.detach()
-        if wide.gate is not None:
-            if expert not in wide.ranks:
+        lora_A, lora_B, scale = wide.lora_A.detach(), wide.lora_B.detach(), wide.scale
+        if name in chosen_from:
+            if expert is None or expert not in wide.ranks:
                 continue
+            scale *= scale_in_gate(wide, expert)
             writes, reads = spans(wide.ranks), spans(wide.read_ranks)
             lora_A = lora_A[reads.get(expert) or next(iter(reads.values()))]
             lora_B = lora_B[:, writes[expert]]
-        parts[name] = Part(lora_A.cpu().clone(), lora_B.cpu().clone(), wide.scale)
+        parts[name] = Part(lora_A.cpu().clone(), lora_B.cpu().clone(), scale)
     return parts
 
 

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llava_moe.adapters.experts import ExpertBank
+from llava_moe.adapters.mixlora_released import ReleasedLinear
+from llava_moe.adapters.mole_gate import FollowGate
 from llava_moe.adapters.router import TokenRouter
 from llava_moe.adapters.wide import Gate, WideLinear
 
@@ -96,7 +99,22 @@ def has_experts(wide: WideLinear) -> bool:
 
 def can_be_held(wide: WideLinear) -> bool:
     """Whether the linear computes through its gate's M; the released MixLoRA's builds its update otherwise."""
-    return type(wide).forward is WideLinear.forward
+    return not isinstance(wide, ReleasedLinear)
+
+
+def scale_in_gate(wide: WideLinear, expert: str) -> float:
+    """What a gate multiplies an expert's weight with: experts trained apart have scales of their own."""
+    scales = {f"experts.{one.name}": one.scale for one in wide.experts} if isinstance(wide, ExpertBank) else {}
+    return scales.get(expert, wide.scale) / wide.scale
+
+
+def banks(model: nn.Module) -> dict[str, WideLinear]:
+    """The wide linears that hold experts or factors to choose from; an expert trained apart may be alone in its own."""
+    return {
+        name: wide
+        for name, wide in wide_linears(model).items()
+        if wide.gate is not None or isinstance(wide, ExpertBank)
+    }
 
 
 def weighted_experts(wide: WideLinear, weights: Mapping[str, float]) -> Tensor:
@@ -105,30 +123,36 @@ def weighted_experts(wide: WideLinear, weights: Mapping[str, float]) -> Tensor:
     mixing_WR = torch.zeros(sum(wide.ranks.values()), sum(wide.read_ranks.values()), dtype=torch.float64)
     for expert, weight in weights.items():
         read = reads.get(expert) or next(iter(reads.values()))
-        mixing_WR[writes[expert], read] = weight * torch.eye(wide.ranks[expert], dtype=torch.float64)
+        own = weight * scale_in_gate(wide, expert)
+        mixing_WR[writes[expert], read] = own * torch.eye(wide.ranks[expert], dtype=torch.float64)
     return mixing_WR
 
 
 def expert_names(model: nn.Module) -> tuple[str, ...]:
-    """The experts of all banks, in order; none where nothing is gated."""
-    names = dict.fromkeys(name for wide in gated(model).values() for name in wide.ranks)
-    return tuple(sorted(names, key=lambda name: (len(name), name)))
+    """The experts of all banks, in order; none where there is nothing to choose from."""
+    if not gated(model):
+        return ()
+    return tuple(dict.fromkeys(name for wide in banks(model).values() for name in wide.ranks))
 
 
 def one_expert(model: nn.Module, expert: str) -> dict[str, Tensor]:
     """Mixings under which one expert serves every token; a bank that does not have it adds nothing."""
     return {
         name: weighted_experts(wide, {expert: 1.0} if expert in wide.ranks else {})
-        for name, wide in gated(model).items()
+        for name, wide in banks(model).items()
     }
 
 
 def all_alike(model: nn.Module) -> dict[str, Tensor]:
-    """Mixings that weight each of a bank's K experts by 1/K."""
-    return {
-        name: weighted_experts(wide, dict.fromkeys(wide.ranks, 1 / len(wide.ranks)))
-        for name, wide in gated(model).items()
-    }
+    """Mixings that weight each expert by 1/K, with K those that the bank's gate chooses from.
+
+    A gate over a whole block may weigh experts that have no part in one of its linears.
+    """
+    mixings = {}
+    for name, wide in gated(model).items():
+        among = len(wide.gate.leader.widths) if isinstance(wide.gate, FollowGate) else len(wide.ranks)
+        mixings[name] = weighted_experts(wide, dict.fromkeys(wide.ranks, 1 / among))
+    return mixings
 
 
 def expert_shares(wide: WideLinear, mixing_WR: Tensor) -> dict[str, float]:
@@ -136,6 +160,7 @@ def expert_shares(wide: WideLinear, mixing_WR: Tensor) -> dict[str, float]:
     writes, reads = spans(wide.ranks), spans(wide.read_ranks)
     return {
         expert: float(mixing_WR[write, reads.get(expert) or next(iter(reads.values()))].diagonal().mean())
+        / scale_in_gate(wide, expert)
         for expert, write in writes.items()
     }
 

@@ -90,9 +90,9 @@ def export_peft(
     experts = {name: folder / folder_of(name) for name in expert_names(model)} or {"": folder}
     ours, parts = {}, {}
     for name in experts:
-        with held(model, one_expert(model, name)):
+        with held(model, one_expert(model, name) if name else {}):
             ours[name] = our_logits(assembled, probes)
-        parts[name] = expert_parts(model, name)
+        parts[name] = expert_parts(model, name or None)
     if expert_names(model):
         write_router(folder, assembled)
     settings = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from llava_moe.adapters import LlavaMole, Lora, MixLora
+from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach, load_adapter
+from llava_moe.export.experts import expert_parts
 from llava_moe.export.merge import delta_OD, fold
 from llava_moe.export.mixing import (
     all_alike,
@@ -193,3 +195,70 @@ def test_delta_is_that_of_the_wide_linear(dressed: Any) -> None:
     wide = next(iter(wide_linears(model).values()))
     x = torch.randn(4, wide.in_features, dtype=torch.float64)
     torch.testing.assert_close(wide(x) - wide.base(x), x @ delta_OD(wide, None).T, **EXACT)
+
+
+@pytest.fixture
+def trained_apart(build: Any, tmp_path: Path) -> list[str]:
+    """Folders of three LoRAs of different ranks, scales and targets; only the third adapts down_proj."""
+    configs = [
+        Lora(r=2, lora_alpha=6, target_modules=["q_proj", "up_proj"]),
+        Lora(r=3, lora_alpha=3, target_modules=["q_proj", "up_proj", "o_proj"]),
+        Lora(r=1, lora_alpha=4, target_modules=["o_proj", "up_proj", "down_proj"]),
+    ]
+    folders = []
+    for number, config in enumerate(configs):
+        attached = attach(build(), config)
+        torch.manual_seed(10 + number)
+        with torch.no_grad():
+            for parameter in attached.parameters():
+                parameter.normal_(std=0.2)
+        folders.append(str(tmp_path / f"lora{number}"))
+        attached.save(folders[-1])
+    return folders
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("granularity", ["matrix", "block"])
+def test_expert_of_mole_alone_is_the_lora_that_was_trained_apart(
+    build: Any, trained_apart: list[str], inputs: dict[str, Tensor], granularity: str
+) -> None:
+    model = build()
+    attached = attach(model, Mole(experts=trained_apart, granularity=granularity))
+    assert expert_names(model) == tuple(sorted(f"experts.lora{number}" for number in range(3)))
+    for number, folder in enumerate(trained_apart):
+        alone = build()
+        load_adapter(alone, folder)
+        with held(model, one_expert(model, f"experts.lora{number}")):
+            torch.testing.assert_close(model(**inputs).logits, alone(**inputs).logits, **EXACT)
+        parts, bare = expert_parts(model, f"experts.lora{number}"), build()
+        for name, part in parts.items():
+            bare.get_submodule(name).weight.add_(part.scale * part.lora_B @ part.lora_A)
+        torch.testing.assert_close(bare(**inputs).logits, alone(**inputs).logits, **EXACT)
+    # Its gates start even, so the even mixture is the model itself.
+    expected, mixings = model(**inputs).logits, all_alike(model)
+    fold(model, mixings)
+    attached.detach()
+    torch.testing.assert_close(model(**inputs).logits, expected, **EXACT)
+
+
+@torch.no_grad()
+def test_recorded_weights_of_mole_are_its_gates_means(
+    build: Any, trained_apart: list[str], inputs: dict[str, Tensor]
+) -> None:
+    model = build()
+    attached = attach(model, Mole(experts=trained_apart, granularity="layer"))
+    for name, parameter in attached.named_parameters().items():
+        if name.endswith("expert_gate.weight"):
+            parameter.normal_(generator=torch.Generator().manual_seed(4))
+    counted_BT = inputs["attention_mask"].bool()
+    with recorded(model) as recorders:
+        for recorder in recorders.values():
+            recorder.is_counted_BT = counted_BT
+        model(**inputs)
+    weights_SK = attached.routings()["language_model.layers.1.mlp.expert_gate"].probs_SK
+    expected = (weights_SK.double() * counted_BT.sum(1, keepdim=True)).sum(0) / counted_BT.sum()
+    name = "model.language_model.layers.1.mlp.up_proj"
+    mean_WR = recorders[name].sum_WR / recorders[name].num_tokens
+    shares = expert_shares(gated(model)[name], mean_WR)
+    assert list(shares.values()) == pytest.approx(expected.tolist(), abs=1e-6)
+    assert max(shares.values()) > 0.4
