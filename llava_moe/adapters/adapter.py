@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llava_moe.adapters.balance import AnyRouting, ExpertTotals, count_experts
 from llava_moe.adapters.body import READ_TOGETHER, Body
 from llava_moe.adapters.gated_mlp import forward_gated_mlp, is_gated_mlp
-from llava_moe.adapters.router import TokenRouter, route_first
+from llava_moe.adapters.router import Routing, TokenRouter, route_first
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import CORES, Siblings, WideLinear
 from llava_moe.errors import UserError
@@ -203,7 +203,7 @@ class Attached:
         for name, router in self._fitting.routers.items():
             if router.routing is None:
                 raise ValueError(f"{name} has not run since the adapter was attached")
-            decided[self._body.short(name)] = router.routing
+            decided[self._body.short(name)] = self._in_rows(name, router.routing)
         for name, decider in self._deciders().items():
             routings = decider.routings()
             if not routings:
@@ -211,6 +211,15 @@ class Attached:
             for suffix, routing in routings.items():
                 decided[f"{self._body.short(name)}.{suffix}" if suffix else self._body.short(name)] = routing
         return decided
+
+    def _in_rows(self, name: str, routing: Routing) -> Routing:
+        """The routing as [B, T, ...]: the MLP beside the experts of a mixture gets the tokens of all rows in one."""
+        if routing.chosen_BT.ndim == 2:
+            return routing
+        segments_BT, _ = self._segments.of_tokens()
+        if routing.chosen_BT.numel() != segments_BT.numel():
+            raise UserError(f"{name} does not see every token once: leave its linears out of adapter.expert_modules")
+        return Routing(routing.probs_BTK.view(*segments_BT.shape, -1), routing.chosen_BT.view_as(segments_BT))
 
     def balance_totals(self, is_real: Tensor | None = None) -> Tensor:
         """float64, what the last forward pass adds to the sums that a balance loss over a whole step is made from."""

@@ -332,3 +332,24 @@ def test_the_readmes_trainer_trains_the_adapter_and_its_routers(
     load_adapter(again, tmp_path / "out" / "adapter")
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model.eval()(ids).logits)
+
+
+def test_routers_of_a_mixtures_own_experts_are_refused_where_the_balance_is_asked_for() -> None:
+    class Part(torch.nn.Module):
+        """An MLP that every other token visits."""
+
+        def __init__(self, mlp: torch.nn.Module) -> None:
+            super().__init__()
+            self.expert = mlp
+
+        def forward(self, x_BTD: Tensor) -> Tensor:
+            x_ND = x_BTD.flatten(0, 1)
+            return x_ND.index_add(0, torch.arange(0, len(x_ND), 2), self.expert(x_ND[::2])).view_as(x_BTD)
+
+    model = next(family for family in FAMILIES if family.name == "llama").build()
+    for layer in model.model.layers:
+        layer.mlp = Part(layer.mlp)
+    attached = attach(model, LlavaMole(r=2))
+    model(torch.arange(8)[None])
+    with pytest.raises(UserError, match=r"model\.layers\.0\.mlp\.expert does not see every token once"):
+        attached.auxiliary_loss()

@@ -34,6 +34,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen3Config,
@@ -223,6 +225,13 @@ FUSED = {
     "expert_modules": ["gate_up_proj", "down_proj"],
 }
 
+EXPERTS = {
+    "num_experts": 3,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+}
+
 FAMILIES = (
     Family("llama", lambda: LlamaForCausalLM(LlamaConfig(**TEXT))),
     Family("qwen2", lambda: Qwen2ForCausalLM(Qwen2Config(**TEXT))),
@@ -231,6 +240,8 @@ FAMILIES = (
     Family("gemma", lambda: GemmaForCausalLM(GemmaConfig(**GEMMA))),
     Family("gemma2", lambda: Gemma2ForCausalLM(Gemma2Config(**GEMMA, **WINDOW, query_pre_attn_scalar=8))),
     Family("gemma3_text", lambda: Gemma3ForCausalLM(Gemma3TextConfig(**GEMMA, **WINDOW, query_pre_attn_scalar=8))),
+    # The MLP that every token visits beside its experts is called with the tokens of all rows in one.
+    Family("qwen2_moe", lambda: Qwen2MoeForCausalLM(Qwen2MoeConfig(**TEXT, **EXPERTS))),
     Family("phi3", lambda: Phi3ForCausalLM(Phi3Config(**TEXT)), targets=FUSED),
     Family("llava", _llava, (IMAGE_TOKEN,) * 4, _pixels),
     Family("llava_text", _llava),
