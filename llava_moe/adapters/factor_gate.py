@@ -63,11 +63,11 @@ def strongest(scores_UE: Tensor, r: int) -> Tensor:
 def conditional_probs(lora_A_ED: Tensor, cfs_RED: Tensor, reads_UR: Tensor) -> Tensor:
     """p_CFS = softmax(sum_k softmax(A[k] W_AB[k])) with A[k] the k-th chosen row of A: [U, E] (paper, eq. 7-8).
 
-    Every row of A meets every W_AB[k] once, in a table [r, E, E], however many units there are.
+    Every row of A meets every W_AB[k] once, in a table [E, r, E], however many units there are.
     """
-    table_REE = torch.einsum("jd,ked->kje", lora_A_ED, cfs_RED)
+    table_ERE = (lora_A_ED @ cfs_RED.flatten(0, 1).t()).unflatten(-1, cfs_RED.shape[:2])
     positions_R = torch.arange(len(cfs_RED), device=reads_UR.device)
-    return table_REE[positions_R, reads_UR].softmax(-1).sum(1).softmax(-1)
+    return table_ERE[reads_UR, positions_R].softmax(-1).sum(1).softmax(-1)
 
 
 class FactorGate(nn.Module):
@@ -117,7 +117,7 @@ class FactorGate(nn.Module):
         self.segments, self.num_factors, self.r = segments, num_factors, r
         self.conditional, self.routing, self.learns = conditional and routing != "random", routing, learns
         self.kept: Choice | None = None
-        self.decided: dict[str, ExampleRouting] = {}
+        self.units_BT: Tensor | None = None
         if routing == "task":
             segments.reads_text = True
         if routing == "random":
@@ -144,7 +144,7 @@ class FactorGate(nn.Module):
             with torch.autocast(x_BTD.device.type, enabled=False):
                 choice = self._choose(x_BTD, units_BT, bank)
             self.kept = choice.detached()
-        self.decided = choice.detached().routings(units_BT)
+        self.units_BT = units_BT
         decision = (units_BT.clamp(min=0), choice.reads_UR, choice.writes_UR)
         return (*decision, choice.weights()) if self.learns and choice.probs_A_UE.requires_grad else decision
 
@@ -159,7 +159,7 @@ class FactorGate(nn.Module):
 
     def routings(self) -> Mapping[str, ExampleRouting]:
         """The last choice of A and of B. Where tokens choose, each counts as an example of its own."""
-        return self.decided
+        return {} if self.kept is None or self.units_BT is None else self.kept.routings(self.units_BT)
 
     def extra_repr(self) -> str:
         """Show size and mode in ``print(model)``."""
@@ -213,4 +213,4 @@ class FactorGate(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The last choice belongs to a conversation, which neither deepcopy nor pickle takes along.
-        return self.__dict__ | {"kept": None, "decided": {}}
+        return self.__dict__ | {"kept": None, "units_BT": None}
