@@ -195,15 +195,21 @@ def _read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def weights_writer(assembled: Assembled) -> Callable[[Path, Mapping[str, torch.Tensor]], None]:
-    """Return the function that writes a checkpoint's weights from the fp32 values that the engine gathered."""
+    """Return the function that writes a checkpoint's weights from the fp32 values that the engine gathered.
+
+    Ask for it before an engine takes the model apart: what an adapter keeps frozen, no engine gathers again.
+    """
     attached = assembled.attached
-    adapter_names = set(attached.named_parameters())
+    own = attached.named_parameters()
+    adapter_names = set(own)
+    frozen = {n: p.detach().to("cpu", copy=True) for n, p in own.items() if not p.requires_grad}
     # A wrapped linear keeps its own weight under ".base": files carry Hugging Face's names.
 
     def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         if assembled.has_adapter:
             (folder / "adapter").mkdir()
-            attached.save(folder / "adapter", tensors={n: t for n, t in tensors.items() if n in adapter_names})
+            trained = {n: t for n, t in tensors.items() if n in adapter_names}
+            attached.save(folder / "adapter", tensors=frozen | trained)
         projector = {n: t for n, t in tensors.items() if PROJECTOR in n}
         if projector:
             save_file(projector, folder / "projector.safetensors")

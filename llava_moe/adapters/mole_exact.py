@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
+from llava_moe.adapters.adapter import Forward
 from llava_moe.adapters.mole_gate import ExpertGate
 from llava_moe.errors import UserError
+
+NO_CACHE = {"use_cache": False, "past_key_values": None}
 
 
 class ExactUnit:
@@ -37,17 +40,16 @@ class ExactUnit:
         self.gate, self.unit = gate, (unit,)
         self._caches: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 
-    def __call__(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         """Run the unit's own ``forward`` for each expert and mix what they change."""
         self._refuse_recomputed_parts()
         num_experts, cache = len(self.gate.widths), kwargs.get("past_key_values")
         others = self._caches_beside(cache, num_experts)
-        self.gate.hold(None)
-        plain = forward(*args, **kwargs)
-        results = []
-        for index in range(num_experts):
-            self.gate.hold(index)
-            results.append(forward(*args, **(kwargs if cache is None else kwargs | {"past_key_values": others[index]})))
+        plain = self._run(None, forward, args, kwargs)
+        results = [
+            self._run(index, forward, args, kwargs if cache is None else kwargs | {"past_key_values": others[index]})
+            for index in range(num_experts)
+        ]
         self._remember(plain, results)
         base_BTD = _hidden(plain)
         deltas = [_hidden(result) - base_BTD for result in results]
@@ -59,6 +61,25 @@ class ExactUnit:
         for weight_BT, delta_BTD in zip(weights_BTK.unbind(-1), deltas, strict=True):
             mixed_BTD = mixed_BTD + weight_BT.unsqueeze(-1) * delta_BTD
         return _with_hidden(plain, mixed_BTD)
+
+    def _run(self, index: int | None, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One pass. Where the unit checkpoints itself, this does in its stead: recomputed, a pass is held again."""
+        unit: Any = self.unit[0]
+
+        def run(*args: Any) -> Any:
+            self.gate.hold(index)
+            flag, unit.gradient_checkpointing = unit.gradient_checkpointing, False
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                unit.gradient_checkpointing = flag
+
+        if unit.training and getattr(unit, "gradient_checkpointing", False):
+            # As transformers does: a pass that is computed again must not write to a cache twice.
+            kwargs = kwargs | {key: value for key, value in NO_CACHE.items() if key in kwargs}
+            return checkpoint(run, *args, use_reentrant=False)
+        self.gate.hold(index)
+        return forward(*args, **kwargs)
 
     def _refuse_recomputed_parts(self) -> None:
         """Parts that are computed again in the backward pass would meet the weights of the last pass, not their own."""

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from llava_moe.assemble import DTYPES, Assembled, new_model, newest_checkpoint, recipe_of
+from llava_moe.assemble import DTYPES, Assembled, new_model, newest_checkpoint, recipe_of, weights_writer
 from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.processes import Processes, zero_of
 from llava_moe.commands.settings import mixture_of, optimizer_of
@@ -99,6 +99,7 @@ def _train_locked(
     quarantine = None
     if processes.rank == 0:
         quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
+    write_weights = weights_writer(assembled)
     engine = _engine(config, assembled, groups, processes)
     stream = _stream(config, assembled, data, engine)
     schedule = Schedule(_num_steps(config, stream), config["train"]["warmup_ratio"])
@@ -113,7 +114,9 @@ def _train_locked(
         write_atomically(
             folder / "environment.json", json.dumps(describe_environment(config, assembled.model), indent=1)
         )
-    run = StageRun(config, folder, title, engine, assembled, stream, quarantine, schedule, state, console, stop_signals)
+    run = StageRun(
+        config, folder, title, engine, write_weights, stream, quarantine, schedule, state, console, stop_signals
+    )
     with run, stop_signals.deferred():
         state = train(
             engine,
@@ -185,7 +188,8 @@ def _objective(assembled: Assembled) -> Objective:
     return Objective(
         inputs_of=assembled.inputs_of,
         load_balance_coef=attached.load_balance_coef,
-        auxiliary_loss=(lambda is_real: attached.auxiliary_loss(is_real, reduction="sum")) if balanced else None,
+        auxiliary_loss=(lambda is_real, totals: attached.auxiliary_loss(is_real, "sum", totals)) if balanced else None,
+        balance_totals=attached.balance_totals if attached.balances_by_step else None,
         expert_totals=attached.expert_totals if routed else None,
         mark_prompts=attached.mark_prompts if routed else None,
     )

@@ -9,11 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_moe.assemble import Assembled, weights_writer
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.stream import StepStream
-from llava_moe.train.checkpoint import save_checkpoint
+from llava_moe.train.checkpoint import WriteWeights, save_checkpoint
 from llava_moe.train.console import TrainingConsole
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, LogSink, StepRecord, TensorBoard, WeightsAndBiases
@@ -30,7 +29,7 @@ class StageRun:
         folder: Path,
         title: str,
         engine: Engine,
-        assembled: Assembled,
+        write_weights: WriteWeights,
         stream: StepStream,
         quarantine: Quarantine | None,
         schedule: Schedule,
@@ -40,7 +39,7 @@ class StageRun:
     ) -> None:
         self.folder, self.engine, self.stream, self.quarantine_file = folder, engine, stream, quarantine
         self.keep_last = config["train"]["keep_last"]
-        self.write_weights = weights_writer(assembled)
+        self.write_weights = write_weights
         self.started = time.monotonic()
         self.stop_signals = stop_signals
         self.sinks: list[LogSink] = []

@@ -6,7 +6,8 @@ however the samples are packed into rows and dealt to ranks:
     objective = sum(cross-entropy) / num_supervised_tokens + coef * sum_over_examples(balance) / num_examples
 
 with both divisors counted over all ranks before the first backward pass (pytorch/torchtitan ``trainer.py`` does the
-same for its token mean).
+same for its token mean). A balance loss that is no sum over examples is given the sums that it is made from, which a
+first pass over the step's rows, without gradients, adds up; a step of one row needs none.
 """
 
 from __future__ import annotations
@@ -49,14 +50,17 @@ class Objective:
     Attributes:
         inputs_of: a row -> keyword arguments of the model's forward.
         load_balance_coef: weight of the balance loss; 0 when there is none.
-        auxiliary_loss: ``is_real [S]`` -> balance loss of the last forward, summed over real examples.
+        auxiliary_loss: ``is_real [S]``, the step's totals or None -> balance loss of the last forward, summed over real
+            examples.
+        balance_totals: ``is_real [S]`` -> what the last forward adds to those totals; None where no loss needs them.
         expert_totals: ``domains [1, T]``, number of domains -> routing of the last forward.
         mark_prompts: told the ``labels [1, T]`` of a row before its forward.
     """
 
     inputs_of: Callable[[Batch], Mapping[str, Any]]
     load_balance_coef: float = 0.0
-    auxiliary_loss: Callable[[torch.Tensor], torch.Tensor] | None = None
+    auxiliary_loss: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None
+    balance_totals: Callable[[torch.Tensor], torch.Tensor] | None = None
     expert_totals: Callable[[torch.Tensor, int], ExpertTotals] | None = None
     mark_prompts: Callable[[torch.Tensor], None] | None = None
 
@@ -179,17 +183,19 @@ def _take_step(
         dtype=torch.float64,
         device=engine.device,
     )
-    num_supervised, num_examples = engine.sum(counts).clamp(min=1.0).tolist()
+    divisors = engine.sum(counts).clamp(min=1.0).tolist()
     sums = StepSums.zeros(num_domains, engine.device)
     experts = _ExpertSums()
-    for number, batch in enumerate(batches):
-        try:
-            loss = _forward_row(engine, objective, batch, sums, experts, num_domains, num_supervised, num_examples)
+    batch = None
+    try:
+        totals = _balance_totals(engine, objective, batches)
+        for number, batch in enumerate(batches):
+            loss = _forward_row(engine, objective, batch, sums, experts, num_domains, divisors, totals)
             engine.backward(loss, is_last=number == len(batches) - 1)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise UserError(_out_of_memory(batch, step)) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(_out_of_memory(batches[0] if batch is None else batch, step)) from error
     stop = torch.tensor([float(run.stop_asked)], dtype=torch.float64, device=engine.device)
     flat = engine.sum(torch.cat([sums.flat(), experts.flat(engine.device), stop]))
     total = StepSums.from_flat(flat[: sums.flat().numel()])
@@ -217,6 +223,20 @@ def _take_step(
     )
 
 
+@torch.no_grad()
+def _balance_totals(engine: Engine, objective: Objective, batches: Sequence[Batch]) -> torch.Tensor | None:
+    """What the balance loss needs of the whole step, over all ranks; None where each row knows it by itself."""
+    if objective.balance_totals is None or (engine.world == 1 and len(batches) == 1):
+        return None
+    parts = []
+    for batch in batches:
+        if objective.mark_prompts is not None:
+            objective.mark_prompts(batch.labels)
+        engine.forward(**objective.inputs_of(batch), logits_to_keep=1)
+        parts.append(objective.balance_totals(batch.is_real))
+    return engine.sum(torch.stack(parts).sum(0))
+
+
 def _forward_row(
     engine: Engine,
     objective: Objective,
@@ -224,9 +244,10 @@ def _forward_row(
     sums: StepSums,
     experts: _ExpertSums,
     num_domains: int,
-    num_supervised: float,
-    num_examples: float,
+    divisors: Sequence[float],
+    totals: torch.Tensor | None,
 ) -> torch.Tensor:
+    num_supervised, num_examples = divisors
     targets = targets_of(batch)
     if objective.mark_prompts is not None:
         objective.mark_prompts(batch.labels)
@@ -235,7 +256,7 @@ def _forward_row(
     loss = losses_N.sum() / num_supervised
     balance: torch.Tensor | float = 0.0
     if objective.auxiliary_loss is not None:
-        balance = objective.auxiliary_loss(batch.is_real)
+        balance = objective.auxiliary_loss(batch.is_real, totals)
         loss = loss + objective.load_balance_coef * balance / num_examples
     sums.add_losses(losses_N, targets.domains_N)
     sums.add_row(batch, balance)
