@@ -128,9 +128,8 @@ def _read(folder: Path, name: str, body: Body) -> ReadExpert:
     wrong = sorted(shapes.keys() ^ tensors.keys())
     wrong += [key for key, shape in shapes.items() if key in tensors and tuple(tensors[key].shape) != shape]
     if wrong:
-        raise UserError(
-            f"{folder}: {len(wrong)} tensors, such as {wrong[0]}, are missing, unexpected or of wrong shape"
-        )
+        what = "missing, unexpected or of another shape than its settings say"
+        raise UserError(f"{folder}: {len(wrong)} tensors, such as {wrong[0]}, are {what}")
     scale = low_rank_scale(lora.r, lora.lora_alpha, lora.use_rslora)
     targets = tuple(body.short(linear) for linear in chosen)
     return ReadExpert(Expert(name, str(folder), lora.r, lora.lora_alpha, scale, targets), tensors)
