@@ -103,6 +103,64 @@ def test_two_ranks_equal_one_process(
     assert_equal_runs(one_process, tmp_path / "run")
 
 
+def spread(stage: int) -> list[str]:
+    """Words for a ZeRO stage that partitions every parameter, however small."""
+    name = "parallel.extra.zero_optimization"
+    whole_below = [f"{name}.stage=3", f"{name}.stage3_param_persistence_threshold=0"]
+    return [f"parallel=zero{stage}", *(whole_below if stage == 3 else [])]
+
+
+@pytest.fixture(scope="module")
+def mixlora(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """Words for a run whose linears choose by example, and what one process makes of them."""
+    folder = tmp_path_factory.mktemp("mixlora")
+    chooses = [*words, "adapter=mixlora", "adapter.num_factors=6", "adapter.r=2"]
+    launch("one", chooses, folder / "run", folder)
+    return chooses, folder / "run"
+
+
+def shares_of(folder: Path) -> torch.Tensor:
+    """How often each factor was chosen: [steps * layers, factors], rounded to six places as logged."""
+    layers = [layer for record in records_of(folder) for layer in record["experts"].values()]
+    return torch.tensor([ledger["share"] for layer in layers for ledger in layer.values()])
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_choose_factors_as_one_process(stage: int, mixlora: tuple[list[str], Path], tmp_path: Path) -> None:
+    chooses, one = mixlora
+    launch("torchrun", [*chooses, *spread(stage)], tmp_path / "run", tmp_path)
+    assert_equal_runs(one, tmp_path / "run")
+    torch.testing.assert_close(shares_of(tmp_path / "run"), shares_of(one), atol=2e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def mole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """Words for a run whose balance loss is of the whole step, and what one process makes of them."""
+    folder = tmp_path_factory.mktemp("mole")
+    for r in (2, 3):
+        expert = [*words, "adapter=lora", f"adapter.r={r}", f"seed={r}", "train.max_steps=4"]
+        launch("one", [*expert, "stage.demo.learning_rates.adapter=1e-2"], folder / f"expert{r}", folder)
+    weighs = [word for word in words if "dropout" not in word]
+    weighs += ["adapter=mole", f"adapter.experts=[{folder / 'expert2'},{folder / 'expert3'}]"]
+    launch("one", weighs, folder / "run", folder)
+    return weighs, folder / "run"
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_weigh_experts_as_one_process(stage: int, mole: tuple[list[str], Path], tmp_path: Path) -> None:
+    weighs, one = mole
+    launch("torchrun", [*weighs, *spread(stage)], tmp_path / "run", tmp_path)
+    assert_equal_runs(one, tmp_path / "run")
+
+
+def test_balance_over_the_step_does_not_depend_on_packing(mole: tuple[list[str], Path], tmp_path: Path) -> None:
+    weighs, one = mole
+    launch("one", [*weighs, "train.tokens_per_micro_batch=800"], tmp_path / "run", tmp_path)
+    assert_equal_runs(one, tmp_path / "run")
+    assert sum(record["rows"] for record in records_of(tmp_path / "run")) == NUM_STEPS
+    assert sum(record["rows"] for record in records_of(one)) > 2 * NUM_STEPS
+
+
 def test_two_ranks_in_bf16_follow_one_process_and_save_their_masters(words: list[str], tmp_path: Path) -> None:
     half = [*words, "train.dtype=bf16", "train.max_steps=4"]
     launch("one", half, tmp_path / "one", tmp_path)
