@@ -44,7 +44,7 @@ def trained_apart(family: Family, folder: Path, seed: int) -> str:
     return str(folder)
 
 
-@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(params=FAMILIES, ids=str)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 
@@ -107,7 +107,7 @@ def test_a_fresh_adapter_equals_the_base(family: Family, config: Any) -> None:
     assert all(torch.equal(model(**row).logits, was) for row, was in zip(family.examples(), before, strict=True))
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family.packs], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.packs], ids=str)
 @torch.no_grad()
 def test_a_packed_row_equals_its_examples_alone(family: Family, config: Any) -> None:
     model, attached = adapted(family, config)
@@ -159,6 +159,17 @@ def test_a_left_padded_batch_generates_what_each_row_does(family: Family, config
     together = generate(model, family.left_padded()).sequences[:, -4:]
     alone = [generate(model, row).sequences[:, -4:] for row in family.examples()]
     assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("family", [FAMILIES[0], *(f for f in FAMILIES if f.name in ("llava", "qwen2_vl"))], ids=str)
+@torch.no_grad()
+def test_beams_are_the_same_with_and_without_cache_padded_and_alone(family: Family, config: Any) -> None:
+    model, _ = adapted(family, config)
+    beams = {"num_beams": 3, "num_return_sequences": 2}
+    together = generate(model, family.left_padded(), **beams).sequences[:, -4:]
+    assert torch.equal(generate(model, family.left_padded(), **beams, use_cache=False).sequences[:, -4:], together)
+    alone = [generate(model, row, **beams).sequences[:, -4:] for row in family.examples()]
+    assert torch.equal(torch.cat(alone), together)
 
 
 class Watched:

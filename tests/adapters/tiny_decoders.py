@@ -84,6 +84,9 @@ class Family:
     packs: bool = True
     targets: dict[str, list[str]] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return self.name
+
     def fitted(self, config: Any) -> Any:
         """``config`` with the names of this family's linears where they are not Llama's."""
         named = {entry.name for entry in fields(config)}
