@@ -60,6 +60,7 @@ class LlavaMole:
     """
 
     method: ClassVar[str] = "llava_mole"
+    later_fields: ClassVar[tuple[str, ...]] = ("expert_layers", "shared_A", "dispatch")
 
     num_experts: int | Sequence[int] = 3
     r: int = 32

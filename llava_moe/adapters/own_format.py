@@ -110,6 +110,8 @@ def _is_pickle(path: Path) -> bool:
 def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -> Config:
     """Rebuild a method from its settings; every hyper-parameter must be there and no other.
 
+    Those that a method names as ``later_fields`` came after its first files, which mean their defaults.
+
     Raises:
         UserError: the format is newer than this program, or a hyper-parameter is missing or unknown.
     """
@@ -120,8 +122,9 @@ def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -
     assert dataclasses.is_dataclass(kind)
     wanted = {field.name for field in dataclasses.fields(kind)}
     given = {name: value for name, value in settings.items() if name not in HEAD}
-    if given.keys() != wanted:
-        missing, unknown = sorted(wanted - given.keys()), sorted(given.keys() - wanted)
+    missing = sorted(wanted - given.keys() - set(getattr(kind, "later_fields", ())))
+    unknown = sorted(given.keys() - wanted)
+    if missing or unknown:
         raise UserError(f"{path} does not describe a {kind.__name__}: missing {missing}, unknown {unknown}")
     if misfit := first_misfit(kind, given):
         raise UserError(f"{path}: {misfit}; write the adapter again")

@@ -105,6 +105,14 @@ def test_a_folder_without_a_record_of_its_base_loads(saved: Path) -> None:
     load_adapter(llama(), change(saved, lambda s: (s.pop("base", None), s.pop("base_model_name_or_path", None))))
 
 
+def test_a_file_from_before_a_setting_was_there_means_its_default(tmp_path: Path) -> None:
+    attach(llama(), LlavaMole(r=2)).save(tmp_path)
+    change(tmp_path, lambda s: [s.pop(name) for name in (*LlavaMole.later_fields, "base")])
+    assert load_adapter(llama(), tmp_path).config == LlavaMole(r=2)
+    change(tmp_path, lambda s: s.pop("r"))
+    assert "missing ['r'], unknown []" in refusal(llama(), tmp_path)
+
+
 @pytest.mark.parametrize("base", [None, "llama", ["llama"], {"hidden_size": None}, {"colour": 1}])
 def test_a_record_of_the_base_that_says_nothing_is_no_hindrance(base: Any, tmp_path: Path) -> None:
     attach(llama(), LlavaMole(r=2)).save(tmp_path)
