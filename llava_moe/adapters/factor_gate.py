@@ -151,11 +151,12 @@ class FactorGate(nn.Module):
     def mix(self, z_BTE: Tensor, *decision: Tensor) -> Tensor:
         """Gather what the chosen rows of A read, and put the i-th in the place of the i-th chosen column of B."""
         units_BT, reads_UR, writes_UR, *weights = decision
-        units_BT = units_BT.view(z_BTE.shape[:-1])
-        read_BTR = z_BTE.gather(-1, reads_UR[units_BT])
+        units_N, shape = units_BT.flatten(), (*z_BTE.shape[:-1], reads_UR.shape[-1])
+        read_BTR = z_BTE.gather(-1, reads_UR.index_select(0, units_N).view(shape))
         if weights:
-            read_BTR = read_BTR * weights[0][units_BT].to(z_BTE.dtype)
-        return torch.zeros_like(z_BTE).scatter(-1, writes_UR[units_BT], read_BTR)
+            # Not by brackets: a GPU sorts for their gradient, and is slow where many tokens share a unit.
+            read_BTR = read_BTR * weights[0].index_select(0, units_N).view(shape).to(z_BTE.dtype)
+        return torch.zeros_like(z_BTE).scatter(-1, writes_UR.index_select(0, units_N).view(shape), read_BTR)
 
     def routings(self) -> Mapping[str, ExampleRouting]:
         """The last choice of A and of B. Where tokens choose, each counts as an example of its own."""

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llava_moe.adapters.bin_mean import mean_by_bin
+
 IGNORED = -100
-# Rows that are cast to fp32 together when they are summed.
-ROWS_AT_ONCE = 1024
 # How the configurations of transformers call the tokens whose places images and videos take.
 PLACEHOLDERS = ("image_token_id", "video_token_id")
 
@@ -206,7 +206,7 @@ class Segments:
                 return pooled_SD
         if self._bins is None:
             self._bins = self._bins_of(self.is_prompt())
-        pooled_SD = _Mean.apply(x_BTD, *self._bins)
+        pooled_SD = mean_by_bin(x_BTD, *self._bins)
         if reader is not None:
             # A weak reference, so as not to keep the input alive.
             self._pooled = weakref.ref(x_BTD), pooled_SD, {id(reader)}
@@ -234,7 +234,7 @@ class Segments:
                 is_read_BT = is_read_BT & self._is_text.to(self._device)
             with torch.no_grad():
                 embeds_BTD = self._tokens if self._embed is None else self._embed(self._tokens)
-                self._instruction = _Mean.apply(embeds_BTD, *self._bins_of(is_read_BT))
+                self._instruction = mean_by_bin(embeds_BTD, *self._bins_of(is_read_BT))
         return self._instruction
 
     def _bins_of(self, is_read_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,28 +251,6 @@ class Segments:
     def __getstate__(self) -> dict[str, Any]:
         # What was seen hangs on autograd graphs and weak references, which neither deepcopy nor pickle can take along.
         return Segments().__dict__ | {"_pools": self._pools, "reads_text": self.reads_text}
-
-
-class _Mean(torch.autograd.Function):
-    """Mean of the rows of each bin, in fp32 at least; plain autograd would make fp32 copies of x and its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, bins_N: Tensor, counts_S1: Tensor) -> Tensor:
-        ctx.dtype, ctx.shape = x_BTD.dtype, x_BTD.shape
-        ctx.save_for_backward(bins_N, counts_S1)
-        x_ND = x_BTD.flatten(0, -2)
-        dtype = torch.promote_types(x_ND.dtype, torch.float32)
-        sums_SD = torch.zeros(len(counts_S1) + 1, x_ND.shape[-1], dtype=dtype, device=x_ND.device)
-        for x_nD, bins_n in zip(x_ND.split(ROWS_AT_ONCE), bins_N.split(ROWS_AT_ONCE), strict=True):
-            sums_SD.index_add_(0, bins_n, x_nD.to(dtype))
-        return sums_SD[:-1] / counts_S1
-
-    @staticmethod
-    def backward(ctx: Any, dmean_SD: Tensor) -> tuple[Tensor, None, None]:
-        bins_N, counts_S1 = ctx.saved_tensors
-        dx_SD = (dmean_SD / counts_S1).to(ctx.dtype)
-        dx_SD = torch.cat([dx_SD, dx_SD.new_zeros(1, dx_SD.shape[-1])])
-        return dx_SD.index_select(0, bins_N).view(ctx.shape), None, None
 
 
 def _text_positions(positions: Any) -> Tensor | None:
