@@ -115,7 +115,7 @@ class LlavaMole:
     def dress(self, body: Body, segments: Segments) -> Fitting:
         """Banks of K experts with a router per block on the expert modules, LoRA on the other targets."""
         scale = low_rank_scale(self.r, self.lora_alpha, self.use_rslora)
-        experts, counts = body.select(self.expert_modules), self._experts_by_layer(body)
+        experts, counts = body.select(self.expert_modules, setting="expert_modules"), self._experts_by_layer(body)
         if not experts.keys() & body.select(self.target_modules).keys():
             raise UserError(
                 f"adapter.expert_modules={self.expert_modules} names nothing of target_modules={self.target_modules}"

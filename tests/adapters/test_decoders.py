@@ -283,7 +283,11 @@ def test_lora_is_pefts_both_ways(family: Family, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["lora", "llava_mole", "mixlora"])
 def test_fused_linears_are_named_where_the_usual_ones_are_missing(method: str, experts: Path) -> None:
     phi3 = next(family for family in FAMILIES if family.name == "phi3")
-    with pytest.raises(UserError, match=r"match no linear.*\['down_proj', 'gate_up_proj', 'o_proj', 'qkv_proj'\]$"):
+    setting = "expert_modules" if method == "llava_mole" else "target_modules"
+    with pytest.raises(
+        UserError,
+        match=rf"adapter\.{setting} .* match no linear.*\['down_proj', 'gate_up_proj', 'o_proj', 'qkv_proj'\]$",
+    ):
         attach(phi3.build(), METHODS[method](phi3, experts))
 
 
