@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 import transformers
 from omegaconf import DictConfig
 from rich.console import Console
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from llava_moe.adapters import Mole, NoAdapter, load_adapter
@@ -46,6 +48,7 @@ from llava_moe.export.mixing import (
 from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
 from llava_moe.export.write import BASE, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
+from llava_moe.train.checkpoint import is_full
 
 LIMITS: dict[str, Limit] = {
     "run": OrNull(Text()),
@@ -95,6 +98,9 @@ def _export(config: DictConfig) -> int:
     if plain["num_threads"] is not None:
         torch.set_num_threads(int(plain["num_threads"]))
     console = Console(soft_wrap=True)
+    if not torch.cuda.is_available():
+        # transformers asks DeepSpeed, where it is installed, which then writes a warning that there is no accelerator.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not console.is_terminal:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
     checkpoint = newest_checkpoint(Path(plain["run"]))
@@ -270,14 +276,19 @@ def _show(comparisons: Sequence[Comparison], console: Console) -> None:
 @contextmanager
 def _written_whole(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its place when all went well, and is gone when it did not."""
-    partial = out.with_name(f".{out.name}.partial")
+    partial = out.absolute().with_name(f".{out.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"out={out} cannot be written ({error.strerror}): give another folder") from error
+    try:
         yield partial
         if out.exists():
             out.rmdir()
         partial.rename(out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError | RuntimeError | SafetensorError) and is_full(error):
+            raise UserError(f"out={out}: the disk is full; free space and run the same command again") from error
         raise

@@ -127,7 +127,11 @@ def _base_in_words(architecture: Architecture) -> tuple[str, str | None]:
     if isinstance(architecture, FromParts):
         language = architecture.language_model
         hub = None if language.startswith("embedded:") or Path(language).expanduser().exists() else language
-        return f"Vision tower `{architecture.vision_tower}`, language model `{language}`, joined by a projector.", hub
+        note = (
+            " Both are the small models that ship with llava-moe, for demonstration." if "embedded:" in language else ""
+        )
+        parts = f"Vision tower `{architecture.vision_tower}`, language model `{language}`, joined by a projector."
+        return parts + note, hub
     return "Random weights of a given shape: a test's, of no use for answers.", None
 
 

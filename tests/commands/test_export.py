@@ -211,6 +211,16 @@ def test_run_whose_adapter_was_never_trained_is_refused(
         assert not (tmp_path / "it").exists()
 
 
+def test_peft_that_is_not_installed_is_asked_for_before_anything_is_done(
+    trained: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trained("lora")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    capfd.readouterr()
+    assert run(["export", f"run={folder}", "to=peft", f"out={tmp_path / 'it'}"]) == 2
+    assert "pip install 'llava-moe[peft]'" in capfd.readouterr().err
+
+
 def test_bfloat16_export_is_written_and_compared(
     trained: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +242,7 @@ def test_bfloat16_export_is_written_and_compared(
         ("none", ["to=peft", "out=it"], "no adapter"),
         ("lora", ["to=hf", "out=full"], "out=full is there already"),
         ("lora", ["to=hf", "out=it", "stati=uniform"], "did you mean static"),
+        ("lora", ["to=hf", "out=full/file/it"], "out=full/file/it cannot be written"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_one_line(

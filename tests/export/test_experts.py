@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llava_moe.adapters import LlavaMole, Lora
 from llava_moe.export.experts import Part, expert_parts, write_expert
-from llava_moe.export.mixing import held, one_expert
+from llava_moe.export.mixing import expert_names, held, one_expert
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 
@@ -25,17 +25,22 @@ EXACT = {"atol": 1e-10, "rtol": 1e-10}
         LlavaMole(num_experts=2, r=3, lora_alpha=5),
         LlavaMole(num_experts=2, r=3, use_rslora=True),
         LlavaMole(num_experts=2, r=3, shared_A=True),
+        LlavaMole(num_experts=[1, 3], r=3),
+        LlavaMole(num_experts=[3, 2], r=3),
+        LlavaMole(num_experts=2, r=3, expert_layers=[1]),
         LlavaMole(num_experts=2, r=3, target_modules=["o_proj", "up_proj"], expert_modules=["up_proj"]),
     ],
     ids=str,
 )
+@pytest.mark.parametrize("place", [0, -1])
 def test_folder_of_an_expert_is_our_model_held_to_it(
-    build: Any, dressed: Any, inputs: dict[str, Tensor], tmp_path: Path, config: LlavaMole
+    build: Any, dressed: Any, inputs: dict[str, Tensor], tmp_path: Path, config: LlavaMole, place: int
 ) -> None:
     model, attached = dressed(config)
-    with held(model, one_expert(model, "experts.1")):
+    expert = expert_names(model)[place]
+    with held(model, one_expert(model, expert)):
         expected = model(**inputs).logits
-    parts = expert_parts(model, "experts.1")
+    parts = expert_parts(model, expert)
     attached.detach()
     write_expert(tmp_path, model, parts, {}, {})
     theirs = PeftModel.from_pretrained(build(), tmp_path)
