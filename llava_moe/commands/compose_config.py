@@ -189,5 +189,8 @@ def _known_keys(name: str, words: Sequence[str]) -> list[str]:
     shipped = [word for word in words if (pair := word.partition("="))[0] in groups and pair[2] in choices(pair[0])]
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        config = compose(config_name=name, overrides=shipped)
+        try:
+            config = compose(config_name=name, overrides=shipped)
+        except HydraException:  # A group that this command does not choose from.
+            groups, config = set(), compose(config_name=name)
     return dotted(OmegaConf.to_container(config, resolve=False)) + sorted(groups)

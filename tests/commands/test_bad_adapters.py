@@ -68,7 +68,7 @@ def keep_a_pickle_only(folder: Path) -> None:
     (folder / TENSORS).unlink()
 
 
-@pytest.mark.parametrize("command", ["eval", "train"])
+@pytest.mark.parametrize("command", ["eval", "train", "chat", "export"])
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -91,10 +91,13 @@ def test_a_damaged_or_foreign_adapter_is_told_by_each_command_that_reads_it(
 ) -> None:
     damage(adapter)
     owner = adapter.parents[2]
-    words = (
-        [f"run={owner}"] if command == "eval" else [*tiny_words, f"init_from={owner}", f"out={owner.parent / 'new'}"]
-    )
-    line = refused(command, *words)
+    words = {
+        "eval": [f"run={owner}"],
+        "train": [*tiny_words, f"init_from={owner}", f"out={owner.parent / 'new'}"],
+        "chat": [f"run={owner}", "prompt=What?"],
+        "export": [f"run={owner}", "to=peft", f"out={owner.parent / 'new'}"],
+    }
+    line = refused(command, *words[command])
     assert told in line and str(adapter) in line
 
 

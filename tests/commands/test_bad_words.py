@@ -50,6 +50,12 @@ def test_an_unknown_key_is_answered_with_the_nearest(
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("command", ["eval", "chat", "export"])
+@pytest.mark.parametrize("word", ["exp=mix_general", "adapter=lora", "data=mine"])
+def test_a_choice_that_a_command_does_not_have_is_an_unknown_key(command: str, word: str, refused: Refused) -> None:
+    assert f"unknown key {word.partition('=')[0]}" in refused(command, "run=x", word)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
