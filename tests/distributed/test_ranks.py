@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,10 @@ def assert_equal_runs(one: Path, two: Path) -> None:
         for name, ledger in a["domains"].items():
             assert ledger["loss"] == pytest.approx(b["domains"][name]["loss"], abs=1e-5)
     step = f"checkpoints/step-{NUM_STEPS:06d}"
-    for name in ("adapter/adapter_model.safetensors", "projector.safetensors"):
+    names = [path.relative_to(one / step) for path in (one / step).rglob("*.safetensors")]
+    names = [name for name in names if name.parts[0] != "engine"]
+    assert len(names) > 1
+    for name in names:
         first, second = load_file(one / step / name), load_file(two / step / name)
         assert first.keys() == second.keys()
         for key, value in first.items():
@@ -108,6 +112,30 @@ def spread(stage: int) -> list[str]:
     name = "parallel.extra.zero_optimization"
     whole_below = [f"{name}.stage=3", f"{name}.stage3_param_persistence_threshold=0"]
     return [f"parallel=zero{stage}", *(whole_below if stage == 3 else [])]
+
+
+@pytest.fixture(scope="module", params=["lora", "none"])
+def unrouted(request: pytest.FixtureRequest, words: list[str], tmp_path_factory: Any) -> tuple[list[str], Path]:
+    """Words for a run in which nothing is routed, and what one process makes of them."""
+    folder = tmp_path_factory.mktemp(request.param)
+    plain = [word for word in words if "dropout" not in word or request.param == "lora"]
+    plain = [*plain, f"adapter={request.param}", "stage.demo.without_adapter.language_model=2e-4"]
+    launch("one", plain, folder / "run", folder)
+    return plain, folder / "run"
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_train_what_is_not_routed_as_one_process(
+    stage: int, unrouted: tuple[list[str], Path], tmp_path: Path
+) -> None:
+    plain, one = unrouted
+    launch("torchrun", [*plain, *spread(stage)], tmp_path / "run", tmp_path)
+    assert_equal_runs(one, tmp_path / "run")
+
+
+def test_every_adapter_is_held_to_this() -> None:
+    here = {"llava_mole", "lora", "none", "mixlora", "mole"}
+    assert {file.stem for file in (Path(__file__).parents[2] / "configs" / "adapter").glob("*.yaml")} == here
 
 
 @pytest.fixture(scope="module")
