@@ -186,16 +186,11 @@ def recorded(model: nn.Module) -> Iterator[dict[str, RecordingGate]]:
 
 @contextmanager
 def silenced(model: nn.Module) -> Iterator[None]:
-    """Run ``model`` as if its adapter were not there: y = W x."""
-    linears = wide_linears(model).values()
-    scales = [wide.scale for wide in linears]
-    try:
-        for wide in linears:
-            wide.scale = 0.0
+    """Run ``model`` as if its adapter were not there: M = 0, so y = W x."""
+    linears = wide_linears(model)
+    nothing = {name: torch.zeros(wide.width, len(wide.lora_A)) for name, wide in linears.items()}
+    with held(model, nothing):
         yield
-    finally:
-        for wide, scale in zip(linears, scales, strict=True):
-            wide.scale = scale
 
 
 @contextmanager

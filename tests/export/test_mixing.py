@@ -234,6 +234,8 @@ def test_expert_of_mole_alone_is_the_lora_that_was_trained_apart(
         for name, part in parts.items():
             bare.get_submodule(name).weight.add_(part.scale * part.lora_B @ part.lora_A)
         torch.testing.assert_close(bare(**inputs).logits, alone(**inputs).logits, **EXACT)
+    with silenced(model):
+        assert torch.equal(model(**inputs).logits, build()(**inputs).logits)
     # Its gates start even, so the even mixture is the model itself.
     expected, mixings = model(**inputs).logits, all_alike(model)
     fold(model, mixings)
