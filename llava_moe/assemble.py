@@ -20,8 +20,9 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from llava_moe.adapters import Attached, NoAdapter, attach, load_adapter
+from llava_moe.adapters import Attached, Mole, NoAdapter, attach, load_adapter
 from llava_moe.adapters.field_types import first_misfit
+from llava_moe.adapters.own_format import read_settings
 from llava_moe.data.batch import Batch
 from llava_moe.data.encode import Encoder
 from llava_moe.data.images import ImageTransform
@@ -123,6 +124,9 @@ def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path 
         return attach(model, config)
     if isinstance(config, NoAdapter):
         raise UserError(f"init_from: {start} has an adapter and adapter=none: keep its adapter, or merge it first")
+    if isinstance(config, Mole) and read_settings(start / "adapter").get("method") != config.method:
+        # Its experts are LoRAs from folders of their own: of what it starts from it takes the base parts.
+        return attach(model, config)
     before = load_adapter(model, start / "adapter")
     tensors = {name: tensor.clone() for name, tensor in before.state_dict().items()}
     theirs = before.config

@@ -62,6 +62,20 @@ Keys: max_new_tokens=512, temperature=0 (greedy), top_p=1, repetition_penalty=1 
 num_threads, dtype=fp32|bf16|fp16. Answers go to standard output, all else to standard error.
 Ctrl-C stops an answer; twice, or Ctrl-D, leaves.""",
     ),
+    "compose": Command(
+        "one model from LoRAs trained apart: MoLE's learned gates, or a merge; which of them is best",
+        """llava-moe compose experts=[FOLDER,FOLDER] [key=value ...]      MoLE: learned gates over the frozen LoRAs
+llava-moe compose experts=[FOLDER,FOLDER] method=linear|normalized_linear|svd|ties|dare_ties      a merge, by PEFT
+llava-moe compose experts=[FOLDER,FOLDER] pick=true    held-out loss of each expert, each merge and MoLE, by domain
+
+Experts are runs of llava-moe train adapter=lora, or PEFT LoRA folders, of one base; ranks and targets may differ.
+Their projectors must be one: train them from one stage-1 run with init_from=RUN '~stage.learning_rates.projector', or
+name the run whose projector to take with init_from=.
+
+Gates: granularity=matrix|layer|block|network, balance_coef=0.5, temperature=1, mask=[1,0], exact=true.
+Merges: weights=[1,1], density=0.5 (ties, dare_ties), rank (svd, ties, dare_ties).
+All keys of llava-moe train hold: exp, scale=demo, model, data, train.max_steps, out=FOLDER, seed.""",
+    ),
     "export": Command(
         "write a run as a Hugging Face model or PEFT folders, loaded back and compared",
         """llava-moe export run=FOLDER to=hf out=FOLDER      a merged LlavaForConditionalGeneration with its processor

@@ -21,7 +21,11 @@ ALLOWED = {
     "chat": {"errors", "data", "eval", "adapters"},
     "assemble": {"errors", "data", "model", "adapters", "train.checkpoint"},
     "export": {"errors", "data", "model", "adapters", "assemble"},
-    "commands": {"errors", "data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "cli"},
+    "compose": {"errors", "adapters", "assemble", "train.checkpoint"},
+    "commands": {
+        *("errors", "data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "compose"),
+        "cli",
+    },
     "cli": {"errors", "commands"},
     "": {"assemble"},
     "__main__": {"cli"},
@@ -30,7 +34,7 @@ FORBIDDEN_OUTSIDE = {
     "hydra": {"commands"},
     "omegaconf": {"commands"},
     "deepspeed": {"train.deepspeed_engine"},
-    "peft": {"export.proof"},
+    "peft": {"export.proof", "compose.static_merge"},
 }
 
 

@@ -52,7 +52,7 @@ def _train(config: DictConfig, words: list[str]) -> int:
         console = Console(quiet=processes.rank != 0, soft_wrap=True)
         if not console.is_terminal:
             transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
-        _set_threads(plain)
+        set_threads(plain)
         started = time.monotonic()
         was_finished = all(is_finished(stage.folder) for stage in stages)
         for stage in stages:
@@ -126,7 +126,8 @@ def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def _set_threads(config: Mapping[str, Any]) -> None:
+def set_threads(config: Mapping[str, Any]) -> None:
+    """Bound torch's CPU threads where the configuration does."""
     if config["train"]["num_threads"] is not None:
         torch.set_num_threads(int(config["train"]["num_threads"]))
 

@@ -1,0 +1,146 @@
+"""``llava-moe compose`` on a tiny model: gates over two LoRAs of one base, merges, and the choice among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from llava_moe import load_run
+from llava_moe.adapters import Mole
+from llava_moe.assemble import newest_checkpoint, restore
+from llava_moe.cli import run
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def trained(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a trained base (``base``), two LoRAs on it (``one``, ``two``) and one beside it (``apart``)."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAVA_MOE_CACHE", str(folder / "cache"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.chdir(folder)
+        words = [*words_for_tiny, "train.max_steps=3", "stage.demo.learning_rates.adapter=2e-2"]
+        frozen = [*words, "adapter=lora", "init_from=runs/base", "~stage.learning_rates.projector"]
+        assert run(["train", *words, "adapter=none", "out=runs/base"]) == 0
+        assert run(["train", *frozen, "adapter.r=2", "out=runs/one"]) == 0
+        assert run(["train", *frozen, "adapter.r=3", "seed=1", "out=runs/two"]) == 0
+        assert run(["train", *words, "adapter=lora", "adapter.r=2", "init_from=runs/base", "out=runs/apart"]) == 0
+        yield folder
+
+
+@pytest.fixture
+def words(words_for_tiny: tuple[str, ...], trained: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(trained / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(trained)
+    return ["compose", *words_for_tiny, "train.max_steps=3", "experts=[runs/one,runs/two]"]
+
+
+def adapter_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(newest_checkpoint(folder) / "adapter" / "adapter_model.safetensors")
+
+
+def test_gates_are_trained_over_frozen_experts_and_the_run_stands_alone(words: list[str], tmp_path: Path) -> None:
+    assert run([*words, f"out={tmp_path / 'run'}", "granularity=layer", "balance_coef=0.25"]) == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(records) == 3 and all(record["load_balance_loss"] > 1.38 for record in records)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["stage"]["learning_rates"] == {"adapter": 1e-3}
+    assert Path(config["init_from"]) == Path("runs/base").resolve()
+    assert not (newest_checkpoint(tmp_path / "run") / "projector.safetensors").exists()
+    assembled = restore(tmp_path / "run")
+    assert isinstance(assembled.attached.config, Mole)
+    assert (assembled.attached.config.granularity, assembled.attached.load_balance_coef) == ("layer", 0.25)
+    tensors, one = adapter_of(tmp_path / "run"), adapter_of(Path("runs/one"))
+    for name, tensor in one.items():
+        linear = name.removeprefix("base_model.model.model.")
+        side = linear[linear.index("lora_") :]
+        assert torch.equal(tensors[linear.replace(side, f"experts.one.{side}")], tensor)
+    gates = {name: tensor for name, tensor in tensors.items() if "expert_gate" in name}
+    assert gates and all(tensor.any() for tensor in gates.values())
+    hidden = [Path("runs/one").rename("runs/hidden-one"), Path("runs/two").rename("runs/hidden-two")]
+    try:
+        model, _ = load_run(tmp_path / "run")
+    finally:
+        for folder in hidden:
+            folder.rename(folder.with_name(folder.name.removeprefix("hidden-")))
+    ids = torch.arange(5, 20)[None]
+    assert torch.equal(model(input_ids=ids).logits, assembled.model(input_ids=ids).logits)
+
+
+def test_a_finished_composition_is_not_trained_again(words: list[str], tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run([*words, f"out={tmp_path / 'run'}"]) == 0
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 3
+
+
+@torch.no_grad()
+def test_a_merge_is_a_run_that_other_commands_read(words: list[str], tmp_path: Path) -> None:
+    assert run([*words, "method=linear", "weights=[1,0]", f"out={tmp_path / 'run'}"]) == 0
+    merged, _ = load_run(tmp_path / "run")
+    alone, _ = load_run("runs/one")
+    ids = torch.arange(5, 20)[None]
+    torch.testing.assert_close(merged(input_ids=ids).logits, alone(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["adapter"]["r"] == 5
+    assert run([*words, "method=linear", "weights=[1,0]", f"out={tmp_path / 'run'}"]) == 0
+
+
+def test_pick_scores_each_expert_each_merge_and_mole(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words, "pick=true", "limit=6", f"out={tmp_path / 'run'}"]) == 0
+    content = json.loads((tmp_path / "run" / "pick.json").read_text())
+    names = [candidate["name"] for candidate in content["candidates"]]
+    assert names == [
+        *("one alone", "two alone", "linear", "normalized_linear", "svd", "ties", "dare_ties", "mole"),
+    ]
+    means = {candidate["name"]: candidate["mean"] for candidate in content["candidates"]}
+    assert content["best"] == min(means, key=lambda name: means[name]) and len(set(means.values())) > 4
+    out = capsys.readouterr().out
+    assert "best on average" in out and f"{means['mole']:.4f}" in out
+
+
+def test_the_experts_of_a_merge_are_scored_with_it(words: list[str], tmp_path: Path) -> None:
+    assert run([*words, "method=svd", "pick=true", "limit=4", f"out={tmp_path / 'run'}"]) == 0
+    candidates = json.loads((tmp_path / "run" / "pick.json").read_text())["candidates"]
+    places = {candidate["name"]: candidate["place"] for candidate in candidates}
+    assert places == {
+        **{"one alone": "runs/one", "two alone": "runs/two", "svd": str(tmp_path / "run")},
+        **dict.fromkeys(("linear", "normalized_linear", "ties", "dare_ties")),
+    }
+
+
+def test_experts_with_other_projectors_need_one_to_be_named(words: list[str], refused: Refused, tmp_path: Path) -> None:
+    apart = [*words, "experts=[runs/one,runs/apart]"]
+    apart.remove("experts=[runs/one,runs/two]")
+    line = refused(*apart, f"out={tmp_path / 'run'}")
+    assert "projectors of their own" in line and "init_from=" in line
+    assert run([*apart, "init_from=runs/apart", f"out={tmp_path / 'run'}"]) == 0
+    model, _ = load_run(tmp_path / "run")
+    theirs, _ = load_run("runs/apart")
+    projector, named = model.model.multi_modal_projector, theirs.model.multi_modal_projector
+    assert torch.equal(projector.linear_1.weight, named.linear_1.weight)
+
+
+def test_what_cannot_be_composed_is_refused_in_a_line(words: list[str], refused: Refused, tmp_path: Path) -> None:
+    bare = [word for word in words if not word.startswith("experts=")]
+    assert "experts=" in refused(*bare)
+    assert "two LoRAs" in refused(*bare, "experts=runs/one")
+    assert "does not exist" in refused(*bare, "experts=[runs/one,runs/three]")
+    assert "holds no adapter" in refused(*bare, "experts=[runs/one,runs/base]")
+    assert "adapter= is not for compose" in refused(*words, "adapter=lora")
+    assert "method=average" in refused(*words, "method=average")
+    assert "granularity" in refused(*words, "granularity=row")
+    assert "mask" in refused(*words, "mask=[1]")
+    assert "weights" in refused(*words, "method=linear", "weights=[1]", f"out={tmp_path / 'x'}")
+    assert "changes nothing" in refused(*words, "method=linear", "weights=[0,0]", f"out={tmp_path / 'y'}")
+    assert "was trained on" in refused(*[word for word in words if "model" not in word], "model=demo")
+    assert "another run" in refused(*words, "method=linear", "out=runs/one")

@@ -1,0 +1,152 @@
+"""Merges without training against their formulas on the deltas, whatever the experts' ranks, scales and targets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llava_moe.adapters import Lora, attach, load_adapter
+from llava_moe.compose.static_merge import StaticMerge, merge
+from llava_moe.errors import UserError
+
+LINEAR = "layers.0.mlp.up_proj"
+
+
+def build() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=32, **shape)).eval()
+
+
+def write_lora(folder: Path, seed: int, is_trained: bool = True, **settings: Any) -> str:
+    attached = attach(build(), Lora(**settings))
+    torch.manual_seed(seed)
+    if is_trained:
+        with torch.no_grad():
+            for parameter in attached.parameters():
+                parameter.normal_(std=0.3)
+    attached.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def experts(tmp_path: Path) -> list[str]:
+    return [
+        write_lora(tmp_path / "first", 1, r=2, lora_alpha=3, use_rslora=True),
+        write_lora(tmp_path / "second", 2, r=3, lora_alpha=5, target_modules=("up_proj", "q_proj")),
+    ]
+
+
+def delta(folder: str | Path, linear: str = LINEAR) -> Tensor:
+    """s B A of a folder, or zeros where it leaves a linear out."""
+    attached = load_adapter(model := build(), folder)
+    tensors = attached.state_dict()
+    if f"{linear}.lora_A.weight" not in tensors:
+        return torch.zeros_like(model.model.get_submodule(linear).weight)
+    scale = model.model.get_submodule(linear).scale
+    return scale * tensors[f"{linear}.lora_B.weight"] @ tensors[f"{linear}.lora_A.weight"]
+
+
+def merged(experts: Sequence[str], tmp_path: Path, how: StaticMerge, linear: str = LINEAR) -> Tensor:
+    merge(build(), experts, how, tmp_path / "out")
+    return delta(tmp_path / "out", linear)
+
+
+@pytest.mark.parametrize("linear", [LINEAR, "layers.0.self_attn.q_proj", "layers.0.mlp.down_proj"])
+def test_linear_is_the_sum_of_the_deltas_and_normalized_linear_their_mean(
+    experts: list[str], tmp_path: Path, linear: str
+) -> None:
+    total = sum(delta(expert, linear) for expert in experts)
+    got = merged(experts, tmp_path, StaticMerge("linear"), linear)
+    torch.testing.assert_close(got, total, atol=1e-6, rtol=1e-5)
+    got = merged(experts, tmp_path, StaticMerge("normalized_linear"), linear)
+    torch.testing.assert_close(got, total / 2, atol=1e-6, rtol=1e-5)
+
+
+def test_weights_weigh_and_normalized_ones_sum_to_one(experts: list[str], tmp_path: Path) -> None:
+    first, second = (delta(expert) for expert in experts)
+    got = merged(experts, tmp_path, StaticMerge("linear", (0.5, -2)))
+    torch.testing.assert_close(got, 0.5 * first - 2 * second, atol=1e-6, rtol=1e-5)
+    got = merged(experts, tmp_path, StaticMerge("normalized_linear", (1, 3)))
+    torch.testing.assert_close(got, 0.25 * first + 0.75 * second, atol=1e-6, rtol=1e-5)
+
+
+def test_svd_is_the_best_approximation_of_the_sum_at_its_rank(experts: list[str], tmp_path: Path) -> None:
+    total = sum(delta(expert) for expert in experts)
+    torch.testing.assert_close(merged(experts, tmp_path, StaticMerge("svd", rank=5)), total, atol=1e-5, rtol=1e-4)
+    u, s, vh = torch.linalg.svd(total)
+    nearest = u[:, :3] @ s[:3].diag() @ vh[:3]
+    torch.testing.assert_close(merged(experts, tmp_path, StaticMerge("svd")), nearest, atol=1e-5, rtol=1e-4)
+
+
+def test_ties_keeps_the_largest_elects_signs_and_averages_what_agrees(experts: list[str], tmp_path: Path) -> None:
+    terms = []
+    for expert in experts:
+        term = delta(expert)
+        kept = int(0.5 * term.numel())
+        threshold = term.abs().flatten().topk(kept).values[-1]
+        terms.append(term * (term.abs() >= threshold))
+    stacked = torch.stack(terms)
+    sign = torch.where(stacked.sum(0) >= 0, 1.0, -1.0)
+    agrees = stacked.sign() == sign
+    expected = (stacked * agrees).sum(0) / agrees.sum(0).clamp(min=1)
+    got = merged(experts, tmp_path, StaticMerge("ties", density=0.5, rank=16))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_dare_draws_from_its_seed_and_leaves_the_generator_alone(experts: list[str], tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    one, again, other = (merged(experts, tmp_path, StaticMerge("dare_ties", seed=seed)) for seed in (3, 3, 4))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    torch.set_rng_state(state)
+    build()
+    here = torch.get_rng_state()
+    model = build()
+    merge(model, experts, StaticMerge("dare_ties"), tmp_path / "out")
+    assert torch.equal(torch.get_rng_state(), here)
+
+
+def test_the_model_is_as_it_was(experts: list[str], tmp_path: Path) -> None:
+    model = build().requires_grad_(True)
+    modules, ids = dict(model.named_modules()), torch.arange(5)[None]
+    before = model(ids).logits
+    for method in ("linear", "ties"):
+        merge(model, experts, StaticMerge(method), tmp_path / method)
+    assert {name: id(module) for name, module in model.named_modules()} == {n: id(m) for n, m in modules.items()}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_a_merge_that_changes_nothing_is_refused(experts: list[str], tmp_path: Path) -> None:
+    untrained = [write_lora(tmp_path / f"{seed}", seed, is_trained=False, r=2) for seed in (1, 2)]
+    with pytest.raises(UserError, match="changes nothing"):
+        merge(build(), untrained, StaticMerge("linear"), tmp_path / "out")
+    with pytest.raises(UserError, match="changes nothing"):
+        merge(build(), experts, StaticMerge("linear", (0, 0)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_is_refused(experts: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="method=average"):
+        StaticMerge("average")
+    with pytest.raises(UserError, match="density=0"):
+        StaticMerge("ties", density=0)
+    with pytest.raises(UserError, match="2 numbers"):
+        merge(build(), experts, StaticMerge("linear", (1,)), tmp_path / "out")
+    with pytest.raises(UserError, match="sum to 0"):
+        merge(build(), experts, StaticMerge("normalized_linear", (1, -1)), tmp_path / "out")
+
+
+def test_without_peft_it_says_how_to_get_it(
+    experts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match="pip install"):
+        merge(build(), experts, StaticMerge("linear"), tmp_path / "out")
