@@ -76,6 +76,19 @@ def test_gates_are_trained_over_frozen_experts_and_the_run_stands_alone(words: l
     assert torch.equal(model(input_ids=ids).logits, assembled.model(input_ids=ids).logits)
 
 
+def test_balance_is_that_of_the_step_however_it_is_packed(words: list[str], tmp_path: Path) -> None:
+    logs = []
+    for tokens in (128, 1024):
+        words = [word for word in words if not word.startswith(("train.tokens_per_micro_batch", "train.max_length"))]
+        size = [f"train.tokens_per_micro_batch={tokens}", "train.max_length=128", f"out={tmp_path / str(tokens)}"]
+        assert run([*words, *size, "stage.demo.learning_rates.adapter=1e-2"]) == 0
+        logs.append([json.loads(line) for line in (tmp_path / str(tokens) / "log.jsonl").read_text().splitlines()])
+    for many, one in zip(*logs, strict=True):
+        assert many["rows"] >= 2 and one["rows"] == 1
+        for key in ("loss", "load_balance_loss", "objective", "grad_norm"):
+            assert many[key] == pytest.approx(one[key], rel=1e-4), key
+
+
 def test_a_finished_composition_is_not_trained_again(words: list[str], tmp_path: Path) -> None:
     for _ in range(2):
         assert run([*words, f"out={tmp_path / 'run'}"]) == 0
