@@ -67,6 +67,7 @@ Ctrl-C stops an answer; twice, or Ctrl-D, leaves.""",
         """llava-moe compose experts=[FOLDER,FOLDER] [key=value ...]      MoLE: learned gates over the frozen LoRAs
 llava-moe compose experts=[FOLDER,FOLDER] method=linear|normalized_linear|svd|ties|dare_ties      a merge, by PEFT
 llava-moe compose experts=[FOLDER,FOLDER] pick=true    held-out loss of each expert, each merge and MoLE, by domain
+llava-moe compose run=COMPOSITION mask=[1,0] out=FOLDER    leave experts out for good, gates as they were learned
 
 Experts are runs of llava-moe train adapter=lora, or PEFT LoRA folders, of one base; ranks and targets may differ.
 Their projectors must be one: train them from one stage-1 run with init_from=RUN '~stage.learning_rates.projector', or

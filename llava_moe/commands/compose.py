@@ -22,9 +22,12 @@ from llava_moe.errors import UserError
 MERGES = ("linear", "normalized_linear", "svd", "ties", "dare_ties")
 # Settings of MoLE that compose takes by their bare names.
 ADAPTER_KEYS = ("experts", "granularity", "temperature", "balance_coef", "mask", "exact")
-OWN_KEYS = (*ADAPTER_KEYS, "method", "pick", "split", "limit", "weights", "density", "rank")
+OWN_KEYS = (*ADAPTER_KEYS, "run", "method", "pick", "split", "limit", "weights", "density", "rank")
 LIMITS: dict[str, Limit] = {
-    "experts": ListOf(Text()),
+    "experts": OrNull(ListOf(Text())),
+    "run": OrNull(Text()),
+    "out": OrNull(Text()),
+    "mask": OrNull(ListOf(Choice((0, 1)))),
     "method": Choice(("mole", *MERGES)),
     "pick": FLAG,
     "split": Text(),
@@ -39,6 +42,8 @@ def main(words: Sequence[str]) -> int:
     """Compose the configuration and the model."""
     own = [word for word in words if _key(word) in OWN_KEYS]
     rest = [word for word in words if _key(word) not in OWN_KEYS]
+    if any(_key(word) == "run" for word in own):
+        return run_composed("compose", words, lambda config, _: _mask(config))
     return run_composed("train", [*_train_words(own, rest), *rest], lambda config, _: _compose(config, own, rest))
 
 
@@ -64,6 +69,22 @@ def _as_list(key: str, value: str) -> str:
     return f"[{value}]" if key == "experts" and not value.startswith("[") else value
 
 
+def _mask(config: DictConfig) -> int:
+    """Leave experts out of a composition whose gates were trained."""
+    from llava_moe.commands.compose_merge import write_masked
+
+    choices = resolved(config, "compose")
+    check_settings(choices, LIMITS)
+    if choices["experts"] is not None or choices["mask"] is None or choices["out"] is None:
+        raise UserError("compose run= leaves experts out of a composition: give mask=[1,0] and out=FOLDER, no experts=")
+    folder, console = Path(choices["out"]), Console(soft_wrap=True)
+    write_masked(choices, folder, console)
+    console.print("\nNext:", highlight=False)
+    for command in _next_commands(folder):
+        console.print(f"  {command}", highlight=False, markup=False)
+    return 0
+
+
 def _compose(config: DictConfig, own: Sequence[str], rest: Sequence[str]) -> int:
     own = [f"{_key(word)}={_as_list(_key(word), word.partition('=')[2])}" for word in own]
     choices = resolved(compose_again("compose", own), "compose")
@@ -71,6 +92,8 @@ def _compose(config: DictConfig, own: Sequence[str], rest: Sequence[str]) -> int
     plain = settle(resolved(config))
     if len(choices["experts"]) < 2:
         raise UserError(f"experts={choices['experts']}: a composition needs two LoRAs or more")
+    if choices["method"] == "mole" and choices["mask"] is not None and sum(choices["mask"]) == 1:
+        raise UserError(f"mask={choices['mask']} leaves one expert, so there is nothing to train: use that LoRA itself")
     if plain["stages"] is not None:
         raise UserError("compose trains one stage: give an experiment without stages, such as exp=mix_general_doc_med")
     console = Console(soft_wrap=True)
@@ -89,7 +112,7 @@ def _compose(config: DictConfig, own: Sequence[str], rest: Sequence[str]) -> int
         minutes = (time.monotonic() - started) / 60
         console.print(f"done in {minutes:.1f} minutes: {folder}", highlight=False, markup=False)
         console.print("\nNext:", highlight=False)
-        for command in _next_commands(choices, folder):
+        for command in _next_commands(folder, can_pick=not choices["pick"]):
             console.print(f"  {command}", highlight=False, markup=False)
     return 0
 
@@ -152,8 +175,8 @@ def _pick(
     console.print(f"best on average: {best.name}; to go on with it: {what}", highlight=False, markup=False)
 
 
-def _next_commands(choices: Mapping[str, Any], folder: Path) -> list[str]:
+def _next_commands(folder: Path, can_pick: bool = False) -> list[str]:
     commands = [f"llava-moe eval run={folder}", f"llava-moe chat run={folder}"]
-    if not choices["pick"]:
+    if can_pick:
         commands.append("the same command with pick=true    # held-out loss of each expert, each merge and this")
     return commands

@@ -1,11 +1,13 @@
-"""A merge as a run's folder, and candidates opened one after the other on one base to be scored."""
+"""Compositions that need no training, as runs' folders; and candidates scored one after the other on one base."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,22 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from llava_moe.adapters import NoAdapter, load_adapter
+from llava_moe.adapters import Mole, NoAdapter, load_adapter, mask_experts
 from llava_moe.adapters.experts import adapter_folder
-from llava_moe.assemble import Assembled, load_lineage, new_model, newest_checkpoint, recipe_of
+from llava_moe.adapters.own_format import CONFIG_FILE
+from llava_moe.assemble import (
+    Assembled,
+    load_lineage,
+    new_model,
+    newest_checkpoint,
+    read_config,
+    recipe_of,
+    restore,
+)
 from llava_moe.commands.compose_config import as_yaml
 from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.export_data import open_held_out
+from llava_moe.compose.base_parts import common_start
 from llava_moe.compose.pick import Candidate, Picked
 from llava_moe.compose.static_merge import METHODS, StaticMerge, merge
 from llava_moe.errors import UserError
@@ -37,36 +49,88 @@ def write_merge(choices: Mapping[str, Any], plain: Mapping[str, Any], folder: Pa
         UserError: the folder holds another run, PEFT is missing, or the merge cannot be made.
     """
     how = merge_of(choices, plain)
-    composition = {"experts": list(choices["experts"]), **asdict(how)}
-    # What a merge does not use, such as the gates' learning rate, is no difference between two of them.
-    config = {**plain, "adapter": {}, "composition": json.loads(json.dumps(composition))}
-    with FolderLock(folder):
-        if (folder / FINISHED).is_file() and _composition(folder) == config["composition"]:
-            console.print(f"{folder} was merged before: nothing was done", highlight=False, markup=False)
+    with _untrained_run(folder, {"experts": list(choices["experts"]), **asdict(how)}, console) as run:
+        if run is None:
             return
-        if last_checkpoint(folder) is not None or (folder / "log.jsonl").exists():
-            raise UserError(f"{folder} holds another run: choose another folder with out=")
         assembled = open_bare(plain)
-        partial = folder / "checkpoints" / f".{STEP}.partial"
-        (partial / "adapter").mkdir(parents=True, exist_ok=True)
-        lora = merge(assembled.model, choices["experts"], how, partial / "adapter")
-        RunState().write(partial / "state.json")
-        config["adapter"] = {"_target_": "llava_moe.adapters.Lora", **json.loads(json.dumps(asdict(lora)))}
-        claim_configuration(folder, config, as_yaml(config))
-        (partial / MARKER).write_text("")
-        partial.rename(folder / "checkpoints" / STEP)
-        write_atomically(folder / "checkpoints" / "last", STEP + "\n")
-        environment = describe_environment(plain, assembled.model)
-        write_atomically(folder / "environment.json", json.dumps(environment, indent=1))
-        write_atomically(folder / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
+        lora = merge(assembled.model, choices["experts"], how, run.adapter)
+        adapter = {"_target_": "llava_moe.adapters.Lora", **asdict(lora)}
+        run.finish(plain, adapter, assembled.model)
     experts = " + ".join(choices["experts"])
     console.print(f"merged {experts} by {how.method}: a LoRA of rank {lora.r}", highlight=False, markup=False)
 
 
-def _composition(folder: Path) -> Any:
-    digest = folder / ".config.json"
-    flat = json.loads(digest.read_text(encoding="utf-8")) if digest.is_file() else {}
-    return {key.removeprefix("composition."): value for key, value in flat.items() if key.startswith("composition.")}
+def write_masked(choices: Mapping[str, Any], folder: Path, console: Console) -> None:
+    """Write a composition's run anew without the experts that ``mask`` leaves out, gates as they were learned.
+
+    Raises:
+        UserError: the run is no composition, the mask does not fit it, or the folder holds another run.
+    """
+    source = newest_checkpoint(Path(choices["run"]))
+    composition = {"run": str(choices["run"]), "checkpoint": source.name, "mask": list(choices["mask"])}
+    with _untrained_run(folder, composition, console) as run:
+        if run is None:
+            return
+        assembled = restore(source)
+        if not isinstance(assembled.attached.config, Mole):
+            raise UserError(f"run={choices['run']}: its adapter is no composition, so there is nothing to mask")
+        masked = mask_experts(assembled.attached, choices["mask"])
+        masked.save(run.adapter)
+        before = read_config(source.parent.parent)
+        start = common_start([str(source)])
+        settings = json.loads((run.adapter / CONFIG_FILE).read_text(encoding="utf-8"))
+        kept = [one["name"] for one in settings["experts"]]
+        adapter = {**before["adapter"], "experts": settings["experts"], "mask": None}
+        run.finish({**before, "init_from": None if start is None else str(start)}, adapter, assembled.model)
+    console.print(f"kept {', '.join(kept)} of {choices['run']}", highlight=False, markup=False)
+
+
+@dataclass(frozen=True)
+class UntrainedRun:
+    """A run's folder whose one checkpoint is made without training.
+
+    Attributes:
+        adapter: the checkpoint's adapter folder, while it is being written.
+        composition: what the run is made of, for its configuration.
+    """
+
+    folder: Path
+    adapter: Path
+    composition: Mapping[str, Any]
+
+    def finish(self, plain: Mapping[str, Any], adapter: Mapping[str, Any], model: nn.Module) -> None:
+        """Publish the checkpoint whose adapter was written, with all that other commands read of a run."""
+        settings = {"adapter": dict(adapter), "composition": dict(self.composition)}
+        config = {**plain, **json.loads(json.dumps(settings))}
+        claim_configuration(self.folder, config, as_yaml(config))
+        partial = self.adapter.parent
+        RunState().write(partial / "state.json")
+        (partial / MARKER).write_text("")
+        partial.rename(self.folder / "checkpoints" / STEP)
+        write_atomically(self.folder / "checkpoints" / "last", STEP + "\n")
+        environment = describe_environment(plain, model)
+        write_atomically(self.folder / "environment.json", json.dumps(environment, indent=1))
+        write_atomically(self.folder / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
+
+
+@contextmanager
+def _untrained_run(folder: Path, composition: Mapping[str, Any], console: Console) -> Iterator[UntrainedRun | None]:
+    """Hold a folder to write such a run; None where the same one stands there already."""
+    with FolderLock(folder):
+        config = read_config(folder) if (folder / FINISHED).is_file() else {}
+        if config.get("composition") == json.loads(json.dumps(composition)):
+            console.print(f"{folder} was written before: nothing was done", highlight=False, markup=False)
+            yield None
+            return
+        if last_checkpoint(folder) is not None or (folder / "log.jsonl").exists():
+            raise UserError(f"{folder} holds another run: choose another folder with out=")
+        partial = folder / "checkpoints" / f".{STEP}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield UntrainedRun(folder, partial / "adapter", composition)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def merge_of(choices: Mapping[str, Any], plain: Mapping[str, Any]) -> StaticMerge:

@@ -89,6 +89,22 @@ def test_balance_is_that_of_the_step_however_it_is_packed(words: list[str], tmp_
             assert many[key] == pytest.approx(one[key], rel=1e-4), key
 
 
+def test_experts_are_left_out_of_a_composition_for_good(words: list[str], refused: Refused, tmp_path: Path) -> None:
+    assert run([*words, f"out={tmp_path / 'run'}"]) == 0
+    for _ in range(2):
+        assert run(["compose", f"run={tmp_path / 'run'}", "mask=[0,1]", f"out={tmp_path / 'kept'}"]) == 0
+    kept, _ = load_run(tmp_path / "kept")
+    alone, _ = load_run("runs/two")
+    ids = torch.arange(5, 20)[None]
+    assert torch.equal(kept(input_ids=ids).logits, alone(input_ids=ids).logits)
+    assert not any(".one." in name or "gate." in name for name in adapter_of(tmp_path / "kept") if "expert" in name)
+    other = ["compose", f"run={tmp_path / 'run'}", f"out={tmp_path / 'other'}"]
+    assert "must be 2 numbers" in refused(*other, "mask=[1]")
+    assert "mask=[1,0] and out=" in refused(*other)
+    assert "mask=" in refused(*other, "mask=[2,0]")
+    assert "no composition" in refused("compose", "run=runs/two", "mask=[1,0]", f"out={tmp_path / 'other'}")
+
+
 def test_a_finished_composition_is_not_trained_again(words: list[str], tmp_path: Path) -> None:
     for _ in range(2):
         assert run([*words, f"out={tmp_path / 'run'}"]) == 0
@@ -153,6 +169,7 @@ def test_what_cannot_be_composed_is_refused_in_a_line(words: list[str], refused:
     assert "method=average" in refused(*words, "method=average")
     assert "granularity" in refused(*words, "granularity=row")
     assert "mask" in refused(*words, "mask=[1]")
+    assert "nothing to train" in refused(*words, "mask=[1,0]", f"out={tmp_path / 'w'}")
     assert "weights" in refused(*words, "method=linear", "weights=[1]", f"out={tmp_path / 'x'}")
     assert "changes nothing" in refused(*words, "method=linear", "weights=[0,0]", f"out={tmp_path / 'y'}")
     assert "was trained on" in refused(*[word for word in words if "model" not in word], "model=demo")
