@@ -14,7 +14,7 @@ Shape suffixes: B rows, T tokens, N = B * T, D in, O out, F feed-forward, R bank
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -156,7 +156,9 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spec: _Reading, x_ND: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.spec, ctx.dtype = spec, x_ND.dtype
-        ctx.save_for_backward(*tensors)
+        # The input is for the gradients of the readers alone: frozen ones (MoLE's experts) keep nothing of it.
+        ctx.num_kept = spec.num_kept if any(ctx.needs_input_grad[2 + spec.num_kept + spec.num_frozen :]) else 0
+        ctx.save_for_backward(*tensors[spec.num_kept - ctx.num_kept :])
         _, frozen, readers = spec.parts_of(tensors)
         banks, sizes = spec.banks_of(readers), spec.sizes_of(x_ND)
         read_ND = (x_ND if spec.dropping is None else spec.dropping(x_ND)).to(banks[0].dtype)
@@ -167,13 +169,13 @@ class _Read(torch.autograd.Function):
     def backward(ctx: Any, dz_NR: Tensor, *dy: Tensor) -> tuple[Any, ...]:
         spec: _Reading = ctx.spec
         saved = ctx.saved_tensors  # once: checkpointing hands each tensor out a single time
-        kept, frozen, readers = spec.parts_of(saved)
+        kept, frozen, readers = replace(spec, num_kept=ctx.num_kept).parts_of(saved)
         banks, sizes = spec.banks_of(readers), spec.sizes_of(dz_NR)
         dx_ND = None
         if ctx.needs_input_grad[1]:
             dx_ND = _Read.gradient_of_input(spec, dz_NR, banks, dy[0] @ frozen[0] if frozen else None, ctx.dtype)
         silent = (None,) * (spec.num_kept + spec.num_frozen)
-        if not any(ctx.needs_input_grad[2 + len(silent) :]):
+        if not ctx.num_kept:
             return (None, dx_ND, *silent, *[None] * len(readers))
         x_ND = spec.input_of(kept)
         x_ND = (x_ND if spec.dropping is None else spec.dropping(x_ND)).to(banks[0].dtype)

@@ -641,6 +641,26 @@ def test_checkpointing_changes_no_gradient_of_exact_units(build_llama: Build, tw
         assert torch.equal(plain[name], recomputed[name]), name
 
 
+def test_frozen_experts_keep_no_input_for_the_backward_pass(build_llama: Build, two: list[str]) -> None:
+    def kept(trains: bool) -> int:
+        model = build_llama()
+        attach(model, Mole(two))
+        bank = model.get_submodule("model.layers.1.mlp.down_proj")
+        assert isinstance(bank, ExpertBank)
+        bank.lora_A.requires_grad_(trains)
+        model(**packed())
+        x_BTD = torch.randn(1, sum(LENGTHS), 56, requires_grad=True)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: saved.append(tensor.data_ptr()) or tensor, lambda tensor: tensor
+        ):
+            bank(x_BTD).sum().backward()
+        assert x_BTD.grad is not None
+        return saved.count(x_BTD.data_ptr())
+
+    assert kept(trains=False) == 0 and kept(trains=True) == 1
+
+
 def test_network_as_a_whole_refuses_recomputation(build_llama: Build, two: list[str]) -> None:
     model = build_llama().train()
     attach(model, Mole(two, granularity="network", exact=True))
