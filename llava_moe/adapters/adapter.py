@@ -371,9 +371,11 @@ class Attached:
         for block in dict.fromkeys(name.rpartition(".")[0] for name in linears):
             for leaves in READ_TOGETHER:
                 members = [linears[f"{block}.{leaf}"] for leaf in leaves if f"{block}.{leaf}" in linears]
-                siblings = Siblings(members)
-                for member in members:
-                    member.siblings = siblings
+                if len(members) > 1:
+                    siblings = Siblings(members)
+                    self._hooks += siblings.watch(self._body.model.get_submodule(block))
+                    for member in members:
+                        member.siblings = siblings
 
     def _lighten_gated_mlps(self) -> None:
         for name in dict.fromkeys(name.rpartition(".")[0] for name in self._fitting.linears):

@@ -181,13 +181,29 @@ class Siblings:
     """Wide linears that are called with one input, such as q, k and v: the first one asked reads it for all.
 
     One product with all rows of their A's replaces one each, and one dropout mask serves them. The parameters stay
-    apart. What was read waits for the others only while that input lives, and is handed out once to each.
+    apart. What was read waits for the others while the block that they belong to runs (:meth:`open`, :meth:`close`),
+    and is handed out once to each; a linear that is called alone reads for itself.
     """
 
     def __init__(self, members: Sequence[WideLinear]) -> None:
         self._members = list(members)
+        self._is_open = False
         self._input: weakref.ref[Tensor] | None = None
         self._waiting: dict[int, Tensor] = {}
+
+    def watch(self, block: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        """Read together while ``block`` runs; returns the handles that stop it."""
+        # Called in any case: after an exception nothing may wait for the next call.
+        closing = block.register_forward_hook(lambda *_: self.close(), always_call=True)
+        return [block.register_forward_pre_hook(lambda *_: self.open()), closing]
+
+    def open(self) -> None:
+        """The block begins to run."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """The block has run: whatever still waits is of no use."""
+        self._is_open, self._input, self._waiting = False, None, {}
 
     def read(
         self, member: WideLinear, x_BTD: Tensor, source: tuple[Activation, Tensor, Tensor] | None = None
@@ -207,20 +223,23 @@ class Siblings:
             z_NR, y_NO = read(x_ND, banks, Dropping.draw(p), member.runs, source), None
         num_parts = 1 if member.runs is None else len(member.runs.sizes)
         parts = z_NR.split([bank.shape[0] // num_parts for bank in banks], -1)
-        self._waiting = {id(reader): z_nR for reader, z_nR in zip(readers, parts, strict=True)}
-        self._input = weakref.ref(x_BTD)
-        return self._waiting.pop(id(member)), y_NO
+        waiting = {id(reader): z_nR for reader, z_nR in zip(readers, parts, strict=True)}
+        z_NR = waiting.pop(id(member))
+        if waiting:
+            self._waiting, self._input = waiting, weakref.ref(x_BTD)
+        return z_NR, y_NO
 
     def _present(self, member: WideLinear) -> list[WideLinear]:
         """Those that read alike and whose A is here: under ZeRO-3 that of a module that is not running is not."""
-        if any(hasattr(other.lora_A, "ds_id") or not other.lora_A.numel() for other in self._members):
+        is_apart = any(hasattr(other.lora_A, "ds_id") or not other.lora_A.numel() for other in self._members)
+        if is_apart or not self._is_open:
             return [member]
         alike = (member.lora_A.dtype, member.in_features, member.runs)
         return [other for other in self._members if (other.lora_A.dtype, other.in_features, other.runs) == alike]
 
     def __getstate__(self) -> dict[str, object]:
         # What waits hangs on an autograd graph, which neither deepcopy nor pickle can take along.
-        return {"_members": self._members, "_input": None, "_waiting": {}}
+        return {"_members": self._members, "_is_open": False, "_input": None, "_waiting": {}}
 
 
 def _tensor_name(expert: str, side: str) -> str:

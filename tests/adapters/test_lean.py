@@ -186,6 +186,33 @@ def test_linears_with_one_input_are_read_in_one_product() -> None:
     assert reads == [9, 3, 6, 3] * 2  # q, k and v; o; gate and up; down
 
 
+def test_a_linear_called_alone_reads_for_itself_and_leaves_nothing_behind() -> None:
+    model = small()
+    randomise(attach(model, Lora(r=3)))
+    attention = model.model.layers[0].self_attn
+    x = torch.randn(1, 7, 20, dtype=torch.float64, requires_grad=True)
+    for linear in (attention.q_proj, attention.k_proj, attention.k_proj, attention.v_proj):
+        linear(x).sum().backward()  # a shared reading would hang on the graph that the one before has freed
+        assert linear.lora_A.grad is not None
+
+
+def test_an_exception_within_a_block_leaves_nothing_for_the_next_call() -> None:
+    model = small()
+    randomise(attach(model, Lora(r=3)))
+    attention, x = model.model.layers[0].self_attn, torch.randn(1, 7, 20, dtype=torch.float64)
+    expected = model(inputs_embeds=x).logits
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("in between")
+
+    handle = attention.k_proj.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="in between"):
+        model(inputs_embeds=x)
+    handle.remove()
+    assert attention.q_proj.siblings._waiting == {}
+    assert torch.equal(model(inputs_embeds=x).logits, expected)
+
+
 def quantised(model: LlamaForCausalLM, bits: int) -> dict[str, Tensor]:
     """Quantise the linears of the decoder in place and return what their weights are then, dense."""
     dense = {}
