@@ -105,6 +105,15 @@ def test_experts_are_left_out_of_a_composition_for_good(words: list[str], refuse
     assert "no composition" in refused("compose", "run=runs/two", "mask=[1,0]", f"out={tmp_path / 'other'}")
 
 
+def test_gates_of_a_bf16_run_are_saved_from_fp32_masters(words: list[str], tmp_path: Path) -> None:
+    assert run([*words, "train.dtype=bf16", f"out={tmp_path / 'run'}"]) == 0
+    tensors = adapter_of(tmp_path / "run")
+    is_exact = {name: torch.equal(tensor, tensor.bfloat16().to(tensor.dtype)) for name, tensor in tensors.items()}
+    assert all(is_exact[name] == ("expert_gate" not in name) for name in tensors)
+    model, _ = load_run(tmp_path / "run")
+    assert bool(model(input_ids=torch.arange(5, 20)[None]).logits.isfinite().all())
+
+
 def test_a_finished_composition_is_not_trained_again(words: list[str], tmp_path: Path) -> None:
     for _ in range(2):
         assert run([*words, f"out={tmp_path / 'run'}"]) == 0
