@@ -108,7 +108,8 @@ def _compose(config: DictConfig, own: Sequence[str], rest: Sequence[str]) -> int
         folder, is_first = _merge(choices, plain, console), True
     if is_first:
         if choices["pick"]:
-            _pick(choices, plain, folder, console, rest)
+            merging = [word for word in own if _key(word) in ("weights", "density", "rank")]
+            _pick(choices, plain, folder, console, [*merging, *(word for word in rest if _key(word) != "out")])
         minutes = (time.monotonic() - started) / 60
         console.print(f"done in {minutes:.1f} minutes: {folder}", highlight=False, markup=False)
         console.print("\nNext:", highlight=False)
