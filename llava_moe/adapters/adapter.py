@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MethodType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -107,7 +106,7 @@ class Attached:
         self._body, self._segments, self._fitting = body, segments, fitting
         self._trained_before: dict[nn.Parameter, bool] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._rerouted: list[Any] = []
+        self._rerouted: list[tuple[Any, Forward | None]] = []
 
     @property
     def model(self) -> nn.Module:
@@ -331,8 +330,10 @@ class Attached:
             _replace(model, name, wide.base)
         for name in self._fitting.routers:
             del model.get_submodule(name).router
-        for rerouted in self._rerouted:
-            vars(rerouted).pop("forward", None)
+        for block, forward_before in reversed(self._rerouted):
+            vars(block).pop("forward", None)
+            if forward_before is not None:
+                block.forward = forward_before
         for hook in self._hooks:
             hook.remove()
         for parameter, was_trained in self._trained_before.items():
@@ -362,8 +363,12 @@ class Attached:
             self._lighten_gated_mlps()
         for name, forward in self._fitting.forwards.items():
             owner: Any = model.get_submodule(name)
-            owner.forward = partial(forward, owner.forward)
-            self._rerouted.append(owner)
+            self._reroute(owner, partial(forward, owner.forward))
+
+    def _reroute(self, block: Any, forward: Forward) -> None:
+        """Let ``forward`` run in the block's place; a ``forward`` that somebody has set on it comes back afterwards."""
+        self._rerouted.append((block, vars(block).get("forward")))
+        block.forward = forward
 
     def _tie_siblings(self) -> None:
         """Let the linears of one block that are called with one input be read together."""
@@ -381,8 +386,7 @@ class Attached:
         for name in dict.fromkeys(name.rpartition(".")[0] for name in self._fitting.linears):
             block: Any = self._body.model.get_submodule(name)
             if is_gated_mlp(block):
-                block.forward = MethodType(forward_gated_mlp, block)
-                self._rerouted.append(block)
+                self._reroute(block, partial(forward_gated_mlp, block))
 
 
 def attach(model: nn.Module, config: Method, core: str = "lean") -> Attached:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Rows that are cast to fp32 together when they are summed.
 ROWS_AT_ONCE = 1024
@@ -55,6 +56,7 @@ class _Mean(torch.autograd.Function):
         return add(x_BTD.flatten(0, -2), bins_N, len(counts_S1)) / counts_S1
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dmean_SD: Tensor) -> tuple[Tensor, None, None]:
         bins_N, counts_S1 = ctx.saved_tensors
         dx_SD = (dmean_SD / counts_S1).to(ctx.dtype)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_moe.adapters.lean import read
-from llava_moe.adapters.router import ExampleRouting
+from llava_moe.adapters.router import ExampleRouting, router_dtype
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import WideLinear
 
@@ -112,6 +112,7 @@ class FactorGate(nn.Module):
         routing: str = "instance",
         learns: bool = True,
         device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.segments, self.num_factors, self.r = segments, num_factors, r
@@ -124,10 +125,10 @@ class FactorGate(nn.Module):
             return
         read_features = text_features if routing == "task" else in_features
         for name in ("ifs_A", "ifs_B"):
-            linear = nn.Linear(read_features, num_factors, bias=False, dtype=torch.float32, device=device)
+            linear = nn.Linear(read_features, num_factors, bias=False, dtype=router_dtype(dtype), device=device)
             setattr(self, name, linear.weight.requires_grad_(learns))
         if self.conditional:
-            released = nn.Linear(r * in_features, num_factors, bias=False, dtype=torch.float32, device=device)
+            released = nn.Linear(r * in_features, num_factors, bias=False, dtype=router_dtype(dtype), device=device)
             cfs_RED = released.weight.detach().unflatten(1, (r, in_features)).transpose(0, 1).contiguous()
             self.cfs = nn.Parameter(cfs_RED, requires_grad=learns)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.lean import activate
 from llava_moe.adapters.router import FollowRouter, TokenRouter
-from llava_moe.adapters.wide import WideLinear
+from llava_moe.adapters.wide import Source, WideLinear
 
 # The forward pass of LlamaMLP and its kin in transformers, word for word but for the argument's name.
 FORWARD = re.compile(
@@ -23,6 +23,8 @@ FORWARD = re.compile(
 
 def is_gated_mlp(block: nn.Module) -> bool:
     """Whether a block is gate, up, down and an activation, and its own ``forward`` nothing but their product."""
+    if "forward" in vars(block):  # somebody else runs it his own way
+        return False
     if {name for name, _ in block.named_children()} - {"router"} != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
         return False
     try:
@@ -32,12 +34,13 @@ def is_gated_mlp(block: nn.Module) -> bool:
     return FORWARD.search(source) is not None
 
 
-def forward_gated_mlp(block: Any, x_BTD: Tensor) -> Tensor:
+def forward_gated_mlp(block: Any, *args: Tensor, **kwargs: Tensor) -> Tensor:
     """What the block's own ``forward`` computes; in expert order where its router says so.
 
     Where tokens are sorted, the whole block runs on them in that order, so they are moved twice, not once for each
     linear; every expert then multiplies a run of neighbouring rows.
     """
+    (x_BTD,) = (*args, *kwargs.values())
     router = getattr(block, "router", None)
     if not isinstance(router, TokenRouter) or not router.sorts():
         return _gated_product(block, x_BTD)
@@ -59,11 +62,17 @@ def _gated_product(block: Any, x_BTD: Tensor) -> Tensor:
     down = block.down_proj
     # Not the module's call: hooks on modules, such as those of torch's FLOP counter, do not run inside a backward pass.
     activation = block.act_fn.forward
+    if block.act_fn._forward_hooks or block.act_fn._forward_pre_hooks:
+        return down(block.act_fn(gate_BTF) * up_BTF)
     h_BTF = activate(gate_BTF, up_BTF, activation)
-    if isinstance(down, WideLinear):
-        # Left beside the call, not in it: engines wrap the tensors of a call and know no other arguments.
-        down.source = (activation, gate_BTF, up_BTF)
-    return down(h_BTF)
+    if not isinstance(down, WideLinear):
+        return down(h_BTF)
+    # Left beside the call, not in it: engines wrap the tensors of a call and know no other arguments.
+    down.source = Source(activation, gate_BTF, up_BTF, h_BTF)
+    try:
+        return down(h_BTF)
+    finally:
+        down.source = None
 
 
 def _follows(linear: WideLinear, router: TokenRouter) -> bool:

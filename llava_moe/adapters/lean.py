@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 Activation = Callable[[Tensor], Tensor]
@@ -166,6 +167,7 @@ class _Read(torch.autograd.Function):
         return (z_NR, F.linear(x_ND, *frozen)) if frozen else (z_NR,)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dz_NR: Tensor, *dy: Tensor) -> tuple[Any, ...]:
         spec: _Reading = ctx.spec
         saved = ctx.saved_tensors  # once: checkpointing hands each tensor out a single time
@@ -208,6 +210,7 @@ class _Activate(torch.autograd.Function):
         return activation(gate_NF) * up_NF
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dh_NF: Tensor) -> tuple[Any, ...]:
         gate_NF, up_NF = ctx.saved_tensors
         with torch.enable_grad():
@@ -243,6 +246,7 @@ class _Write(torch.autograd.Function):
         return y_NO
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy_NO: Tensor) -> tuple[Any, ...]:
         spec: _Writing = ctx.spec
         z_BTR, writer_OW, *decision = ctx.saved_tensors

@@ -158,7 +158,10 @@ class LlavaMole:
         """The gate of a bank in ``block``, whose router is made when its first bank asks for it."""
         if block not in routers:
             is_sorted = self._sorts(body.model.get_submodule(block), block, num_experts)
-            routers[block] = TokenRouter(body.hidden_size, num_experts, self.router, base.weight.device, is_sorted)
+            weight = base.weight
+            routers[block] = TokenRouter(
+                body.hidden_size, num_experts, self.router, weight.device, is_sorted, weight.dtype
+            )
         return FollowRouter(routers[block], self.shared_A)
 
     def _sorts(self, block: nn.Module, name: str, num_experts: int) -> bool:

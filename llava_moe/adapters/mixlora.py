@@ -96,6 +96,7 @@ class MixLora:
             self.routing,
             self.router_grad == "straight_through",
             base.weight.device,
+            base.weight.dtype,
         )
         ranks = {f"factors.{e}": 1 for e in range(self.num_factors)}
         assert self.lora_alpha is not None

@@ -98,7 +98,7 @@ class ExactUnit:
                 f"adapter.exact=true keeps a DynamicCache for each expert and cannot follow a {type(cache).__name__}"
             )
         if cache not in self._caches:
-            if self.gate.segments.is_decoding:
+            if self.gate.segments.cache_was_filled:
                 raise ValueError("the call goes on with a cache whose prompt did not pass through this adapter")
             self._caches[cache] = [DynamicCache() for _ in range(num_experts)]
         return self._caches[cache]
@@ -110,7 +110,10 @@ class ExactUnit:
             self._caches[made] = [result.past_key_values for result in results]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_caches": weakref.WeakKeyDictionary()}
+        return {"gate": self.gate, "unit": self.unit}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.gate, self.unit, self._caches = state["gate"], state["unit"], weakref.WeakKeyDictionary()
 
 
 def _hidden(result: Any) -> Tensor:

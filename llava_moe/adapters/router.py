@@ -87,9 +87,10 @@ class TokenRouter(nn.Module):
         mode: str,
         device: torch.device | None = None,
         is_sorted: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        linear = nn.Linear(in_features, num_experts, dtype=torch.float32, device=device)
+        linear = nn.Linear(in_features, num_experts, dtype=router_dtype(dtype), device=device)
         self.weight, self.bias, self.mode, self.is_sorted = linear.weight, linear.bias, mode, is_sorted
         self.num_experts = num_experts
         self.routing: Routing | None = None
@@ -97,11 +98,11 @@ class TokenRouter(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return the logits [B, T, K] for the block input ``x_BTD``, fp32."""
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        dtype = torch.promote_types(torch.promote_types(self.weight.dtype, torch.float32), x_BTD.dtype)
         with torch.autocast(x_BTD.device.type, enabled=False):
             # Plain F.linear would keep an fp32 copy of x for the gradient of W, a third of what the whole MLP keeps.
             z_NK = read(x_BTD.reshape(-1, x_BTD.shape[-1]), [self.weight.to(dtype)])
-            return (z_NK + self.bias.to(dtype)).view(*x_BTD.shape[:-1], -1)
+            return (z_NK + self.bias.to(dtype)).view(*x_BTD.shape[:-1], self.num_experts)
 
     def decide(self, x_BTD: Tensor) -> None:
         """Route every token of ``x_BTD``; leaves :attr:`routing` and :attr:`weights_BTK` (fp32) behind."""
@@ -165,6 +166,11 @@ class FollowRouter:
         (weights_BTK,) = decision
         z_BTKr = z_BTR.unflatten(-1, (1 if self.shares_reader else weights_BTK.shape[-1], -1))
         return (z_BTKr * weights_BTK.to(z_BTR.dtype).unsqueeze(-1)).flatten(-2)
+
+
+def router_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a router is made in on a base of ``dtype``: fp32, or fp64 where the base is."""
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.float32
 
 
 def route_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Shape suffixes: B rows, T tokens, N = B * T, D in, S examples (segments) of all 
 
 from __future__ import annotations
 
+import inspect
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -12,10 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from llava_moe.adapters.bin_mean import mean_by_bin
 
 IGNORED = -100
+# What is known of one call of the language model.
+_OF_A_CALL = (
+    *("_shape", "_device", "_position_ids", "_attention_mask", "_labels", "_is_training", "_continues_cache"),
+    *("_examples", "_num_segments", "_bins"),
+)
 # How the configurations of transformers call the tokens whose places images and videos take.
 PLACEHOLDERS = ("image_token_id", "video_token_id")
 
@@ -45,12 +52,14 @@ class Segments:
         self._labels: Tensor | None = None
         self._is_training = False
         self._continues_cache = False
+        self.cache_was_filled = False
         self._examples: tuple[Tensor, Tensor] | None = None
         self._num_segments: int | None = None
         self._bins: tuple[Tensor, Tensor] | None = None
         self._pooled: tuple[weakref.ref[Tensor], Tensor, set[int]] | None = None
         self._last_call: weakref.ref[Tensor] | None = None
         self._conversation: Tensor | None = None
+        self._calls: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._pools = False
         self._told_is_text: Tensor | None = None
         self._is_text: Tensor | None = None
@@ -66,9 +75,32 @@ class Segments:
         Returns the handles that stop it.
         """
         handles = [language_model.register_forward_pre_hook(self._read, with_kwargs=True)]
+        for name, module in language_model.named_modules():
+            if name.endswith("self_attn"):
+                handles.append(module.register_forward_pre_hook(self._recall, with_kwargs=True))
         if model is not None and model is not language_model:
             handles.append(model.register_forward_pre_hook(self._read_labels, with_kwargs=True))
+            # Labels of a call that failed on its way must not be taken for those of the next.
+            handles.append(model.register_forward_hook(self._forget_told, always_call=True))
         return handles
+
+    def _forget_told(self, *_: Any) -> None:
+        self._told_labels, self._told_is_text = None, None
+
+    def _recall(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Go back to the call that an attention belongs to, when checkpointing computes it again.
+
+        By then another call may have been seen. Rotary embeddings are made anew for each call of the language model and
+        are handed to all its layers, so they name it.
+        """
+        key = kwargs.get("position_embeddings")
+        key = key[0] if isinstance(key, tuple) else key
+        if not isinstance(key, Tensor):
+            return
+        if torch._C._current_graph_task_id() == -1:
+            self._calls[key] = {name: getattr(self, name) for name in _OF_A_CALL}
+        elif key in self._calls:
+            vars(self).update(self._calls[key], _pooled=None)
 
     def mark_prompts(self, labels_BT: Tensor | None) -> None:
         """Say the labels of the next call, for a loop that computes its own loss; -100 where nothing is learnt."""
@@ -76,6 +108,8 @@ class Segments:
 
     def _read_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         labels = kwargs.get("labels")
+        if labels is None and len(args) > 1:
+            labels = inspect.signature(module.forward).bind_partial(*args).arguments.get("labels")
         if isinstance(labels, Tensor) and labels.ndim == 2:
             self._told_labels = labels
         input_ids = kwargs.get("input_ids", args[0] if args else None)
@@ -98,7 +132,7 @@ class Segments:
         if self._labels is not None and tuple(self._labels.shape) != self._shape:
             raise ValueError(f"labels are {tuple(self._labels.shape)}, the language model got {self._shape} tokens")
         self._is_training = module.training
-        self._continues_cache = _cached_length(named) > 0
+        self.cache_was_filled = self._continues_cache = _cached_length(named) > 0
         self._attention_mask = _padding(named.get("attention_mask"), *self._shape, self._continues_cache)
         self._examples, self._num_segments, self._bins, self._pooled = None, None, None, None
         if self.reads_text:
@@ -123,7 +157,9 @@ class Segments:
         self._conversation = tokens.detach()
         if before is None or before.ndim != tokens.ndim or before.shape[0] != tokens.shape[0]:
             return
-        if before.shape[1] < tokens.shape[1] and torch.equal(before, tokens[:, : before.shape[1]]):
+        # A row of several examples is no conversation, even where it begins with one.
+        is_longer = before.shape[1] < tokens.shape[1] and self.num_segments == len(tokens)
+        if is_longer and torch.equal(before, tokens[:, : before.shape[1]]):
             self._continues_cache, self._conversation = True, before
 
     @property
@@ -167,6 +203,10 @@ class Segments:
         if self._position_ids is not None:
             positions_BT = self._position_ids.to(device).expand(rows, length)
             starts_BT[:, 1:] = positions_BT[:, 1:] != positions_BT[:, :-1] + 1
+            # Nor does a token start an example that goes on after silent ones, as a batch of conversations does.
+            columns_T = torch.arange(length, device=device)
+            last_BT = torch.where(is_token_BT, columns_T, -1).cummax(1).values[:, :-1].clamp(min=0)
+            starts_BT[:, 1:] &= positions_BT[:, 1:] != positions_BT.gather(1, last_BT) + 1
         # The first real token starts an example whatever its position (left padding, decoding).
         is_first_BT = is_token_BT & (is_token_BT.cumsum(1) == 1)
         starts_BT = is_first_BT | (starts_BT & is_token_BT)
@@ -206,6 +246,9 @@ class Segments:
                 return pooled_SD
         if self._bins is None:
             self._bins = self._bins_of(self.is_prompt())
+        if len(self._bins[0]) != x_BTD.shape[:-1].numel():
+            seen = f"the language model was last called with {len(self._bins[0])} tokens"
+            raise ValueError(f"{seen}, this part of it alone with {x_BTD.shape[:-1].numel()}: call the whole model")
         pooled_SD = mean_by_bin(x_BTD, *self._bins)
         if reader is not None:
             # A weak reference, so as not to keep the input alive.
@@ -250,7 +293,10 @@ class Segments:
 
     def __getstate__(self) -> dict[str, Any]:
         # What was seen hangs on autograd graphs and weak references, which neither deepcopy nor pickle can take along.
-        return Segments().__dict__ | {"_pools": self._pools, "reads_text": self.reads_text}
+        return {"_pools": self._pools, "reads_text": self.reads_text}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(vars(Segments()) | state)
 
 
 def _text_positions(positions: Any) -> Tensor | None:

@@ -36,6 +36,23 @@ class Gate(Protocol):
         ...
 
 
+class Source:
+    """The gated product h = activation(g) * u that a linear is about to be called with."""
+
+    def __init__(self, activation: Activation, gate_BTF: Tensor, up_BTF: Tensor, h_BTF: Tensor) -> None:
+        self.parts = activation, gate_BTF, up_BTF
+        self._identity = _identity_of(h_BTF)
+
+    def parts_of(self, x_BTD: Tensor) -> tuple[Activation, Tensor, Tensor] | None:
+        """(activation, g, u) where ``x_BTD`` still is that product: not where a hook has put another in its place."""
+        return self.parts if _identity_of(x_BTD) == self._identity else None
+
+
+def _identity_of(tensor: Tensor) -> tuple[int, int, torch.Size]:
+    # Not the object: engines hand on a view, which shares the memory and counts its changes with it.
+    return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version, tensor.shape
+
+
 class WideLinear(nn.Module):
     """A linear with a bank of low-rank experts laid side by side: y = W x + s * B M(x) A x.
 
@@ -77,7 +94,7 @@ class WideLinear(nn.Module):
         self.ranks, self.read_ranks = dict(ranks), dict(ranks if read_ranks is None else read_ranks)
         self.scale, self.gate, self.core = scale, gate, "lean"
         self.siblings = Siblings([self])
-        self.source: tuple[Activation, Tensor, Tensor] | None = None
+        self.source: Source | None = None
         self.runs: Runs | None = None
         self.dropout = nn.Dropout(dropout) if dropout > 0 else None
         weight = base.weight
@@ -108,7 +125,7 @@ class WideLinear(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return y [..., O] in the base linear's output dtype; ``x_BTD`` may have any leading dimensions."""
-        source, self.source = self.source, None
+        source = None if self.source is None else self.source.parts_of(x_BTD)
         is_lean = self.core == "lean" and torch.is_grad_enabled()
         is_lean = is_lean and not torch.is_autocast_enabled(x_BTD.device.type)
         if is_lean or self.runs is not None:
@@ -123,9 +140,12 @@ class WideLinear(nn.Module):
         can_take_sum = z_NR.dtype == y_NO.dtype == self.lora_B.dtype and not y_NO._is_view()
         if self.runs is not None or (is_lean and can_take_sum and self.gate is not None):
             assert self.gate is not None
-            if not can_take_sum:
-                y_NO = y_NO.clone()
-            y_NO = write(y_NO, z_BTR, self.lora_B, self.scale, self.gate.mix, decision, self.runs)
+            if can_take_sum:
+                y_NO = write(y_NO, z_BTR, self.lora_B, self.scale, self.gate.mix, decision, self.runs)
+            else:
+                nothing_NO = torch.zeros_like(y_NO, dtype=self.lora_B.dtype)
+                delta_NO = write(nothing_NO, z_BTR, self.lora_B, self.scale, self.gate.mix, decision, self.runs)
+                y_NO = y_NO + delta_NO.to(y_NO.dtype)
         else:
             u_BTW = z_BTR if self.gate is None else self.gate.mix(z_BTR, *decision)
             y_NO = self._write_plainly(y_NO, u_BTW.reshape(-1, u_BTW.shape[-1]))
@@ -194,14 +214,14 @@ class Siblings:
     def watch(self, block: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
         """Read together while ``block`` runs; returns the handles that stop it."""
         # Called in any case: after an exception nothing may wait for the next call.
-        closing = block.register_forward_hook(lambda *_: self.close(), always_call=True)
-        return [block.register_forward_pre_hook(lambda *_: self.open()), closing]
+        closing = block.register_forward_hook(self.close, always_call=True)
+        return [block.register_forward_pre_hook(self.open), closing]
 
-    def open(self) -> None:
+    def open(self, *_: object) -> None:
         """The block begins to run."""
         self._is_open = True
 
-    def close(self) -> None:
+    def close(self, *_: object) -> None:
         """The block has run: whatever still waits is of no use."""
         self._is_open, self._input, self._waiting = False, None, {}
 

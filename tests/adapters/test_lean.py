@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llava_moe.adapters import Attached, LlavaMole, Lora, attach
+from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, attach
 from llava_moe.adapters.body import MLP_LINEARS
 from llava_moe.adapters.lean import Dropping, Runs, activate, read, write
 
@@ -211,6 +212,97 @@ def test_an_exception_within_a_block_leaves_nothing_for_the_next_call() -> None:
     handle.remove()
     assert attention.q_proj.siblings._waiting == {}
     assert torch.equal(model(inputs_embeds=x).logits, expected)
+
+
+def test_a_hook_that_puts_another_input_before_down_proj_is_heeded() -> None:
+    def gradient(core: str) -> Tensor:
+        model = small()
+        randomise(attach(model, Lora(r=3), core=core))
+        down = model.model.layers[0].mlp.down_proj
+        down.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 3,))
+        torch.manual_seed(4)
+        model(inputs_embeds=torch.randn(1, 7, 20, dtype=torch.float64)).logits.square().mean().backward()
+        assert down.source is None
+        return down.lora_A.grad
+
+    torch.testing.assert_close(gradient("lean"), gradient("autograd"), atol=1e-12, rtol=1e-12)
+
+
+def test_a_hook_on_the_activation_runs() -> None:
+    model, calls = small(), []
+    attach(model, Lora(r=3))
+    model.model.layers[0].mlp.act_fn.register_forward_hook(lambda *_: calls.append(1))
+    model(inputs_embeds=torch.randn(1, 7, 20, dtype=torch.float64))
+    assert calls == [1]
+
+
+def test_a_forward_of_somebody_else_is_run_and_comes_back() -> None:
+    model = small()
+    mlp = model.model.layers[0].mlp
+    mlp.forward = theirs = lambda x: x * 2
+    attached = attach(model, Lora(r=3))
+    x = torch.randn(1, 7, 20, dtype=torch.float64)
+    assert torch.equal(mlp(x), x * 2)
+    attached.detach()
+    assert mlp.forward is theirs
+
+
+@pytest.mark.parametrize("name", ["lora", "llava_mole", "sorted"])
+def test_a_model_can_be_pickled_and_copied(name: str) -> None:
+    model = small()
+    randomise(attach(model, METHODS[name]))
+    x = torch.randn(1, 7, 20, dtype=torch.float64)
+    expected = model(inputs_embeds=x).logits
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(inputs_embeds=x).logits, expected)
+        assert twin.model.layers[0].mlp.forward.args[0] is twin.model.layers[0].mlp
+
+
+def test_sorted_experts_of_another_dtype_than_the_base_are_the_masked_ones() -> None:
+    def output(dispatch: str) -> Tensor:
+        model = small(dtype=torch.bfloat16)
+        attached = attach(model, LlavaMole(num_experts=3, r=2, dispatch=dispatch))
+        randomise(attached)
+        for tensor in attached.parameters():
+            tensor.data = tensor.data.float()
+        torch.manual_seed(4)
+        return model(inputs_embeds=torch.randn(1, 7, 20).bfloat16()).logits
+
+    torch.testing.assert_close(output("sorted"), output("masked"), atol=2e-2, rtol=2e-2)
+
+
+def test_a_second_derivative_is_refused_and_not_wrong() -> None:
+    x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(activate(x, x * 2, nn.functional.silu).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad|once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_an_mlp_takes_no_tokens_and_its_argument_by_name() -> None:
+    model = small()
+    attach(model, METHODS["llava_mole"])
+    mlp = model.model.layers[0].mlp
+    assert mlp(x=torch.randn(1, 0, 20, dtype=torch.float64)).shape == (1, 0, 20)
+
+
+@pytest.mark.parametrize("method", [LlavaMole(num_experts=3, r=2), MixLora(num_factors=6, r=2)], ids=["mole", "mix"])
+def test_two_calls_before_one_backward_are_recomputed_each_by_its_own(method: Any) -> None:
+    def gradients(checkpointing: bool) -> dict[str, Tensor]:
+        model = small().train()
+        attached = attach(model, method)
+        randomise(attached)
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        loss: Any = 0.0
+        for seed, prompt in ((1, 3), (2, 6)):
+            input_ids = torch.randint(1, 64, (1, 9), generator=torch.Generator().manual_seed(seed))
+            labels = input_ids.clone()
+            labels[:, :prompt] = -100
+            loss = loss + model(input_ids, labels=labels, use_cache=False).loss
+        loss.backward()
+        return {name: tensor.grad for name, tensor in attached.named_parameters().items() if tensor.grad is not None}
+
+    assert_same(gradients(True), gradients(False), 1e-12)
 
 
 def quantised(model: LlamaForCausalLM, bits: int) -> dict[str, Tensor]:

@@ -223,3 +223,41 @@ def test_text_positions_lead_the_multimodal_ones() -> None:
     x = torch.zeros(1, 5, 4)
     assert heard(inputs_embeds=x, position_ids=axes) == ([[0] * 5], 1)
     assert heard(inputs_embeds=x, position_ids=torch.cat([text, axes])) == ([[0, 0, 0, 1, 1]], 2)
+
+
+def test_labels_of_a_call_that_failed_are_forgotten() -> None:
+    model, segments = watched()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("before the language model")
+
+    handle = model.inner.register_forward_pre_hook(fail, prepend=True)
+    with pytest.raises(RuntimeError):
+        model(labels=LABELS, **PACKED)
+    handle.remove()
+    model.eval()(**PACKED)
+    assert segments.is_prompt().all()
+
+
+def test_silent_tokens_within_a_row_do_not_end_an_example() -> None:
+    mask = torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]])
+    positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)
+    expected = [[0, 0, 0, -1, -1, 0, 0, 0], [1] * 8]
+    assert heard(ids(2, 8), attention_mask=mask, position_ids=positions) == (expected, 2)
+
+
+def test_a_packed_row_that_begins_with_the_last_prompt_is_no_conversation() -> None:
+    model, segments = watched()
+    model.eval()
+    x = torch.randn(1, 9, 3)
+    for inputs in ({"inputs_embeds": x[:, :4]}, {"inputs_embeds": x, "position_ids": PACKED["position_ids"]}):
+        model(**inputs)
+        segments.pool(inputs["inputs_embeds"])
+    assert not segments.is_decoding and segments.num_segments == 3
+
+
+def test_a_part_of_the_model_alone_is_not_pooled_by_the_last_call() -> None:
+    model, segments = watched()
+    model.eval()(inputs_embeds=torch.zeros(1, 4, 3))
+    with pytest.raises(ValueError, match="call the whole model"):
+        segments.pool(torch.zeros(1, 5, 3))
