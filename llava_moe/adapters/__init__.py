@@ -6,7 +6,7 @@ from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.load import load_adapter
 from llava_moe.adapters.lora import Lora
 from llava_moe.adapters.mixlora import MixLora
-from llava_moe.adapters.mole import Mole, mask_experts
+from llava_moe.adapters.mole import Mole, drop_experts, mask_experts
 from llava_moe.adapters.no_adapter import NoAdapter
 from llava_moe.adapters.router import Routing
 
@@ -21,6 +21,7 @@ __all__ = [
     "NoAdapter",
     "Routing",
     "attach",
+    "drop_experts",
     "load_adapter",
     "mask_experts",
 ]

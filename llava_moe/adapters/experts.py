@@ -153,6 +153,7 @@ class ExpertBank(WideLinear):
         ranks = {f"experts.{expert.name}": expert.r for expert in experts}
         super().__init__(base, ranks, scales.pop() if len(scales) == 1 else 1.0)
         self.experts, self.company = tuple(experts), tuple(company)
+        self.kept: frozenset[str] | None = None
         self.lora_A.requires_grad_(False)
         self.lora_B.requires_grad_(False)
 
@@ -179,7 +180,8 @@ class ExpertBank(WideLinear):
         A gate outside asks here: the bank's parameters are whole only while the bank runs (ZeRO-3).
         """
         if not is_judged:
-            return super().forward(x_BTD)
+            is_silent = self.gate is None and self.kept is not None and self.experts[0].name not in self.kept
+            return self.base(x_BTD) if is_silent else super().forward(x_BTD)
         with torch.autocast(x_BTD.device.type, enabled=False):
             return self.deltas(F.linear(x_BTD, self.lora_A.to(x_BTD.dtype)))
 

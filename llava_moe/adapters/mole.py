@@ -153,10 +153,43 @@ class Mole:
 
 
 def mask_experts(attached: Attached, mask: Sequence[int]) -> Attached:
+    """Silence experts without training: G'_i = m_i G_i / sum_j m_j G_j (paper, section 3.3, second inference mode).
+
+    Gates go on reading what the masked would write, as they learned to. Where one expert is left its weight is 1: all
+    others are taken off (:func:`drop_experts`), and the model is that LoRA to the last bit. What is saved afterwards
+    does not hold the mask.
+
+    Args:
+        attached: of no use afterwards, where one expert is left.
+        mask: 1 or 0 for each expert.
+
+    Returns:
+        The handle on the masked model.
+
+    Raises:
+        UserError: the mask is not one.
+        ValueError: another method is attached.
+    """
+    config, model = attached.config, attached.model
+    if not isinstance(config, Mole):
+        raise ValueError(f"{type(config).__name__} has no experts to mask")
+    experts = _experts_on(model)
+    replace(config, experts=experts, mask=tuple(mask))  # refuses what is no mask
+    if sum(mask) == 1:
+        return drop_experts(attached, mask)
+    kept = frozenset(expert.name for expert, bit in zip(experts, mask, strict=True) if bit)
+    for module in model.modules():
+        if isinstance(module, ExpertGate | ExpertBank):
+            module.kept = kept
+    return attached
+
+
+def drop_experts(attached: Attached, mask: Sequence[int]) -> Attached:
     """Take experts off a model that MoLE is on, without training; the weights of those that stay sum to 1.
 
-    What a gate learned of the others goes with them: their part of its input, and of its output. Saving what is
-    returned drops them for good; the folder that was loaded holds them still.
+    What a gate learned of the others goes with them: their part of its input, and of its output; with more than one
+    left, weights are therefore others than :func:`mask_experts` gives. Saving what is returned drops them for good; the
+    folder that was loaded holds them still.
 
     Args:
         attached: of no use afterwards.

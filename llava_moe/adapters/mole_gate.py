@@ -57,6 +57,7 @@ class ExpertGate(nn.Module):
         self.weights_SK: Tensor | None = None
         self.kept_SK: Tensor | None = None
         self.routing: ExampleRouting | None = None
+        self.kept: frozenset[str] | None = None
 
     def forward(self, deltas_SX: Tensor) -> Tensor:
         """Return the logits [S, K], already divided by tau, of the experts' deltas end to end."""
@@ -83,9 +84,16 @@ class ExpertGate(nn.Module):
                 raise ValueError(f"{found}, the call goes on with {self.segments.num_segments} rows")
             self.weights_SK = self.kept_SK
         else:
-            self.weights_SK = self(deltas()).softmax(-1)
+            self.weights_SK = self._weigh(self(deltas()))
             self.kept_SK = self.weights_SK.detach()
         self.routing = ExampleRouting(self._of_all(self.weights_SK), None, self.segments.of_tokens()[0])
+
+    def _weigh(self, logits_SK: Tensor) -> Tensor:
+        """softmax; over those that are not masked, where some are (0 for all where all are)."""
+        if self.kept is None:
+            return logits_SK.softmax(-1)
+        is_masked_K = torch.tensor([name not in self.kept for name in self.widths], device=logits_SK.device)
+        return logits_SK.masked_fill(is_masked_K, -torch.inf).softmax(-1).nan_to_num(0.0)
 
     def hold(self, index: int | None) -> None:
         """Give all weight to one expert for a while, or to none."""
@@ -150,7 +158,8 @@ class OwnGate(FollowGate):
     def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> tuple[Tensor, ...]:
         """Decide, then as :class:`FollowGate`. Means are taken of z: B is linear, and z is narrower than y."""
         assert isinstance(bank, ExpertBank)
-        self.leader.decide(lambda: bank.deltas(self.leader.segments.pool(z_BTR)))
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            self.leader.decide(lambda: bank.deltas(self.leader.segments.pool(z_BTR)))
         return super().__call__(x_BTD, z_BTR, bank)
 
     def routings(self) -> Mapping[str, ExampleRouting]:

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from llava_moe.adapters import Mole, NoAdapter, load_adapter, mask_experts
+from llava_moe.adapters import Mole, NoAdapter, drop_experts, load_adapter
 from llava_moe.adapters.experts import adapter_folder
 from llava_moe.adapters.own_format import CONFIG_FILE
 from llava_moe.assemble import (
@@ -74,7 +74,7 @@ def write_masked(choices: Mapping[str, Any], folder: Path, console: Console) -> 
         assembled = restore(source)
         if not isinstance(assembled.attached.config, Mole):
             raise UserError(f"run={choices['run']}: its adapter is no composition, so there is nothing to mask")
-        masked = mask_experts(assembled.attached, choices["mask"])
+        masked = drop_experts(assembled.attached, choices["mask"])
         masked.save(run.adapter)
         before = read_config(source.parent.parent)
         start = common_start([str(source)])

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from llava_moe.adapters import Attached, Lora, Mole, attach, load_adapter, mask_experts
+from llava_moe.adapters import Attached, Lora, Mole, attach, drop_experts, load_adapter, mask_experts
 from llava_moe.adapters.experts import Expert, ExpertBank
 from llava_moe.adapters.mole_balance import MeanWeightBalance
 from llava_moe.adapters.mole_gate import ExpertGate
@@ -330,33 +330,43 @@ def test_masking_a_trained_mole_to_one_expert_is_that_lora_to_the_bit(
 
 
 @torch.no_grad()
-def test_masked_weights_are_a_softmax_with_the_masked_at_minus_infinity(build_llama: Build, tmp_path: Path) -> None:
-    # The third expert adds nothing, so that leaving its part of the gates' input out changes no other's logit.
-    experts = [write_lora(build_llama, tmp_path / f"{seed}", seed, r=2, target_modules=("q_proj",)) for seed in (1, 2)]
-    silent = attach(build_llama(), Lora(r=2, target_modules=("q_proj",)))
-    silent.save(tmp_path / "silent")
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("granularity", ["matrix", "layer", "block", "network"])
+def test_masked_weights_are_the_others_renormalised_which_is_a_softmax_with_minus_infinity(
+    build_llama: Build, three: list[str], granularity: str, exact: bool
+) -> None:
     model = build_llama()
-    attached = attach(model, Mole([*experts, str(tmp_path / "silent")]))
+    attached = attach(model, Mole(three, granularity=granularity, exact=exact))
     randomise_gates(attached)
-    model(**packed())
-    name = "model.layers.0.self_attn.q_proj.expert_gate"
-    gate = gates_of(model)[name]
+    name, gate = next((n, g) for n, g in gates_of(model).items() if len(g.widths) == 3)
     seen: list[Tensor] = []
     gate.register_forward_hook(lambda module, args, logits: seen.append(logits))
     model(**packed())
-    whole = gate.routing
-    assert whole is not None
-    renormalised = whole.probs_SK[:, :2] / whole.probs_SK[:, :2].sum(-1, keepdim=True)
-    by_infinity = torch.cat([seen[0][:, :2], torch.full((3, 1), -torch.inf)], -1).softmax(-1)
-    torch.testing.assert_close(renormalised, by_infinity[:, :2])
-    mask_experts(attached, [1, 1, 0])
+    assert gate.routing is not None
+    whole_SK = gate.routing.probs_SK
+    assert mask_experts(attached, [1, 0, 1]) is attached
     model(**packed())
-    masked = gates_of(model)[name].routing
-    assert masked is not None and masked.probs_SK.shape == (3, 2)
-    torch.testing.assert_close(masked.probs_SK.sum(-1), torch.ones(3))
-    # The root mean square is over two thirds of the entries now: logits shrink alike.
-    logits = seen[0][:, :2] * math.sqrt(2 / 3)
-    torch.testing.assert_close(masked.probs_SK, logits.softmax(-1))
+    masked_SK = gates_of(model)[name].routing.probs_SK
+    expected_SK = whole_SK * torch.tensor([1.0, 0.0, 1.0])
+    torch.testing.assert_close(masked_SK, expected_SK / expected_SK.sum(-1, keepdim=True))
+    infinite_SK = torch.where(torch.tensor([True, False, True]), seen[0], -torch.inf).softmax(-1)
+    torch.testing.assert_close(masked_SK, infinite_SK)
+    mask_experts(attached, [1, 1, 1])
+    model(**packed())
+    assert torch.equal(gates_of(model)[name].routing.probs_SK, whole_SK)
+
+
+@torch.no_grad()
+def test_a_masked_expert_that_stands_alone_on_a_linear_is_silent(build_llama: Build, tmp_path: Path) -> None:
+    both = [write_lora(build_llama, tmp_path / f"{n}", n, r=2, target_modules=("q_proj",)) for n in (1, 2)]
+    wider = write_lora(build_llama, tmp_path / "3", 3, r=2, target_modules=("q_proj", "o_proj"))
+    model = build_llama()
+    attached = attach(model, Mole([*both, wider]))
+    x = torch.randn(1, 5, 32)
+    o_proj = model.model.layers[0].self_attn.o_proj
+    assert not torch.equal(o_proj(x), o_proj.base(x))
+    mask_experts(attached, [1, 1, 0])
+    assert torch.equal(o_proj(x), o_proj.base(x))
 
 
 @torch.no_grad()
@@ -367,7 +377,7 @@ def test_dropping_an_expert_for_good_writes_a_smaller_folder_of_equal_logits(
     attached = attach(model, Mole(three, granularity="layer"))
     randomise_gates(attached)
     attached.save(tmp_path / "all")
-    smaller = mask_experts(attached, [1, 0, 1])
+    smaller = drop_experts(attached, [1, 0, 1])
     smaller.save(tmp_path / "fewer")
     again = build_llama()
     load_adapter(again, tmp_path / "fewer")
