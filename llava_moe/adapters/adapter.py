@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -190,6 +191,14 @@ class Attached:
         """
         self._segments.mark_prompts(labels_BT)
 
+    def new_conversation(self) -> None:
+        """Let the next forward pass decide anew, even where its input begins with the whole of the last prompt.
+
+        Without cache that is how a conversation that goes on looks, and what its first prompt decided would hold; say
+        this between prompts of which one begins another, as when prefixes of one text are scored.
+        """
+        self._segments.forget_conversation()
+
     def routings(self) -> dict[str, AnyRouting]:
         """What each router or gate decided in the last forward pass, by the name of its block or linear.
 
@@ -242,8 +251,16 @@ class Attached:
             return torch.zeros((), device=next(self._body.model.parameters()).device)
         if totals is not None:
             assert isinstance(balance, StepBalance), "see balances_by_step"
-            return balance(self.routings(), self._segments, is_real, reduction, totals)
-        return balance(self.routings(), self._segments, is_real, reduction)
+            loss = balance(self.routings(), self._segments, is_real, reduction, totals)
+        else:
+            loss = balance(self.routings(), self._segments, is_real, reduction)
+        if self.model.training and torch.is_grad_enabled() and not loss.requires_grad and self.trainable_parameters():
+            warnings.warn(
+                "the load-balance loss has no gradient: the forward pass ran without one, as reentrant activation "
+                "checkpointing does; set use_reentrant=False",
+                stacklevel=2,
+            )
+        return loss
 
     def expert_totals(self, domains_BT: Tensor, num_domains: int) -> ExpertTotals:
         """Who served the tokens of the last forward pass, and router entropy, by layer and domain (-1: not counted)."""

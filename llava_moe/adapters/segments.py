@@ -162,6 +162,10 @@ class Segments:
         if is_longer and torch.equal(before, tokens[:, : before.shape[1]]):
             self._continues_cache, self._conversation = True, before
 
+    def forget_conversation(self) -> None:
+        """Take the next call without a filled cache for a new conversation."""
+        self._conversation = None
+
     @property
     def is_decoding(self) -> bool:
         """Whether the last call went on with a conversation: then what its first prompt decided still holds.

@@ -357,3 +357,13 @@ def test_layers_left_out_get_plain_lora_and_no_router(build_llama: Build) -> Non
 def test_layers_that_do_not_fit_are_refused(build_llama: Build, settings: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         attach(build_llama(), LlavaMole(**({"r": 2} | settings)))
+
+
+def test_a_balance_loss_without_gradient_is_told_of(build_llama: Build) -> None:
+    model = build_llama().train()
+    attached = attach(model, LlavaMole(r=2))
+    with torch.no_grad():
+        model(**sample())
+        attached.auxiliary_loss()
+    with pytest.warns(UserWarning, match="use_reentrant=False"):
+        attached.auxiliary_loss()

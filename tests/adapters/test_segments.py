@@ -217,6 +217,19 @@ def test_without_cache_an_input_that_begins_with_the_whole_prompt_goes_on_with_i
     assert not goes_on(prompt) and not goes_on(longer)
 
 
+def test_a_conversation_can_be_ended_by_word() -> None:
+    model, segments = watched()
+    x = torch.randn(1, 6, 3)
+    decided = []
+    for inputs in (x[:, :4], x[:, :5], x):
+        model.eval()(inputs_embeds=inputs)
+        segments.pool(inputs)
+        decided.append(segments.is_decoding)
+        if inputs.shape[1] == 5:
+            segments.forget_conversation()
+    assert decided == [False, True, False]
+
+
 def test_text_positions_lead_the_multimodal_ones() -> None:
     axes = torch.zeros(3, 1, 5, dtype=torch.long)
     text = torch.tensor([[[0, 1, 2, 0, 1]]])
