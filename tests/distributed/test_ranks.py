@@ -103,7 +103,7 @@ def one_process(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 def test_two_ranks_equal_one_process(
     launcher: str, stage: int, words: list[str], one_process: Path, tmp_path: Path
 ) -> None:
-    launch(launcher, [*words, f"parallel=zero{stage}"], tmp_path / "run", tmp_path)
+    launch(launcher, [*words, *spread(stage)], tmp_path / "run", tmp_path)
     assert_equal_runs(one_process, tmp_path / "run")
 
 
