@@ -1,7 +1,8 @@
 """Adapters on any Hugging Face decoder: attach one, train it, read what it decided, save it, take it off."""
 
-from llava_moe.adapters.adapter import Attached, Method, attach
+from llava_moe.adapters.adapter import Attached, attach
 from llava_moe.adapters.balance import ExpertTotals
+from llava_moe.adapters.fitting import Method
 from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.load import load_adapter
 from llava_moe.adapters.lora import Lora

@@ -6,7 +6,7 @@ tokens where each decides for itself), H what a router reads (D, or the width of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_moe.adapters.lean import read
-from llava_moe.adapters.router import ExampleRouting, router_dtype
+from llava_moe.adapters.router import ExampleRouting, Uncast, router_dtype
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import WideLinear
 
@@ -70,7 +70,7 @@ def conditional_probs(lora_A_ED: Tensor, cfs_RED: Tensor, reads_UR: Tensor) -> T
     return table_ERE[reads_UR, positions_R].softmax(-1).sum(1).softmax(-1)
 
 
-class FactorGate(nn.Module):
+class FactorGate(Uncast):
     """M(x) = P_B^T diag(w) P_A: the i-th chosen factor of A feeds the i-th chosen factor of B (arXiv 2402.15896).
 
     With h the mean over an example's prompt of what the linear reads: p_A = softmax(W_A h); p_B = softmax(W_B h), plus
@@ -204,14 +204,6 @@ class FactorGate(nn.Module):
         reads_UR, writes_UR = torch.rand(shape).argsort(-1)[..., : self.r].to(device)
         probs_UE = torch.full(shape[1:], 1 / self.num_factors, device=device)
         return Choice(probs_UE, probs_UE, reads_UR, writes_UR)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FactorGate:
-        def move_without_casting(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(move_without_casting, recurse)
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # The last choice belongs to a conversation, which neither deepcopy nor pickle takes along.

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.adapter import Fitting
 from llava_moe.adapters.balance import LOAD_BALANCE_FORMS, load_balance_loss
 from llava_moe.adapters.body import ALL_LINEARS, MLP_LINEARS, Body
+from llava_moe.adapters.fitting import Fitting
 from llava_moe.adapters.gated_mlp import is_gated_mlp
 from llava_moe.adapters.lora import check_low_rank, frozen_targets, low_rank_scale
 from llava_moe.adapters.own_format import write_folder

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
-from llava_moe.adapters.adapter import Attached, Method, attach
+from llava_moe.adapters.adapter import Attached, attach
 from llava_moe.adapters.body import Body
 from llava_moe.adapters.field_types import first_misfit
+from llava_moe.adapters.fitting import Method
 from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.lora import Lora
 from llava_moe.adapters.mixlora import MixLora

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from llava_moe.adapters.adapter import Fitting
 from llava_moe.adapters.body import ALL_LINEARS, Body
+from llava_moe.adapters.fitting import Fitting
 from llava_moe.adapters.peft_format import write_peft_folder
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import WideLinear

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.adapter import Fitting
 from llava_moe.adapters.body import ALL_LINEARS, Body
 from llava_moe.adapters.factor_gate import ROUTER_GRADS, ROUTINGS, FactorGate
+from llava_moe.adapters.fitting import Fitting
 from llava_moe.adapters.lora import check_low_rank, frozen_targets
 from llava_moe.adapters.mixlora_released import ReleasedGate, ReleasedLinear
 from llava_moe.adapters.own_format import write_folder

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.adapter import Attached, Fitting, attach
+from llava_moe.adapters.adapter import Attached, attach
 from llava_moe.adapters.body import Body
 from llava_moe.adapters.experts import Expert, ExpertBank, ReadExpert, as_expert, read_experts
+from llava_moe.adapters.fitting import Fitting
 from llava_moe.adapters.mole_balance import MeanWeightBalance
 from llava_moe.adapters.mole_exact import ExactUnit
 from llava_moe.adapters.mole_gate import AskFirst, ExpertGate, FollowGate, OwnGate

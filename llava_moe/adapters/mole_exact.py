@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
-from llava_moe.adapters.adapter import Forward
+from llava_moe.adapters.fitting import Forward
 from llava_moe.adapters.mole_gate import ExpertGate
 from llava_moe.errors import UserError
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_moe.adapters.experts import ExpertBank
-from llava_moe.adapters.router import ExampleRouting
+from llava_moe.adapters.router import ExampleRouting, Uncast
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import WideLinear
 
@@ -22,7 +22,7 @@ from llava_moe.adapters.wide import WideLinear
 _SMALLEST_SQUARE = 1e-20
 
 
-class ExpertGate(nn.Module):
+class ExpertGate(Uncast):
     """G = softmax(RMS(d_0 + ... + d_{K-1}) e / tau), with + for "end to end" and d_i what expert i adds.
 
     The paper flattens what the experts write at every position of a fixed length; here d_i is its mean over the
@@ -117,14 +117,6 @@ class ExpertGate(nn.Module):
     def extra_repr(self) -> str:
         """Show sizes in ``print(model)``."""
         return f"experts={list(self.widths)}, input={sum(self.widths.values())}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExpertGate:
-        def move_without_casting(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(move_without_casting, recurse)
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # What was decided hangs on an autograd graph, which neither deepcopy nor pickle can take along.

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from llava_moe.adapters.adapter import Fitting
 from llava_moe.adapters.body import Body
+from llava_moe.adapters.fitting import Fitting
 from llava_moe.adapters.own_format import write_folder
 from llava_moe.adapters.segments import Segments
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from llava_moe.adapters.adapter import Method
 from llava_moe.adapters.body import MLP_LINEARS
+from llava_moe.adapters.fitting import Method
 from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.lora import Lora
 from llava_moe.adapters.mixlora import MixLora

@@ -66,7 +66,19 @@ def expert_weights(probs_BTK: Tensor, chosen_BT: Tensor, mode: str) -> Tensor:
     return torch.zeros_like(probs_BTK).scatter(-1, chosen_BT.unsqueeze(-1), top_BT1)
 
 
-class TokenRouter(nn.Module):
+class Uncast(nn.Module):
+    """A module whose parameters move with a model but keep their dtype when it is cast, as routers must."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Uncast:
+        def move_without_casting(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(move_without_casting, recurse)
+        return self
+
+
+class TokenRouter(Uncast):
     """p = softmax(W x + b) per token, j = argmax p; one router per MLP block (arXiv 2401.16160).
 
     The weights are fp32 and stay so when the model is cast; logits and softmax are computed in fp32 at least, under
@@ -132,14 +144,6 @@ class TokenRouter(nn.Module):
     def extra_repr(self) -> str:
         """Show size and mode in ``print(model)``."""
         return f"in_features={self.weight.shape[-1]}, num_experts={self.weight.shape[0]}, mode={self.mode!r}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TokenRouter:
-        def move_without_casting(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(move_without_casting, recurse)
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # The last decision hangs on an autograd graph, which neither deepcopy nor pickle can take along.
