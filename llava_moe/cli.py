@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-FREE_TEXT = ("run", "out", "prompt", "image", "path", "images", "model.path", "init_from", "static")
+FREE_TEXT = (
+    *("run", "out", "prompt", "image", "path", "images", "model.path", "init_from", "static"),
+    *("data.root", "data.quarantine"),
+)
 # Below these, a key may be one that the file at hand does not have; elsewhere that is a mistake, plus or no plus.
 OPEN_ENDED = ("data.sources.", "parallel.extra.", "hydra.")
 

@@ -133,6 +133,7 @@ SHARED: dict[str, Limit] = {"seed": Whole(0), "out": OrNull(Text()), "model.path
 TRAIN: dict[str, Limit] = SHARED | {
     "init_from": OrNull(Text()),
     "domains": OrNull(ListOf(Text())),
+    "domain_scale": OrNull(ByName(Real(0, open_below=True))),
     "path": OrNull(Text()),
     "images": OrNull(Text()),
     "stages": OrNull(ListOf(Fields())),
@@ -169,10 +170,14 @@ TRAIN: dict[str, Limit] = SHARED | {
     "adapter": Fields(),
     "data.sources": ByName(Fields()),
     "data.num_workers": Whole(0),
+    "data.root": OrNull(Text()),
     "data.max_bad_share": Real(0, 1),
+    "data.quarantine": OrNull(Text()),
+    "data.held_out": Real(0, 0.9),
     "data.epoch_samples": OrNull(Whole(1)),
     "data.weights": Choice(("samples", "tokens", "temperature")),
     "data.temperature": Real(0, open_below=True),
+    "data.phases": OrNull(ListOf(Fields())),
     "data.follows_domains": FLAG,
     "parallel.engine": Choice(("auto", "local", "deepspeed")),
     "parallel.offload_optimizer": FLAG,
@@ -187,6 +192,7 @@ EVAL: dict[str, Limit] = SHARED | {
     "num_threads": OrNull(Whole(1)),
     "dtype": OrNull(Choice(("fp32", "bf16", "fp16"))),
 }
+PHASE: dict[str, Limit] = {"share": Real(0, 1, open_below=True), "weights": ByName(Real(0))}
 SOURCE: dict[str, Limit] = {
     "domain": Text(),
     "path": Text(),
