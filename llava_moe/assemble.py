@@ -31,10 +31,13 @@ from llava_moe.errors import UserError
 from llava_moe.model import (
     Architecture,
     AttentionChoice,
+    BaseFacts,
     BaseModel,
     build_base,
+    build_base_without_weights,
     choose_attention,
     packing_arguments,
+    read_base,
     vision_config,
 )
 from llava_moe.train.checkpoint import last_checkpoint, stage_folders
@@ -101,18 +104,60 @@ def new_model(recipe: Recipe, device: torch.device) -> Assembled:
     Raises:
         UserError: a checkpoint is missing, or its adapter does not fit the one asked for.
     """
-    dtype = DTYPES.get(recipe.dtype)
-    if dtype is None:
-        raise UserError(f"train.dtype={recipe.dtype}: choose fp32, bf16 or fp16")
-    base = build_base(recipe.architecture, dtype, recipe.seed)
-    attention = choose_attention(recipe.attn_implementation, device, dtype)
-    base.model.set_attn_implementation({"text_config": attention.name, "vision_config": "sdpa"})
+    base = build_base(recipe.architecture, _dtype(recipe), recipe.seed)
+    attention = _set_attention(base, recipe, device)
     start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
     if start is not None:
         load_lineage(base.model, start)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         attached = _attach_from(base.model, recipe.adapter, start)
+    return _assembled(recipe, base, attached, attention)
+
+
+def new_model_without_weights(recipe: Recipe, device: torch.device, place: torch.device | str = "meta") -> Assembled:
+    """What :func:`new_model` would build, adapter and all, of tensors that hold nothing: a 7B takes seconds.
+
+    What ``init_from`` would give to the weights is not read, but for an adapter, which must fit the one asked for.
+
+    Args:
+        device: where it would train; it decides the attention kernel.
+        place: where its tensors stand: ``meta``, or any device under a ``FakeTensorMode``.
+
+    Raises:
+        UserError: as :func:`new_model`, weights apart.
+    """
+    base = build_base_without_weights(recipe.architecture, _dtype(recipe), place)
+    attention = _set_attention(base, recipe, device)
+    start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
+    with torch.random.fork_rng(devices=[]):
+        attached = _attach_from(base.model, recipe.adapter, start)
+    return _assembled(recipe, base, attached, attention)
+
+
+def encoder_of(recipe: Recipe) -> Encoder:
+    """The encoder that :func:`new_model` would give, from configurations and tokenizer alone: no weight is read.
+
+    Raises:
+        UserError: configurations or the tokenizer are not there, or not of the kind that LLaVA is made of.
+    """
+    return _encoder(recipe, read_base(recipe.architecture))
+
+
+def _dtype(recipe: Recipe) -> torch.dtype:
+    dtype = DTYPES.get(recipe.dtype)
+    if dtype is None:
+        raise UserError(f"train.dtype={recipe.dtype}: choose fp32, bf16 or fp16")
+    return dtype
+
+
+def _set_attention(base: BaseModel, recipe: Recipe, device: torch.device) -> AttentionChoice:
+    attention = choose_attention(recipe.attn_implementation, device, _dtype(recipe))
+    base.model.set_attn_implementation({"text_config": attention.name, "vision_config": "sdpa"})
+    return attention
+
+
+def _assembled(recipe: Recipe, base: BaseModel, attached: Attached, attention: AttentionChoice) -> Assembled:
     return Assembled(base, attached, _encoder(recipe, base), attention, not isinstance(recipe.adapter, NoAdapter))
 
 
@@ -156,7 +201,7 @@ def _difference(theirs: Any, ours: Any) -> str:
     return ", ".join(f"{name} {there!r} there, {asked!r} asked" for name, there, asked in pairs if there != asked)
 
 
-def _encoder(recipe: Recipe, base: BaseModel) -> Encoder:
+def _encoder(recipe: Recipe, base: BaseFacts) -> Encoder:
     return Encoder(
         tokenizer=base.tokenizer,
         template=recipe.template,

@@ -3,12 +3,15 @@
 from llava_moe.model.attention import AttentionChoice, choose_attention, packing_arguments
 from llava_moe.model.build import (
     Architecture,
+    BaseFacts,
     BaseModel,
     FromCheckpoint,
     FromParts,
     FromShape,
     build_base,
+    build_base_without_weights,
     describe_base,
+    read_base,
     vision_config,
 )
 from llava_moe.model.stages import ParameterGroup, TrainableParts, prepare_stage
@@ -16,6 +19,7 @@ from llava_moe.model.stages import ParameterGroup, TrainableParts, prepare_stage
 __all__ = [
     "Architecture",
     "AttentionChoice",
+    "BaseFacts",
     "BaseModel",
     "FromCheckpoint",
     "FromParts",
@@ -23,9 +27,11 @@ __all__ = [
     "ParameterGroup",
     "TrainableParts",
     "build_base",
+    "build_base_without_weights",
     "choose_attention",
     "describe_base",
     "packing_arguments",
     "prepare_stage",
+    "read_base",
     "vision_config",
 ]

@@ -83,16 +83,22 @@ Architecture = FromParts | FromCheckpoint | FromShape
 
 
 @dataclass(frozen=True)
-class BaseModel:
-    """What :func:`build_base` returns: the model, its tokenizer and what the data path must know of the tower."""
+class BaseFacts:
+    """What the data path must know of a base model: its tokenizer, and how its tower sees images."""
 
-    model: LlavaForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
     image_size: int
     num_image_tokens: int
     image_token_id: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class BaseModel(BaseFacts):
+    """What :func:`build_base` returns: the model, and what the data path must know of it."""
+
+    model: LlavaForConditionalGeneration
 
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -137,22 +143,78 @@ def build_base(architecture: Architecture, dtype: torch.dtype, seed: int = 0) ->
 
 def describe_base(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> BaseModel:
     """Read from a model what the data path must know."""
-    text, vision = model.config.text_config, vision_config(model)
+    text = model.config.text_config
     assert isinstance(text, LlamaConfig)
     # Trap: the text tower reads its own use_cache; left on, packed rows leak into each other (masking_utils.py).
     text.use_cache = False
+    return BaseModel(model=model, **vars(_facts_of(model.config, tokenizer)))
+
+
+def read_base(architecture: Architecture) -> BaseFacts:
+    """What the data path must know of a base model, from its configurations and tokenizer alone: no weight is read.
+
+    Raises:
+        UserError: as :func:`build_base`, weights apart.
+    """
+    return _facts_of(*_config_of(architecture))
+
+
+def build_base_without_weights(
+    architecture: Architecture, dtype: torch.dtype, place: torch.device | str = "meta"
+) -> BaseModel:
+    """The model that :func:`build_base` would build, with tensors that hold nothing: a 7B takes seconds and no memory.
+
+    Args:
+        place: ``meta``, or any device under a ``FakeTensorMode``.
+
+    Raises:
+        UserError: as :func:`build_base`, weights apart.
+    """
+    config, tokenizer = _config_of(architecture)
+    with torch.device(place):
+        model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
+    return describe_base(model, tokenizer)
+
+
+def _facts_of(config: LlavaConfig, tokenizer: PreTrainedTokenizerBase) -> BaseFacts:
+    vision = config.vision_config
+    assert isinstance(vision, CLIPVisionConfig)
     assert isinstance(vision.image_size, int) and isinstance(vision.patch_size, int)
     num_patches = (vision.image_size // vision.patch_size) ** 2
-    extra = 0 if model.config.vision_feature_select_strategy == "default" else 1
-    return BaseModel(
-        model=model,
+    extra = 0 if config.vision_feature_select_strategy == "default" else 1
+    return BaseFacts(
         tokenizer=tokenizer,
         image_size=vision.image_size,
         num_image_tokens=num_patches + extra,
-        image_token_id=model.config.image_token_id,
+        image_token_id=config.image_token_id,
         image_mean=CLIP_MEAN,
         image_std=CLIP_STD,
     )
+
+
+def _config_of(architecture: Architecture) -> tuple[LlavaConfig, PreTrainedTokenizerBase]:
+    if isinstance(architecture, FromShape):
+        return _shape_config(architecture)
+    if isinstance(architecture, FromCheckpoint):
+        return _read_config(LlavaForConditionalGeneration, architecture.path), load_tokenizer(architecture.path)
+    tokenizer = load_tokenizer(architecture.language_model)
+    vision = _read_config(CLIPVisionModel, architecture.vision_tower)
+    text = _read_config(LlamaForCausalLM, architecture.language_model)
+    text.vocab_size = _table_rows(len(tokenizer))
+    return llava_config(vision, text, tokenizer, architecture.vision_feature_layer), tokenizer
+
+
+def _read_config(kind: Any, reference: str) -> Any:
+    path = resolve(reference)
+    try:
+        _check_kind(kind, path, reference)
+        return kind.config_class.from_pretrained(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"model {reference} cannot be loaded: {_first_line(error)}") from error
+
+
+def _table_rows(num_tokens: int) -> int:
+    return -(-num_tokens // TABLE_MULTIPLE) * TABLE_MULTIPLE
 
 
 def vision_config(model: LlavaForConditionalGeneration) -> CLIPVisionConfig:
@@ -263,14 +325,18 @@ def _from_checkpoint(
     return model, tokenizer
 
 
-def _from_shape(shape: FromShape, dtype: torch.dtype) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
+def _shape_config(shape: FromShape) -> tuple[LlavaConfig, PreTrainedTokenizerBase]:
     tokenizer = load_tokenizer(shape.tokenizer)
     text = dict(shape.text)
-    text.setdefault("vocab_size", -(-len(tokenizer) // TABLE_MULTIPLE) * TABLE_MULTIPLE)
+    text.setdefault("vocab_size", _table_rows(len(tokenizer)))
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         text.setdefault(token, getattr(tokenizer, token))
     text_config, vision = _shaped(LlamaConfig, text, "text"), _shaped(CLIPVisionConfig, shape.vision, "vision")
-    config = llava_config(vision, text_config, tokenizer, shape.vision_feature_layer)
+    return llava_config(vision, text_config, tokenizer, shape.vision_feature_layer), tokenizer
+
+
+def _from_shape(shape: FromShape, dtype: torch.dtype) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
+    config, tokenizer = _shape_config(shape)
     torch.manual_seed(shape.seed)
     model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
     for layer in model.model.multi_modal_projector.children():
