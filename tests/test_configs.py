@@ -103,15 +103,6 @@ def test_one_experiment_picks_its_domains_and_ones_own_data_is_taken_whole(tmp_p
     assert source.path == odd
 
 
-def test_sources_whose_reader_comes_later_say_so_when_they_are_opened(tmp_path: Path) -> None:
-    from llava_moe.data.source import open_records
-
-    for source in mixture_of(composed("exp=mix_general_doc_med")).sources:
-        if source.format != "llava":
-            with pytest.raises(UserError, match=source.format):
-                open_records(source, tmp_path)
-
-
 def test_adapter_sizes_at_7b_are_the_papers(tokenizer_folder: Path) -> None:
     import torch
 

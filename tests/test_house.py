@@ -22,8 +22,13 @@ ALLOWED = {
     "assemble": {"errors", "data", "model", "adapters", "train.checkpoint"},
     "export": {"errors", "data", "model", "adapters", "assemble"},
     "compose": {"errors", "adapters", "assemble", "train.checkpoint"},
+    "prepare": {"errors", "data"},
+    "check": {"errors", "data", "eval"},
+    "account": {"errors", "data"},
+    "plan": {"errors", "data", "model", "adapters", "assemble", "train"},
     "commands": {
         *("errors", "data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "compose"),
+        *("prepare", "check", "account", "plan"),
         "cli",
     },
     "cli": {"errors", "commands"},

@@ -75,7 +75,7 @@ def _sample(
         if len(examples) == limit:
             break
         try:
-            examples.append(encoder.encode(records[row], source.images, domains.index(source.domain)))
+            examples.append(encoder.encode(records[row], records.image_root, domains.index(source.domain)))
         except BadRecord:
             continue  # training would have left it out too
     return examples

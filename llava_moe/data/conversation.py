@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ImageRef = str | bytes
-"""A path under the source's image root, or an encoded image (JPEG, PNG, ...)."""
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An encoded image that lies in prepared shards, known without being read.
+
+    Attributes:
+        sha256: of the encoded bytes, hex.
+        width, height: pixels, from the image's header; 0 where no header could be read.
+    """
+
+    sha256: str
+    width: int = 0
+    height: int = 0
+
+
+ImageRef = str | bytes | StoredImage
+"""A path under the source's image root, an encoded image (JPEG, PNG, ...), or what is known of one not read yet."""
 
 IMAGE_PLACEHOLDER = "<image>"
 USER = "user"
@@ -43,7 +59,7 @@ class BadRecord(ValueError):
     Attributes:
         reason: a short code: ``not_a_conversation``, ``unreadable_text``, ``no_turns``, ``role_order``,
             ``image_count``, ``empty_question``, ``empty_answer``, ``not_plain``, ``too_long``, ``image_missing``,
-            ``image_unreadable``, ``image_too_large``.
+            ``image_unreadable``, ``image_too_large``, ``image_outside``, ``image_address``.
         detail: one line for people.
     """
 
@@ -118,7 +134,7 @@ def check_images(conversation: Conversation) -> None:
 
 
 def record_key(conversation: Conversation) -> str:
-    """SHA-256 (64 hex digits) over source, id, image references and texts; images given as bytes count by content.
+    """SHA-256 (64 hex digits) over source, id, image references and texts; images that are no paths count by content.
 
     Every field enters behind its kind and length, so no two different records write the same stream.
     """
@@ -133,8 +149,22 @@ def record_key(conversation: Conversation) -> str:
     for image in conversation.images:
         if isinstance(image, bytes):
             field(b"b", hashlib.sha256(image).digest())
+        elif isinstance(image, StoredImage):
+            field(b"b", bytes.fromhex(image.sha256))
         else:
             field(b"p", image.encode())
     for turn in conversation.turns:
         field(b"t", turn.text.encode())
     return digest.hexdigest()
+
+
+def image_identity(ref: ImageRef) -> int:
+    """64 bits that are the same for the same image: a path as the record writes it, or an image's encoded bytes.
+
+    A path counts without its root, so that moving a folder moves no image to the other side of a held-out split.
+    """
+    if isinstance(ref, StoredImage):
+        return int(ref.sha256[:16], 16)
+    if isinstance(ref, bytes):
+        return int.from_bytes(hashlib.sha256(ref).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(posixpath.normpath(ref).encode()).digest()[:8], "big")

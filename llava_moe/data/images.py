@@ -6,6 +6,7 @@ Shape letters: I images, H height, W width.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from llava_moe.data.conversation import BadRecord, ImageRef
+from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -116,8 +117,10 @@ def open_image(
         max_side: longest side.
 
     Raises:
-        BadRecord: ``image_missing``, ``image_unreadable``, ``image_too_large``.
+        BadRecord: ``image_missing``, ``image_outside``, ``image_address``, ``image_unreadable``, ``image_too_large``.
     """
+    if isinstance(ref, StoredImage):
+        raise ValueError("a stored image is read by its records first: take records[index]")
     name = f"{len(ref)} bytes in the record" if isinstance(ref, bytes) else str(ref)
     file = io.BytesIO(ref) if isinstance(ref, bytes) else find_image(ref, root)
     try:
@@ -146,21 +149,53 @@ def open_image(
 def find_image(ref: str, root: str | None) -> Path:
     """The file of an image path, or its neighbour of the same stem and another image suffix.
 
+    Where ``root`` is given, records cannot reach out of it: neither by ``..``, nor by an absolute path, nor by a file
+    that is a link to one outside. Folders below the root may be links, since that is how people lay data sets out.
+
     Raises:
-        BadRecord: ``image_missing``.
+        BadRecord: ``image_missing``, ``image_outside``, ``image_address``.
     """
+    if "://" in ref[:16]:
+        raise BadRecord("image_address", f"{ref[:200]} is an address; fetch the image and give its path")
     try:
         path = Path(root or "", ref).expanduser()
-        if path.exists():
-            return path
-        for suffix in _SUFFIXES:
-            if path.suffix and (neighbour := path.with_suffix(suffix)).exists():
-                return neighbour
+        if root is not None:
+            _stay_inside(path, ref, root)
+        found = _existing(path)
+        if found is not None and root is not None and found.is_symlink():
+            _refuse_link_outside(found, ref, root)
     except (OSError, RuntimeError) as error:
         # A name longer than names may be (text that is no path at all), a folder closed to us, a home of nobody's.
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadRecord("image_missing", f"no file {ref[:200]} ({reason})") from error
-    raise BadRecord("image_missing", f"no file {path}")
+    if found is None:
+        raise BadRecord("image_missing", f"no file {path}")
+    return found
+
+
+def _existing(path: Path) -> Path | None:
+    if path.exists():
+        return path
+    if path.suffix:
+        for suffix in _SUFFIXES:
+            if (neighbour := path.with_suffix(suffix)).exists():
+                return neighbour
+    return None
+
+
+def _stay_inside(path: Path, ref: str, root: str) -> None:
+    inside, base = os.path.abspath(path), os.path.abspath(Path(root).expanduser())
+    if os.path.commonpath([inside, base]) != base:
+        raise BadRecord("image_outside", f"{ref[:200]} leads out of the image folder {root}; give a path inside it")
+
+
+def _refuse_link_outside(path: Path, ref: str, root: str) -> None:
+    target, folder = path.resolve(), path.parent.resolve()
+    bases = (Path(root).expanduser().resolve(), folder)
+    if not any(target.is_relative_to(base) for base in bases):
+        raise BadRecord(
+            "image_outside", f"{ref[:200]} is a link to {target}, out of the image folder {root}; copy the file there"
+        )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

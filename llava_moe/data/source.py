@@ -1,109 +1,29 @@
-"""Where records come from: one source's files, format, images and place in the mixture."""
+"""Sources opened: raw files turned once into an Arrow file, prepared folders read as they are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasets import Dataset
 
-from llava_moe.data.conversation import (
-    ASSISTANT,
-    IMAGE_PLACEHOLDER,
-    USER,
-    BadRecord,
-    Conversation,
-    ImageRef,
-    Turn,
-    check_images,
-    settle_turns,
-)
+from llava_moe.data.conversation import BadRecord, Conversation, ImageRef
 from llava_moe.data.images import find_image
 from llava_moe.data.readers import store
-from llava_moe.data.readers.json_rows import read_json
-from llava_moe.data.readers.llava import llava_row
-from llava_moe.data.readers.records import records_row
-from llava_moe.data.readers.row import Row, faulty_row
+from llava_moe.data.readers.formats import FORMATS, row_of
+from llava_moe.data.readers.reader import RawFile, Reader
+from llava_moe.data.readers.row import Row
+from llava_moe.data.readers.shards import is_prepared
+from llava_moe.data.records import AUTO, Entry, Records, Source, entry_of
+from llava_moe.data.shard_records import ShardRecords, open_shards
 from llava_moe.errors import UserError
-
-FORMATS = ("auto", "llava", "records")
-LATER_FORMATS = ("m3it", "ureader", "pathvqa")
-
-
-@dataclass(frozen=True)
-class Source:
-    """One source of records.
-
-    Attributes:
-        name: unique in a mixture.
-        domain: what its losses and experts are counted under.
-        path: a file, a folder of Parquet/JSON/JSONL files, or a glob.
-        images: the folder that image paths start from.
-        split: keep only records whose ``split`` column says this.
-        text: ``caption`` makes of each record one image and its ``caption`` column.
-        repeats: passes over the source in an epoch (fractions allowed); ``cap``: most records in an epoch;
-            ``weight``: share of an epoch, where the mixture fixes the epoch's size (see ``Mixture``).
-    """
-
-    name: str
-    domain: str
-    path: str
-    format: str = "auto"
-    images: str | None = None
-    split: str | None = None
-    text: Literal["conversations", "caption"] = "conversations"
-    repeats: float = 1.0
-    cap: int | None = None
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        where = f"data source {self.name!r}"
-        if self.format not in (*FORMATS, *LATER_FORMATS):
-            raise UserError(f"{where}: unknown format {self.format!r}; use one of {', '.join(FORMATS)}")
-        if self.text not in ("conversations", "caption"):
-            raise UserError(f"{where}: text={self.text!r}; use conversations or caption")
-        if self.repeats <= 0 or self.weight < 0 or (self.cap is not None and self.cap < 1):
-            raise UserError(f"{where}: repeats and cap must be above 0 and weight at least 0")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One record as read: its number in the file, its id, and the conversation or what is wrong with it."""
-
-    number: int
-    id: str
-    content: Conversation | BadRecord
-
-
-class Records(Protocol):
-    """The records of a source, read on demand."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever the records may have changed."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Conversation:
-        """Record ``index``; raises ``BadRecord`` where it cannot be trained on."""
-
-    def number(self, index: int) -> int:
-        """The record's number in its file, from 0 (another than ``index`` where a split was chosen)."""
-
-    def find(self, number: int) -> int | None:
-        """The index of the record with this number in the file; None where there is none."""
-
-    def read(self, start: int, stop: int) -> list[Entry]:
-        """Records ``start`` to ``stop`` at once, the bad ones among them."""
 
 
 @dataclass
@@ -119,6 +39,11 @@ class ArrowRecords:
     def fingerprint(self) -> str:
         """The kept file's name (which holds the raw files' fingerprint) and the split."""
         return f"{self.path.name}:{self.source.split}:{self.source.text}"
+
+    @property
+    def image_root(self) -> str | None:
+        """The source's image folder."""
+        return self.source.images
 
     def __len__(self) -> int:
         return len(self.rows) if self.chosen is None else len(self.chosen)
@@ -157,29 +82,48 @@ class ArrowRecords:
         return {**self.__dict__, "_rows": None}
 
     def _entry(self, row: Row, number: int) -> Entry:
-        try:
-            return Entry(number, row["id"], _conversation(row, self.source))
-        except BadRecord as fault:
-            return Entry(number, row["id"], fault)
+        images: tuple[ImageRef, ...] = tuple(
+            image["path"] if image["bytes"] is None else image["bytes"] for image in row["images"]
+        )
+        return entry_of(row, images, number, self.source)
 
 
-def open_records(source: Source, cache: Path) -> ArrowRecords:
-    """Open a source. Its files are turned once into an Arrow file under ``cache``, keyed by path, size and time.
+def open_records(source: Source, cache: Path) -> ArrowRecords | ShardRecords:
+    """Open a source: a prepared folder in place; raw files by way of an Arrow file under ``cache``, which is made once
+    and keyed by their paths, sizes and times.
 
     Raises:
         UserError: a missing or unreadable file (with the line), an empty source, a split that is not there.
     """
+    folder = prepared_folder(source)
+    if folder is not None:
+        try:
+            prepared = open_shards(source, folder)
+        except UserError as error:
+            raise UserError(f"data source {source.name!r}: {error}") from error
+        _refuse_empty(source, prepared)
+        return prepared
     files = find_files(source)
     kind = _format(source, files)
-    key = store.fingerprint(files, kind)
-    path = Path(cache) / f"{store.slug(files[0].stem)}-{key[:24]}.arrow"
-    store.keep(_rows(files, {"llava": llava_row, "records": records_row}[kind]), path)
+    key = store.fingerprint([file.path for file in files], kind)
+    path = Path(cache) / f"{store.slug(Path(files[0].path).stem)}-{key[:24]}.arrow"
+    store.keep(_rows(files, FORMATS[kind]), path)
     records = ArrowRecords(source, path)
     if source.split is not None:
         records.chosen = _choose_split(records.rows, source)
+    _refuse_empty(source, records)
+    return records
+
+
+def _refuse_empty(source: Source, records: Records) -> None:
     if not len(records):
         raise UserError(f"data source {source.name!r}: {source.path} holds no records; check path")
-    return records
+
+
+def prepared_folder(source: Source) -> Path | None:
+    """The folder of a source that ``data prepare`` made or has begun; None for raw files."""
+    path = Path(source.path).expanduser()
+    return path if source.format in (AUTO, "records") and is_prepared(path) else None
 
 
 def check_image_root(source: Source, records: Records, num_probes: int = 32) -> None:
@@ -192,66 +136,42 @@ def check_image_root(source: Source, records: Records, num_probes: int = 32) -> 
     missing: list[str] = []
     for probe in probes:
         content = records.read(probe, probe + 1)[0].content
-        if isinstance(content, BadRecord) or not content.images or isinstance(content.images[0], bytes):
+        if isinstance(content, BadRecord) or not content.images or not isinstance(content.images[0], str):
             continue
         try:
-            find_image(content.images[0], source.images)
+            find_image(content.images[0], records.image_root)
             return
         except BadRecord as fault:
             missing.append(fault.detail)
     if missing:
         raise UserError(
             f"data source {source.name!r}: none of the {len(missing)} images looked for is there "
-            f"({missing[0]}); check images={source.images}"
+            f"({missing[0]}); check images={records.image_root}"
         )
 
 
-def _conversation(row: Row, source: Source) -> Conversation:
-    if row["fault"] is not None:
-        raise BadRecord(row["fault"], row["detail"])
-    images: tuple[ImageRef, ...] = tuple(
-        image["path"] if image["bytes"] is None else image["bytes"] for image in row["images"]
-    )
-    turns: tuple[Turn, ...]
-    if source.text == "caption":
-        turns = (Turn(USER, "\n".join([IMAGE_PLACEHOLDER] * len(images))), Turn(ASSISTANT, row["caption"] or ""))
-    else:
-        turns = tuple(Turn(turn["role"], turn["text"]) for turn in row["turns"])
-    conversation = Conversation(row["id"], images, settle_turns(turns), source.name, source.domain, row["task"])
-    check_images(conversation)
-    return conversation
-
-
-def find_files(source: Source) -> list[Path]:
-    """The files of a source, in order.
+def find_files(source: Source) -> list[RawFile]:
+    """The raw files of a source, in order; none for a prepared folder.
 
     Raises:
-        UserError: none is there, or there is no reader for them.
+        UserError: none is there.
     """
-    where = f"data source {source.name!r}"
-    if source.format in LATER_FORMATS:
-        # A mixture of the papers' data composes and shows its sources before their readers are here.
-        raise UserError(f"{where}: the reader of format {source.format!r} is not there yet; use llava, records")
-    path = Path(source.path).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in (".parquet", ".json", ".jsonl"))
-        if not files:
-            raise UserError(f"{where}: no .parquet, .json or .jsonl file in {path}; check path")
-        return files
-    if path.exists():
-        return [path]
-    files = sorted(Path(name) for name in glob(str(path))) if has_magic(str(path)) else []
-    if not files:
-        raise UserError(f"{where}: no file {path}; check path")
-    return files
+    if prepared_folder(source) is not None:
+        return []
+    reader = FORMATS["records" if source.format == AUTO else source.format]
+    try:
+        return reader.find(source.path)
+    except UserError as error:
+        remedy = f"; or run llava-moe data prepare recipe={source.recipe} downloads=FOLDER" if source.recipe else ""
+        raise UserError(f"data source {source.name!r}: {error}{remedy}") from error
 
 
-def _format(source: Source, files: list[Path]) -> str:
-    if source.format != "auto":
+def _format(source: Source, files: list[RawFile]) -> str:
+    if source.format != AUTO:
         return source.format
-    records = list(islice(_raw_records(files[0]), 100))
+    records = list(islice(FORMATS["records"].records(files[0]), 100))
     if not any(isinstance(record, Mapping) for record in records):
-        raise UserError(f"data source {source.name!r}: {files[0]} holds no records; check path and format")
+        raise UserError(f"data source {source.name!r}: {files[0].path} holds no records; check path and format")
     # A file may start with bad records, which say nothing of the others.
     for record in records:
         messages = record.get("conversations", record.get("conversatons")) if isinstance(record, Mapping) else None
@@ -260,28 +180,14 @@ def _format(source: Source, files: list[Path]) -> str:
     return "records"
 
 
-def _raw_records(file: Path) -> Iterator[Any]:
-    if file.suffix != ".parquet":
-        yield from read_json(file)
-        return
-    try:
-        for batch in pq.ParquetFile(file, memory_map=True).iter_batches(batch_size=128):
-            yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{file}: not a readable Parquet file ({reason}); fetch it again") from error
-
-
-def _rows(files: list[Path], make_row: Callable[[Mapping[str, Any], int], Row]) -> Iterator[Row]:
+def _rows(files: list[RawFile], reader: Reader) -> Iterator[Row]:
     number = 0
     for file in files:
-        for record in _raw_records(file):
-            try:
-                if not isinstance(record, Mapping):
-                    raise BadRecord("not_a_conversation", f"the record is {type(record).__name__}, not an object")
-                yield make_row(record, number)
-            except BadRecord as fault:
-                yield faulty_row(record, number, fault)
+        for record in reader.records(file):
+            row = row_of(reader, record, number)
+            if row["split"] is None and file.split is not None:
+                row["split"] = file.split
+            yield row
             number += 1
 
 

@@ -199,7 +199,7 @@ class _StepDecoder(Dataset[_Decoded]):
         try:
             conversation = records[row]
             name = conversation.id
-            example = self.stream.encoder.encode(conversation, source.images, domain)
+            example = self.stream.encoder.encode(conversation, records.image_root, domain)
         except BadRecord as fault:
             bad.append(Quarantined(source.name, source.domain, records.number(row), name, fault.reason, fault.detail))
             return self.stream.encoder.hole(length, domain, key)

@@ -12,6 +12,7 @@ from typing import TextIO
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from llava_moe.data.conversation import StoredImage
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Question
@@ -124,7 +125,8 @@ def question_hash(question: Question) -> str:
     """16 hex digits over all that the model is given and held against: images, prompt, references, length."""
     digest = hashlib.sha256()
     texts = [question.prompt, *question.references, str(question.max_new_tokens)]
-    for part in [*question.images, *texts]:
+    images = [image.sha256 if isinstance(image, StoredImage) else image for image in question.images]
+    for part in [*images, *texts]:
         encoded = part if isinstance(part, bytes) else part.encode()
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()[:16]

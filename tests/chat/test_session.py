@@ -17,7 +17,7 @@ from llava_moe.assemble import Assembled, from_target
 from llava_moe.chat.session import Session
 from llava_moe.data.conversation import ASSISTANT, USER, Conversation, Turn
 from llava_moe.data.encode import IGNORED
-from llava_moe.data.readers.json_rows import read_json
+from llava_moe.data.readers.files import raw_records
 from llava_moe.data.readers.records import records_row
 from llava_moe.errors import UserError
 from tests.chat.conftest import assemble
@@ -233,7 +233,7 @@ def test_a_saved_conversation_is_a_record_that_encodes_to_the_prompt_that_was_as
     talk.ask("What is it?", quiet)
     talk.ask("Is it small?", quiet)
     (tmp_path / "saved.jsonl").write_text("\n".join(json.dumps(record) for record in talk.records()))
-    [record] = read_json(tmp_path / "saved.jsonl")
+    [record] = raw_records(str(tmp_path / "saved.jsonl"))
     row = records_row(record, 0)
     turns = tuple(Turn(turn["role"], turn["text"]) for turn in row["turns"])
     read = Conversation(row["id"], tuple(image["path"] for image in row["images"]), turns, "chat", "chat")

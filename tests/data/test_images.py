@@ -118,8 +118,45 @@ def test_a_missing_jpg_is_found_under_its_other_suffix(tmp_path: Path) -> None:
 
 def test_paths_may_be_absolute_or_bytes(tmp_path: Path) -> None:
     noise(7, 9).save(tmp_path / "a.png")
-    assert open_image(str(tmp_path / "a.png"), None).size == open_image(str(tmp_path / "a.png"), "/elsewhere").size
+    path = str(tmp_path / "a.png")
+    assert open_image(path, None).size == open_image(path, str(tmp_path)).size == (7, 9)
     assert open_image((tmp_path / "a.png").read_bytes()).size == (7, 9)
+
+
+def test_no_path_leads_out_of_the_image_folder(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "twin").mkdir()
+    noise(7, 9).save(tmp_path / "secret.png")
+    noise(7, 9).save(root / "sub" / "in.png")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "sub" / "same.png").symlink_to(root / "sub" / "in.png")
+    for ref in ("../secret.png", "sub/../../secret.png", str(tmp_path / "secret.png"), "link.png", "../gone.png"):
+        with pytest.raises(BadRecord) as caught:
+            open_image(ref, str(root))
+        assert caught.value.reason == "image_outside", ref
+    for ref in ("sub/same.png", "twin/../sub/in.png", "./sub/in.png"):
+        assert open_image(ref, str(root)).size == (7, 9)
+
+
+def test_a_folder_of_images_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "root").mkdir()
+    noise(7, 9).save(tmp_path / "store" / "a.png")
+    (tmp_path / "store" / "b.png").symlink_to("a.png")
+    (tmp_path / "root" / "coco").symlink_to(tmp_path / "store")
+    (tmp_path / "linked root").symlink_to(tmp_path / "root")
+    for root in ("root", "linked root"):
+        assert open_image("coco/a.png", str(tmp_path / root)).size == (7, 9)
+        assert open_image("coco/b.png", str(tmp_path / root)).size == (7, 9)
+
+
+@pytest.mark.parametrize("ref", ["http://host/a.png", "https://host/a.png", "ftp://host/a.png", "file:///a.png"])
+@pytest.mark.parametrize("root", [None, "/images"])
+def test_an_address_is_no_path(ref: str, root: str | None) -> None:
+    with pytest.raises(BadRecord) as caught:
+        open_image(ref, root)
+    assert caught.value.reason == "image_address" and "fetch the image" in caught.value.detail
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])

@@ -359,9 +359,3 @@ def test_a_wrong_image_folder_is_said_before_training(
 def test_a_source_that_makes_no_sense_is_refused(words: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Source("mine", "general", "a.json", **words)
-
-
-@pytest.mark.parametrize("form", ["m3it", "ureader", "pathvqa"])
-def test_formats_to_come_are_said_when_their_data_is_asked_for(form: str, open_path: Open, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not there yet"):
-        open_path(tmp_path / "a.json", format=form)

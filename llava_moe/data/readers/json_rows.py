@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from llava_moe.errors import UserError
 
@@ -14,25 +14,28 @@ _CHUNK = 1 << 20
 _BLANKS = re.compile(r"\s*")
 
 
-def read_json(path: Path) -> Iterator[Any]:
+def read_json_stream(name: str, file: BinaryIO) -> Iterator[Any]:
     """Yield the values of a JSON list, or of JSON Lines (any values one behind the other).
 
+    Args:
+        name: what the file is called in messages.
+
     Raises:
-        UserError: the file is missing, unreadable, not UTF-8, empty, or not valid JSON; the line says where.
+        UserError: the file is unreadable, not UTF-8, empty, or not valid JSON; the line says where.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            yield from _Window(path, file).values()
+        with io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+            yield from _Window(name, text).values()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert the file to UTF-8") from error
+        raise UserError(f"{name}: not UTF-8 text ({error.reason}); convert the file to UTF-8") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the data source's path") from error
+        raise UserError(f"{name}: cannot be read ({error.strerror or error}); check the data source's path") from error
 
 
 class _Window:
     """The stretch of the file that is being read: text before ``at`` is done with."""
 
-    def __init__(self, path: Path, file: TextIO) -> None:
+    def __init__(self, path: str, file: TextIO) -> None:
         self.path = path
         self.file = file
         self.text = ""

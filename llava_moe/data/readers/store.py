@@ -11,7 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset
 from filelock import FileLock
+from fsspec.core import url_to_fs
 
+from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.row import Row
 from llava_moe.errors import UserError
 
@@ -31,16 +33,22 @@ SCHEMA = pa.schema(
     ]
 )
 
+_VERSIONS = ("mtime", "blob_id", "etag", "ETag", "last_commit")
 _ROWS_A_BATCH = 1000
 _BYTES_A_BATCH = 64 << 20
 
 
-def fingerprint(files: Iterable[Path], *facts: str) -> str:
+def fingerprint(files: Iterable[str], *facts: str) -> str:
     """SHA-256 over each file's path, size and time of change, and over whatever else decides the rows."""
     digest = sha256(repr((VERSION, facts)).encode())
     for file in files:
-        status = file.stat()
-        digest.update(repr((str(file.resolve()), status.st_size, status.st_mtime_ns)).encode())
+        if is_address(file):
+            system, inside = url_to_fs(file)
+            known = system.info(inside)
+            digest.update(repr((file, known.get("size"), *(known.get(key) for key in _VERSIONS))).encode())
+            continue
+        status = Path(file).stat()
+        digest.update(repr((str(Path(file).resolve()), status.st_size, status.st_mtime_ns)).encode())
     return digest.hexdigest()
 
 

@@ -1,0 +1,96 @@
+"""Raw files by path or address: found, opened, and read record by record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from llava_moe.data.readers.json_rows import read_json_stream
+from llava_moe.errors import UserError
+
+SUFFIXES = (".parquet", ".json", ".jsonl")
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is an address such as ``hf://datasets/...`` or ``file:///...``."""
+    return "://" in path
+
+
+def find_raw(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+    """Files of a path in order: itself, the files of a folder with one of the suffixes, or those a glob matches.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    if is_address(path):
+        return _find_remote(path, suffixes)
+    place = Path(path).expanduser()
+    if place.is_dir():
+        files = sorted(str(file) for file in place.iterdir() if file.suffix in suffixes)
+        if not files:
+            raise UserError(f"no {', '.join(suffixes[:-1])} or {suffixes[-1]} file in {place}; check path")
+        return files
+    if place.exists():
+        return [str(place)]
+    files = sorted(filter(os.path.isfile, glob(str(place)))) if has_magic(str(place)) else []
+    if not files:
+        raise UserError(f"no file {place}; check path")
+    return files
+
+
+def open_raw(path: str) -> BinaryIO:
+    """Open a local file or an address for reading bytes.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    try:
+        if not is_address(path):
+            return open(path, "rb")
+        return cast(BinaryIO, fsspec.open(path, "rb").open())
+    except (OSError, ValueError, ImportError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read ({reason}); check the data source's path") from error
+
+
+def raw_records(path: str) -> Iterator[Any]:
+    """The records of a JSON list, JSON Lines or Parquet file, one at a time.
+
+    Raises:
+        UserError: the file is missing, damaged or empty; the line says where.
+    """
+    with open_raw(path) as file:
+        if not path.endswith(".parquet"):
+            yield from read_json_stream(path, file)
+            return
+        try:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
+                yield from batch.to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: not a readable Parquet file ({reason}); fetch it again") from error
+
+
+def _find_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    try:
+        system, inside = url_to_fs(path)
+        if has_magic(inside):
+            found = [name for name in system.glob(inside) if system.isfile(name)]
+        elif system.isdir(inside):
+            found = [name for name in system.ls(inside, detail=False) if str(name).endswith(suffixes)]
+        else:
+            found = [inside] if system.exists(inside) else []
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be reached ({reason}); check the address and the network") from error
+    if not found:
+        raise UserError(f"no file {path}; check the address")
+    return sorted(system.unstrip_protocol(name) for name in found)

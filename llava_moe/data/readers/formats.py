@@ -1,0 +1,60 @@
+"""The raw formats by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from llava_moe.data.conversation import BadRecord
+from llava_moe.data.readers.files import find_raw, raw_records
+from llava_moe.data.readers.llava import llava_row
+from llava_moe.data.readers.m3it import M3itReader
+from llava_moe.data.readers.m3it80 import M3it80Reader
+from llava_moe.data.readers.pathvqa import PathVqaReader
+from llava_moe.data.readers.reader import RawFile, Reader
+from llava_moe.data.readers.records import records_row
+from llava_moe.data.readers.row import Row, faulty_row
+from llava_moe.data.readers.ureader import UReader
+
+
+@dataclass(frozen=True)
+class PlainReader:
+    """A format whose records stand in JSON, JSON Lines or Parquet files, each complete in itself."""
+
+    make_row: Callable[[Mapping[str, Any], int], Row]
+
+    def find(self, path: str) -> list[RawFile]:
+        """See :class:`Reader`."""
+        return [RawFile(file) for file in find_raw(path)]
+
+    def records(self, file: RawFile) -> Iterator[Any]:
+        """See :class:`Reader`."""
+        return raw_records(file.path)
+
+    def row(self, record: Any, number: int) -> Row:
+        """See :class:`Reader`."""
+        return self.make_row(record, number)
+
+
+FORMATS: Mapping[str, Reader] = MappingProxyType(
+    {
+        "llava": PlainReader(llava_row),
+        "records": PlainReader(records_row),
+        "m3it": M3itReader(),
+        "m3it80": M3it80Reader(),
+        "ureader": UReader(),
+        "pathvqa": PathVqaReader(),
+    }
+)
+
+
+def row_of(reader: Reader, record: Any, number: int) -> Row:
+    """The row of a record, or the faulty row that names what is wrong with it."""
+    try:
+        if not isinstance(record, Mapping):
+            raise BadRecord("not_a_conversation", f"the record is {type(record).__name__}, not an object")
+        return reader.row(record, number)
+    except BadRecord as fault:
+        return faulty_row(record, number, fault)

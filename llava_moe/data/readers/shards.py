@@ -1,0 +1,145 @@
+"""Prepared folders: sharded Parquet of our own records, and the manifest that says what must be there.
+
+``manifest.json`` appears last, when all shards are whole. While a folder is being prepared its state lies in
+``.preparing/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llava_moe.errors import UserError
+
+MANIFEST = "manifest.json"
+PREPARING = ".preparing"
+VERSION = 1
+
+SHARD_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        (
+            "images",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("path", pa.string()),
+                        ("bytes", pa.binary()),
+                        ("sha256", pa.string()),
+                        ("width", pa.int32()),
+                        ("height", pa.int32()),
+                    ]
+                )
+            ),
+        ),
+        ("conversations", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
+        ("caption", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("domain", pa.string()),
+        ("task", pa.string()),
+    ]
+)
+"""One record a row: the ``records`` format. An image is a path, or bytes with their SHA-256 and size in pixels."""
+
+ROWS_A_GROUP = 128
+BYTES_A_GROUP = 4 << 20
+"""Rows and image bytes of a Parquet row group at most: reading one record reads its group."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a prepared folder."""
+
+    file: str
+    split: str | None
+    num_records: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared folder holds.
+
+    Attributes:
+        recipe: name of the recipe.
+        images: the folder that image paths start from; None where all images lie in the shards.
+        shards: in the order of their records.
+        counts: the account of each split, as ``prepare`` wrote it.
+        raw: the raw files: ``file``, ``bytes``, ``records``.
+        about: source, licence, recipe fingerprint and other facts for people.
+    """
+
+    recipe: str
+    images: str | None
+    shards: tuple[Shard, ...]
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    raw: tuple[Mapping[str, Any], ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the shards' own: changes whenever a record does."""
+        return sha256(repr([(shard.file, shard.split, shard.sha256) for shard in self.shards]).encode()).hexdigest()
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is one that ``data prepare`` made or has begun."""
+    return (folder / MANIFEST).is_file() or (folder / PREPARING).is_dir()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``; it appears whole or not at all."""
+    part = folder / f".{MANIFEST}.partial"
+    with open(part, "w", encoding="utf-8") as file:
+        json.dump(asdict(manifest), file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, folder / MANIFEST)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a folder's manifest and hold it against the shards' sizes.
+
+    Raises:
+        UserError: the folder is not finished, the manifest is damaged, or a shard is missing or of another size.
+    """
+    path = folder / MANIFEST
+    again = "run llava-moe data prepare again"
+    if not path.is_file():
+        raise UserError(f"{folder}: its preparation is not finished; {again} with the words it was begun with")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
+        manifest = Manifest(shards=shards, raw=tuple(fields.pop("raw", ())), **fields)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not a manifest ({error}); {again} with restart=true") from error
+    if manifest.version != VERSION:
+        raise UserError(f"{path}: version {manifest.version}, this program reads {VERSION}; {again} with restart=true")
+    for shard in manifest.shards:
+        _hold_against(folder, shard, again)
+    return manifest
+
+
+def _hold_against(folder: Path, shard: Shard, again: str) -> None:
+    try:
+        size = (folder / shard.file).stat().st_size
+    except OSError as error:
+        raise UserError(
+            f"{folder / shard.file}: in the manifest and not there ({error.strerror}); copy it, or {again} with "
+            "restart=true"
+        ) from error
+    if size != shard.num_bytes:
+        raise UserError(
+            f"{folder / shard.file}: {size:,} bytes, the manifest says {shard.num_bytes:,}; copy it anew, or {again} "
+            "with restart=true"
+        )

@@ -1,0 +1,124 @@
+"""What a source of records is, and what its records are to the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from llava_moe.data.conversation import (
+    ASSISTANT,
+    IMAGE_PLACEHOLDER,
+    USER,
+    BadRecord,
+    Conversation,
+    ImageRef,
+    Turn,
+    check_images,
+    settle_turns,
+)
+from llava_moe.data.readers.formats import FORMATS
+from llava_moe.data.readers.row import Row
+from llava_moe.errors import UserError
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of records.
+
+    Attributes:
+        name: unique in a mixture.
+        domain: what its losses and experts are counted under.
+        path: a file, a folder of Parquet/JSON/JSONL files, a glob, an address (``hf://datasets/...``), or a folder
+            that ``data prepare`` made.
+        format: one of ``FORMATS``; ``auto`` tells prepared folders, ``llava`` and ``records`` apart.
+        images: the folder that image paths start from; a prepared folder knows its own.
+        split: keep only records whose ``split`` column says this.
+        text: ``caption`` makes of each record one image and its ``caption`` column.
+        recipe: the recipe that prepares ``path``, for what to do where it is not there.
+        repeats: passes over the source in an epoch (fractions allowed); ``cap``: most records in an epoch;
+            ``weight``: share of an epoch, where the mixture fixes the epoch's size (see ``Mixture``).
+    """
+
+    name: str
+    domain: str
+    path: str
+    format: str = AUTO
+    images: str | None = None
+    split: str | None = None
+    text: Literal["conversations", "caption"] = "conversations"
+    recipe: str | None = None
+    repeats: float = 1.0
+    cap: int | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        where = f"data source {self.name!r}"
+        if self.format not in (AUTO, *FORMATS):
+            raise UserError(f"{where}: unknown format {self.format!r}; use one of {', '.join((AUTO, *FORMATS))}")
+        if self.text not in ("conversations", "caption"):
+            raise UserError(f"{where}: text={self.text!r}; use conversations or caption")
+        if self.repeats <= 0 or self.weight < 0 or (self.cap is not None and self.cap < 1):
+            raise UserError(f"{where}: repeats and cap must be above 0 and weight at least 0")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record as read: its number in the file, its id, and the conversation or what is wrong with it."""
+
+    number: int
+    id: str
+    content: Conversation | BadRecord
+
+
+class Records(Protocol):
+    """The records of a source, read on demand."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the records may have changed."""
+
+    @property
+    def image_root(self) -> str | None:
+        """The folder that image paths start from."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Conversation:
+        """Record ``index`` with its images' bytes read; raises ``BadRecord`` where it cannot be trained on."""
+
+    def number(self, index: int) -> int:
+        """The record's number in its file, from 0 (another than ``index`` where a split was chosen)."""
+
+    def find(self, number: int) -> int | None:
+        """The index of the record with this number in the file; None where there is none."""
+
+    def read(self, start: int, stop: int) -> list[Entry]:
+        """Records ``start`` to ``stop`` at once, the bad ones among them; stored images are not read."""
+
+
+def entry_of(row: Row, images: tuple[ImageRef, ...], number: int, source: Source) -> Entry:
+    """A row as a record of a source."""
+    try:
+        return Entry(number, row["id"], conversation_of(row, images, source))
+    except BadRecord as fault:
+        return Entry(number, row["id"], fault)
+
+
+def conversation_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> Conversation:
+    """The conversation of a row, its turns settled and its images counted.
+
+    Raises:
+        BadRecord: what is wrong with it.
+    """
+    if row["fault"] is not None:
+        raise BadRecord(row["fault"], row["detail"])
+    turns: tuple[Turn, ...]
+    if source.text == "caption":
+        turns = (Turn(USER, "\n".join([IMAGE_PLACEHOLDER] * len(images))), Turn(ASSISTANT, row["caption"] or ""))
+    else:
+        turns = tuple(Turn(turn["role"], turn["text"]) for turn in row["turns"])
+    conversation = Conversation(row["id"], images, settle_turns(turns), source.name, source.domain, row["task"])
+    check_images(conversation)
+    return conversation

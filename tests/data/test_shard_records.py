@@ -1,0 +1,152 @@
+"""Prepared folders are read in place, as the raw files would be; one that is not whole is one clear line."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llava_moe.data.conversation import BadRecord, StoredImage, image_identity, record_key
+from llava_moe.data.readers.shards import MANIFEST, PREPARING, SHARD_SCHEMA, Manifest, Shard, write_manifest
+from llava_moe.data.shard_records import ShardRecords
+from llava_moe.data.source import Source, open_records
+from llava_moe.errors import UserError
+
+
+def row(number: int, image: bytes | str | None, split: str = "train") -> dict[str, Any]:
+    stored = {"path": None, "bytes": None, "sha256": None, "width": None, "height": None}
+    if isinstance(image, bytes):
+        images = [stored | {"bytes": image, "sha256": sha256(image).hexdigest(), "width": 5, "height": 4}]
+    else:
+        images = [] if image is None else [stored | {"path": image}]
+    question = "<image>\nwhat ?" if images else "what ?"
+    conversations = [{"role": "user", "text": question}, {"role": "assistant", "text": f"answer {number}"}]
+    return {"id": f"r{number}", "images": images, "conversations": conversations, "split": split, "task": "qa"}
+
+
+def prepare(folder: Path, splits: dict[str, list[list[dict[str, Any]]]], rows_a_group: int = 3) -> Manifest:
+    """A prepared folder with the given shards of rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for split, parts in splits.items():
+        for number, rows in enumerate(parts):
+            name = f"{split}-{number:05d}.parquet"
+            pq.write_table(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), folder / name, row_group_size=rows_a_group)
+            content = (folder / name).read_bytes()
+            shards.append(Shard(name, split, len(rows), len(content), sha256(content).hexdigest()))
+    manifest = Manifest("mine", str(folder / "images"), tuple(shards))
+    write_manifest(folder, manifest)
+    return manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images = [b"\x89PNG one", "b.png", None]
+    train = [row(number, images[number % 3]) for number in range(20)]
+    prepare(tmp_path / "set", {"train": [train[:7], train[7:]], "test": [[row(20, "t.png", "test")]]})
+    return tmp_path / "set"
+
+
+def opened(folder: Path, **more: Any) -> ShardRecords:
+    records = open_records(Source("mine", "general", str(folder), **more), folder.parent / "cache")
+    assert isinstance(records, ShardRecords)
+    return records
+
+
+def test_every_record_is_read_whole_alone_and_without_its_image_in_a_stretch(folder: Path) -> None:
+    records = opened(folder)
+    assert len(records) == 21 and records.image_root == str(folder / "images")
+    for start, stop in ((0, 21), (0, 1), (6, 8), (3, 9), (7, 20), (20, 40)):
+        entries = records.read(start, stop)
+        assert [entry.id for entry in entries] == [f"r{number}" for number in range(start, min(stop, 21))]
+        for entry in entries:
+            alone = records[entry.number]
+            assert not isinstance(entry.content, BadRecord)
+            assert entry.content.turns == alone.turns and alone.task == "qa"
+            assert record_key(entry.content) == record_key(alone)
+            assert list(map(image_identity, entry.content.images)) == list(map(image_identity, alone.images))
+    assert records[0].images == (b"\x89PNG one",) and records[1].images == ("b.png",) and records[2].images == ()
+    assert records.read(0, 1)[0].content.images == (StoredImage(sha256(b"\x89PNG one").hexdigest(), 5, 4),)  # type: ignore[union-attr]
+    with pytest.raises(IndexError):
+        records[21]
+
+
+def test_a_split_keeps_the_records_numbers(folder: Path) -> None:
+    records = opened(folder, split="test", images="/my/images")
+    assert len(records) == 1 and records[0].id == "r20" and records.image_root == "/my/images"
+    assert records.number(0) == 20 and records.find(20) == 0 and records.find(3) is None
+    assert opened(folder).find(8) == 8 and opened(folder).find(21) is None
+    with pytest.raises(UserError, match=r'no record of split \'val\'; .* has \["test", "train"\]'):
+        opened(folder, split="val")
+
+
+def test_records_are_those_that_the_raw_reader_finds(folder: Path, tmp_path: Path) -> None:
+    prepared = opened(folder)
+    raw = open_records(Source("mine", "general", str(folder / "*.parquet"), format="records"), tmp_path / "raw-cache")
+    by_id = {raw[index].id: record_key(raw[index]) for index in range(len(raw))}
+    assert {prepared[index].id: record_key(prepared[index]) for index in range(21)} == by_id
+
+
+def _ids(records: ShardRecords, queue: Any) -> None:
+    queue.put([records[index].id for index in (20, 0, 13)])
+
+
+def test_records_cross_process_borders(folder: Path) -> None:
+    records = opened(folder)
+    assert records[5].id == "r5"
+    assert pickle.loads(pickle.dumps(records))[5].id == "r5"
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_ids, args=(records, queue))
+    child.start()
+    assert queue.get(timeout=60) == ["r20", "r0", "r13"]
+    child.join()
+    assert records[6].id == "r6"
+
+
+def test_a_preparation_that_is_not_finished_is_said(tmp_path: Path) -> None:
+    (tmp_path / "set" / PREPARING).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"'mine'.*not finished; run llava-moe data prepare again"):
+        opened(tmp_path / "set")
+
+
+def test_a_manifest_that_does_not_match_its_shards_is_said(folder: Path) -> None:
+    whole = (folder / "train-00001.parquet").read_bytes()
+    (folder / "train-00001.parquet").write_bytes(whole[:-3])
+    with pytest.raises(UserError, match=r"train-00001\.parquet: [\d,]+ bytes, the manifest says"):
+        opened(folder)
+    (folder / "train-00001.parquet").write_bytes(b"x" * len(whole))
+    with pytest.raises(UserError, match=r"train-00001\.parquet: not a readable shard"):
+        opened(folder)[10]
+    (folder / "train-00001.parquet").unlink()
+    with pytest.raises(UserError, match=r"train-00001\.parquet: in the manifest and not there"):
+        opened(folder)
+
+
+def test_a_manifest_that_counts_otherwise_than_its_shards_is_said(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    content["shards"][0]["num_records"] = 9
+    (folder / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"train-00000\.parquet: 7 records, the manifest says 9"):
+        opened(folder)[0]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"shards": [{}]}', '{"shards": [], "recipe": "a"}'])
+def test_a_damaged_manifest_is_one_clear_line(folder: Path, content: str) -> None:
+    (folder / MANIFEST).write_text(content)
+    with pytest.raises(UserError, match=r"manifest\.json: not a manifest .*restart=true"):
+        opened(folder)
+
+
+def test_another_version_of_the_manifest_is_refused(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(content | {"version": 99}))
+    with pytest.raises(UserError, match="version 99, this program reads"):
+        opened(folder)
