@@ -198,6 +198,7 @@ SOURCE: dict[str, Limit] = {
     "path": Text(),
     "images": OrNull(Text()),
     "split": OrNull(Text()),
+    "recipe": OrNull(Text()),
     "repeats": Real(0, open_below=True),
     "cap": OrNull(Whole(1)),
     "weight": Real(0),

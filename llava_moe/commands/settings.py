@@ -6,19 +6,22 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llava_moe.commands.known_keys import suggest
-from llava_moe.commands.limits import SOURCE, TRAIN, as_word, check_settings
+from llava_moe.commands.limits import PHASE, SOURCE, TRAIN, as_word, check_settings
 from llava_moe.data.mixture import Mixture
-from llava_moe.data.source import Source
+from llava_moe.data.records import Source
+from llava_moe.data.shares import Phase
 from llava_moe.errors import UserError
 from llava_moe.train.folder import FREE_KEYS, flatten
 from llava_moe.train.optimizer import OptimizerSettings
 
 EMBEDDED = "embedded:"
+# Where the mixtures look for prepared folders unless they are told otherwise.
+DATA_ROOT = "data"
 NO_ADAPTER = "llava_moe.adapters.NoAdapter"
 Kind = TypeVar("Kind")
 
@@ -59,6 +62,9 @@ def _check_together(config: Mapping[str, Any]) -> None:
     for key in ("path", "images"):
         if config[key] is not None and not any(source.get(key) == config[key] for source in sources):
             raise UserError(f"{key}={config[key]} is not read by the data that was chosen: add data=mine")
+    root = config["data"]["root"]
+    if root not in (None, DATA_ROOT) and not any(str(source.get("path")).startswith(root) for source in sources):
+        raise UserError(f"data.root={root} is not read by the data that was chosen: no path of its sources follows it")
     if train["max_length"] > train["tokens_per_micro_batch"]:
         raise UserError(
             f"train.max_length={train['max_length']} is longer than a row (train.tokens_per_micro_batch="
@@ -71,17 +77,22 @@ def _check_together(config: Mapping[str, Any]) -> None:
 def mixture_of(config: Mapping[str, Any]) -> Mixture:
     """The mixture of a configuration: its sources, filtered by ``domains`` where the data follows it.
 
+    ``domain_scale`` multiplies the repeats, the cap and the weight of a domain's sources, so that twice a domain is
+    twice its samples in an epoch of any size, and twice its share in an epoch of a fixed size.
+
     Raises:
         UserError: unknown fields of a source, or a domain that no source has.
     """
     data, domains = config["data"], config["domains"]
     sources = [source_of(name, node) for name, node in data["sources"].items()]
-    if domains is not None and data["follows_domains"]:
-        known = {source.domain for source in sources}
-        unknown = [domain for domain in domains if domain not in known]
-        if unknown:
-            raise UserError(f"domains: {unknown[0]} is not a domain of this data: it has {', '.join(sorted(known))}")
-        sources = [source for source in sources if source.domain in domains]
+    if data["follows_domains"]:
+        known = [source.domain for source in sources]
+        if domains is not None:
+            _refuse_unknown_domain(domains, known, "domains")
+            sources = [source for source in sources if source.domain in domains]
+        scale = config.get("domain_scale") or {}
+        _refuse_unknown_domain(scale, known if domains is None else domains, "domain_scale")
+        sources = [_scaled(source, scale.get(source.domain, 1.0)) for source in sources]
     return Mixture(
         sources=tuple(sources),
         seed=config["seed"],
@@ -89,7 +100,31 @@ def mixture_of(config: Mapping[str, Any]) -> Mixture:
         weights=data["weights"],
         temperature=data["temperature"],
         max_bad_share=data["max_bad_share"],
+        # A run that an earlier release made lacks these.
+        held_out=data.get("held_out", 0.0),
+        phases=_phases_of(data.get("phases")),
     )
+
+
+def _refuse_unknown_domain(named: Iterable[str], known: Iterable[str], where: str) -> None:
+    unknown = [domain for domain in named if domain not in known]
+    if unknown:
+        there = ", ".join(sorted(set(known)))
+        raise UserError(f"{where}: {unknown[0]} is not a domain of this data: it has {there}")
+
+
+def _scaled(source: Source, scale: float) -> Source:
+    cap = None if source.cap is None else max(1, round(source.cap * scale))
+    return dataclasses.replace(source, repeats=source.repeats * scale, cap=cap, weight=source.weight * scale)
+
+
+def _phases_of(nodes: Sequence[Mapping[str, Any]] | None) -> tuple[Phase, ...]:
+    phases = []
+    for number, node in enumerate(nodes or ()):
+        where = f"data.phases[{number}]"
+        check_settings(node, PHASE, f"{where}.")
+        phases.append(build(Phase, node, where))
+    return tuple(phases)
 
 
 def source_of(name: str, node: Mapping[str, Any]) -> Source:

@@ -10,11 +10,13 @@ from typing import Literal
 import numpy as np
 
 from llava_moe.data.lengths import SourceIndex
-from llava_moe.data.source import Source
+from llava_moe.data.records import Source
+from llava_moe.data.shares import Phase, largest_remainders, share_out
 from llava_moe.errors import UserError
 
 _ORDER = 0
 _DRAW = 1
+_PASS = 2
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,18 @@ class Mixture:
 
     ``cap_i`` still bounds n_i, and what it withholds goes to the other sources; ``repeats`` plays no part.
 
-    Within an epoch, a source gives whole passes and one draw without replacement for the rest. The rests of
-    successive epochs do not overlap until the source is used up. The order is one shuffle over everything, so all
-    is decided by (seed, epoch) and by the sources' names, not their order.
+    With ``phases`` the epoch is a sequence of stretches of ``share * epoch_samples`` samples (largest remainders), each
+    shared out as above with weights of its own. Caps hold over the epoch; an earlier phase has the first call on them.
+
+    Within an epoch, a source gives whole passes and one draw without replacement for the rest, in this order across
+    the phases: no record comes again before all have come. The rests of successive epochs do not overlap until the
+    source is used up. The order is one shuffle over everything, or over each phase, so all is decided by (seed,
+    epoch) and by the sources' names, not their order.
 
     Attributes:
         max_bad_share: the largest share of bad records a source may have.
+        held_out: the share of images kept out of training; see ``held_out.split_held_out``, which is applied to the
+            indexes before they come here.
     """
 
     sources: tuple[Source, ...]
@@ -66,6 +74,8 @@ class Mixture:
     weights: Literal["samples", "tokens", "temperature"] = "samples"
     temperature: float = 1.0
     max_bad_share: float = 0.01
+    held_out: float = 0.0
+    phases: tuple[Phase, ...] = ()
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -77,8 +87,21 @@ class Mixture:
             raise UserError(f"data.weights={self.weights!r}: use samples, tokens or temperature")
         if self.temperature <= 0 or (self.epoch_samples is not None and self.epoch_samples < 1):
             raise UserError("data: temperature and epoch_samples must be above 0")
-        if self.epoch_samples is not None and not any(source.weight for source in self.sources):
+        if not 0 <= self.held_out < 1:
+            raise UserError(f"data.held_out={self.held_out}: give a number of at least 0 and below 1")
+        if self.phases:
+            self._check_phases()
+        elif self.epoch_samples is not None and not any(source.weight for source in self.sources):
             raise UserError("data: with epoch_samples at least one source needs a weight above 0")
+
+    def _check_phases(self) -> None:
+        if self.epoch_samples is None:
+            raise UserError("data.phases are shares of an epoch of a fixed size: give data.epoch_samples=NUMBER")
+        total = sum(phase.share for phase in self.phases)
+        if min(phase.share for phase in self.phases) <= 0 or abs(total - 1) > 1e-6:
+            raise UserError(f"data.phases: their shares must be above 0 and sum to 1, and sum to {total:g}")
+        for number, phase in enumerate(self.phases):
+            phase.source_weights(self.sources, f"data.phases[{number}]")
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -91,30 +114,37 @@ class Mixture:
         Raises:
             UserError: the caps together are below ``epoch_samples``, or the epoch is empty.
         """
+        return tuple(map(sum, zip(*self.phase_counts(indexes), strict=True)))
+
+    def phase_counts(self, indexes: Sequence[SourceIndex]) -> tuple[tuple[int, ...], ...]:
+        """Samples that each source gives in each phase, [phases][sources]; without ``phases`` the epoch is one.
+
+        Raises:
+            UserError: as :meth:`counts`.
+        """
         if len(indexes) != len(self.sources):
             raise ValueError(f"{len(indexes)} indexes for {len(self.sources)} sources")
-        sizes = [len(index.rows) for index in indexes]
-        caps = [source.cap for source in self.sources]
-        if self.epoch_samples is None:
-            wanted = [round(source.repeats * size) for source, size in zip(self.sources, sizes, strict=True)]
-            counts = [want if cap is None else min(cap, want) for want, cap in zip(wanted, caps, strict=True)]
-        else:
-            counts = _share_out(self.epoch_samples, self._shares(indexes), caps)
+        if self.epoch_samples is not None:
+            return self._share_out(indexes, self.epoch_samples)
+        counts = []
+        for source, index in zip(self.sources, indexes, strict=True):
+            wanted = round(source.repeats * len(index.rows))
+            counts.append(wanted if source.cap is None else min(source.cap, wanted))
         if not sum(counts):
             raise UserError("data: the epoch holds no sample; check repeats, cap and the sources' records")
-        return tuple(counts)
+        return (tuple(counts),)
 
     def plan(self, indexes: Sequence[SourceIndex], epoch: int) -> EpochPlan:
         """The samples of epoch ``epoch`` (from 0) in order."""
-        counts = self.counts(indexes)
-        entries = [
-            self._draw(source.name, len(index.rows), count, epoch)
-            for source, index, count in zip(self.sources, indexes, counts, strict=True)
-        ]
-        by_name = sorted(range(len(entries)), key=lambda place: self.sources[place].name)
-        order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(sum(counts))
-        entry = np.concatenate([entries[place] for place in by_name])[order]
-        source = np.concatenate([np.full(counts[place], place, dtype=np.int16) for place in by_name])[order]
+        counts = np.asarray(self.phase_counts(indexes))
+        by_name = self._by_name()
+        drawn = [self._draw(place, len(indexes[place].rows), counts[:, place], epoch) for place in by_name]
+        sources, entries = [], []
+        for phase, given in enumerate(counts[:, by_name]):
+            order = np.random.default_rng([self.seed, _ORDER, epoch, phase]).permutation(int(given.sum()))
+            sources.append(np.repeat(np.asarray(by_name, dtype=np.int16), given)[order])
+            entries.append(np.concatenate([parts[phase] for parts in drawn])[order])
+        source, entry = np.concatenate(sources), np.concatenate(entries)
         rows, lengths, images = np.empty_like(entry), np.empty(len(entry), np.int32), np.empty(len(entry), np.int16)
         for place, index in enumerate(indexes):
             mine = source == place
@@ -123,11 +153,36 @@ class Mixture:
             images[mine] = index.num_images[entry[mine]]
         return EpochPlan(source, entry, rows, lengths, images)
 
-    def _shares(self, indexes: Sequence[SourceIndex]) -> list[float]:
+    def _by_name(self) -> list[int]:
+        """Places of the sources in the order of their names: what is drawn depends on no other order."""
+        return sorted(range(len(self.sources)), key=lambda place: self.sources[place].name)
+
+    def _share_out(self, indexes: Sequence[SourceIndex], epoch_samples: int) -> tuple[tuple[int, ...], ...]:
+        """[phases][sources], summing to ``epoch_samples``."""
+        by_name = self._by_name()
+        left = [source.cap for source in self.sources]
+        sizes = largest_remainders(epoch_samples, [phase.share for phase in self.phases] or [1.0])
+        given = []
+        for number, size in enumerate(sizes):
+            where = f"data.phases[{number}]: samples" if self.phases else "data.epoch_samples"
+            shares = self._shares(indexes, number)
+            counts = [0] * len(self.sources)
+            if size:
+                some = share_out(size, [shares[place] for place in by_name], [left[place] for place in by_name], where)
+                for place, count in zip(by_name, some, strict=True):
+                    counts[place] = count
+            left = [cap if cap is None else cap - count for cap, count in zip(left, counts, strict=True)]
+            given.append(tuple(counts))
+        return tuple(given)
+
+    def _shares(self, indexes: Sequence[SourceIndex], phase: int) -> list[float]:
+        weights: Sequence[float] = [source.weight for source in self.sources]
+        if self.phases:
+            weights = self.phases[phase].source_weights(self.sources, f"data.phases[{phase}]")
         shares = []
-        for source, index in zip(self.sources, indexes, strict=True):
+        for weight, index in zip(weights, indexes, strict=True):
             size = len(index.rows)
-            share = source.weight if size else 0.0
+            share = weight if size else 0.0
             if share and self.weights == "tokens":
                 share /= float(index.lengths.mean())
             elif share and self.weights == "temperature":
@@ -135,52 +190,26 @@ class Mixture:
             shares.append(share)
         return shares
 
-    def _draw(self, name: str, size: int, count: int, epoch: int) -> np.ndarray:
-        """``count`` places of ``size``: whole passes, and a rest that successive epochs take from disjoint blocks."""
-        if not count:
-            return np.empty(0, dtype=np.int64)
-        passes, rest = divmod(count, size)
-        parts = [np.tile(np.arange(size), passes)]
+    def _draw(self, place: int, size: int, counts: np.ndarray, epoch: int) -> list[np.ndarray]:
+        """The places, of ``size``, that a source gives in each phase: whole passes, then a rest.
+
+        Successive epochs take the rest from disjoint blocks of one shuffle.
+        """
+        # The name enters by CRC, so that adding a source leaves what the others give as it is.
+        name = zlib.crc32(self.sources[place].name.encode())
+        total = int(counts.sum())
+        passes, rest = divmod(total, size) if total else (0, 0)
+        parts = [np.arange(size) for _ in range(passes)]
+        if len(counts) > 1:
+            # A phase takes part of a pass: not the records that happen to stand first.
+            parts = [
+                np.random.default_rng([self.seed, _PASS, epoch, number, name]).permutation(size)
+                for number in range(passes)
+            ]
         if rest:
             blocks = size // rest
             lap, block = divmod(epoch, blocks)
-            # The name enters by CRC, so that adding a source leaves what the others give as it is.
-            shuffled = np.random.default_rng([self.seed, _DRAW, lap, zlib.crc32(name.encode())]).permutation(size)
+            shuffled = np.random.default_rng([self.seed, _DRAW, lap, name]).permutation(size)
             parts.append(shuffled[block * rest : (block + 1) * rest])
-        return np.concatenate(parts).astype(np.int64)
-
-
-def _share_out(total: int, shares: Sequence[float], caps: Sequence[int | None]) -> list[int]:
-    """``total`` in proportion to ``shares``, nobody above its cap, what caps withhold shared among the others."""
-    counts = [0] * len(shares)
-    open_places = [place for place, share in enumerate(shares) if share > 0]
-    left = total
-    while open_places and left:
-        given = _largest_remainders(left, [shares[place] for place in open_places])
-        full = [place for place, count in zip(open_places, given, strict=True) if count > _room(caps[place], total)]
-        if not full:
-            for place, count in zip(open_places, given, strict=True):
-                counts[place] = count
-            return counts
-        for place in full:
-            counts[place] = _room(caps[place], total)
-            left -= counts[place]
-        open_places = [place for place in open_places if place not in full]
-    if left:
-        raise UserError(
-            f"data.epoch_samples={total}: the sources' caps allow {total - left}; raise a cap or lower epoch_samples"
-        )
-    return counts
-
-
-def _room(cap: int | None, total: int) -> int:
-    return total if cap is None else cap
-
-
-def _largest_remainders(total: int, shares: Sequence[float]) -> list[int]:
-    exact = np.asarray(shares, dtype=np.float64) / np.sum(shares) * total
-    counts = np.floor(exact).astype(int)
-    order = sorted(range(len(shares)), key=lambda place: (counts[place] - exact[place], place))
-    for place in order[: total - int(counts.sum())]:
-        counts[place] += 1
-    return counts.tolist()
+        drawn = np.concatenate([np.empty(0, dtype=np.int64), *parts])
+        return np.split(drawn, np.cumsum(counts)[:-1])
