@@ -65,11 +65,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Entry:
-    """One record as read: its number in the file, its id, and the conversation or what is wrong with it."""
+    """One record as read: its number in the file, its id, and the conversation or what is wrong with it.
+
+    ``turns`` and ``images`` are set for a bad record only: what it has of them, for people to look at.
+    """
 
     number: int
     id: str
     content: Conversation | BadRecord
+    turns: tuple[Turn, ...] = ()
+    images: tuple[ImageRef, ...] = ()
 
 
 class Records(Protocol):
@@ -103,7 +108,7 @@ def entry_of(row: Row, images: tuple[ImageRef, ...], number: int, source: Source
     try:
         return Entry(number, row["id"], conversation_of(row, images, source))
     except BadRecord as fault:
-        return Entry(number, row["id"], fault)
+        return Entry(number, row["id"], fault, turns_of(row, images, source), images)
 
 
 def conversation_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> Conversation:
@@ -114,11 +119,14 @@ def conversation_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> C
     """
     if row["fault"] is not None:
         raise BadRecord(row["fault"], row["detail"])
-    turns: tuple[Turn, ...]
-    if source.text == "caption":
-        turns = (Turn(USER, "\n".join([IMAGE_PLACEHOLDER] * len(images))), Turn(ASSISTANT, row["caption"] or ""))
-    else:
-        turns = tuple(Turn(turn["role"], turn["text"]) for turn in row["turns"])
-    conversation = Conversation(row["id"], images, settle_turns(turns), source.name, source.domain, row["task"])
+    turns = settle_turns(turns_of(row, images, source))
+    conversation = Conversation(row["id"], images, turns, source.name, source.domain, row["task"])
     check_images(conversation)
     return conversation
+
+
+def turns_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> tuple[Turn, ...]:
+    """The turns of a row as they stand, or those that a caption stands for."""
+    if source.text == "caption":
+        return (Turn(USER, "\n".join([IMAGE_PLACEHOLDER] * len(images))), Turn(ASSISTANT, row["caption"] or ""))
+    return tuple(Turn(turn["role"], turn["text"]) for turn in row["turns"])
