@@ -1,0 +1,62 @@
+"""PathVQA's Parquet files: ``image`` (``{"bytes", "path"}``), ``question``, ``answer``.
+
+Source: flaviagiammarino/path-vqa.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER, USER, BadRecord
+from llava_moe.data.readers.files import raw_records
+from llava_moe.data.readers.reader import RawFile
+from llava_moe.data.readers.row import Row, new_row, optional_text, read_images
+from llava_moe.data.readers.tree import files_below, split_of
+from llava_moe.errors import UserError
+
+OPEN, CLOSED = "open", "closed"
+
+
+class PathVqaReader:
+    """See the module."""
+
+    def find(self, path: str) -> list[RawFile]:
+        """Parquet files of a folder tree, one file, those of a glob, or an address; the split is in the name.
+
+        Raises:
+            UserError: none is there.
+        """
+        found = files_below(path, (".parquet",))
+        if not found:
+            raise UserError(
+                f"{path}: no PathVQA file, such as data/train-00000-of-00001.parquet, is there; give the folder that "
+                "`hf download flaviagiammarino/path-vqa --repo-type dataset --local-dir FOLDER` filled"
+            )
+        return [RawFile(name, split_of(name)) for name in found]
+
+    def records(self, file: RawFile) -> Iterator[Any]:
+        """The raw records in order.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        return raw_records(file.path)
+
+    def row(self, record: Any, number: int) -> Row:
+        """The row of one question; its task is ``closed`` where the answer is yes or no, else ``open``.
+
+        Raises:
+            BadRecord: ``not_a_conversation``, ``unreadable_text``, ``image_missing``.
+        """
+        question, answer = optional_text(record.get("question")), optional_text(record.get("answer"))
+        if question is None or answer is None:
+            raise BadRecord("not_a_conversation", "the record lacks a question or an answer")
+        if record.get("image") is None:
+            raise BadRecord("image_missing", "the record has no image")
+        images = read_images(record["image"])
+        turns = [
+            {"role": USER, "text": f"{IMAGE_PLACEHOLDER}\n{question}"},
+            {"role": ASSISTANT, "text": answer},
+        ]
+        return new_row(record, number, images, turns, CLOSED if answer.strip().lower() in ("yes", "no") else OPEN)

@@ -1,0 +1,85 @@
+"""Files below a folder or an address, and what published file names say: the split, the date of a copy."""
+
+from __future__ import annotations
+
+import os
+import re
+from glob import glob, has_magic
+from pathlib import Path
+
+from fsspec.core import url_to_fs
+
+from llava_moe.data.readers.files import is_address
+from llava_moe.errors import UserError
+
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+
+
+def files_below(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Files with one of the suffixes: itself, those anywhere below a folder, or those a glob (``**`` too) matches.
+
+    In the order of their names; empty where nothing is there.
+
+    Raises:
+        UserError: an address that cannot be reached.
+    """
+    if is_address(path):
+        return _below_address(path, suffixes)
+    place = Path(path).expanduser()
+    if place.is_file():
+        return [str(place)]
+    if place.is_dir():
+        # Folders may be links to other disks, which Path.rglob does not enter.
+        walk = os.walk(place, followlinks=True)
+        found = (os.path.join(folder, name) for folder, _, names in walk for name in names)
+    else:
+        found = (name for name in glob(str(place), recursive=True) if os.path.isfile(name))
+    return sorted(name for name in found if name.endswith(suffixes))
+
+
+def _below_address(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    try:
+        system, inside = url_to_fs(path)
+        if has_magic(inside):
+            found = [name for name in system.glob(inside) if str(name).endswith(suffixes)]
+        elif system.isfile(inside):
+            found = [inside]
+        else:
+            found = [name for name in system.find(inside) if str(name).endswith(suffixes)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be reached ({reason}); check the address and the network") from error
+    return sorted(system.unstrip_protocol(name) for name in found)
+
+
+def neighbour(path: str, name: str) -> str | None:
+    """The file of that name in the same folder or at the same address; None where there is none."""
+    beside = f"{folder_of(path)}/{name}" if folder_of(path) else name
+    if not is_address(beside):
+        return beside if Path(beside).is_file() else None
+    system, inside = url_to_fs(beside)
+    return beside if system.isfile(inside) else None
+
+
+def folder_of(path: str) -> str:
+    """All of a path or address before its last name."""
+    return path.rpartition("/")[0]
+
+
+def name_of(path: str) -> str:
+    """The last name of a path or address."""
+    return path.rpartition("/")[2]
+
+
+def split_of(path: str) -> str | None:
+    """The split that a file's name says: the first word of it that is one (``esnlive_train.jsonl`` is train)."""
+    words = re.split(r"[._-]", name_of(path).lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+
+
+def date_of(path: str) -> str | None:
+    """The date in a file's name (``train_2023-10-08.jsonl``), as copies that were made later carry it."""
+    found = re.search(r"\d{4}-\d{2}-\d{2}", name_of(path))
+    return found[0] if found else None

@@ -1,0 +1,61 @@
+"""UReader's records: ``{"image": [...], "conversations": [{"from": "user"|"assistant", "value"}], "task_type"}``.
+
+The first user turn is ``<image>`` alone and the question a second one: they are merged when turns are settled. Images
+are paths under one root, of which ``scan.tif.2`` is page 2 (from 0) of ``scan.tif``, or base64. The answer ``None`` is
+legal: it says that a form lacks the field. Source: Mizukiluke/ureader-instruction-1.0; doc_processor.py and
+xgpt3_dataset.py of UReader in mPLUG-DocOwl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from llava_moe.data.readers.files import raw_records
+from llava_moe.data.readers.reader import RawFile
+from llava_moe.data.readers.row import Row, new_row, optional_text, read_images, read_turns
+from llava_moe.data.readers.tree import files_below, name_of, split_of
+from llava_moe.errors import UserError
+
+
+class UReader:
+    """See the module."""
+
+    def find(self, path: str) -> list[RawFile]:
+        """The files of ``ureader_json``: ``train.jsonl`` and ``val.jsonl``, which are both training data, and tests.
+
+        Raises:
+            UserError: none is there.
+        """
+        found = [name for name in files_below(path, (".jsonl",)) if split_of(name) is not None]
+        if not found:
+            raise UserError(
+                f"{path}: no UReader file, such as ureader_json/train.jsonl, is there; give the folder into which "
+                "ureader_json.zip of Mizukiluke/ureader-instruction-1.0 was unpacked, or a .jsonl of it"
+            )
+        return [_raw_file(name) for name in found]
+
+    def records(self, file: RawFile) -> Iterator[Any]:
+        """The raw records in order.
+
+        Raises:
+            UserError: the file cannot be read; with the line.
+        """
+        return raw_records(file.path)
+
+    def row(self, record: Any, number: int) -> Row:
+        """The row of one record; its task is the part of ``task_type`` before the processor's name (``qa_sft``: qa).
+
+        Raises:
+            BadRecord: ``not_a_conversation``, ``unreadable_text``, ``image_unreadable``.
+        """
+        turns = read_turns(record.get("conversations"), "from", "value")
+        task = (optional_text(record.get("task_type")) or "").rpartition("_")[0]
+        return new_row(record, number, read_images(record.get("image")), turns, task or None)
+
+
+def _raw_file(path: str) -> RawFile:
+    is_test = split_of(path) == "test"
+    name = name_of(path).removesuffix(".jsonl")
+    label = name.removeprefix("test_") if is_test and name.startswith("test_") else None
+    return RawFile(path, "test" if is_test else "train", (), label)
