@@ -4,9 +4,9 @@ Source: flaviagiammarino/path-vqa on the hub, Parquet with the images inside (78
 He et al. 2020, arXiv 2003.10286, with exact duplicates inside a split dropped: 32,632 questions on 4,289 images.
 Licence: the card says MIT; the figures remain their publishers'.
 
-Mapping: ``image`` (``{"bytes", "path"}``) opens the one question, ``answer`` is its answer; ``task`` is ``closed`` where
-the answer is yes or no, else ``open`` (the set has no such column); the split comes from the file's name, ``validation``
-as ``val``.
+Mapping: ``image`` (``{"bytes", "path"}``) opens the one question, ``answer`` is its answer; ``task`` is ``closed``
+where the answer is yes or no, else ``open`` (the set has no such column); the split comes from the file's name,
+``validation`` as ``val``.
 
 Traps: greyscale and CMYK scans are among the images. Questions are generated, all in lower case, sometimes
 ungrammatical. LLaVA-Med's copy of the set is the one with duplicates, 19,755/6,279/6,761: say which one was scored.

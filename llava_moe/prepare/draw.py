@@ -18,12 +18,14 @@ class Draw:
         max_per_task: most records of a task; None for all.
         leave_out: tasks of which none is taken.
         seed: of the draw.
+        expected: how many records were published to be taken so; None where nobody says.
     """
 
     key: str
     max_per_task: int | None = None
     leave_out: tuple[str, ...] = ()
     seed: int = 0
+    expected: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_per_task is not None and self.max_per_task < 1:

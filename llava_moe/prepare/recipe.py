@@ -147,7 +147,8 @@ def load_recipe(name_or_file: str) -> Recipe:
         if name_or_file not in names:
             near = difflib.get_close_matches(name_or_file, names, n=1)
             meant = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"recipe={name_or_file}: no such recipe{meant}; there are {', '.join(names)}, or a .py file")
+            known = ", ".join(names)
+            raise UserError(f"recipe={name_or_file}: no such recipe{meant}; there are {known}, or your own .py page")
         path = recipes_folder() / f"{name_or_file}.py"
     return _load_page(path)
 
