@@ -18,7 +18,7 @@ from typing import NoReturn
 
 FREE_TEXT = (
     *("run", "out", "prompt", "image", "path", "images", "model.path", "init_from", "static"),
-    *("data.root", "data.quarantine"),
+    *("data.root", "data.quarantine", "downloads"),
 )
 # Below these, a key may be one that the file at hand does not have; elsewhere that is a mistake, plus or no plus.
 OPEN_ENDED = ("data.sources.", "parallel.extra.", "hydra.")
@@ -46,6 +46,22 @@ COMMANDS = {
 Keys that are often set: train.global_batch_size, train.tokens_per_micro_batch, train.max_steps, train.epochs,
 train.dtype, train.activation_checkpointing, data.max_bad_share, init_from=RUN, out=FOLDER, seed, log.wandb.
 Started again with the same settings, an unfinished run resumes and a finished one prints its table.""",
+    ),
+    "data": Command(
+        "look at a mixture before any GPU time: prepare | check | stats | preview",
+        """llava-moe data prepare recipe=NAME downloads=FOLDER    downloads to sharded Parquet with a manifest, in data/NAME
+llava-moe data check [exp=NAME] [key=value ...]        every record and image of the mix: faults, leaks, duplicates
+llava-moe data stats [exp=NAME] [key=value ...]        records, tokens and shares by domain, lengths, repeats
+llava-moe data preview [exp=NAME] [key=value ...]      the first rows as they will be trained
+
+check, stats and preview take the words of llava-moe train. llava-moe ls recipe lists the recipes.
+llava-moe data prepare --help (check, stats, preview) tells more.""",
+    ),
+    "plan": Command(
+        "tell what a llava-moe train command will take: steps, tokens, memory by part, time, disk",
+        """llava-moe plan [words of llava-moe train] [device=NAME] [num_devices=N] [probe=true]
+
+Nothing is trained, and no weights are read: the real model is traced without them.""",
     ),
     "eval": Command(
         "score a run (or a Hugging Face LLaVA: model.path=) on benchmarks",
@@ -97,6 +113,26 @@ Keys: dtype=fp32|bf16 of the weights written, split=val and limit=200 of what st
     "doctor": Command("tell what this machine has and lacks for training, each with its remedy", "llava-moe doctor"),
 }
 
+# The second word of llava-moe data.
+DATA_COMMANDS = {
+    "prepare": Command(
+        "turn downloads into sharded Parquet with a manifest, in parallel; killed, it goes on where it was",
+        "llava-moe data prepare recipe=NAME downloads=FOLDER [out=data] [key=value ...]",
+    ),
+    "check": Command(
+        "look at every record and image of a mixture: faults, duplicates, leaks; writes a list that train honours",
+        "llava-moe data check [words of llava-moe train] [key=value ...]",
+    ),
+    "stats": Command(
+        "records, samples, tokens and shares by source and domain, as they will be trained",
+        "llava-moe data stats [words of llava-moe train] [key=value ...]",
+    ),
+    "preview": Command(
+        "the first rows as they will be trained, supervised tokens coloured, images shown",
+        "llava-moe data preview [words of llava-moe train] [key=value ...]",
+    ),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 our fault, 2 the user's to fix, 75 stopped by a signal, 130 interrupted."""
@@ -119,7 +155,8 @@ def run(arguments: list[str]) -> int:
     if garbled := [word for word in rest if not _is_unicode(word)]:
         return _complain(f"{garbled[0]!a} is not UTF-8 text: rename the file, or name it by a link")
     if any(word in ("-h", "--help") for word in rest):
-        return _say(f"{COMMANDS[name].summary}\n\n{COMMANDS[name].usage}")
+        command = DATA_COMMANDS.get(rest[0], COMMANDS[name]) if name == "data" else COMMANDS[name]
+        return _say(f"{command.summary}\n\n{command.usage}")
     # Trap: OpenMP's threads spin while they wait. Beside other busy processes a step of the demo then takes ten times
     # as long (measured: 23 s against 2.5 s); libgomp reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_moe.cli import COMMANDS, prepare_override, run
+from llava_moe.cli import COMMANDS, DATA_COMMANDS, prepare_override, run
 
 
 def test_help_answers_in_under_half_a_second() -> None:
@@ -22,10 +22,25 @@ def test_help_answers_in_under_half_a_second() -> None:
     assert fastest < 0.5
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], *[[name, "--help"] for name in COMMANDS]])
+HELPS = [
+    [],
+    ["--help"],
+    *[[name, "--help"] for name in COMMANDS],
+    *[["data", name, "--help"] for name in DATA_COMMANDS],
+]
+
+
+@pytest.mark.parametrize("words", HELPS)
 def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(words) == 0
     assert "llava-moe" in capsys.readouterr().out
+
+
+def test_data_needs_a_second_word_that_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data"]) == 2
+    assert "data needs a second word: one of prepare, check, stats, preview" in capsys.readouterr().err
+    assert run(["data", "stat"]) == 2
+    assert "data stat is not a command (did you mean stats?)" in capsys.readouterr().err
 
 
 def test_exp_may_be_written_with_a_plus() -> None:

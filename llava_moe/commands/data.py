@@ -1,0 +1,24 @@
+"""``llava-moe data``: sends the second word to its command."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+
+from llava_moe.cli import DATA_COMMANDS
+from llava_moe.errors import UserError
+
+
+def main(words: Sequence[str]) -> int:
+    """Run ``prepare``, ``check``, ``stats`` or ``preview``."""
+    names = ", ".join(DATA_COMMANDS)
+    if not words:
+        raise UserError(f"data needs a second word: one of {names}")
+    name, rest = words[0], words[1:]
+    if name not in DATA_COMMANDS:
+        near = difflib.get_close_matches(name, list(DATA_COMMANDS), n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"data {name} is not a command{meant}: the second word is one of {names}")
+    module = importlib.import_module(f"llava_moe.commands.data_{name}")
+    return int(module.main(list(rest)) or 0)
