@@ -1,0 +1,42 @@
+"""``stats.html`` and ``stats.json``: an experiment's account as one self-contained page, and as exact numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llava_moe.account.page import colours_of, render
+from llava_moe.account.stage import StageAccount
+from llava_moe.account.tables import stage_tables
+from llava_moe.account.terminal import seating_lines, summary_line, warning_lines
+
+_BARS = (("samples", "of_samples"), ("tokens", "of_tokens"), ("supervised", "of_supervised"), ("loss", "of_loss"))
+
+
+def stats_page(title: str, words: str, accounts: Sequence[StageAccount]) -> str:
+    """The page of an experiment's stages; ``words`` are those of ``train``."""
+    colours = colours_of([group.name for account in accounts for group in account.of("domain")])
+    return render(
+        "stats.html.j2", title=title, words=words, colours=colours, stages=[_section(account) for account in accounts]
+    )
+
+
+def _section(account: StageAccount) -> dict[str, Any]:
+    domains = account.of("domain")
+    return {
+        "title": account.title,
+        "summary": summary_line(account),
+        "domains": domains,
+        "bars": [(name, [(group.name, getattr(group.epoch, part)) for group in domains]) for name, part in _BARS],
+        "tables": stage_tables(account),
+        "seating": seating_lines(account),
+        "warnings": warning_lines(account),
+    }
+
+
+def stats_json(words: str, accounts: Sequence[StageAccount]) -> str:
+    """The accounts with every field under its name in this package; counts are exact."""
+    content = {"train": words, "stages": [asdict(account) for account in accounts]}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,128 @@
+"""What ``data stats`` and ``data preview`` share: train's words with a few of their own, and stages opened by them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from omegaconf import DictConfig
+from rich.console import Console
+
+from llava_moe.account.seating import Seats
+from llava_moe.assemble import encoder_of, recipe_of
+from llava_moe.cli import FREE_TEXT
+from llava_moe.commands.compose_config import compose_again, resolved, run_composed
+from llava_moe.commands.limits import Limit, check_settings
+from llava_moe.commands.processes import Processes
+from llava_moe.commands.stage_data import OpenData, open_data
+from llava_moe.commands.train import Stage, plan_stages, set_threads
+from llava_moe.data.encode import Encoder
+
+FOLDER = Path("stats")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for.
+
+    Attributes:
+        choices: the command's own settings.
+        stages: those of the experiment, in order.
+        folder: where files go.
+        words: train's words as they were typed, for commands to type next.
+    """
+
+    choices: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    folder: Path
+    words: str
+
+
+def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: Callable[[Job], int]) -> int:
+    """Split a command's own words from train's, settle both, and run the job.
+
+    Args:
+        name: the command's primary configuration, whose keys are its own words.
+    """
+    own = [word for word in words if _key(word) in limits]
+    rest = [word for word in words if _key(word) not in limits]
+
+    def run(config: DictConfig, train_words: list[str]) -> int:
+        choices = resolved(compose_again(name, [word.lstrip("+") for word in own]), name)
+        check_settings(choices, limits)
+        plain = resolved(config)
+        stages = tuple(plan_stages(plain, train_words))
+        set_threads(plain)
+        transformers.utils.logging.disable_progress_bar()
+        named = stages[0].folder if plain["stages"] is None else stages[0].folder.parent
+        folder = Path(choices["out"]) if choices["out"] else FOLDER / named.name
+        return job(Job(choices, stages, folder, shlex.join(as_typed(word) for word in rest)))
+
+    return run_composed("train", rest, run)
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
+
+
+def as_typed(word: str) -> str:
+    """A word as the user typed it: without the quotes and the ``++`` that it was given for Hydra."""
+    word = word.removeprefix("++")
+    key, equals, value = word.partition("=")
+    if key not in FREE_TEXT or len(value) < 2 or not value.startswith("'"):
+        return word
+    text = re.sub(r"(\\+)$", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
+    text = re.sub(r"((?:\\\\)*)\\'", lambda found: found[1][: len(found[1]) // 2] + "'", text)
+    text = re.sub(r"((?:\\\\)*)\\\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", text)
+    return f"{key}{equals}{text}"
+
+
+def open_console() -> Console:
+    """Standard output; characters that its encoding lacks become question marks rather than an error."""
+    if not (sys.stdout.encoding or "").lower().startswith("utf"):
+        reconfigure = getattr(sys.stdout, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    return Console(highlight=False, markup=False)
+
+
+def open_progress() -> Console:
+    """Standard error for what passes by while one waits; silent where nobody watches."""
+    return Console(stderr=True, quiet=not sys.stderr.isatty())
+
+
+def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
+    """A stage's data with the encoder that training would have; no weight is read.
+
+    Raises:
+        UserError: what ``train`` would refuse, a missing file say.
+    """
+    encoder = encoder_of(recipe_of(stage.config))
+    alone = Processes(0, 1, torch.device("cpu"), "local")
+    return encoder, open_data(stage.config, encoder, alone, progress)
+
+
+def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> Seats:
+    """How training on ``num_ranks`` devices would seat samples."""
+    engine, train = stage.config["parallel"]["engine"], stage.config["train"]
+    needs_image = engine == "deepspeed" or (engine == "auto" and num_ranks > 1)
+    return Seats(
+        samples_per_step=train["global_batch_size"],
+        tokens_per_row=train["tokens_per_micro_batch"],
+        num_ranks=num_ranks,
+        null_image_tokens=encoder.num_image_tokens if needs_image else None,
+    )
+
+
+def say_next(console: Console, commands: Sequence[str]) -> None:
+    """The commands to type next, one a line, never folded."""
+    console.print("\nNext:")
+    for command in commands:
+        console.print(f"  {command}", soft_wrap=True)

@@ -1,0 +1,60 @@
+"""``llava-moe data stats``: what a command line of ``train`` would train on, counted exactly from its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from llava_moe.account.stage import StageAccount, Training, account_stage
+from llava_moe.account.stats_page import stats_json, stats_page
+from llava_moe.account.terminal import print_account
+from llava_moe.commands.account_words import Job, open_console, open_progress, open_stage, run_job, say_next, seats_of
+from llava_moe.commands.limits import Limit, OrNull, Text, Whole
+from llava_moe.commands.train import Stage
+from llava_moe.eval.files import write_atomically
+
+LIMITS: dict[str, Limit] = {"out": OrNull(Text()), "epochs": OrNull(Whole(1)), "ranks": Whole(1)}
+
+
+def main(words: Sequence[str]) -> int:
+    """Count, show and write the account of every stage."""
+    return run_job("data_stats", words, LIMITS, _show)
+
+
+def _show(job: Job) -> int:
+    console, progress = open_console(), open_progress()
+    accounts = []
+    for stage in job.stages:
+        accounts.append(_account(stage, job.choices, progress))
+        print_account(accounts[-1], console)
+    write_atomically(job.folder / "stats.json", stats_json(job.words, accounts))
+    write_atomically(job.folder / "stats.html", stats_page(job.folder.name, job.words, accounts))
+    console.print(f"\npage: {job.folder / 'stats.html'}\nnumbers: {job.folder / 'stats.json'}", soft_wrap=True)
+    say_next(console, [f"llava-moe {command} {job.words}".rstrip() for command in ("data preview", "plan", "train")])
+    return 0
+
+
+def _account(stage: Stage, choices: Mapping[str, Any], progress: Console) -> StageAccount:
+    encoder, data = open_stage(stage, progress)
+    train = stage.config["train"]
+    with Progress(*Progress.get_default_columns(), console=progress, transient=True) as bar:
+        task = bar.add_task("  counting epochs", total=None)
+        return account_stage(
+            stage.title,
+            data.mixture,
+            data.indexes,
+            seats_of(stage, encoder, choices["ranks"]),
+            Training(train["epochs"], train["max_steps"], choices["epochs"]),
+            encoder.num_image_tokens,
+            encoder.max_length,
+            encoder.over_length,
+            partial(_advance, bar, task),
+        )
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
