@@ -6,6 +6,7 @@ The step's set of samples is never changed, so training is the same however they
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,17 +75,17 @@ def _fill_rows(
     positions: Sequence[int], lengths: Sequence[int], costs: Sequence[float], tokens_per_row: int
 ) -> list[list[int]]:
     rows: list[list[int]] = []
-    room: list[int] = []
+    # (room left, row), rising: the first place at or after (length, 0) is the fullest row that fits.
+    room: list[tuple[int, int]] = []
     for position in sorted(positions, key=lambda at: (-int(lengths[at]), at)):
         length = int(lengths[position])
-        fitting = [row for row in range(len(rows)) if room[row] >= length]
-        if fitting:
-            row = min(fitting, key=lambda at: (room[at], at))
+        place = bisect_left(room, (length, 0))
+        if place < len(room):
+            left, row = room.pop(place)
         else:
-            row = len(rows)
+            left, row = tokens_per_row, len(rows)
             rows.append([])
-            room.append(tokens_per_row)
         rows[row].append(position)
-        room[row] -= length
+        insort(room, (left - length, row))
     rows = [sorted(row) for row in rows]
     return sorted(rows, key=lambda row: (-sum(costs[position] for position in row), row))

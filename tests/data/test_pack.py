@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -44,6 +47,55 @@ def test_no_rank_is_more_than_one_sample_above_the_least_loaded(step: tuple[list
         sum(costs[position] for one in rows for position in one) for rows in seat_step(lengths, images, row, num_ranks)
     ]
     assert max(loads) - min(loads) <= max(costs, default=0) + 1e-6
+
+
+def seat_plainly(
+    lengths: list[int], num_images: list[int], tokens_per_row: int, num_ranks: int
+) -> list[list[list[int]]]:
+    """The definition: each sample to the least loaded rank, then to the fullest row that it fits, looking at all."""
+    costs = [COST.of(length, images) for length, images in zip(lengths, num_images, strict=True)]
+    loads = [(0.0, rank) for rank in range(num_ranks)]
+    ranks: list[list[list[int]]] = []
+    seated: list[list[int]] = [[] for _ in range(num_ranks)]
+    for position in sorted(range(len(costs)), key=lambda at: (-costs[at], at)):
+        load, rank = heapq.heappop(loads)
+        seated[rank].append(position)
+        heapq.heappush(loads, (load + costs[position], rank))
+    for positions in seated:
+        rows: list[list[int]] = []
+        for position in sorted(positions, key=lambda at: (-lengths[at], at)):
+            room = [tokens_per_row - sum(lengths[one] for one in row) for row in rows]
+            fitting = [row for row in range(len(rows)) if room[row] >= lengths[position]]
+            if fitting:
+                rows[min(fitting, key=lambda at: (room[at], at))].append(position)
+            else:
+                rows.append([position])
+        rows = [sorted(row) for row in rows]
+        ranks.append(sorted(rows, key=lambda row: (-sum(costs[position] for position in row), row)))
+    most = max(1, *(len(rows) for rows in ranks))
+    return [rows + [[] for _ in range(most - len(rows))] for rows in ranks]
+
+
+@given(steps())
+def test_everybody_sits_where_the_definition_says(step: tuple[list[int], list[int], int, int]) -> None:
+    assert seat_step(*step) == seat_plainly(*step)
+
+
+def test_time_to_seat_grows_with_the_samples_and_not_with_their_square() -> None:
+    draw = random.Random(1)
+    samples = papers_mix(draw, 8192)
+    lengths, images = [length for length, _ in samples], [number for _, number in samples]
+
+    def seconds(size: int, seat: Callable[..., object] = seat_step) -> float:
+        took = []
+        for _ in range(3):
+            started = time.process_time()
+            for first in range(0, 8192, size):
+                seat(lengths[first : first + size], images[first : first + size], 2048, 1)
+            took.append(time.process_time() - started)
+        return min(took)
+
+    assert seconds(8192) < 3 * seconds(128), "one step of 64 times as many samples, as many in all"
 
 
 @given(steps())
