@@ -49,7 +49,7 @@ Started again with the same settings, an unfinished run resumes and a finished o
     ),
     "data": Command(
         "look at a mixture before any GPU time: prepare | check | stats | preview",
-        """llava-moe data prepare recipe=NAME downloads=FOLDER    downloads to Parquet shards with a manifest, in data/NAME
+        """llava-moe data prepare recipe=NAME downloads=FOLDER    downloads to Parquet shards, in data/NAME
 llava-moe data check [exp=NAME] [key=value ...]        every record and image of the mix: faults, leaks, duplicates
 llava-moe data stats [exp=NAME] [key=value ...]        records, tokens and shares by domain, lengths, repeats
 llava-moe data preview [exp=NAME] [key=value ...]      the first rows as they will be trained
