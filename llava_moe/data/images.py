@@ -17,6 +17,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
+from llava_moe.data.pages import split_page
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -109,7 +110,8 @@ def open_image(
 
     The size is judged from the header, before anything is decompressed. Alpha is dropped as LLaVA's ``convert("RGB")``
     drops it; 16-bit images are scaled, where Pillow alone would clip them to white. A path that is missing but has a
-    neighbour of the same stem and another image suffix stands for it (OCR-VQA's GIFs listed as .jpg).
+    neighbour of the same stem and another image suffix stands for it (OCR-VQA's GIFs listed as .jpg). A path that ends
+    in ``.tif.2`` is page 2 of the file, counted from 0.
 
     Args:
         ref: a path under ``root`` (or of its own), or the encoded bytes.
@@ -128,6 +130,8 @@ def open_image(
             # Pillow warns of bombs and of palettes with transparency; the first is judged here, the second is harmless.
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
+                if isinstance(ref, str) and (page := split_page(ref)[1]) is not None:
+                    image.seek(page)
                 width, height = image.size
                 if width * height > max_pixels or max(width, height) > max_side:
                     raise BadRecord(
@@ -147,7 +151,7 @@ def open_image(
 
 
 def find_image(ref: str, root: str | None) -> Path:
-    """The file of an image path, or its neighbour of the same stem and another image suffix.
+    """The file of an image path, or its neighbour of the same stem and another image suffix; of a page, its document.
 
     Where ``root`` is given, records cannot reach out of it: neither by ``..``, nor by an absolute path, nor by a file
     that is a link to one outside. Folders below the root may be links, since that is how people lay data sets out.
@@ -158,7 +162,7 @@ def find_image(ref: str, root: str | None) -> Path:
     if "://" in ref[:16]:
         raise BadRecord("image_address", f"{ref[:200]} is an address; fetch the image and give its path")
     try:
-        path = Path(root or "", ref).expanduser()
+        path = Path(root or "", split_page(ref)[0]).expanduser()
         if root is not None:
             _stay_inside(path, ref, root)
         found = _existing(path)
