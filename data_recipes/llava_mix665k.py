@@ -21,7 +21,7 @@ OCR_VQA = (
     Repair(
         name="ocr-vqa-suffix",
         pattern="ocr_vqa/images/*",
-        reasons=("image_suffix",),
+        reasons=("image_extension", "image_by_stem"),
         fault="the file is a GIF or PNG where its name or the record says .jpg",
         remedy="nothing: files are found by stem and opened by content",
         expected=900,
@@ -37,7 +37,7 @@ OCR_VQA = (
     Repair(
         name="ocr-vqa-corrupt",
         pattern="ocr_vqa/images/*",
-        reasons=("image_unreadable", "image_truncated"),
+        reasons=("image_unreadable", "image_empty", "image_not_image"),
         fault="some downloads are damaged, such as 1437717772.jpg",
         remedy="fetch these files again, else leave them out by the quarantine list",
     ),
@@ -46,7 +46,7 @@ VISUAL_GENOME = (
     Repair(
         name="vg-empty",
         pattern="vg/VG_100K*/*",
-        reasons=("image_unreadable", "image_truncated"),
+        reasons=("image_unreadable", "image_empty", "image_not_image"),
         fault="about 170 files of Visual Genome unpack empty",
         remedy="unpack images.zip and images2.zip again, each into its own folder; else leave them out",
         expected=170,

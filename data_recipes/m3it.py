@@ -41,7 +41,7 @@ RECIPE = Recipe(
         Repair(
             name="nlvr-broken",
             pattern="*nlvr*",
-            reasons=("image_unreadable", "image_truncated"),
+            reasons=("image_unreadable", "image_empty", "image_not_image"),
             fault="some of nlvr's images are broken as published",
             remedy="leave these records out by the quarantine list",
         ),

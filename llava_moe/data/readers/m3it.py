@@ -52,7 +52,8 @@ class M3itReader:
         return [self._raw_file(name) for name in found if name not in copies]
 
     def records(self, file: RawFile) -> Iterator[Any]:
-        """Raw records in order, each with its instruction; what is drawn depends on the file alone.
+        """Raw records in order, each with its instruction and its set's name as ``task``; what is drawn depends on the
+        file alone.
 
         Raises:
             UserError: an unreadable file; a record without an instruction where there is none to draw.
@@ -60,8 +61,12 @@ class M3itReader:
         instructions: list[str] | None = None
         draw = random.Random(SEED)
         for number, record in enumerate(raw_records(file.path)):
-            if not isinstance(record, Mapping) or "meta" in record or record.get("instruction") is not None:
+            if not isinstance(record, Mapping):
                 yield record
+                continue
+            labelled = record if file.label is None else {"task": file.label, **record}
+            if "meta" in record or record.get("instruction") is not None:
+                yield labelled
                 continue
             if instructions is None:
                 if not file.beside:
@@ -70,7 +75,7 @@ class M3itReader:
                         "file to draw one from; fetch it from the same folder of MMInstruction/M3IT"
                     )
                 instructions = read_instructions(file.beside[0])
-            yield {**record, "instruction": draw.choice(instructions)}
+            yield {**labelled, "instruction": draw.choice(instructions)}
 
     def row(self, record: Any, number: int) -> Row:
         """The row of one record: one question, one answer, the images' placeholders before the question.
@@ -97,14 +102,15 @@ class M3itReader:
         return RawFile(path, split_of(path), () if instructions is None else (instructions,), label)
 
 
-def flatten(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of either shape with the names of the older one: instruction, inputs, outputs and the images' key."""
     meta = record.get("meta")
+    flat = {key: value for key, value in record.items() if key not in ("meta", "answer")}
     if isinstance(meta, Mapping):
-        return {**meta, "outputs": record.get("answer", record.get("outputs"))}
-    if record.get("outputs") is None and record.get("answer") is not None:
-        return {**record, "outputs": record["answer"]}
-    return record
+        flat |= meta
+    if flat.get("outputs") is None:
+        flat["outputs"] = record.get("answer")
+    return flat
 
 
 def embedded_images(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -60,7 +60,8 @@ class M3it80Reader:
             if not isinstance(text, Mapping) or not isinstance(source, Mapping):
                 yield text
                 continue
-            yield {**flatten(source), **{key: value for key, value in flatten(text).items() if value is not None}}
+            said = {key: value for key, value in flatten(text).items() if value is not None}
+            yield {**flatten(source), "task": file.label, **said}
 
     def row(self, record: Any, number: int) -> Row:
         """As M3IT's.
