@@ -39,7 +39,7 @@ def check_stage(config: Mapping[str, Any]) -> None:
         UserError: settings that no adapter, model part or source has, a missing data file, or no run to start from.
     """
     recipe = recipe_of(config)
-    _trainable_parts(config)
+    trainable_parts(config)
     for source in mixture_of(config).sources:
         find_files(source)
     if recipe.init_from is not None:
@@ -92,7 +92,7 @@ def _train_locked(
     assembled = new_model(recipe_of(config), processes.device)
     groups = prepare_stage(
         assembled.model,
-        _trainable_parts(config),
+        trainable_parts(config),
         assembled.attached.trainable_parameters() if "adapter" in config["stage"]["learning_rates"] else {},
     )
     data = open_data(config, assembled, processes, console)
@@ -102,7 +102,7 @@ def _train_locked(
     write_weights = weights_writer(assembled)
     engine = _engine(config, assembled, groups, processes)
     stream = _stream(config, assembled, data, engine)
-    schedule = Schedule(_num_steps(config, stream), config["train"]["warmup_ratio"])
+    schedule = Schedule(num_steps_of(config, stream), config["train"]["warmup_ratio"])
     _announce(console, assembled, groups, schedule)
     state = RunState()
     if checkpoint is not None:
@@ -121,7 +121,7 @@ def _train_locked(
         state = train(
             engine,
             stream,
-            _objective(assembled),
+            objective_of(assembled),
             schedule,
             [group.learning_rate for group in groups],
             run,
@@ -176,13 +176,15 @@ def _stream(config: Mapping[str, Any], assembled: Assembled, data: OpenData, eng
     )
 
 
-def _num_steps(config: Mapping[str, Any], stream: StepStream) -> int:
+def num_steps_of(config: Mapping[str, Any], stream: StepStream) -> int:
+    """Optimizer steps of the whole run."""
     if config["train"]["max_steps"] is not None:
         return int(config["train"]["max_steps"])
     return sum(stream.steps_in_epoch(epoch) for epoch in range(int(config["train"]["epochs"])))
 
 
-def _objective(assembled: Assembled) -> Objective:
+def objective_of(assembled: Assembled) -> Objective:
+    """What the loop minimises and counts, of an assembled model."""
     attached = assembled.attached
     routed, balanced = attached.is_routed, attached.has_balance_loss
     return Objective(
@@ -208,6 +210,7 @@ def _announce(
     console.print(f"  {schedule.num_steps:,} steps, {schedule.num_warmup_steps} of them warm-up", highlight=False)
 
 
-def _trainable_parts(config: Mapping[str, Any]) -> TrainableParts:
+def trainable_parts(config: Mapping[str, Any]) -> TrainableParts:
+    """What trains in the stage, at which rates."""
     layers = config["stage"]["vision_layers"]
     return TrainableParts(config["stage"]["learning_rates"], None if layers is None else (layers[0], layers[1]))

@@ -138,7 +138,7 @@ def train(
         started = time.perf_counter()
         for step in stream.iterate(state.epoch, state.epoch_step):
             rates = [rate * schedule.factor(state.step) for rate in base_rates]
-            outcome = _take_step(engine, objective, step, rates, settings, run)
+            outcome = take_step(engine, objective, step, rates, settings, run)
             state = _after(state, step, outcome, settings, run, engine)
             if engine.rank == 0 and (state.step % settings.log_every == 0 or state.step == schedule.num_steps):
                 run.log(_record(state, step, outcome, rates, settings, time.perf_counter() - started))
@@ -173,9 +173,10 @@ class StepOutcome:
     is_finite: bool
 
 
-def _take_step(
+def take_step(
     engine: Engine, objective: Objective, step: Step, rates: Sequence[float], settings: LoopSettings, run: Run
 ) -> StepOutcome:
+    """One optimizer step: count, forward and backward of this rank's rows, update; the sums of all ranks come back."""
     num_domains = len(settings.domains)
     batches = [batch.to(engine.device) for batch in step.batches]
     counts = torch.tensor(
