@@ -1,0 +1,248 @@
+"""``llava-moe data prepare``: downloads become sharded Parquet with a manifest."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+from llava_moe.cli import config_folder, quote
+from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole, check_settings
+from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.data.readers.shards import MANIFEST, PREPARING, Manifest, read_manifest
+from llava_moe.errors import UserError
+from llava_moe.prepare.preparation import Choices, Preparation, settle_preparation
+from llava_moe.prepare.recipe import SPLITS, Recipe, load_recipe
+from llava_moe.prepare.run import prepare
+from llava_moe.prepare.table import account_lines, account_table
+from llava_moe.prepare.tokens import TextTokenizer
+
+LIMITS: dict[str, Limit] = {
+    "downloads": OrNull(Text()),
+    "from": Choice(("downloads", "hub")),
+    "out": Text(),
+    "splits": OrNull(ListOf(Choice(SPLITS))),
+    "images": OrNull(Text()),
+    "probe_images": FLAG,
+    "num_processes": OrNull(Whole(1)),
+    "restart": FLAG,
+    "model.path": OrNull(Text()),
+}
+FREE_TEXT = ("recipe", "downloads")
+# The language model of the papers' experiments.
+USUAL_TOKENIZER = "lmsys/vicuna-7b-v1.5"
+
+
+def main(words: Sequence[str]) -> int:
+    """Compose the configuration and prepare."""
+    return run_composed("data_prepare", [_quoted(word) for word in words], lambda config, _: _prepare(config))
+
+
+def _quoted(word: str) -> str:
+    """Paths round Hydra's grammar; a list of recipes stays one."""
+    key, _, value = word.partition("=")
+    if key not in FREE_TEXT or not value or value == "null" or value.startswith(("[", "'", '"')):
+        return word
+    return f"{key}={quote(value)}"
+
+
+def _prepare(config: DictConfig) -> int:
+    plain = resolved(config, "data_prepare")
+    check_settings(plain, LIMITS)
+    recipes = [load_recipe(name) for name in _recipe_names(plain)]
+    if plain["from"] == "hub" and plain["downloads"] is not None:
+        raise UserError("from=hub reads no downloads: leave out downloads= or from=hub")
+    if plain["from"] == "downloads" and plain["downloads"] is None:
+        lines = " && ".join(recipes[0].get)
+        raise UserError(f"data prepare needs downloads=FOLDER; fetch {recipes[0].name} into it: {lines}")
+    console = Console(soft_wrap=True)
+    choices = _choices(plain, console)
+    with StopSignals():
+        # All are found before the first is begun: hours of work must not end at the last one's wrong folder.
+        jobs = [_settle(recipe, choices, Path(plain["out"], recipe.name), plain["restart"]) for recipe in recipes]
+        for job in jobs:
+            _run(job, plain, console)
+    return 0
+
+
+def _recipe_names(plain: Mapping[str, Any]) -> list[str]:
+    asked = plain["recipe"]
+    names = asked if isinstance(asked, list) else [asked]
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise UserError("data prepare needs recipe=NAME: llava-moe ls recipe lists them; several: recipe=[A,B]")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"recipe={asked}: {twice[0]} is there twice; name it once".replace("'", ""))
+    return [str(name) for name in names]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A recipe to prepare into a folder; without a preparation where its raw files are gone and it is finished."""
+
+    recipe: Recipe
+    folder: Path
+    preparation: Preparation | None
+    why_not: str = ""
+
+
+def _settle(recipe: Recipe, choices: Choices, folder: Path, restart: bool) -> _Job:
+    try:
+        return _Job(recipe, folder, settle_preparation(recipe, choices))
+    except UserError as error:
+        is_finished = (folder / MANIFEST).is_file() and not (folder / PREPARING).is_dir()
+        if restart or not is_finished:
+            raise
+        # Downloads are often removed once they are prepared.
+        return _Job(recipe, folder, None, str(error))
+
+
+def _run(job: _Job, plain: Mapping[str, Any], console: Console) -> None:
+    was_there = (job.folder / MANIFEST).is_file() and not plain["restart"]
+    if job.preparation is None:
+        manifest = read_manifest(job.folder)
+    else:
+        num_processes = plain["num_processes"] or _num_cores()
+        with _Bar(console) as bar:
+            manifest = prepare(job.preparation, job.folder, num_processes, plain["restart"], bar)
+    _show(manifest, job, console)
+    if job.preparation is None:
+        console.print(f"its raw files were not looked at: {job.why_not}", highlight=False, markup=False)
+    if was_there:
+        console.print(f"{job.folder} was finished before: nothing was read", highlight=False, markup=False)
+    console.print("\nNext:", highlight=False)
+    for command in _next_commands(job):
+        console.print(f"  {command}", highlight=False, markup=False)
+
+
+def _num_cores() -> int:
+    """Cores that this process may use; where the system does not say, all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _choices(plain: Mapping[str, Any], console: Console) -> Choices:
+    tokenizer, was_asked_for = _tokenizer(plain["model"]), _names_tokenizer(plain["model"])
+    if tokenizer is None:
+        console.print(
+            f"tokens are not counted: the tokenizer of {USUAL_TOKENIZER} is not on this machine; model=NAME counts "
+            "with another's (model=demo: the embedded one)",
+            highlight=False,
+            markup=False,
+        )
+    return Choices(
+        downloads=plain["downloads"] if plain["from"] == "downloads" else None,
+        images=plain["images"],
+        splits=None if plain["splits"] is None else tuple(plain["splits"]),
+        tokenizer=tokenizer,
+        tokenizer_was_asked_for=was_asked_for,
+        probe_images=plain["probe_images"],
+    )
+
+
+def _names_tokenizer(model: Mapping[str, Any]) -> bool:
+    return model["path"] is not None or model["architecture"] is not None
+
+
+def _tokenizer(model: Mapping[str, Any]) -> TextTokenizer | None:
+    """The tokenizer of the model that was asked for; unasked, the papers' where it is at hand: no network is tried."""
+    if _names_tokenizer(model):
+        return _read_tokenizer(_reference(model))
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = try_to_load_from_cache(USUAL_TOKENIZER, "tokenizer_config.json")
+    return _read_tokenizer(USUAL_TOKENIZER) if isinstance(kept, str) else None
+
+
+def _reference(model: Mapping[str, Any]) -> str:
+    from llava_moe.assemble import from_target
+    from llava_moe.model import FromCheckpoint, FromParts
+
+    if model["path"] is not None:
+        return str(model["path"])
+    architecture = from_target(model["architecture"])
+    if isinstance(architecture, FromParts):
+        return architecture.language_model
+    return str(architecture.path if isinstance(architecture, FromCheckpoint) else architecture.tokenizer)
+
+
+def _read_tokenizer(reference: str) -> TextTokenizer:
+    from llava_moe.model.build import load_tokenizer
+
+    backend = load_tokenizer(reference).backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return TextTokenizer(reference, backend.to_str())
+
+
+class _Bar:
+    """The progress of one preparation: bytes of raw files, with the records read and the time that is left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.num_records = 0
+        self.task: TaskID | None = None
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[records]} records,"),
+            TimeElapsedColumn(),
+            TextColumn("gone,"),
+            TimeLeftColumn(),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> _Bar:
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)
+
+    def begin(self, recipe: str, num_bytes: int | None, num_made: int) -> None:
+        """See ``prepare.run.Progress``."""
+        if num_made:
+            self.console.print(f"{recipe}: going on; {num_made} shards stand", highlight=False, markup=False)
+        self.task = self.bar.add_task(f"preparing {recipe}", total=num_bytes, records="0")
+
+    def advance(self, num_bytes: int, num_records: int) -> None:
+        """See ``prepare.run.Progress``."""
+        assert self.task is not None
+        self.num_records += num_records
+        self.bar.update(self.task, advance=num_bytes, records=f"{self.num_records:,}")
+
+
+def _show(manifest: Manifest, job: _Job, console: Console) -> None:
+    console.print(account_table(manifest))
+    for line in account_lines(manifest, job.folder):
+        console.print(line, highlight=False, markup=False)
+
+
+def _next_commands(job: _Job) -> list[str]:
+    place = shlex.quote(str(job.folder))
+    commands = [f"llava-moe data check data=mine path={place}"]
+    root = "" if job.folder.parent == Path("data") else f" data.root={shlex.quote(str(job.folder.parent))}"
+    commands += [f"llava-moe data check data={name}{root}" for name in _mixtures_with(job.recipe.name)[:1]]
+    return commands
+
+
+def _mixtures_with(recipe: str) -> list[str]:
+    """Names of the shipped mixtures that take in what the recipe prepares."""
+    found = []
+    for path in sorted((config_folder() / "data").glob("*.yaml")):
+        sources = yaml.safe_load(path.read_text(encoding="utf-8")).get("sources") or {}
+        if any(isinstance(source, Mapping) and source.get("recipe") == recipe for source in sources.values()):
+            found.append(path.stem)
+    return found
