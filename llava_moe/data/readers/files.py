@@ -72,7 +72,9 @@ def raw_records(path: str) -> Iterator[Any]:
             yield from read_json_stream(path, file)
             return
         try:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
+            # Pyarrow would read all row groups ahead: a file of a gigabyte would stand in memory whole.
+            table = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+            for batch in table.iter_batches(batch_size=64):
                 yield from batch.to_pylist()
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]

@@ -22,4 +22,11 @@ def llava_row(record: Mapping[str, Any], number: int) -> Row:
     by_role = isinstance(messages, list) and bool(messages) and isinstance(messages[0], dict) and "role" in messages[0]
     turns = read_turns(messages, *(("role", "text") if by_role else ("from", "value")))
     images = read_images(record.get("image", record.get("images")))
-    return new_row(record, number, images, turns, record.get("task_name", record.get("task")))
+    return new_row(record, number, images, turns, record.get("task_name", record.get("task", _flags(record))))
+
+
+def _flags(record: Mapping[str, Any]) -> str | None:
+    """LLaVA-Med's ``domain``, ``{"chest_xray": false, "mri": true}``, as a task: the flags that are set."""
+    flags = record.get("domain")
+    names = [str(name) for name, is_set in flags.items() if is_set] if isinstance(flags, Mapping) else []
+    return "+".join(names) or None

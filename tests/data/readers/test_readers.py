@@ -1,0 +1,317 @@
+"""Each raw format is read as its source writes it, from folders, globs and addresses, in constant memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from llava_moe.data.conversation import BadRecord, Turn, settle_turns
+from llava_moe.data.images import open_image
+from llava_moe.data.readers.formats import FORMATS, row_of
+from llava_moe.data.readers.reader import RawFile
+from llava_moe.data.readers.row import Row
+from llava_moe.errors import UserError
+from tests.data.readers.raw import (
+    INSTRUCTIONS,
+    base64_text,
+    encoded,
+    older_row,
+    rephrased_row,
+    save,
+    write_lines,
+    write_raw,
+)
+
+
+def rows_of(kind: str, path: Path | str, split: str | None = None) -> list[Row]:
+    reader = FORMATS[kind]
+    records = [
+        record for file in reader.find(str(path)) if split in (None, file.split) for record in reader.records(file)
+    ]
+    return [row_of(reader, record, number) for number, record in enumerate(records)]
+
+
+def texts(row: Row) -> list[str]:
+    return [turn.text for turn in settle_turns([Turn(turn["role"], turn["text"]) for turn in row["turns"]])]
+
+
+def below(folder: Path, files: list[RawFile]) -> dict[str, tuple[str | None, str | None]]:
+    return {str(Path(file.path).relative_to(folder)): (file.split, file.label) for file in files}
+
+
+def test_m3it_reads_every_record_once_whatever_its_file_is_called(tmp_path: Path) -> None:
+    folder = write_raw("m3it", tmp_path / "raw").folder / "data"
+    files = FORMATS["m3it"].find(str(folder))
+    assert below(folder, files) == {
+        "captioning/coco/test.jsonl": ("test", "coco"),
+        "captioning/coco/train.jsonl": ("train", "coco"),
+        "captioning/coco/val.jsonl": ("val", "coco"),
+        "classification/snli-ve/esnlive_train.jsonl": ("train", "snli-ve"),
+        "generation/mmchat/validation.jsonl": ("val", "mmchat"),
+        "reasoning/nlvr/train.jsonl": ("train", "nlvr"),
+        # The dated copy is left out beside its original; without one the latest date is read.
+        "vqa/docvqa/train_2023-10-08.jsonl": ("train", "docvqa"),
+        "vqa/shapes/train.large.jsonl": ("train", "shapes"),
+        "vqa/vqa-v2/train.jsonl": ("train", "vqa-v2"),
+    }
+    assert all(Path(file.beside[0]) == Path(file.path).parent / "instructions.json" for file in files)
+
+
+def test_m3it_reads_a_dated_copy_that_is_asked_for_by_name(tmp_path: Path) -> None:
+    folder = write_raw("m3it", tmp_path / "raw").folder / "data"
+    (file,) = FORMATS["m3it"].find(str(folder / "vqa" / "vqa-v2" / "train_2023-10-08.jsonl"))
+    assert (file.split, file.label) == ("train", "vqa-v2")
+    found = FORMATS["m3it"].find(str(folder / "*" / "*" / "train*.jsonl"))
+    assert len(found) == 5 and not any("vqa-v2/train_" in file.path for file in found)
+
+
+def test_m3it_draws_instructions_in_record_order_with_its_seed_and_nothing_else_moves_them(tmp_path: Path) -> None:
+    save(tmp_path / "instructions.json", json.dumps(INSTRUCTIONS).encode())
+    mixed = [older_row(0), rephrased_row(1), older_row(2), older_row(3) | {"instruction": "Keep me."}, older_row(4)]
+    write_lines(tmp_path / "train.jsonl", mixed)
+    draw = random.Random(1234)
+    drawn = [draw.choice(INSTRUCTIONS) for _ in range(3)]
+    expected = [drawn[0], "Look closely.", drawn[1], "Keep me.", drawn[2]]
+    for _ in range(2):
+        rows = rows_of("m3it", tmp_path / "train.jsonl")
+        assert [texts(row)[0].split("\n")[1] for row in rows] == expected
+    # The row is made from the record alone: in any order, in any process.
+    reader = FORMATS["m3it"]
+    records = list(reader.records(reader.find(str(tmp_path / "train.jsonl"))[0]))
+    assert [reader.row(record, number) for number, record in reversed(list(enumerate(records)))][::-1] == rows
+
+
+def test_m3it_makes_one_question_of_instruction_and_inputs_behind_its_images(tmp_path: Path) -> None:
+    folder = write_raw("m3it", tmp_path / "raw").folder / "data"
+    rows = rows_of("m3it", folder / "reasoning")
+    question, answer = texts(rows[0])
+    first, second, instruction, inputs = question.split("\n")
+    assert (first, second, inputs, answer) == ("<image>", "<image>", "How many cups?", "white")
+    assert instruction in INSTRUCTIONS and rows[0]["task"] == "nlvr"
+    assert [row["fault"] for row in rows] == [None, None, None, "image_unreadable"]
+    assert [image["bytes"] for row in rows[:3] for image in row["images"]] == [
+        encoded(seed, "PNG") for seed in (400, 401, 410, 430)
+    ]
+    (captioned, *_) = rows_of("m3it", folder / "captioning" / "coco" / "train.jsonl")
+    assert texts(captioned)[0].split("\n")[1] in INSTRUCTIONS and texts(captioned)[0].count("\n") == 1
+    rephrased, mixed = rows_of("m3it", folder / "vqa" / "docvqa")
+    assert texts(rephrased) == ["<image>\nLook closely.\nCup 210?", "It is the cup number 210."]
+    assert rephrased["task"] == mixed["task"] == "docvqa"
+
+
+def test_m3it_without_instructions_says_which_record_needs_one(tmp_path: Path) -> None:
+    write_lines(tmp_path / "coco" / "train.jsonl", [rephrased_row(0), older_row(1)])
+    with pytest.raises(UserError, match=r"train.jsonl, record 1: has no instruction, and no instructions.json"):
+        rows_of("m3it", tmp_path)
+    for content in ("{}", "[]", "[1]", "[", '{"instructions": []}'):
+        save(tmp_path / "coco" / "instructions.json", content.encode())
+        with pytest.raises(UserError, match=r"instructions.json: (no list of instructions|not valid JSON).*again"):
+            rows_of("m3it", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"outputs": None}, "not_a_conversation"),
+        ({"image_base64_str": [""]}, "image_unreadable"),
+        ({"image_base64_str": ["%%%%"]}, "image_unreadable"),
+        ({"inputs": {"text": "?"}}, "not_a_conversation"),
+        ({"image_base64_str": None}, None),
+        ({"image_base64_str": []}, None),
+        ({"inputs": None}, None),
+    ],
+)
+def test_m3it_names_what_is_wrong_with_a_record(change: dict[str, Any], fault: str | None) -> None:
+    record = older_row(0) | {"instruction": "Say."} | change
+    assert row_of(FORMATS["m3it"], record, 3)["fault"] == fault
+
+
+def test_m3its_parquet_conversion_is_read_too(tmp_path: Path) -> None:
+    image = {"bytes": encoded(5), "path": None}
+    table = pa.Table.from_pylist([{"instruction": "Say.", "inputs": "", "outputs": "a cat", "image": image}])
+    pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    (row,) = rows_of("m3it", tmp_path, "train")
+    assert texts(row) == ["<image>\nSay.", "a cat"] and row["images"][0]["bytes"] == encoded(5)
+
+
+def test_m3it80_joins_translations_with_the_images_of_their_originals(tmp_path: Path) -> None:
+    folder = write_raw("m3it80", tmp_path / "raw", 3).folder
+    files = below(folder, FORMATS["m3it80"].find(str(folder)))
+    assert len(files) == 6
+    assert files["data/vqa-v2/vqa-v2_val_deu_Latn.jsonl"] == ("val", "vqa-v2-deu_Latn")
+    rows = rows_of("m3it80", folder / "data" / "*" / "*_zho_Hans.jsonl", "test")
+    assert [row["task"] for row in rows] == ["winoground-zho_Hans"] * 3
+    assert texts(rows[1]) == ["<image>\n<image>\nSay.\n有几个杯子", "zho_Hans 1"]
+    assert [image["bytes"] for image in rows[1]["images"]] == [encoded(1, "PNG"), encoded(2, "PNG")]
+
+
+def test_m3it80_takes_a_rephrased_original_for_its_images_alone(tmp_path: Path) -> None:
+    write_lines(tmp_path / "val_500.jsonl", [rephrased_row(7)])
+    write_lines(tmp_path / "vqa_val_deu_Latn.jsonl", [{"instruction": "Sag es.", "inputs": "Wo?", "outputs": "hier"}])
+    (row,) = rows_of("m3it80", tmp_path)
+    assert texts(row) == ["<image>\nSag es.\nWo?", "hier"] and row["images"][0]["bytes"] == encoded(7, "PNG")
+
+
+@pytest.mark.parametrize("shorter", ["vqa-v2_val_deu_Latn.jsonl", "val_500.jsonl"])
+def test_m3it80_stops_where_one_file_of_a_pair_ends_first(shorter: str, tmp_path: Path) -> None:
+    folder = write_raw("m3it80", tmp_path / "raw", 3).folder / "data" / "vqa-v2"
+    lines = (folder / shorter).read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / shorter).write_text("".join(lines[:2]), encoding="utf-8")
+    with pytest.raises(UserError, match=f"{shorter}: ends at row 2"):
+        rows_of("m3it80", folder / "vqa-v2_val_deu_Latn.jsonl")
+
+
+def test_m3it80_without_its_originals_names_the_file_it_needs(tmp_path: Path) -> None:
+    folder = write_raw("m3it80", tmp_path / "raw", 3).folder / "data" / "vqa-v2"
+    (folder / "val_500.jsonl").unlink()
+    with pytest.raises(UserError, match=r"its images stand in val_500\.jsonl"):
+        FORMATS["m3it80"].find(str(folder))
+
+
+def test_ureader_trains_on_both_files_and_keeps_its_tests_apart(tmp_path: Path) -> None:
+    folder = write_raw("ureader", tmp_path / "raw").folder
+    assert below(folder, FORMATS["ureader"].find(str(folder / "ureader_json"))) == {
+        "ureader_json/test_DocVQA.jsonl": ("test", "DocVQA"),
+        "ureader_json/test_TabFact.jsonl": ("test", "TabFact"),
+        "ureader_json/train.jsonl": ("train", None),
+        "ureader_json/val.jsonl": ("train", None),
+    }
+
+
+def test_ureaders_two_user_turns_are_one_question_and_none_is_an_answer(tmp_path: Path) -> None:
+    folder = write_raw("ureader", tmp_path / "raw", 2).folder
+    rows = rows_of("ureader", folder / "ureader_json" / "train.jsonl")
+    assert texts(rows[0]) == ["<image>\nWhat is the total of invoice 0?", "$0.50"]
+    assert texts(rows[2]) == ["<image>\nWhat is the value for the post town?", "None"]
+    assert [row["task"] for row in rows] == ["qa", "qa", "qa", "nli", "qa", "cap"]
+    root = str(folder / "ureader_images")
+    opened = [open_image(image["bytes"] or image["path"], root) for row in rows for image in row["images"]]
+    assert len(opened) == 6 and all(image.mode == "RGB" for image in opened)
+    assert opened[5].tobytes() == Image.open(io.BytesIO(encoded(62, "PNG"))).tobytes()
+
+
+def test_pathvqa_is_open_or_closed_by_its_answer_and_its_images_of_any_mode_open(tmp_path: Path) -> None:
+    folder = write_raw("pathvqa", tmp_path / "raw").folder
+    assert [file.split for file in FORMATS["pathvqa"].find(str(folder))] == ["test", "train", "train", "val"]
+    rows = rows_of("pathvqa", folder / "data", "train")
+    assert len(rows) == 12
+    assert [row["task"] for row in rows[:4]] == ["open", "closed", "open", "closed"]
+    assert texts(rows[3]) == ["<image>\ndoes this image show a gland?", "Yes"]
+    assert {open_image(row["images"][0]["bytes"]).size for row in rows} == {(28, 20)}
+
+
+def test_a_pathvqa_row_without_an_image_or_an_answer_is_named() -> None:
+    row = {"image": {"bytes": encoded(1), "path": None}, "question": "what?", "answer": "a cell"}
+    assert row_of(FORMATS["pathvqa"], row, 0)["fault"] is None
+    assert row_of(FORMATS["pathvqa"], row | {"image": None}, 0)["fault"] == "image_missing"
+    assert row_of(FORMATS["pathvqa"], row | {"answer": None}, 0)["fault"] == "not_a_conversation"
+
+
+def test_llava_records_keep_their_oddities(tmp_path: Path) -> None:
+    mix = rows_of("llava", write_raw("llava_mix665k", tmp_path / "mix", 2).folder / "llava_v1_5_mix665k.json")
+    assert [row["id"] for row in mix[:6]] == ["000000000000", "000000000000", "7", "7", "Xq1_0", "Xq1_5"]
+    assert mix[4]["images"] == [] and texts(mix[4])[0] == "Write a limerick."
+    assert texts(mix[5]) == ["Who are you?", "A program."]
+    pretrain = rows_of("llava", write_raw("llava_pretrain", tmp_path / "pre", 2).folder / "blip_laion_cc_sbu_558k.json")
+    assert texts(pretrain[1])[0] == "Render a clear summary.\n<image>"
+    flan = rows_of("llava", write_raw("vision_flan", tmp_path / "flan").folder / "annotation_191-task_1k.json")
+    assert "[Options]" in texts(flan[0])[0] and flan[0]["task"] == "PACS+dog_image_category_classification"
+
+
+def test_llava_meds_misspelt_key_and_its_flags_are_read(tmp_path: Path) -> None:
+    folder = write_raw("llava_med_alignment", tmp_path / "raw").folder
+    rows = rows_of("llava", folder / "llava_med_alignment_500k.json")
+    assert [row["fault"] for row in rows] == [None] * 9
+    assert [row["task"] for row in rows[:3]] == ["mri", "ct_scan", "mri"]
+    assert texts(rows[0])[0] == "Describe the given image in detail.\n<image>"
+    both = rows_of("llava", write_raw("llava_med_instruct", tmp_path / "instruct").folder)
+    assert {len(texts(row)) for row in both} == {4} and {row["task"] for row in both} == {"histology"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "looked_for"),
+    [
+        ("m3it", "data/captioning/coco/train.jsonl"),
+        ("m3it80", "vqa-v2_val_deu_Latn.jsonl"),
+        ("ureader", "ureader_json/train.jsonl"),
+        ("pathvqa", "data/train-00000-of-00001.parquet"),
+    ],
+)
+def test_a_wrong_folder_names_the_file_that_was_looked_for_and_how_to_get_it(
+    kind: str, looked_for: str, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    for path in (str(tmp_path), str(tmp_path / "nowhere"), str(tmp_path / "*.jsonl"), "memory://nowhere"):
+        with pytest.raises(UserError) as refused:
+            FORMATS[kind].find(path)
+        line = str(refused.value)
+        assert path in line and looked_for in line and "\n" not in line
+        assert "hf download" in line or "unpacked" in line
+
+
+def test_an_address_of_an_unknown_kind_says_so() -> None:
+    for kind in FORMATS:
+        with pytest.raises(UserError, match=r"nosuch://data: cannot be reached"):
+            FORMATS[kind].find("nosuch://data")
+
+
+@pytest.mark.parametrize("recipe", ["m3it", "m3it80", "ureader", "pathvqa"])
+def test_an_address_gives_the_rows_that_the_folder_gives(recipe: str, tmp_path: Path) -> None:
+    folder = write_raw(recipe, tmp_path / "raw").folder
+    memory = fsspec.filesystem("memory")
+    for file in folder.rglob("*"):
+        if file.is_file() and "images" not in str(file.relative_to(folder)):
+            memory.pipe(f"/{recipe}/{file.relative_to(folder)}", file.read_bytes())
+    local = rows_of(recipe, folder)
+    assert local and rows_of(recipe, f"memory://{recipe}") == local
+    assert rows_of(recipe, f"file://{folder}") == local
+    assert rows_of(recipe, f"memory://{recipe}/**") == local
+
+
+def test_folders_that_are_links_are_entered(tmp_path: Path) -> None:
+    folder = write_raw("pathvqa", tmp_path / "raw").folder
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "data").symlink_to(folder / "data", target_is_directory=True)
+    assert len(FORMATS["pathvqa"].find(str(tmp_path / "here"))) == 4
+
+
+@pytest.mark.parametrize("kind", ["m3it", "pathvqa"])
+def test_a_large_file_is_read_with_little_memory(kind: str, tmp_path: Path) -> None:
+    padding = "x" * 50_000
+    if kind == "m3it":
+        path = tmp_path / "train.jsonl"
+        record = {"instruction": "Say.", "inputs": padding, "image_base64_str": [base64_text(0)], "outputs": "a"}
+        write_lines(path, [record] * 600)
+    else:
+        path = tmp_path / "train-0.parquet"
+        row = {"image": {"bytes": encoded(0), "path": None}, "question": padding, "answer": "no"}
+        with pq.ParquetWriter(path, pa.Table.from_pylist([row]).schema, compression="none") as writer:
+            for number in range(6):
+                rows = [row | {"question": f"{number} {at} {padding}"} for at in range(100)]
+                writer.write_table(pa.Table.from_pylist(rows))
+    assert path.stat().st_size > 30_000_000
+    reader = FORMATS[kind]
+    tracemalloc.start()
+    count = sum(1 for _ in reader.records(reader.find(str(path))[0]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 600 and peak < 12_000_000
+
+
+def test_a_record_that_is_no_object_is_a_fault_of_that_record(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", ["text", 3, None, [], older_row(0) | {"instruction": "Say."}])
+    for kind in ("m3it", "ureader"):
+        rows = rows_of(kind, tmp_path)
+        assert [row["fault"] for row in rows[:4]] == ["not_a_conversation"] * 4
+    with pytest.raises(BadRecord):
+        FORMATS["ureader"].row({"conversations": "no"}, 0)
