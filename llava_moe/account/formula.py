@@ -7,71 +7,87 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llava_moe.account.tally import Taken
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import Mixture
 
 
 @dataclass(frozen=True)
 class CountBesideFormula:
-    """One source's count.
+    """What one source gives an epoch, or one phase of it.
 
     Attributes:
+        phase: the phase's number from 0; None where an epoch has none.
         formula: how ``wanted`` comes about, in words and numbers.
-        wanted: the formula's value before caps and rounding; with ``epoch_samples`` caps and rounding may move what
-            one source withholds to the others.
+        wanted: the formula's value before caps and rounding; with ``epoch_samples`` caps move what one source
+            withholds to the others.
         given: samples in the plan.
     """
 
     source: str
-    usable: int
+    phase: int | None
     formula: str
     wanted: float
     cap: int | None
     given: int
 
 
-def beside_formula(
-    mixture: Mixture, indexes: Sequence[SourceIndex], given: Sequence[int]
-) -> tuple[CountBesideFormula, ...]:
-    """The counts of an epoch beside what repeats or weights ask for."""
+def beside_formula(mixture: Mixture, indexes: Sequence[SourceIndex], epoch: Taken) -> tuple[CountBesideFormula, ...]:
+    """The counts of an epoch beside what repeats or weights ask for; none where each source is taken as it is."""
+    num_sources = len(mixture.sources)
+    sizes = [len(index.rows) for index in indexes]
+    given = np.bincount(epoch.source, minlength=num_sources).tolist()
     if mixture.epoch_samples is None:
-        wanted = [source.repeats * len(index.rows) for source, index in zip(mixture.sources, indexes, strict=True)]
-        formulas = [
-            f"{source.repeats:g} x {len(index.rows):,}" for source, index in zip(mixture.sources, indexes, strict=True)
-        ]
-    else:
-        shares = [_share(mixture, place, index) for place, index in enumerate(indexes)]
-        wanted = [mixture.epoch_samples * share / sum(shares) for share in shares]
-        formulas = [
-            f"{mixture.epoch_samples:,} x {share:.5g} / {sum(shares):.5g}, {_share_in_words(mixture, place, index)}"
-            for place, (share, index) in enumerate(zip(shares, indexes, strict=True))
-        ]
+        if given == sizes and all(source.repeats == 1 and source.cap is None for source in mixture.sources):
+            return ()
+        return tuple(
+            CountBesideFormula(
+                source.name, None, f"{source.repeats:g} x {size:,}", source.repeats * size, source.cap, count
+            )
+            for source, size, count in zip(mixture.sources, sizes, given, strict=True)
+        )
+    if not mixture.phases:
+        weights = [source.weight for source in mixture.sources]
+        return _by_weights(mixture, indexes, None, mixture.epoch_samples, weights, given)
+    found: list[CountBesideFormula] = []
+    ends = np.cumsum([sum(counts) for counts in mixture.phase_counts(indexes)]).tolist()
+    for number, (phase, start, end) in enumerate(zip(mixture.phases, [0, *ends], ends, strict=False)):
+        of_phase = np.bincount(epoch.source[start:end], minlength=num_sources).tolist()
+        phase_weights = phase.source_weights(mixture.sources, f"data.phases[{number}]")
+        found += _by_weights(mixture, indexes, number, phase.share * mixture.epoch_samples, phase_weights, of_phase)
+    return tuple(found)
+
+
+def _by_weights(
+    mixture: Mixture,
+    indexes: Sequence[SourceIndex],
+    phase: int | None,
+    total: float,
+    weights: Sequence[float],
+    given: Sequence[int],
+) -> tuple[CountBesideFormula, ...]:
+    shares, words = zip(*(_share(mixture, *pair) for pair in zip(weights, indexes, strict=True)), strict=True)
     return tuple(
-        CountBesideFormula(source.name, len(index.rows), formula, value, source.cap, count)
-        for source, index, formula, value, count in zip(mixture.sources, indexes, formulas, wanted, given, strict=True)
+        CountBesideFormula(
+            source.name,
+            phase,
+            f"{total:,.6g} x {share / sum(shares):.4f}, {word}",
+            total * share / sum(shares),
+            source.cap,
+            count,
+        )
+        for source, share, word, count in zip(mixture.sources, shares, words, given, strict=True)
     )
 
 
-def once(size: int) -> str:
-    """The formula of a source that is taken as it is."""
-    return f"1 x {size:,}"
-
-
-def _share(mixture: Mixture, place: int, index: SourceIndex) -> float:
-    weight, size = mixture.sources[place].weight, len(index.rows)
+def _share(mixture: Mixture, weight: float, index: SourceIndex) -> tuple[float, str]:
+    """A source's claim, before all claims are brought to the sum 1, and how it comes about."""
+    size = len(index.rows)
     if not size:
-        return 0.0
+        return 0.0, "no usable record"
     if mixture.weights == "tokens":
-        return weight / float(np.mean(index.lengths))
-    return weight * size ** (1 / mixture.temperature) if mixture.weights == "temperature" else weight
-
-
-def _share_in_words(mixture: Mixture, place: int, index: SourceIndex) -> str:
-    weight = f"{mixture.sources[place].weight:g}"
-    if not len(index.rows):
-        return "no usable record"
-    if mixture.weights == "tokens":
-        return f"weight {weight} / {float(np.mean(index.lengths)):.1f} tokens"
+        mean = float(np.mean(index.lengths))
+        return weight / mean, f"weight {weight:g} / {mean:.1f} tokens"
     if mixture.weights == "temperature":
-        return f"weight {weight} x {len(index.rows):,} ^ (1 / {mixture.temperature:g})"
-    return f"weight {weight}"
+        return weight * size ** (1 / mixture.temperature), f"weight {weight:g} x {size:,} ^ 1/{mixture.temperature:g}"
+    return weight, f"weight {weight:g}"

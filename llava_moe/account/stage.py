@@ -180,11 +180,10 @@ def account_stage(
         whole.add(taken.first(num_steps * seats.samples_per_step), num_image_tokens, seats.samples_per_step)
         if progress is not None:
             progress(epoch + 1, counted)
-    given = [tally.samples for tally in first.tallies]
     return StageAccount(
         title=title,
         groups=_groups(mixture, indexes, first, whole, first_epoch, bin_width_for(int(first_epoch.length.max()))),
-        counts=beside_formula(mixture, indexes, given),
+        counts=beside_formula(mixture, indexes, first_epoch),
         seating=account_seating(first_epoch, seats),
         seats=seats,
         num_image_tokens=num_image_tokens,

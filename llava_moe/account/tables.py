@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from llava_moe.account.formula import once
+from llava_moe.account.formula import CountBesideFormula
 from llava_moe.account.lengths import sparkline
 from llava_moe.account.stage import Group, StageAccount
 from llava_moe.account.visible import visible
@@ -50,7 +50,7 @@ def stage_tables(account: StageAccount) -> tuple[TextTable, ...]:
         _lengths_table(account),
         _training_table(account),
     ]
-    if any(one.formula != once(one.usable) or one.given != one.usable for one in account.counts):
+    if account.counts:
         tables.append(_counts_table(account))
     return tuple(tables)
 
@@ -226,12 +226,16 @@ def _counts_table(account: StageAccount) -> TextTable:
         note="",
         header=("source", "formula", "gives", *(("cap",) if has_cap else ()), "planned"),
         rows=tuple(
-            (visible(one.source), one.formula, f"{one.wanted:,.2f}", *cap, count(one.given))
+            (_name_of(one), one.formula, f"{one.wanted:,.2f}", *cap, count(one.given))
             for one, cap in zip(account.counts, caps, strict=True)
         ),
         emphasis=(False,) * len(account.counts),
         is_left=(True, True, False, *((False,) if has_cap else ()), False),
     )
+
+
+def _name_of(one: CountBesideFormula) -> str:
+    return visible(one.source if one.phase is None else f"phase {one.phase + 1}: {one.source}")
 
 
 def rich_tables(table: TextTable, width: int) -> list[Table]:

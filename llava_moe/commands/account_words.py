@@ -26,6 +26,7 @@ from llava_moe.commands.train import Stage, plan_stages, set_threads
 from llava_moe.data.encode import Encoder
 
 FOLDER = Path("stats")
+_MANY_WORDS = 60
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,15 @@ def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> Seats:
     )
 
 
+def next_commands(job: Job, *names: str) -> list[str]:
+    """What to type next: the commands with the words of this one, which are not said twice where they are many."""
+    if len(job.words) <= _MANY_WORDS:
+        return [f"llava-moe {name} {job.words}".rstrip() for name in names]
+    return [f"llava-moe {names[0]} {job.words}", *(f"llava-moe {name} ...   # the same words" for name in names[1:])]
+
+
 def say_next(console: Console, commands: Sequence[str]) -> None:
-    """The commands to type next, one a line, never folded."""
+    """Print the commands, one a line, never folded."""
     console.print("\nNext:")
     for command in commands:
         console.print(f"  {command}", soft_wrap=True)

@@ -12,7 +12,16 @@ from rich.progress import Progress, TaskID
 from llava_moe.account.stage import StageAccount, Training, account_stage
 from llava_moe.account.stats_page import stats_json, stats_page
 from llava_moe.account.terminal import print_account
-from llava_moe.commands.account_words import Job, open_console, open_progress, open_stage, run_job, say_next, seats_of
+from llava_moe.commands.account_words import (
+    Job,
+    next_commands,
+    open_console,
+    open_progress,
+    open_stage,
+    run_job,
+    say_next,
+    seats_of,
+)
 from llava_moe.commands.limits import Limit, OrNull, Text, Whole
 from llava_moe.commands.train import Stage
 from llava_moe.eval.files import write_atomically
@@ -27,14 +36,13 @@ def main(words: Sequence[str]) -> int:
 
 def _show(job: Job) -> int:
     console, progress = open_console(), open_progress()
-    accounts = []
-    for stage in job.stages:
-        accounts.append(_account(stage, job.choices, progress))
-        print_account(accounts[-1], console)
+    accounts = [_account(stage, job.choices, progress) for stage in job.stages]
     write_atomically(job.folder / "stats.json", stats_json(job.words, accounts))
     write_atomically(job.folder / "stats.html", stats_page(job.folder.name, job.words, accounts))
+    for account in accounts:
+        print_account(account, console)
     console.print(f"\npage: {job.folder / 'stats.html'}\nnumbers: {job.folder / 'stats.json'}", soft_wrap=True)
-    say_next(console, [f"llava-moe {command} {job.words}".rstrip() for command in ("data preview", "plan", "train")])
+    say_next(console, next_commands(job, "data preview", "plan", "train"))
     return 0
 
 

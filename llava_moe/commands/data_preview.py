@@ -1,0 +1,92 @@
+"""``llava-moe data preview``: the first packed rows of a command line of ``train``, exactly as they will be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from llava_moe.account.rows import first_rows
+from llava_moe.account.rows_page import StageRows, rows_page
+from llava_moe.account.rows_terminal import print_legend, print_row
+from llava_moe.account.visible import visible
+from llava_moe.commands.account_words import (
+    Job,
+    next_commands,
+    open_console,
+    open_progress,
+    open_stage,
+    run_job,
+    say_next,
+    seats_of,
+)
+from llava_moe.commands.limits import Limit, OrNull, Whole
+from llava_moe.commands.limits import Text as TextLimit
+from llava_moe.commands.train import Stage
+from llava_moe.data.stream import StepStream
+from llava_moe.errors import UserError
+from llava_moe.eval.files import write_atomically
+
+LIMITS: dict[str, Limit] = {
+    "out": OrNull(TextLimit()),
+    "rows": Whole(1),
+    "shown": Whole(0),
+    "epoch": Whole(0),
+    "step": Whole(0),
+    "ranks": Whole(1),
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Show the first rows of every stage and write them as a page."""
+    return run_job("data_preview", words, LIMITS, _show)
+
+
+def _show(job: Job) -> int:
+    console, progress = open_console(), open_progress()
+    stages = [_first_rows(stage, job.choices, progress) for stage in job.stages]
+    commands = next_commands(job, "data stats", "plan", "train")
+    path = job.folder / "preview.html"
+    # Before anything is printed: a reader who closes the pipe early has the page all the same.
+    write_atomically(path, rows_page(job.folder.name, job.words, stages, commands))
+    print_legend(console)
+    for stage in stages:
+        console.print()
+        console.print(Text(visible(stage.title), style="bold reverse"))
+        for row in stage.rows[: job.choices["shown"]]:
+            print_row(row, console)
+        if (hidden := len(stage.rows) - job.choices["shown"]) > 0:
+            console.print(
+                Text(f"\n{hidden} rows more are on the page; shown={len(stage.rows)} prints them", style="dim")
+            )
+    console.print(f"\npage: {path}", soft_wrap=True)
+    say_next(console, commands)
+    return 0
+
+
+def _first_rows(stage: Stage, choices: Mapping[str, Any], progress: Console) -> StageRows:
+    stream = _stream(stage, choices["ranks"], progress)
+    steps = stream.steps_in_epoch(choices["epoch"])
+    if choices["step"] >= steps:
+        raise UserError(f"step={choices['step']}: an epoch of {stage.title} has {steps:,} steps, 0 to {steps - 1:,}")
+    rows = tuple(first_rows(stream, choices["epoch"], choices["step"], choices["rows"]))
+    return StageRows(stage.title, stream.mixture.domains, rows)
+
+
+def _stream(stage: Stage, num_ranks: int, progress: Console) -> StepStream:
+    """The stream of the first rank, as training would have it, decoded in this process."""
+    encoder, data = open_stage(stage, progress)
+    seats, size = seats_of(stage, encoder, num_ranks), encoder.transform.size
+    return StepStream(
+        mixture=data.mixture,
+        indexes=data.indexes,
+        records=data.records,
+        encoder=encoder,
+        global_batch_size=seats.samples_per_step,
+        tokens_per_micro_batch=seats.tokens_per_row,
+        world=num_ranks,
+        null_image=None if seats.null_image_tokens is None else np.zeros((3, size, size), dtype=np.uint8),
+    )
