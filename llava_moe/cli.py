@@ -125,11 +125,31 @@ DATA_COMMANDS = {
     ),
     "stats": Command(
         "records, samples, tokens and shares by source and domain, as they will be trained",
-        "llava-moe data stats [words of llava-moe train] [key=value ...]",
+        """llava-moe data stats [words of llava-moe train] [key=value ...]
+
+  llava-moe data stats                                            the stages of the embedded demo
+  llava-moe data stats exp=mix_general_doc_med domain_scale.medical=2
+  llava-moe data stats data=mine path=train.json images=folder
+
+By source, by domain and in all, counted from the very plan that training follows: records left out and cut, samples
+and passes of an epoch, tokens (image, prompt, supervised), shares of samples, tokens and loss, lengths, rows a step and
+how full they are. Numbers go to stats.json and, as a page, to stats.html in stats/EXPERIMENT-HASH/.
+
+Keys: out=FOLDER, epochs=N (count the first N only), ranks=N (devices that the rows are dealt to).""",
     ),
     "preview": Command(
         "the first rows as they will be trained, supervised tokens coloured, images shown",
-        "llava-moe data preview [words of llava-moe train] [key=value ...]",
+        """llava-moe data preview [words of llava-moe train] [key=value ...]
+
+  llava-moe data preview                                          the first rows of both stages of the embedded demo
+  llava-moe data preview data=mine path=train.json images=folder rows=2 shown=2
+  llava-moe data preview exp=mix_general_doc_med step=1000 | less -R
+
+Each example of a packed row with its domain, source and id; what the model learns to write is coloured, or stands
+between « and » where there are no colours. The page preview.html in stats/EXPERIMENT-HASH/ has every row, its pictures
+made from the pixels that the batch holds, and every token's id, label and position.
+
+Keys: rows=4 (of each stage), shown=1 (of them, in the terminal), epoch=0, step=0, ranks=1, out=FOLDER.""",
     ),
 }
 
