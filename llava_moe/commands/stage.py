@@ -88,14 +88,14 @@ def _train_locked(
     console.print(f"[bold]{escape(title)}[/bold]  {escape(str(folder))}")
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
-        refuse_changed_data(folder, mixture_of(config))
+        refuse_changed_data(folder, config)
     assembled = new_model(recipe_of(config), processes.device)
     groups = prepare_stage(
         assembled.model,
         trainable_parts(config),
         assembled.attached.trainable_parameters() if "adapter" in config["stage"]["learning_rates"] else {},
     )
-    data = open_data(config, assembled, processes, console)
+    data = open_data(config, assembled.encoder, processes, console)
     quarantine = None
     if processes.rank == 0:
         quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)

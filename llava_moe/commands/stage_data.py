@@ -13,31 +13,44 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
-from llava_moe.assemble import Assembled
-from llava_moe.commands.environment import fingerprint_data
+from llava_moe.commands.environment import QUARANTINE, fingerprint_data
 from llava_moe.commands.processes import Processes
 from llava_moe.commands.settings import cache_folder, mixture_of
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder
+from llava_moe.data.held_out import split_held_out
+from llava_moe.data.leave_out import leave_out, read_list
 from llava_moe.data.lengths import SourceIndex, index_source
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.quarantine import Quarantine, Quarantined
-from llava_moe.data.source import Records, open_records
+from llava_moe.data.records import Records
+from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 
 
 @dataclass(frozen=True)
 class OpenData:
-    """A mixture with its sources opened and indexed."""
+    """A mixture with its sources opened and indexed.
+
+    Attributes:
+        indexes: what is trained on: without the records that ``data.quarantine`` lists and the images held out.
+        held_out: what ``data.held_out`` keeps out of training.
+        accepted: the records that ``data.quarantine`` lists.
+    """
 
     mixture: Mixture
     records: tuple[Records, ...]
     indexes: tuple[SourceIndex, ...]
+    held_out: tuple[SourceIndex, ...]
+    accepted: tuple[Quarantined, ...]
 
 
-def open_data(config: Mapping[str, Any], assembled: Assembled, processes: Processes, console: Console) -> OpenData:
+def open_data(config: Mapping[str, Any], encoder: Encoder, processes: Processes, console: Console) -> OpenData:
     """Open and index every source of the mixture, the first process before the others, which then find the cache."""
     mixture, cache = mixture_of(config), cache_folder()
+    # A run that an earlier release made lacks the key.
+    list_path = config["data"].get("quarantine")
+    listed = () if list_path is None else read_list(Path(list_path))
     if processes.rank > 0:
         processes.wait()
     records = tuple(open_records(source, cache) for source in mixture.sources)
@@ -45,7 +58,7 @@ def open_data(config: Mapping[str, Any], assembled: Assembled, processes: Proces
     for source, content in zip(mixture.sources, records, strict=True):
         with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
             task = bar.add_task(f"  reading {escape(source.name)}", total=len(content))
-            index = index_source(source, content, assembled.encoder, cache, partial(_advance, bar, task))
+            index = index_source(source, content, encoder, cache, partial(_advance, bar, task))
         indexes.append(index)
         left_out = f", {len(index.bad)} left out" if index.bad else ""
         cut = f", {index.num_cut} cut" if index.num_cut else ""
@@ -57,7 +70,15 @@ def open_data(config: Mapping[str, Any], assembled: Assembled, processes: Proces
         )
     if processes.rank == 0:
         processes.wait()
-    return OpenData(mixture, records, tuple(indexes))
+    kept, accepted = tuple(indexes), tuple[Quarantined, ...]()
+    if list_path is not None:
+        kept, accepted = leave_out(mixture.sources, records, kept, listed, Path(list_path))
+        console.print(f"  {len(accepted):,} records left out by {list_path}", highlight=False, markup=False)
+    kept, held_out = split_held_out(mixture.sources, kept, mixture.held_out)
+    if mixture.held_out:
+        num_held = sum(len(index.rows) for index in held_out)
+        console.print(f"  {num_held:,} records held out of training, by image", highlight=False, markup=False)
+    return OpenData(mixture, records, kept, held_out, accepted)
 
 
 def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
@@ -76,11 +97,13 @@ def open_quarantine(folder: Path, data: OpenData, encoder: Encoder, is_fresh: bo
         folder / "quarantine.jsonl",
         {source.name: index.num_records for source, index in zip(data.mixture.sources, data.indexes, strict=True)},
         data.mixture.max_bad_share,
+        data.accepted,
     )
     if is_fresh:
         quarantine.keep_only(lambda _: False)
     elif quarantine.is_over():
         quarantine.keep_only(partial(_is_still_bad, data, encoder))
+    quarantine.add(data.accepted)
     quarantine.add(entry for index in data.indexes for entry in index.bad)
     return quarantine
 
@@ -95,20 +118,26 @@ def _is_still_bad(data: OpenData, encoder: Encoder, entry: Quarantined) -> bool:
     return False
 
 
-def refuse_changed_data(folder: Path, mixture: Mixture) -> None:
+def refuse_changed_data(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse to resume on data files that are not those the run began with: their samples would be others.
 
     Raises:
         UserError: naming the source and its file.
     """
+    mixture = mixture_of(config)
     environment = folder / "environment.json"
     if not environment.is_file():
         return
     before = json.loads(environment.read_text(encoding="utf-8"))["data"]
-    now = fingerprint_data(mixture)
+    now = fingerprint_data(config)
     for source in mixture.sources:
         if before.get(source.name) != now[source.name]:
             raise UserError(
                 f"data source {source.name!r}: {source.path} has changed since the run in {folder} began, so its steps "
                 "would hold other samples: put the file back, or choose another folder with out="
             )
+    if before.get(QUARANTINE) != now.get(QUARANTINE):
+        raise UserError(
+            f"{QUARANTINE}={config['data'].get('quarantine')}: the list has changed since the run in {folder} began, "
+            "so its steps would hold other samples: put it back, or choose another folder with out="
+        )

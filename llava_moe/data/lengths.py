@@ -6,25 +6,32 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import Dataset
 
-from llava_moe.data.conversation import BadRecord, Conversation, record_key
-from llava_moe.data.encode import IGNORED, Encoder
+from llava_moe.data.conversation import BadRecord, Conversation, image_identity, record_key
+from llava_moe.data.encode import Encoder
+from llava_moe.data.measure import measure
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.readers.store import slug
-from llava_moe.data.source import Entry, Records, Source, check_image_root
+from llava_moe.data.records import Entry, Records, Source
+from llava_moe.data.source import check_image_root
 from llava_moe.data.template import Rendered
+from llava_moe.data.workers import num_cores, work_ahead
 from llava_moe.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the index of the same records would come out otherwise."""
 
-CHUNK = 512
+CHUNK = 1024
 """Records read and tokenised at once: memory stays flat whatever the source's size."""
+RECORDS_WORTH_A_PROCESS = 10_000
+"""Starting a process pays from about so many records on."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class SourceIndex:
         supervised: int32 [n], tokens that carry a loss.
         num_images: int16 [n].
         keys: uint8 [n, 32], the record keys (SHA-256), so that every rank knows the keys of a whole step.
+        image_ids: uint64 [sum(num_images)], in the records' order: which images are one and the same, by path as
+            written or by content (see ``image_identity``).
         num_records: records in the source, bad ones included.
         num_cut: records cut at a turn to fit.
         bad: records left out, with reasons; those dropped for their length are among them.
@@ -47,6 +56,7 @@ class SourceIndex:
     supervised: np.ndarray
     num_images: np.ndarray
     keys: np.ndarray
+    image_ids: np.ndarray
     num_records: int
     num_cut: int
     bad: tuple[Quarantined, ...]
@@ -58,6 +68,7 @@ def index_source(
     encoder: Encoder,
     cache: str | Path,
     progress: Callable[[int, int], None] | None = None,
+    num_processes: int | None = None,
 ) -> SourceIndex:
     """The index of a source, from the cache where nothing that decides it has changed.
 
@@ -65,6 +76,7 @@ def index_source(
 
     Args:
         progress: called with (records done, records in all) while the index is made.
+        num_processes: that read and tokenise; None: as many as there are cores, and this one alone for a small source.
 
     Raises:
         UserError: no record is usable, none of the probed images is there, or the cache cannot be written.
@@ -73,7 +85,7 @@ def index_source(
     path = Path(cache) / f"index-{slug(source.name)}-{_key(source, records, encoder)[:24]}.npz"
     index = _load(path)
     if index is None:
-        index = _build(source, records, encoder, progress)
+        index = _build(source, records, encoder, progress, num_processes)
         _save(index, path)
     if not len(index.rows):
         reasons = {entry.reason: entry.detail for entry in reversed(index.bad)}
@@ -105,68 +117,86 @@ def _key(source: Source, records: Records, encoder: Encoder) -> str:
     return sha256(repr(facts).encode()).hexdigest()
 
 
-class _Columns:
-    """The index while it grows: arrays of a chunk each, never a Python object a record."""
+@dataclass(frozen=True)
+class _Part:
+    """The index of a stretch of records: arrays, never a Python object a record."""
 
-    def __init__(self) -> None:
-        self.rows: list[np.ndarray] = []
-        self.sizes: list[np.ndarray] = []
-        self.keys: list[np.ndarray] = []
-        self.bad: list[Quarantined] = []
-        self.num_cut = 0
-
-    def freeze(self, num_records: int) -> SourceIndex:
-        sizes = np.concatenate([np.empty((0, 3), dtype=np.int64), *self.sizes])
-        return SourceIndex(
-            rows=np.concatenate([np.empty(0, dtype=np.int64), *self.rows]),
-            lengths=sizes[:, 0].astype(np.int32),
-            supervised=sizes[:, 1].astype(np.int32),
-            num_images=sizes[:, 2].astype(np.int16),
-            keys=np.concatenate([np.empty((0, 32), dtype=np.uint8), *self.keys]),
-            num_records=num_records,
-            num_cut=self.num_cut,
-            bad=tuple(sorted(self.bad, key=lambda entry: entry.index)),
-        )
+    rows: np.ndarray
+    sizes: np.ndarray
+    keys: np.ndarray
+    image_ids: np.ndarray
+    bad: tuple[Quarantined, ...]
+    num_cut: int
 
 
 def _build(
-    source: Source, records: Records, encoder: Encoder, progress: Callable[[int, int], None] | None
+    source: Source,
+    records: Records,
+    encoder: Encoder,
+    progress: Callable[[int, int], None] | None,
+    num_processes: int | None,
 ) -> SourceIndex:
-    columns = _Columns()
     total = len(records)
-    for start in range(0, total, CHUNK):
-        stop = min(start + CHUNK, total)
-        _index_chunk(source, records.read(start, stop), start, encoder, columns)
-        if progress is not None:
-            progress(stop, total)
-    return columns.freeze(total)
+    if num_processes is None:
+        num_processes = min(num_cores(), total // RECORDS_WORTH_A_PROCESS)
+    parts: list[_Part] = []
+    chunks = range(-(-total // CHUNK))
+    workers = 0 if num_processes < 2 else num_processes
+    with closing(work_ahead(_Chunks(source, records, encoder), chunks, workers)) as found:
+        for part in found:
+            parts.append(part)
+            if progress is not None:
+                progress(min(len(parts) * CHUNK, total), total)
+    sizes = np.concatenate([np.empty((0, 3), dtype=np.int64), *(part.sizes for part in parts)])
+    return SourceIndex(
+        rows=np.concatenate([np.empty(0, dtype=np.int64), *(part.rows for part in parts)]),
+        lengths=sizes[:, 0].astype(np.int32),
+        supervised=sizes[:, 1].astype(np.int32),
+        num_images=sizes[:, 2].astype(np.int16),
+        keys=np.concatenate([np.empty((0, 32), dtype=np.uint8), *(part.keys for part in parts)]),
+        image_ids=np.concatenate([np.empty(0, dtype=np.uint64), *(part.image_ids for part in parts)]),
+        num_records=total,
+        num_cut=sum(part.num_cut for part in parts),
+        bad=tuple(sorted((entry for part in parts for entry in part.bad), key=lambda entry: entry.index)),
+    )
 
 
-def _index_chunk(source: Source, entries: list[Entry], start: int, encoder: Encoder, columns: _Columns) -> None:
-    found: list[tuple[int, Entry, Conversation, Rendered]] = []
-    for row, entry in enumerate(entries, start):
-        try:
-            if isinstance(entry.content, BadRecord):
-                raise entry.content
-            found.append((row, entry, entry.content, encoder.template.render(entry.content)))
-        except BadRecord as fault:
-            columns.bad.append(_quarantined(source, entry, fault))
-    rows, sizes, keys = [], [], []
-    encodings = encoder.encode_texts([rendered for *_, rendered in found])
-    for (row, entry, conversation, rendered), encoding in zip(found, encodings, strict=True):
-        try:
-            text = encoder.finish(rendered, encoding)
-        except BadRecord as fault:
-            columns.bad.append(_quarantined(source, entry, fault))
-            continue
-        rows.append(row)
-        sizes.append((len(text.input_ids), int((text.labels != IGNORED).sum()), text.num_images))
-        keys.append(bytes.fromhex(record_key(conversation)))
-        columns.num_cut += text.was_cut
-    if rows:
-        columns.rows.append(np.asarray(rows, dtype=np.int64))
-        columns.sizes.append(np.asarray(sizes, dtype=np.int64))
-        columns.keys.append(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32))
+class _Chunks(Dataset[_Part]):
+    """Chunk number to its part of the index."""
+
+    def __init__(self, source: Source, records: Records, encoder: Encoder) -> None:
+        self.source, self.records, self.encoder = source, records, encoder
+
+    def __getitem__(self, chunk: int) -> _Part:
+        start = chunk * CHUNK
+        bad: list[Quarantined] = []
+        found: list[tuple[int, Entry, Conversation, Rendered]] = []
+        for row, entry in enumerate(self.records.read(start, start + CHUNK), start):
+            try:
+                if isinstance(entry.content, BadRecord):
+                    raise entry.content
+                found.append((row, entry, entry.content, self.encoder.template.render(entry.content)))
+            except BadRecord as fault:
+                bad.append(_quarantined(self.source, entry, fault))
+        rows, sizes, keys, image_ids, num_cut = [], [], [], [], 0
+        measured = measure(self.encoder, [rendered for *_, rendered in found])
+        for (row, entry, conversation, _), size in zip(found, measured, strict=True):
+            if isinstance(size, BadRecord):
+                bad.append(_quarantined(self.source, entry, size))
+                continue
+            rows.append(row)
+            sizes.append((size.length, size.supervised, size.num_images))
+            keys.append(bytes.fromhex(record_key(conversation)))
+            image_ids += [image_identity(ref) for ref in conversation.images[: size.num_images]]
+            num_cut += size.was_cut
+        return _Part(
+            rows=np.asarray(rows, dtype=np.int64),
+            sizes=np.asarray(sizes, dtype=np.int64).reshape(-1, 3),
+            keys=np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32),
+            image_ids=np.asarray(image_ids, dtype=np.uint64),
+            bad=tuple(bad),
+            num_cut=num_cut,
+        )
 
 
 def _quarantined(source: Source, entry: Entry, fault: BadRecord) -> Quarantined:
@@ -187,6 +217,7 @@ def _save(index: SourceIndex, path: Path) -> None:
                     supervised=index.supervised,
                     num_images=index.num_images,
                     keys=index.keys,
+                    image_ids=index.image_ids,
                     counts=np.asarray([index.num_records, index.num_cut], dtype=np.int64),
                     bad=np.frombuffer(bad, dtype=np.uint8),
                 )
@@ -211,6 +242,7 @@ def _load(path: Path) -> SourceIndex | None:
                 supervised=arrays["supervised"],
                 num_images=arrays["num_images"],
                 keys=arrays["keys"],
+                image_ids=arrays["image_ids"],
                 num_records=num_records,
                 num_cut=num_cut,
                 bad=tuple(Quarantined(**entry) for entry in json.loads(arrays["bad"].tobytes())),

@@ -36,11 +36,19 @@ class Quarantine:
         path: the file; it appears with the first record.
         num_records: how many records each source holds.
         max_bad_share: the largest share of a source that may be bad.
+        accepted: records that the user's own list leaves out: written down, but not held against the source.
     """
 
-    def __init__(self, path: str | Path, num_records: Mapping[str, int], max_bad_share: float = 0.01) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        num_records: Mapping[str, int],
+        max_bad_share: float = 0.01,
+        accepted: Iterable[Quarantined] = (),
+    ) -> None:
         self.path = Path(path)
         self.num_records = dict(num_records)
+        self._accepted = {(entry.source, entry.index) for entry in accepted}
         self.max_bad_share = max_bad_share
         self._entries: dict[tuple[str, int], Quarantined] = {}
         if self.path.exists():
@@ -103,7 +111,7 @@ class Quarantine:
             return
         source, count = over
         reasons = Counter(
-            entry.reason for entry in self._entries.values() if entry.source == source and entry.reason != TOO_LONG
+            entry.reason for entry in self._entries.values() if entry.source == source and self._counts(entry)
         )
         told = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common(3))
         raise UserError(
@@ -112,11 +120,14 @@ class Quarantine:
         )
 
     def _first_over(self) -> tuple[str, int] | None:
-        bad = Counter(entry.source for entry in self._entries.values() if entry.reason != TOO_LONG)
+        bad = Counter(entry.source for entry in self._entries.values() if self._counts(entry))
         for source, count in sorted(bad.items()):
             if source in self.num_records and count > self.max_bad_share * self.num_records[source]:
                 return source, count
         return None
+
+    def _counts(self, entry: Quarantined) -> bool:
+        return entry.reason != TOO_LONG and (entry.source, entry.index) not in self._accepted
 
     def __len__(self) -> int:
         return len(self._entries)

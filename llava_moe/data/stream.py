@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord
@@ -20,7 +16,8 @@ from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import EpochPlan, Mixture
 from llava_moe.data.pack import CostModel, seat_step
 from llava_moe.data.quarantine import Quarantined
-from llava_moe.data.source import Records
+from llava_moe.data.records import Records
+from llava_moe.data.workers import work_ahead
 from llava_moe.errors import UserError
 
 
@@ -105,25 +102,10 @@ class StepStream:
         remaining = range(first_step, self.steps_in_epoch(epoch))
         if not remaining:
             return
-        loader = DataLoader(
-            _StepDecoder(self, plan),
-            batch_size=None,
-            sampler=remaining,
-            # Trap: without one of its own the loader draws from torch's global generator, whose state is the run's.
-            generator=torch.Generator(),
-            num_workers=self.num_workers,
-            collate_fn=_as_is,
-            worker_init_fn=_start_worker,
-            prefetch_factor=self.prefetch if self.num_workers else None,
-            multiprocessing_context=self.start_method if self.num_workers else None,
-        )
-        with _while_starting_workers(self.num_workers):
-            decoded = iter(loader)
-        try:
+        decoder = _StepDecoder(self, plan)
+        with closing(work_ahead(decoder, remaining, self.num_workers, self.prefetch, self.start_method)) as decoded:
             for step in decoded:
                 yield self._assemble(epoch, step, plan)
-        finally:
-            _end_workers(decoded)
 
     def _assemble(self, epoch: int, decoded: _Decoded, plan: EpochPlan) -> Step:
         batches = tuple(
@@ -206,47 +188,3 @@ class _StepDecoder(Dataset[_Decoded]):
         if len(example.input_ids) != length:
             raise AssertionError(f"record {row} of {source.name} has {len(example.input_ids)} tokens, planned {length}")
         return replace(example, key=key)
-
-
-def _as_is(item: Any) -> Any:
-    return item
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-
-
-@contextmanager
-def _while_starting_workers(num_workers: int) -> Iterator[None]:
-    """What worker processes inherit: the job's signals blocked, and the tokenizer's threads off.
-
-    A batch system signals every process of a job. The training process decides what to do and then ends its workers;
-    one that died of the signal would take the run down before the checkpoint is saved. Blocking loses no signal here:
-    this process gets its own as soon as the workers are started. The tokenizer's thread pool does not survive a fork.
-    """
-    if not num_workers:
-        yield
-        return
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def _end_workers(decoded: Any) -> None:
-    """Leave no worker behind: one that waits on a lock which a dead one held would wait for ever."""
-    workers = getattr(decoded, "_workers", ())
-    if workers:
-        decoded._shutdown_workers()
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()
-            worker.join()

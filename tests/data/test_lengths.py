@@ -43,7 +43,7 @@ def mine(tmp_path: Path, write_json: Callable[..., Path], image_folder: Path) ->
 
 
 def same(one: SourceIndex, other: SourceIndex) -> bool:
-    arrays = ("rows", "lengths", "supervised", "num_images", "keys")
+    arrays = ("rows", "lengths", "supervised", "num_images", "keys", "image_ids")
     facts = ("num_records", "num_cut", "bad")
     return all(
         np.array_equal(getattr(one, name), getattr(other, name))

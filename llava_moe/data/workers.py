@@ -1,0 +1,96 @@
+"""Processes that work ahead in order, by torch's loader: items come as asked for, a few ready, errors handed on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+Item = TypeVar("Item")
+
+
+def work_ahead(
+    dataset: Dataset[Item],
+    order: Iterable[int],
+    num_workers: int,
+    prefetch: int = 2,
+    start_method: str | None = None,
+) -> Generator[Item, None, None]:
+    """``dataset[i]`` for each i of ``order``, in order, made by worker processes; by this one where there are none.
+
+    Args:
+        prefetch: items that each worker keeps ready: with them memory is bounded.
+        start_method: ``fork``, ``spawn``, ... for the workers; None for the platform's own.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=order,
+        # Trap: without one of its own the loader draws from torch's global generator, whose state is the run's.
+        generator=torch.Generator(),
+        num_workers=num_workers,
+        collate_fn=_as_is,
+        worker_init_fn=_start_worker,
+        prefetch_factor=prefetch if num_workers else None,
+        multiprocessing_context=start_method if num_workers else None,
+    )
+    with _while_starting_workers(num_workers):
+        items = iter(loader)
+    try:
+        yield from items
+    finally:
+        _end_workers(items)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _while_starting_workers(num_workers: int) -> Iterator[None]:
+    """What worker processes inherit: the job's signals blocked, and the tokenizer's threads off.
+
+    A batch system signals every process of a job. The training process decides what to do and then ends its workers;
+    one that died of the signal would take the run down before the checkpoint is saved. Blocking loses no signal here:
+    this process gets its own as soon as the workers are started. The tokenizer's thread pool does not survive a fork.
+    """
+    if not num_workers:
+        yield
+        return
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _end_workers(items: Any) -> None:
+    """Leave no worker behind: one that waits on a lock which a dead one held would wait for ever."""
+    workers = getattr(items, "_workers", ())
+    if workers:
+        items._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
