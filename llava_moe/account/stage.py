@@ -15,17 +15,34 @@ from llava_moe.account.seating import SeatingAccount, Seats, account_seating
 from llava_moe.account.tally import Taken, Tally, loss_shares, take, tally_by
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import Mixture
-from llava_moe.data.quarantine import TOO_LONG
+from llava_moe.data.quarantine import TOO_LONG, Quarantined
+from llava_moe.data.records import Source
 
 
 @dataclass(frozen=True)
 class RecordAccount:
-    """Records of a group before any is drawn: ``left_out`` counts them by reason, ``cut`` lost turns to fit."""
+    """Records of a group before any is drawn; ``num_records = usable + sum(left_out) + listed + held_out``.
+
+    Attributes:
+        left_out: those that cannot be trained on, by reason.
+        listed: others that ``data.quarantine`` lists.
+        held_out: others that ``data.held_out`` keeps out of training.
+        cut: records of the source that lost turns to fit.
+        bad: those of ``left_out`` that count against ``data.max_bad_share``: neither too long nor listed.
+    """
 
     num_records: int
     usable: int
     left_out: dict[str, int]
+    listed: int
+    held_out: int
     cut: int
+    bad: int
+
+    @property
+    def num_left_out(self) -> int:
+        """Records that cannot be trained on."""
+        return sum(self.left_out.values())
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,8 @@ class StageAccount:
     @property
     def refused(self) -> tuple[Group, ...]:
         """Sources with more bad records than training accepts; those left out for their length are none."""
-        return tuple(group for group in self.of("source") if _bad_share(group.records) > self.max_bad_share)
+        found = [(group, group.records) for group in self.of("source")]
+        return tuple(group for group, records in found if records.bad > self.max_bad_share * records.num_records)
 
     def of(self, kind: str) -> tuple[Group, ...]:
         """The groups of one kind."""
@@ -115,6 +133,16 @@ class StageAccount:
     def all(self) -> Group:
         """The group of everything."""
         return self.of("all")[0]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A mixture with its sources indexed; ``held_out`` (one a source, or none) and ``listed`` are not among them."""
+
+    mixture: Mixture
+    indexes: Sequence[SourceIndex]
+    held_out: Sequence[SourceIndex] = ()
+    listed: Sequence[Quarantined] = ()
 
 
 @dataclass(frozen=True)
@@ -155,8 +183,7 @@ class _Sums:
 
 def account_stage(
     title: str,
-    mixture: Mixture,
-    indexes: Sequence[SourceIndex],
+    opened: Opened,
     seats: Seats,
     training: Training,
     num_image_tokens: int,
@@ -169,6 +196,7 @@ def account_stage(
     Args:
         progress: called with (epochs counted, epochs to count).
     """
+    mixture, indexes = opened.mixture, opened.indexes
     first, whole = _Sums.empty(mixture, indexes), _Sums.empty(mixture, indexes)
     first_epoch = take(mixture.plan(indexes, 0), indexes)
     first.add(first_epoch, num_image_tokens, seats.samples_per_step)
@@ -182,7 +210,7 @@ def account_stage(
             progress(epoch + 1, counted)
     return StageAccount(
         title=title,
-        groups=_groups(mixture, indexes, first, whole, first_epoch, bin_width_for(int(first_epoch.length.max()))),
+        groups=_groups(opened, first, whole, first_epoch, bin_width_for(int(first_epoch.length.max()))),
         counts=beside_formula(mixture, indexes, first_epoch),
         seating=account_seating(first_epoch, seats),
         seats=seats,
@@ -212,10 +240,13 @@ def _length(
     return training.max_steps, [per_epoch] * whole + ([rest] if rest else [])
 
 
-def _groups(
-    mixture: Mixture, indexes: Sequence[SourceIndex], first: _Sums, whole: _Sums, taken: Taken, bin_width: int
-) -> tuple[Group, ...]:
-    records = [_records(index) for index in indexes]
+def _groups(opened: Opened, first: _Sums, whole: _Sums, taken: Taken, bin_width: int) -> tuple[Group, ...]:
+    mixture = opened.mixture
+    held_out = [len(index.rows) for index in opened.held_out] or [0] * len(mixture.sources)
+    records = [
+        _records(source, index, num_held_out, opened.listed)
+        for source, index, num_held_out in zip(mixture.sources, opened.indexes, held_out, strict=True)
+    ]
     places = range(len(mixture.sources))
     found = []
     chosen: list[tuple[Literal["source", "domain", "all"], str, str, list[int]]] = [
@@ -264,23 +295,26 @@ def _share(sums: _Sums, members: Sequence[int]) -> Share:
     )
 
 
-def _records(index: SourceIndex) -> RecordAccount:
+def _records(source: Source, index: SourceIndex, num_held_out: int, listed: Sequence[Quarantined]) -> RecordAccount:
     reasons = Counter(entry.reason for entry in index.bad)
-    return RecordAccount(index.num_records, len(index.rows), dict(reasons.most_common()), index.num_cut)
+    accepted = {entry.index for entry in listed if entry.source == source.name}
+    return RecordAccount(
+        num_records=index.num_records,
+        usable=len(index.rows),
+        left_out=dict(reasons.most_common()),
+        listed=index.num_records - len(index.rows) - len(index.bad) - num_held_out,
+        held_out=num_held_out,
+        cut=index.num_cut,
+        bad=sum(entry.reason != TOO_LONG and entry.index not in accepted for entry in index.bad),
+    )
 
 
 def _sum_records(accounts: Sequence[RecordAccount]) -> RecordAccount:
     reasons: Counter[str] = Counter()
     for account in accounts:
         reasons.update(account.left_out)
-    return RecordAccount(
-        num_records=sum(account.num_records for account in accounts),
-        usable=sum(account.usable for account in accounts),
-        left_out=dict(reasons.most_common()),
-        cut=sum(account.cut for account in accounts),
-    )
-
-
-def _bad_share(records: RecordAccount) -> float:
-    bad = sum(count for reason, count in records.left_out.items() if reason != TOO_LONG)
-    return bad / max(1, records.num_records)
+    sums = {
+        name: sum(getattr(account, name) for account in accounts)
+        for name in ("num_records", "usable", "listed", "held_out", "cut", "bad")
+    }
+    return RecordAccount(left_out=dict(reasons.most_common()), **sums)

@@ -103,14 +103,22 @@ def _records_table(account: StageAccount) -> TextTable:
     columns = [
         Column("records", lambda group: count(group.records.num_records)),
         Column("usable", lambda group: count(group.records.usable)),
-        Column("left out", lambda group: count(sum(group.records.left_out.values()))),
+        Column("left out", lambda group: count(group.records.num_left_out)),
         Column("cut", lambda group: count(group.records.cut)),
-        *(Column(reason, _left_out(reason)) for reason in reasons),
+        *(() if not account.all.records.listed else (Column("listed", lambda group: count(group.records.listed)),)),
+        *(
+            ()
+            if not account.all.records.held_out
+            else (Column("held out", lambda group: count(group.records.held_out)),)
+        ),
+        *(Column(visible(reason), _left_out(reason)) for reason in reasons),
     ]
     if account.over_length == "cut":
         policy = f"cut: usable, but last turns were left off to keep within {account.max_length:,} tokens"
     else:
         policy = f"records longer than {account.max_length:,} tokens are left out"
+    if account.all.records.listed:
+        policy += "; listed: others that data.quarantine names"
     return _table(account, "Records", f"{policy}.", columns)
 
 

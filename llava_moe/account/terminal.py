@@ -60,9 +60,9 @@ def seating_lines(account: StageAccount) -> tuple[str, ...]:
 def warning_lines(account: StageAccount) -> tuple[str, ...]:
     """What training would stop at, and what it would never see."""
     lines = [
-        f"{visible(group.name)}: {count(sum(group.records.left_out.values()))} of {count(group.records.num_records)} "
-        f"records are left out, more bad ones than data.max_bad_share={account.max_bad_share:g} allows: train will "
-        "refuse them; mend the source, or raise the share"
+        f"{visible(group.name)}: {count(group.records.bad)} of {count(group.records.num_records)} records are "
+        f"bad, more than data.max_bad_share={account.max_bad_share:g} allows: train will refuse the source; mend it, "
+        "list them (data check), or raise the share"
         for group in account.refused
     ]
     return tuple(lines)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from llava_moe.account.stage import StageAccount, Training, account_stage
+from llava_moe.account.stage import Opened, StageAccount, Training, account_stage
 from llava_moe.account.stats_page import stats_json, stats_page
 from llava_moe.account.terminal import print_account
 from llava_moe.commands.account_words import (
@@ -53,8 +53,7 @@ def _account(stage: Stage, choices: Mapping[str, Any], progress: Console) -> Sta
         task = bar.add_task("  counting epochs", total=None)
         return account_stage(
             stage.title,
-            data.mixture,
-            data.indexes,
+            Opened(data.mixture, data.indexes, data.held_out, data.accepted),
             seats_of(stage, encoder, choices["ranks"]),
             Training(train["epochs"], train["max_steps"], choices["epochs"]),
             encoder.num_image_tokens,
