@@ -1,1 +1,1 @@
-"""Commands that make the data files shipped with or used by the project; nothing here is imported by the library."""
+"""Pages that say how published data sets become records, and commands that make the project's own data files."""

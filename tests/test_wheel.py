@@ -31,10 +31,11 @@ def test_an_installed_wheel_finds_its_configurations_and_its_demo(tmp_path: Path
         "llava_moe/demo/base/vision_tower/model.safetensors",
         "llava_moe/demo/base/language_model/tokenizer.json",
         "llava_moe/report/page.html.j2",
+        "llava_moe/data_recipes/llava_mix665k.py",
     ):
         assert (tmp_path / "site" / name).is_file(), name
     listed = subprocess.run(
-        [sys.executable, "-m", "llava_moe", "ls", "exp"],
+        [sys.executable, "-m", "llava_moe", "ls", "exp", "recipe"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,
@@ -42,3 +43,6 @@ def test_an_installed_wheel_finds_its_configurations_and_its_demo(tmp_path: Path
     )
     assert listed.returncode == 0, listed.stderr
     assert "mix_general_doc_med" in listed.stdout
+    assert "sharegpt4v_pt" in listed.stdout
+    # The recipes of the demo's own pictures and base model stay in the checkout.
+    assert not (tmp_path / "site" / "llava_moe" / "data_recipes" / "demo_images").exists()

@@ -12,7 +12,7 @@ from llava_moe.cli import config_folder
 from llava_moe.errors import UserError
 
 GROUPS = ("exp", "model", "data", "adapter", "stage", "parallel", "scale")
-KINDS = (*GROUPS, "benchmark", "run")
+KINDS = (*GROUPS, "recipe", "benchmark", "run")
 
 
 def main(words: Sequence[str]) -> int:
@@ -39,6 +39,10 @@ def entries(kind: str) -> list[tuple[str, str]]:
         from llava_moe.eval.tasks import benchmark_summaries
 
         return sorted(benchmark_summaries().items())
+    if kind == "recipe":
+        from llava_moe.prepare.recipe import load_recipe, recipe_names
+
+        return [(name, load_recipe(name).title) for name in recipe_names()]
     return [(str(path), _state_of(path)) for path in _runs()]
 
 

@@ -33,7 +33,8 @@ class Draw:
 
     def task(self, record: Any) -> str:
         """The task of a raw record; "" where it names none."""
-        return str(record.get(self.key, "")) if isinstance(record, Mapping) else ""
+        task = record.get(self.key) if isinstance(record, Mapping) else None
+        return "" if task is None else str(task)
 
     def count(self, records: Iterable[Any]) -> Counter[str]:
         """Records a task: what ``start`` needs to know, from one pass over all files of a part."""
