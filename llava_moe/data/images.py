@@ -10,14 +10,16 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
 from llava_moe.data.pages import split_page
+
+if TYPE_CHECKING:
+    import torch
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -62,6 +64,9 @@ class ImageTransform:
 
     def normalise(self, pixels_I3HW: torch.Tensor) -> torch.Tensor:
         """``(pixels / 255 - mean) / std`` in float32, on the pixels' device: uint8 [I,3,H,W] to float32 [I,3,H,W]."""
+        # Processes that only open images do without: it takes two hundred megabytes of each.
+        import torch
+
         mean = torch.tensor(self.mean, dtype=torch.float32, device=pixels_I3HW.device).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=pixels_I3HW.device).view(3, 1, 1)
         return (pixels_I3HW.to(torch.float32) / 255.0 - mean) / std
