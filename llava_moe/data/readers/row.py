@@ -40,7 +40,7 @@ def faulty_row(record: Any, number: int, fault: BadRecord) -> Row:
     known = record if isinstance(record, Mapping) else {}
     split = known.get("split")
     return {
-        "id": record_id(known, number).encode("utf-8", "replace").decode(),
+        "id": record_id(known, number),
         "images": [],
         "turns": [],
         "caption": None,
@@ -52,9 +52,9 @@ def faulty_row(record: Any, number: int, fault: BadRecord) -> Row:
 
 
 def record_id(record: Mapping[str, Any], number: int) -> str:
-    """The record's id as text; its number where it has none."""
+    """The record's id as text that UTF-8 can hold; its number where it has none."""
     value = record.get("id")
-    return str(number) if value is None else str(value)
+    return str(number) if value is None else str(value).encode("utf-8", "replace").decode()
 
 
 def optional_text(value: Any) -> str | None:
