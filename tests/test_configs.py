@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 
 from llava_moe.assemble import Recipe, from_target, recipe_of
 from llava_moe.cli import config_folder, prepare_override
 from llava_moe.commands.compose_config import resolved
 from llava_moe.commands.settings import mixture_of, optimizer_of, settle
+from llava_moe.data.lengths import SourceIndex
 from llava_moe.errors import UserError
 from llava_moe.model import TrainableParts
 
@@ -18,6 +25,7 @@ NAMED_BY_THE_INTERFACE = {
     *("demo", "pretrain_llava_558k", "pretrain_sharegpt4v", "mix_general", "mix_doc", "mix_med", "mix_general_doc"),
     *("mix_general_med", "mix_general_doc_med"),
 }
+MIXES_OF_THE_PAPER = {"mix_doc_med", "mix_general_doc_med_half", "mix_general_doc_med_double", "mix_general_double_doc"}
 
 
 def names(group: str) -> list[str]:
@@ -25,8 +33,13 @@ def names(group: str) -> list[str]:
 
 
 def composed(*words: str) -> dict:
+    return settle(copy.deepcopy(composed_once(*words)))
+
+
+@cache
+def composed_once(*words: str) -> dict:
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
-        return settle(resolved(compose("train", [prepare_override(word) for word in words])))
+        return resolved(compose("train", [prepare_override(word) for word in words]))
 
 
 def build_all(config: dict) -> Recipe:
@@ -39,15 +52,26 @@ def build_all(config: dict) -> Recipe:
 
 
 def test_the_experiments_of_the_interface_exist() -> None:
-    assert set(names("exp")) >= NAMED_BY_THE_INTERFACE
+    assert set(names("exp")) >= NAMED_BY_THE_INTERFACE | MIXES_OF_THE_PAPER
 
 
 @pytest.mark.parametrize("experiment", names("exp"))
+def test_every_experiment_composes_at_both_scales(experiment: str) -> None:
+    for words in ((), ("scale=demo",)):
+        build_all(composed(f"exp={experiment}", *words))
+
+
+@pytest.mark.parametrize("experiment", ["pretrain_sharegpt4v", "mix_general_doc_med"])
 @pytest.mark.parametrize("adapter", names("adapter"))
-def test_every_experiment_takes_every_adapter_at_both_scales(experiment: str, adapter: str) -> None:
+def test_an_experiment_takes_every_adapter_at_both_scales(experiment: str, adapter: str) -> None:
     experts = ("adapter.experts=[runs/one,runs/two]",) if adapter == "mole" else ()
     for words in ((), ("scale=demo",)):
         build_all(composed(f"exp={experiment}", f"adapter={adapter}", *experts, *words))
+
+
+def test_no_experiment_sets_what_only_one_adapter_has() -> None:
+    for name in names("exp"):
+        assert "adapter" not in yaml.safe_load((config_folder() / "exp" / f"{name}.yaml").read_text()), name
 
 
 @pytest.mark.parametrize("model", names("model"))
@@ -101,6 +125,108 @@ def test_one_experiment_picks_its_domains_and_ones_own_data_is_taken_whole(tmp_p
     odd = str(tmp_path / "a, 'b' = ${c}.json")
     (source,) = mixture_of(composed("exp=mix_doc", "data=mine", f"path={odd}")).sources
     assert source.path == odd
+
+
+@pytest.mark.parametrize("data", sorted(set(names("data")) - {"demo", "mine"}))
+def test_published_data_is_looked_for_in_prepared_folders_under_one_root(data: str) -> None:
+    for root in ("data", "/mnt/my data, all of it"):
+        words = () if root == "data" else (f"data.root={root}",)
+        for source in mixture_of(composed("exp=mix_general", f"data={data}", "domains=null", *words)).sources:
+            assert (source.path, source.format, source.images) == (f"{root}/{source.recipe}", "auto", None)
+            recipe = read_recipe(source.recipe)
+            assert source.split == ("train" if len(recipe.splits) > 1 else None)
+
+
+def read_recipe(name: str) -> Any:
+    path = config_folder().parent / "data_recipes" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.RECIPE.name == name
+    return module.RECIPE
+
+
+def test_a_raw_download_takes_the_place_of_a_prepared_folder() -> None:
+    words = ("data.sources.m3it.format=m3it", "data.sources.m3it.path=raw/m3it")
+    first, *others = mixture_of(composed("exp=mix_general", *words)).sources
+    assert (first.format, first.path) == ("m3it", "raw/m3it")
+    assert [source.path for source in others] == ["data/sharegpt4v_ft"]
+
+
+def test_a_root_that_no_source_lies_under_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.root=/mnt is not read by the data that was chosen"):
+        composed("exp=mix_general", "scale=demo", "data.root=/mnt")
+
+
+SIZES = {"m3it": 1_592_320, "sharegpt4v_ft": 665_000, "ureader": 654_840, "pathvqa": 19_654}
+AN_EPOCH = {"general": 2_257_320, "documents": 1_100_131, "medical": 399_959}
+
+
+def mixes() -> list[str]:
+    return [name for name in names("exp") if name.startswith("mix_")]
+
+
+@pytest.mark.parametrize("experiment", mixes())
+def test_a_mix_takes_of_its_domains_what_its_name_and_its_comment_say(experiment: str) -> None:
+    wanted: dict[str, float] = {}
+    factor = 1.0
+    for word in experiment.removeprefix("mix_").split("_"):
+        if word in ("half", "double"):
+            factor = 0.5 if word == "half" else 2.0
+        else:
+            wanted[{"doc": "documents", "med": "medical"}.get(word, word)] = factor
+            factor = 1.0
+    # A word at the end is about all.
+    wanted = {domain: share * factor for domain, share in wanted.items()}
+    mixture = mixture_of(composed(f"exp={experiment}"))
+    counts = mixture.counts([index_of_size(SIZES[source.name]) for source in mixture.sources])
+    given = dict.fromkeys(wanted, 0)
+    for source, count in zip(mixture.sources, counts, strict=True):
+        given[source.domain] += count
+    assert {domain: round(AN_EPOCH[domain] * share) for domain, share in wanted.items()} == pytest.approx(given, abs=1)
+    comment = (config_folder() / "exp" / f"{experiment}.yaml").read_text()
+    told = [f"{given[domain]:,}" if domain != "general" else f"{given[domain] / 1e6:.2f} M" for domain in given]
+    assert "# An epoch: " + ", ".join(f"{domain} {count}" for domain, count in zip(given, told, strict=True)) in comment
+    if len(given) > 1:
+        assert f"; {sum(counts) / 1e6:.2f} M in all." in comment
+
+
+def index_of_size(size: int) -> SourceIndex:
+    one = np.zeros(size, dtype=np.int8)
+    return SourceIndex(one, one, one, one, one, one, size, 0, ())
+
+
+def test_domain_scale_multiplies_repeats_caps_and_weights_of_a_domain() -> None:
+    words = ("data.sources.pathvqa.cap=100", "data.sources.pathvqa.weight=3", "domain_scale={medical: 0.5}")
+    before, after = (mixture_of(composed("exp=mix_general_doc_med", *some)) for some in (words[:2], words))
+    assert [(s.repeats, s.cap, s.weight) for s in before.sources[3:]] == [(20.35, 100, 3.0)]
+    assert [(s.repeats, s.cap, s.weight) for s in after.sources[3:]] == [(10.175, 50, 1.5)]
+    assert before.sources[:3] == after.sources[:3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("domain_scale={documents: 2.0}",), "domain_scale: documents is not a domain of this data: it has general"),
+        (("domain_scale={general: 0}",), "domain_scale={'general': 0}: give a mapping"),
+        (("domain_scale=2",), "domain_scale=2: give a mapping"),
+        (("data.held_out=1",), "data.held_out=1: give a number of at least 0 and at most 0.9"),
+        (("data.phases=half",), "data.phases=half: give a list"),
+        (("data.phases=[half]",), "data.phases=['half']: give a list"),
+        (("data.phases=[{share: 1}]", "data.epoch_samples=9"), "data.phases[0].weights must be given"),
+        (("data.phases=[{share: 2, weights: {general: 1}}]",), "data.phases[0].share=2: give a number above 0"),
+        (("data.phases=[{share: 1, weights: {general: -1}}]",), "data.phases[0].weights={'general': -1}: give"),
+        (
+            ("data.phases=[{share: 1, wights: {}}]",),
+            "unknown key data.phases[0].wights (did you mean weights?)",
+        ),
+        (("data.phases=[{share: 1, weights: {general: 1}}]",), "data.phases are shares of an epoch of a fixed size"),
+    ],
+)
+def test_a_schedule_or_scale_that_makes_no_sense_is_refused_in_a_line(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        mixture_of(composed("exp=mix_general", *words))
+    assert str(refusal.value).startswith(message) and "\n" not in str(refusal.value)
 
 
 def test_adapter_sizes_at_7b_are_the_papers(tokenizer_folder: Path) -> None:
