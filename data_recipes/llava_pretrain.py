@@ -22,7 +22,7 @@ RECIPE = Recipe(
         "hf download liuhaotian/LLaVA-Pretrain --repo-type dataset --local-dir .",
         "unzip -q images.zip -d images",
     ),
-    domain="caption",
+    domain="captions",
     format="llava",
     parts=(Part(split="train", find="blip_laion_cc_sbu_558k.json", expected=558_128),),
     images="images",

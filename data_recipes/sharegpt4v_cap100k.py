@@ -26,7 +26,7 @@ RECIPE = Recipe(
         "# images: as for sharegpt4v_pt, and share_textvqa, web-celebrity, web-landmark, wikiart from the archives",
         "# that https://github.com/ShareGPT4Omni/ShareGPT4V/blob/master/docs/Data.md names, each unpacked here",
     ),
-    domain="caption",
+    domain="captions",
     format="llava",
     parts=(Part(split="train", find="sharegpt4v_instruct_gpt4-vision_cap100k.json", expected=None),),
     images=".",

@@ -37,7 +37,7 @@ RECIPE = Recipe(
         "unzip -q llava/llava_pretrain/images.zip -d llava/llava_pretrain/images",
         "# SAM: tars 000000 to 000050 of https://ai.meta.com/datasets/segment-anything-downloads into sam/images",
     ),
-    domain="caption",
+    domain="captions",
     format="llava",
     parts=(Part(split="train", find="share-captioner_coco_lcs_sam_1246k_1107.json", expected=1_246_901),),
     images=".",

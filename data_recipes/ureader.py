@@ -27,7 +27,7 @@ RECIPE = Recipe(
         "mkdir -p ureader_images && for tar in *.tar*; do tar -xf $tar -C ureader_images; done",
         "# the images must lie as ureader_images/DUE_Benchmark/DocVQA/pngs/...: move the folders if the tars differ",
     ),
-    domain="document",
+    domain="documents",
     format="ureader",
     parts=(
         Part(split="train", find="ureader_json", expected=654_840),

@@ -37,7 +37,7 @@ def test_a_page_says_where_its_data_comes_from_and_under_which_licence(name: str
         assert heading in told, heading
     assert recipe.source in told
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 110
-    assert recipe.format in FORMATS and recipe.domain in {"caption", "general", "document", "medical"}
+    assert recipe.format in FORMATS and recipe.domain in {"captions", "general", "documents", "medical"}
     assert len(recipe.title) <= 100 and "\n" not in recipe.title
     assert any(line.startswith(("hf download ", "wget ")) for line in recipe.get)
     assert len({part.find for part in recipe.parts if part.split == "train"}) >= 1

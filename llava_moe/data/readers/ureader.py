@@ -27,7 +27,10 @@ class UReader:
         Raises:
             UserError: none is there.
         """
-        found = [name for name in files_below(path, (".jsonl",)) if split_of(name) is not None]
+        found = files_below(path, (".jsonl",))
+        # A file that was asked for is read whatever its name; below a folder other files may lie.
+        if [name_of(name) for name in found] != [name_of(path)]:
+            found = [name for name in found if split_of(name) is not None]
         if not found:
             raise UserError(
                 f"{path}: no UReader file, such as ureader_json/train.jsonl, is there; give the folder into which "
@@ -55,7 +58,7 @@ class UReader:
 
 
 def _raw_file(path: str) -> RawFile:
-    is_test = split_of(path) == "test"
+    split = split_of(path)
     name = name_of(path).removesuffix(".jsonl")
-    label = name.removeprefix("test_") if is_test and name.startswith("test_") else None
-    return RawFile(path, "test" if is_test else "train", (), label)
+    label = name.removeprefix("test_") if split == "test" and name.startswith("test_") else None
+    return RawFile(path, "train" if split == "val" else split, (), label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import random
@@ -13,13 +14,17 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from llava_moe.data.conversation import BadRecord, Turn, settle_turns
 from llava_moe.data.images import open_image
 from llava_moe.data.readers.formats import FORMATS, row_of
+from llava_moe.data.readers.m3it import copies_among, embedded_images
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row
+from llava_moe.data.readers.tree import date_of, split_of
 from llava_moe.errors import UserError
 from tests.data.readers.raw import (
     INSTRUCTIONS,
@@ -136,6 +141,40 @@ def test_m3it_names_what_is_wrong_with_a_record(change: dict[str, Any], fault: s
     assert row_of(FORMATS["m3it"], record, 3)["fault"] == fault
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    content=st.binary(min_size=1, max_size=300), urlsafe=st.booleans(), padded=st.booleans(), width=st.integers(1, 80)
+)
+def test_m3its_base64_gives_its_bytes_back_in_either_alphabet_with_breaks_and_without_padding(
+    content: bytes, urlsafe: bool, padded: bool, width: int
+) -> None:
+    text = (base64.urlsafe_b64encode if urlsafe else base64.b64encode)(content).decode()
+    text = text if padded else text.rstrip("=")
+    broken = "\n".join(text[at : at + width] for at in range(0, len(text), width))
+    for written in (text, broken, f"data:image/png;base64,{text}"):
+        assert embedded_images({"image_base64_str": [written]}) == [{"path": None, "bytes": content}]
+
+
+NAMES = ["train.jsonl", "train_2023-10-08.jsonl", "train_2023-09-01.jsonl", "a_train.jsonl", "val.jsonl"]
+NAMES += ["validation_2023-10-08.jsonl", "train.small.jsonl", "train.large.jsonl", "records.jsonl", "extra.jsonl"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(names=st.sets(st.sampled_from(NAMES), min_size=1), folders=st.sets(st.sampled_from("ab"), min_size=1))
+def test_m3its_copies_leave_each_split_of_a_folder_its_original(names: set[str], folders: set[str]) -> None:
+    paths = [f"{folder}/{name}" for folder in sorted(folders) for name in sorted(names)]
+    copies = copies_among(paths)
+    for folder in folders:
+        kept = {name for name in names if f"{folder}/{name}" not in copies}
+        assert {split_of(name) for name in kept} == {split_of(name) for name in names}
+        for split in ("train", "val"):
+            there, left = ({name for name in group if split_of(name) == split} for group in (names, kept))
+            undated = {name for name in there if date_of(name) is None}
+            largest = {"train.small.jsonl"} if "train.large.jsonl" in undated else set()
+            assert left == (undated - largest if undated else {max(there)} if there else set())
+        assert {name for name in names if split_of(name) is None} <= kept
+
+
 def test_m3its_parquet_conversion_is_read_too(tmp_path: Path) -> None:
     image = {"bytes": encoded(5), "path": None}
     table = pa.Table.from_pylist([{"instruction": "Say.", "inputs": "", "outputs": "a cat", "image": image}])
@@ -186,6 +225,13 @@ def test_ureader_trains_on_both_files_and_keeps_its_tests_apart(tmp_path: Path) 
         "ureader_json/train.jsonl": ("train", None),
         "ureader_json/val.jsonl": ("train", None),
     }
+
+
+def test_ureader_reads_a_file_of_ones_own_name_that_is_asked_for(tmp_path: Path) -> None:
+    folder = write_raw("ureader", tmp_path / "raw", 2).folder / "ureader_json"
+    (folder / "train.jsonl").rename(folder / "mine.jsonl")
+    assert FORMATS["ureader"].find(str(folder / "mine.jsonl")) == [RawFile(str(folder / "mine.jsonl"))]
+    assert len(FORMATS["ureader"].find(str(folder))) == 3
 
 
 def test_ureaders_two_user_turns_are_one_question_and_none_is_an_answer(tmp_path: Path) -> None:
