@@ -121,7 +121,21 @@ DATA_COMMANDS = {
     ),
     "check": Command(
         "look at every record and image of a mixture: faults, duplicates, leaks; writes a list that train honours",
-        "llava-moe data check [words of llava-moe train] [key=value ...]",
+        """llava-moe data check [words of llava-moe train] [key=value ...]
+
+  llava-moe data check                                            the stages of the embedded demo
+  llava-moe data check exp=mix_general_doc_med against=[demo,data/textvqa_val]
+  llava-moe data check data=mine path=train.json images=folder
+
+Every record is judged by the functions that training judges it by, and every different image is opened once: missing
+and damaged images, paths that leave their folder, turns, placeholders, length, duplicates by content, overlap with
+evaluation sets, counts against the recipe, shards against their manifest.
+Writes to checks/EXPERIMENT-HASH/: quarantine.jsonl, the list that llava-moe train data.quarantine=FILE honours;
+check.html, with an example of each fault; check.json.
+
+Keys: out=FOLDER, num_processes=N (default: every core), sample_images=N (open so many, drawn by seed),
+against=[BENCHMARK,FILE,...] and against_images=FOLDER, duplicates=leave_out|keep, strict=true (exit with status 2 where
+a record has a fault). Otherwise the status is 2 only where training would not begin even with the list.""",
     ),
     "stats": Command(
         "records, samples, tokens and shares by source and domain, as they will be trained",

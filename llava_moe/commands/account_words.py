@@ -35,12 +35,14 @@ class Job:
 
     Attributes:
         choices: the command's own settings.
-        stages: those of the experiment, in order.
+        config: the experiment's own configuration.
+        stages: its stages, in order.
         folder: where files go.
         words: train's words as they were typed, for commands to type next.
     """
 
     choices: Mapping[str, Any]
+    config: Mapping[str, Any]
     stages: tuple[Stage, ...]
     folder: Path
     words: str
@@ -64,7 +66,7 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
         transformers.utils.logging.disable_progress_bar()
         named = stages[0].folder if plain["stages"] is None else stages[0].folder.parent
         folder = Path(choices["out"]) if choices["out"] else FOLDER / named.name
-        return job(Job(choices, stages, folder, shlex.join(as_typed(word) for word in rest)))
+        return job(Job(choices, plain, stages, folder, shlex.join(as_typed(word) for word in rest)))
 
     return run_composed("train", rest, run)
 

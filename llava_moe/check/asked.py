@@ -1,0 +1,99 @@
+"""Evaluation sets: the questions and images that a mixture must not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_moe.check.scan import AskedPicture, hash_text
+from llava_moe.check.text import asked_questions, normal_question
+from llava_moe.data.conversation import BadRecord, ImageRef
+from llava_moe.data.records import Records, Source
+from llava_moe.data.source import open_records
+from llava_moe.errors import UserError
+from llava_moe.eval.tasks import benchmark_names, open_benchmark
+
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class AskedItem:
+    """One question of an evaluation set: its hashes, and the places of its images among the set's."""
+
+    name: str
+    questions: tuple[int, ...]
+    pictures: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AskedSet:
+    """An evaluation set."""
+
+    name: str
+    items: tuple[AskedItem, ...]
+    pictures: tuple[AskedPicture, ...]
+
+
+def open_asked(name_or_path: str, images: str | None, cache: Path, seed: int) -> AskedSet:
+    """A benchmark by name (all its questions), or a data source by its path.
+
+    Args:
+        images: the folder that a path's images start from; None: the folder that the path lies in.
+
+    Raises:
+        UserError: it is neither, or holds no question.
+    """
+    if name_or_path in benchmark_names():
+        # 0: every question, not the sample that an evaluation draws.
+        questions = open_benchmark(name_or_path, 0, seed).questions()
+        found = _collect(
+            name_or_path,
+            ((asked.id, {asked.prompt}, [AskedPicture(ref) for ref in asked.images]) for asked in questions),
+        )
+    else:
+        path = Path(name_or_path).expanduser()
+        if "://" not in name_or_path and not path.exists():
+            raise UserError(
+                f"against={name_or_path}: no such evaluation set and no such file; the sets are "
+                f"{', '.join(benchmark_names())}"
+            )
+        root = images or str(path if path.is_dir() else path.parent)
+        records = open_records(Source(path.stem, "evaluation", str(name_or_path), images=root), cache)
+        found = _collect(name_or_path, _recorded(records))
+    if not found.items:
+        raise UserError(f"against={name_or_path}: holds no question about an image; give an evaluation set")
+    return found
+
+
+def _collect(name: str, items: Iterator[tuple[str, set[str], list[AskedPicture]]]) -> AskedSet:
+    places: dict[ImageRef | tuple[int, int], int] = {}
+    pictures: list[AskedPicture] = []
+    kept = []
+    for item_id, questions, refs in items:
+        own = []
+        for picture in refs:
+            # What stands alike is opened once; encoded images of records are told apart by where they stand.
+            key = (picture.row, picture.place) if picture.ref is None else picture.ref
+            if key not in places:
+                places[key] = len(pictures)
+                pictures.append(picture)
+            own.append(places[key])
+        hashes = tuple(hash_text(normal) for text in sorted(questions) if (normal := normal_question(text)))
+        if own and hashes:
+            kept.append(AskedItem(item_id, hashes, tuple(own)))
+    return AskedSet(name, tuple(kept), tuple(pictures))
+
+
+def _recorded(records: Records) -> Iterator[tuple[str, set[str], list[AskedPicture]]]:
+    for start in range(0, len(records), BLOCK):
+        for row, entry in enumerate(records.read(start, start + BLOCK), start):
+            # A question without an answer is a bad record to train on and a good one to ask.
+            readable = entry if isinstance(entry.content, BadRecord) else entry.content
+            pictures = [
+                AskedPicture(ref, records.image_root)
+                if isinstance(ref, str)
+                else AskedPicture(None, records.image_root, records, row, place)
+                for place, ref in enumerate(readable.images)
+            ]
+            yield entry.id, asked_questions(readable.turns), pictures

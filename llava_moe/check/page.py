@@ -1,0 +1,61 @@
+"""``check.html``: what was found, an example of each kind, and what to do: one page without script or network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from llava_moe.check.examples import examples_of
+from llava_moe.check.files import PAGE
+from llava_moe.check.kinds import KINDS
+from llava_moe.check.mix import Checked
+from llava_moe.check.table import kind_rows, visible
+from llava_moe.eval.files import write_atomically
+
+
+def write_page(
+    folder: Path,
+    title: str,
+    checked: Checked,
+    num_listed: int,
+    notes: Sequence[str] = (),
+    next_commands: Sequence[str] = (),
+) -> Path:
+    """Write the page.
+
+    Args:
+        notes: sentences that belong to this check.
+        next_commands: what to type next, one command each.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = folder / PAGE
+    page = _template().render(
+        title=title,
+        checked=checked,
+        rows=kind_rows(checked),
+        kinds=KINDS,
+        examples=examples_of(checked),
+        num_listed=num_listed,
+        notes=notes,
+        next_commands=next_commands,
+    )
+    write_atomically(path, page)
+    return path
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["visible"] = visible
+    return environment.get_template("page.html.j2")

@@ -1,0 +1,159 @@
+"""What can be told from an image: whether training can open it, what it is, and hashes to know it again by.
+
+An image is known by SHA-256 of its encoded bytes, and by that of its decoded pixels, which the same picture saved
+another way without loss shares. No perceptual hash: those take two pages of one form for the same picture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from PIL import Image
+
+from llava_moe.check.text import Told
+from llava_moe.data.conversation import BadRecord, ImageRef, image_identity
+from llava_moe.data.encode import Encoder
+from llava_moe.data.images import find_image, open_image
+from llava_moe.data.pages import split_page
+
+SLIVER = 50
+TINY = 8
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG", "PNG"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+)
+_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP", ".webp": "WebP"} | {
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+_TEXTS = (
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file: run git lfs pull"),
+    (b"<?xml", "XML"),
+    (b"<svg", "SVG, which is drawn and not decoded"),
+    (b"{", "JSON"),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What was found at one image.
+
+    Attributes:
+        content, pixels: 64 bits of the hashes of the encoded bytes and of the decoded pixels; 0 where unknown.
+        fault: kind, reason (``BadRecord``'s) and detail where training cannot use it.
+        refused: for each encoder that was asked, the fault of its transform where it has one.
+        notes: kinds that are reported only.
+    """
+
+    content: int = 0
+    pixels: int = 0
+    fault: tuple[str, str, str] | None = None
+    refused: tuple[tuple[str, str, str] | None, ...] = ()
+    notes: tuple[Told, ...] = ()
+
+
+def image_key(ref: ImageRef, root: str | None) -> int:
+    """64 bits by which an image is opened once: an encoded image's content, a path with its folder."""
+    if isinstance(ref, str):
+        place = os.path.normpath(os.path.join(os.path.abspath(root or ""), ref))
+        return _first_bits(sha256(place.encode("utf-8", "surrogateescape")).digest())
+    return image_identity(ref)
+
+
+def look_at(ref: str | bytes, root: str | None, encoders: Sequence[Encoder]) -> Picture:
+    """Open one image as training does, and say what there is to say.
+
+    Args:
+        encoders: those that will read it; their transforms are tried where the shape is extreme.
+    """
+    max_pixels = min(encoder.max_pixels for encoder in encoders)
+    encoded, path = b"", None
+    page = split_page(ref)[1] if isinstance(ref, str) else None
+    try:
+        if isinstance(ref, bytes):
+            encoded = ref
+        else:
+            path = find_image(ref, root)
+            encoded = path.read_bytes()
+        # A page of a document is chosen by its path; any other image is read once, here.
+        image = open_image(encoded if page is None else ref, root, max_pixels)
+    except (BadRecord, OSError):
+        try:
+            image = open_image(ref, root, max_pixels)
+        except BadRecord as fault:
+            return Picture(fault=(_refine(fault, encoded, path), fault.reason, _detail(fault, encoded)))
+    width, height = image.size
+    notes = [] if path is None else _name_notes(str(ref), path, encoded)
+    if max(width, height) > SLIVER * min(width, height):
+        notes.append(("image_sliver", f"{width} x {height}"))
+    if min(width, height) < TINY:
+        notes.append(("image_tiny", f"{width} x {height}"))
+    if all(low == high for low, high in _extrema(image)):
+        notes.append(("image_blank", f"{width} x {height}, every pixel {image.getpixel((0, 0))}"))
+    return Picture(
+        content=_first_bits(sha256(encoded if page is None else encoded + str(page).encode()).digest()),
+        pixels=_first_bits(sha256(f"{width} {height} ".encode() + image.tobytes()).digest()),
+        refused=tuple(_refusal(image, encoder) for encoder in encoders),
+        notes=tuple(notes),
+    )
+
+
+def _first_bits(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "big")
+
+
+def _extrema(image: Image.Image) -> tuple[tuple[int, int], ...]:
+    extrema = image.getextrema()
+    return tuple((int(low), int(high)) for low, high in extrema)  # type: ignore[misc]
+
+
+def _refusal(image: Image.Image, encoder: Encoder) -> tuple[str, str, str] | None:
+    """The fault of the encoder's transform. Only CLIP's crop refuses, and only slivers: others are not resized here."""
+    if max(image.size) <= SLIVER * min(image.size):
+        return None
+    try:
+        encoder.transform(image)
+    except BadRecord as fault:
+        return fault.reason, fault.reason, fault.detail
+    return None
+
+
+def _refine(fault: BadRecord, encoded: bytes, path: Path | None) -> str:
+    if fault.reason != "image_unreadable":
+        return fault.reason
+    if not encoded and (path is None or path.is_file()):
+        return "image_empty"
+    return "image_unreadable" if encoded and _content_kind(encoded) is not None else "image_not_image"
+
+
+def _detail(fault: BadRecord, encoded: bytes) -> str:
+    start = encoded[:200].lstrip().lower()
+    is_text = fault.reason == "image_unreadable" and _content_kind(encoded) is None
+    told = next((what for magic, what in _TEXTS if start.startswith(magic)), None) if is_text else None
+    return f"{fault.detail}; it is {told}" if told else fault.detail
+
+
+def _content_kind(encoded: bytes) -> str | None:
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return "WebP"
+    return next((kind for magic, kind in _MAGIC if encoded.startswith(magic)), None)
+
+
+def _name_notes(name: str, path: Path, encoded: bytes) -> list[Told]:
+    notes: list[Told] = []
+    if path.suffix != Path(split_page(name)[0]).suffix:
+        notes.append(("image_by_stem", f"{name} is there as {path.name}"))
+    says, content = _SUFFIXES.get(path.suffix.lower()), _content_kind(encoded)
+    if says is not None and content is not None and says != content:
+        notes.append(("image_extension", f"{name} is {content}"))
+    return notes

@@ -1,0 +1,71 @@
+"""The table of a check: a row for each kind that was found, a column for each source."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+from llava_moe.check.findings import Findings, kinds_found
+from llava_moe.check.kinds import KINDS, Kind
+from llava_moe.check.mix import Checked
+from llava_moe.check.scan import Found
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """A kind with its counts, a number for each source of ``labels_of``."""
+
+    kind: Kind
+    counts: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """Of all sources."""
+        return sum(self.counts)
+
+
+def labels_of(checked: Checked) -> list[str]:
+    """The sources' labels, in their order."""
+    return [one.view.label for one in checked.findings]
+
+
+def kind_rows(checked: Checked) -> list[KindRow]:
+    """Faults before notes, each in the order in which the kinds are listed."""
+    rows = [
+        KindRow(KINDS[kind], tuple(one.counts[kind] for one in checked.findings))
+        for kind in kinds_found(checked.findings)
+    ]
+    return sorted(rows, key=lambda row: row.kind.severity != "fault")
+
+
+def first_found(checked: Checked, kind: str) -> tuple[Findings, Found] | None:
+    """The first place of a kind, in the order of the sources."""
+    for one in checked.findings:
+        if one.shown.get(kind):
+            return one, one.shown[kind][0]
+    return None
+
+
+def place_of(findings: Findings, found: Found) -> str:
+    """Where a record stands, for people."""
+    return f"{findings.view.source.path}, record {found.number:,} (counted from 0)"
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Text from the data with control characters, direction marks and half surrogates written out, such as ``\\x1b``.
+
+    Args:
+        keep: characters that stay, such as a line break.
+    """
+    return "".join(one if one in keep or _is_plain(one) else _escape(one) for one in text)
+
+
+def _is_plain(one: str) -> bool:
+    return (
+        unicodedata.category(one) not in ("Cc", "Cs", "Zl", "Zp")
+        and one not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    )
+
+
+def _escape(one: str) -> str:
+    return f"\\x{ord(one):02x}" if ord(one) < 256 else f"\\u{ord(one):04x}"

@@ -1,0 +1,113 @@
+"""What ``data check`` looks at: the sources of all stages, each with what its recipe knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from llava_moe.assemble import Recipe as ModelRecipe
+from llava_moe.assemble import encoder_of, recipe_of
+from llava_moe.check.known import Known
+from llava_moe.check.sources import Trouble
+from llava_moe.check.view import View
+from llava_moe.commands.settings import cache_folder, mixture_of
+from llava_moe.commands.train import Stage
+from llava_moe.data.encode import Encoder
+from llava_moe.data.records import Records, Source
+from llava_moe.data.shard_records import ShardRecords
+from llava_moe.data.source import open_records
+from llava_moe.errors import UserError
+from llava_moe.prepare.recipe import Recipe, Repair, load_recipe, recipe_names
+
+# UReader's ratios are made by repeating records in its file.
+REPEATS_ON_PURPOSE = ("ureader",)
+
+
+def open_views(stages: Sequence[Stage], keep_duplicates: bool) -> tuple[list[View], list[Trouble]]:
+    """Every source of every stage, each way of reading it once; those that cannot be opened become troubles.
+
+    Args:
+        keep_duplicates: copies of a record are meant, in every source.
+
+    Raises:
+        UserError: none can be opened.
+    """
+    wanted: dict[tuple[Source, str], list[str]] = {}
+    encoders: dict[str, Encoder] = {}
+    for stage in stages:
+        recipe = recipe_of(stage.config)
+        reading = _reading(recipe)
+        if reading not in encoders:
+            encoders[reading] = encoder_of(recipe)
+        for source in mixture_of(stage.config).sources:
+            # How often a source is passed over changes nothing in its records.
+            plain = replace(source, repeats=1.0, cap=None, weight=1.0)
+            wanted.setdefault((plain, reading), []).append(stage.folder.name)
+    names = [source.name for source, _ in wanted]
+    views, troubles = [], []
+    for (source, reading), titles in wanted.items():
+        label = source.name if names.count(source.name) == 1 else f"{source.name} ({', '.join(titles)})"
+        try:
+            records = open_records(source, cache_folder())
+        except UserError as error:
+            troubles.append(Trouble(label, "source_unreadable", str(error)))
+            continue
+        on_purpose = keep_duplicates or _recipe_name(source, records) in REPEATS_ON_PURPOSE
+        views.append(View(label, tuple(titles), source, records, encoders[reading], repeats_on_purpose=on_purpose))
+    if not views:
+        more = f" (and {len(troubles) - 1} more sources)" if len(troubles) > 1 else ""
+        raise UserError(f"{troubles[0].detail}{more}")
+    return views, troubles
+
+
+def _reading(recipe: ModelRecipe) -> str:
+    """What decides how a record is read, as text that two stages share if they read alike."""
+    return repr((recipe.architecture, recipe.template, recipe.image_mode, recipe.max_length, recipe.over_length))
+
+
+def _recipe_name(source: Source, records: Records) -> str | None:
+    if source.recipe is not None:
+        return source.recipe
+    if isinstance(records, ShardRecords):
+        return records.manifest.recipe
+    return source.format if source.format in REPEATS_ON_PURPOSE else None
+
+
+def _recipe(view: View) -> Recipe | None:
+    name = _recipe_name(view.source, view.records)
+    return load_recipe(name) if name in recipe_names() else None
+
+
+def published(view: View) -> int | None:
+    """Records published in the view's splits, where its recipe says and takes them all."""
+    recipe = _recipe(view)
+    if recipe is None or recipe.draw is not None:
+        return None
+    splits = recipe.splits
+    if view.source.split is not None:
+        splits = (view.source.split,)
+    elif isinstance(view.records, ShardRecords):
+        splits = tuple(dict.fromkeys(str(shard.split) for shard in view.records.shards))
+    counts = [recipe.expected(split) for split in splits]
+    return sum(count for count in counts if count is not None) if counts and None not in counts else None
+
+
+def known_faults(views: Sequence[View]) -> Known:
+    """Known faults by source: those of its recipe; of a source without one, those that name a folder of their set."""
+    known: dict[str, Callable[[str, str], Repair | None]] = {}
+    anywhere: list[Repair] | None = None
+    for view in views:
+        recipe = _recipe(view)
+        if recipe is not None:
+            known[view.label] = recipe.repair
+            continue
+        if anywhere is None:
+            everything = [repair for name in recipe_names() for repair in load_recipe(name).repairs]
+            anywhere = [repair for repair in everything if "/" in repair.pattern.partition("*")[0]]
+        known[view.label] = partial(_first_that_explains, anywhere)
+    return known
+
+
+def _first_that_explains(repairs: Sequence[Repair], image: str, kind: str) -> Repair | None:
+    return next((repair for repair in repairs if repair.explains(image, kind)), None)

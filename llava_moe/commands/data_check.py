@@ -1,0 +1,143 @@
+"""``llava-moe data check``: every record and image of what ``train`` would read, before any GPU hour."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_moe.check.asked import AskedSet, open_asked
+from llava_moe.check.files import LIST, write_list, write_numbers
+from llava_moe.check.findings import quarantine_list
+from llava_moe.check.kinds import KINDS
+from llava_moe.check.mix import Checked, check_mix
+from llava_moe.check.page import write_page
+from llava_moe.commands.account_words import Job, open_console, open_progress, run_job, say_next
+from llava_moe.commands.check_console import CheckBar, show
+from llava_moe.commands.check_views import known_faults, open_views, published
+from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole
+from llava_moe.commands.settings import cache_folder
+from llava_moe.data.quarantine import Quarantined
+from llava_moe.data.workers import num_cores
+from llava_moe.errors import UserError
+
+FOLDER = Path("checks")
+LIMITS: dict[str, Limit] = {
+    "out": OrNull(Text()),
+    "num_processes": OrNull(Whole(1)),
+    "sample_images": OrNull(Whole(0)),
+    "against": ListOf(Text()),
+    "against_images": OrNull(Text()),
+    "duplicates": Choice(("leave_out", "keep")),
+    "strict": FLAG,
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Check, show, and write the list, the numbers and the page."""
+    return run_job("data_check", words, LIMITS, _check)
+
+
+def _check(job: Job) -> int:
+    console = open_console()
+    folder = job.folder if job.choices["out"] else FOLDER / job.folder.name
+    _refuse_unwritable(folder)
+    asked = _open_asked(job)
+    views, troubles = open_views(job.stages, keep_duplicates=job.choices["duplicates"] == "keep")
+    with CheckBar(open_progress()) as bar:
+        checked = check_mix(
+            views,
+            asked,
+            expected={view.label: count for view in views if (count := published(view)) is not None},
+            known=known_faults(views),
+            num_processes=job.choices["num_processes"] or num_cores(),
+            num_images=job.choices["sample_images"],
+            seed=job.config["seed"],
+            progress=bar,
+        )
+    checked.troubles[:0] = troubles
+    listed, ambiguous = quarantine_list(checked.findings)
+    notes = _notes(job, checked, listed, ambiguous, asked)
+    following = _next_commands(job, folder, listed)
+    write_list(folder, listed)
+    about = {"train": job.words, "against": [one.name for one in asked]}
+    write_numbers(folder, about, checked, listed)
+    page = write_page(folder, folder.name, checked, len(listed), notes, following)
+    show(console, checked, notes)
+    console.print(f"\npage: {page}\nlist: {folder / LIST}, {len(listed):,} records", soft_wrap=True)
+    say_next(console, following)
+    _refuse(job, folder, checked, listed)
+    return 0
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Say now what would stop the check at its end."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"out={folder}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def _open_asked(job: Job) -> list[AskedSet]:
+    """The evaluation sets: those that the experiment is scored on, and those of ``against=``."""
+    names = [name for config in (job.config, *(stage.config for stage in job.stages)) for name in _scored(config)]
+    seed = job.config["seed"]
+    return [
+        open_asked(name, job.choices["against_images"], cache_folder(), seed)
+        for name in dict.fromkeys([*names, *job.choices["against"]])
+    ]
+
+
+def _scored(config: Mapping[str, Any]) -> list[str]:
+    return list(config["eval"]["benchmarks"])
+
+
+def _notes(
+    job: Job, checked: Checked, listed: Sequence[Quarantined], ambiguous: Sequence[str], asked: Sequence[AskedSet]
+) -> list[str]:
+    notes = []
+    share = min(stage.config["data"]["max_bad_share"] for stage in job.stages)
+    for one in checked.findings:
+        bad, total = one.num_bad, len(one.view.records)
+        if bad > share * total:
+            notes.append(
+                f"{one.view.label}: {bad:,} of {total:,} records are bad, more than data.max_bad_share={share:g}: look "
+                "at the examples before you train without them."
+            )
+    elsewhere = sum(one.num_bad for one in checked.findings) - len(listed)
+    if elsewhere > 0 and len(checked.findings) > len({one.view.source.name for one in checked.findings}):
+        notes.append(
+            "Of a source that stages read differently, the list holds what is bad in all of them; what is bad in one, "
+            "that stage leaves out by itself."
+        )
+    for name in ambiguous:
+        notes.append(
+            f"{name} stands for different files in different stages, so none of its records is on the list: rename one."
+        )
+    if not asked:
+        notes.append("No evaluation set was given, so leaks were not looked for: add against=[...].")
+    elif not any(one.items for one in asked):
+        notes.append("The evaluation sets hold no question about an image.")
+    return notes
+
+
+def _next_commands(job: Job, folder: Path, listed: Sequence[Quarantined]) -> list[str]:
+    words = " ".join(["llava-moe train", job.words]).strip()
+    if not listed:
+        return [words]
+    return [f"{words} {shlex.quote(f'data.quarantine={folder / LIST}')}"]
+
+
+def _refuse(job: Job, folder: Path, checked: Checked, listed: Sequence[Quarantined]) -> None:
+    """Exit as training would: a source that it would not begin with; or, where asked for, on any fault."""
+    blocking = [trouble for trouble in checked.troubles if KINDS[trouble.kind].severity == "fault"]
+    if blocking:
+        more = f" (and {len(blocking) - 1} more; see {folder})" if len(blocking) > 1 else ""
+        raise UserError(f"{blocking[0].label}: {blocking[0].kind}: {blocking[0].detail}{more}")
+    bad = sum(one.num_bad for one in checked.findings)
+    if job.choices["strict"] and (bad or listed):
+        raise UserError(f"{bad:,} records have faults and strict=true was given: see {folder}")
