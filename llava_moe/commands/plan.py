@@ -1,0 +1,226 @@
+"""``llava-moe plan``: what a command line of ``train`` will take, told before anything is trained or downloaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from llava_moe.assemble import Recipe, encoder_of, newest_checkpoint, recipe_of
+from llava_moe.commands.account_words import Job, open_console, open_progress, run_job, say_next
+from llava_moe.commands.limits import FLAG, Limit, OrNull, Real, Text, Whole
+from llava_moe.commands.plan_data import PlanData, plan_data
+from llava_moe.commands.plan_probe import Probed, probe_stage
+from llava_moe.commands.processes import zero_of
+from llava_moe.commands.settings import optimizer_of
+from llava_moe.commands.stage import objective_of, trainable_parts
+from llava_moe.commands.train import Stage
+from llava_moe.data.encode import Encoder
+from llava_moe.errors import UserError
+from llava_moe.eval.files import write_atomically
+from llava_moe.model import FromShape
+from llava_moe.plan.devices import Device, device_named
+from llava_moe.plan.fit import Bench, Choice
+from llava_moe.plan.hours import measured
+from llava_moe.plan.spread import Parallel, parallel_of
+from llava_moe.plan.stage import StagePlan, as_plain, plan_stage
+from llava_moe.plan.terminal import print_plan, size
+from llava_moe.plan.trace import Blueprint
+
+LIMITS: dict[str, Limit] = {
+    "device": OrNull(Text()),
+    "num_devices": OrNull(Whole(1)),
+    "mfu": Real(0, 1, open_below=True),
+    "probe": FLAG,
+    "out": OrNull(Text()),
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Plan every stage, show it, and refuse what cannot fit."""
+    return run_job("plan", words, LIMITS, _plan)
+
+
+def _plan(job: Job) -> int:
+    console, progress = open_console(), open_progress()
+    choices = job.choices
+    dtypes = [stage.config["train"]["dtype"] for stage in job.stages]
+    device = device_named(choices["device"], dtypes[0])
+    num_devices = choices["num_devices"] or max(1, torch.cuda.device_count() if choices["device"] is None else 1)
+    planned = {str(stage.folder) for stage in job.stages}
+    for stage in job.stages:
+        _check(stage, num_devices, planned)
+    if choices["probe"]:
+        _check_probe(choices)
+    plans, probes = [], []
+    for stage in job.stages:
+        plan, probed = _plan_stage(stage, device, num_devices, planned, choices, progress)
+        print_plan(plan, console)
+        if probed is not None:
+            console.print(
+                f"probe: {probed.num_steps} steps, {probed.seconds_per_step:.3g} s and {probed.tokens_per_step:,.0f} "
+                f"tokens a step, {size(probed.peak)} at the peak ({'tensors' if device.is_gpu else 'whole process'})"
+            )
+        plans.append(plan)
+        probes.append(probed)
+    if choices["out"]:
+        told = {"words": job.words, "stages": [_as_plain(*pair) for pair in zip(plans, probes, strict=True)]}
+        file = Path(choices["out"]) / "plan.json"
+        write_atomically(file, json.dumps(told, indent=1) + "\n")
+        console.print(f"\nnumbers: {file}", soft_wrap=True)
+    for plan in plans:
+        _refuse_what_cannot_fit(plan)
+    _say_next(console, job, num_devices, any(plan.steps.is_expected for plan in plans))
+    return 0
+
+
+def _check(stage: Stage, num_devices: int, planned: set[str]) -> None:
+    """Refuse what ``train`` would refuse before it builds anything, data apart."""
+    config = stage.config
+    recipe = recipe_of(config)
+    trainable_parts(config)
+    zero_of(config["parallel"])
+    if config["parallel"]["engine"] == "local" and num_devices > 1:
+        raise UserError(f"parallel=single with num_devices={num_devices}: choose parallel=zero2 (or zero0, zero3)")
+    if recipe.init_from is not None and recipe.init_from not in planned:
+        newest_checkpoint(Path(recipe.init_from))
+
+
+def _check_probe(choices: Mapping[str, Any]) -> None:
+    here = "cpu" if not torch.cuda.is_available() else None
+    if choices["device"] not in (None, here):
+        raise UserError(
+            f"probe=true measures this machine ({here or torch.cuda.get_device_name(0)}), and device="
+            f"{choices['device']} is another: leave device= out, or probe=true"
+        )
+
+
+def _plan_stage(
+    stage: Stage,
+    device: Device,
+    num_devices: int,
+    planned: set[str],
+    choices: Mapping[str, Any],
+    progress: Console,
+) -> tuple[StagePlan, Probed | None]:
+    config = stage.config
+    recipe = recipe_of(config)
+    if recipe.init_from in planned:
+        # That run is yet to come; its weights would not change what stands where.
+        recipe = replace(recipe, init_from=None)
+    encoder = _encoder(recipe)
+    data = plan_data(stage, encoder, progress)
+    recipe, notes = _without_cuda_kernels(recipe, device)
+    parallel = parallel_of(config["parallel"], num_devices)
+    train = config["train"]
+    if device.is_gpu and train["dtype"] == "bf16" and not device.has_bf16:
+        notes = (*notes, f"{device.name} has no bf16 arithmetic: hours are those of fp16, which train does not offer")
+    with progress.status("tracing") as status:
+        bench = Bench(
+            blueprint=Blueprint(
+                recipe=recipe,
+                parts=trainable_parts(config),
+                optimizer=optimizer_of(config),
+                objective_of=objective_of,
+                num_domains=len(data.mixture.domains),
+                activation_checkpointing=train["activation_checkpointing"],
+                on_gpu=device.is_gpu,
+                is_sharded=parallel.stage is not None,
+            ),
+            steps=data.steps,
+            image_bytes=3 * encoder.transform.size**2,
+            null_image_tokens=encoder.num_image_tokens,
+            told=status.update,
+        )
+        plan = plan_stage(
+            title=stage.title,
+            bench=bench,
+            asked=Choice(train["tokens_per_micro_batch"], train["activation_checkpointing"], parallel),
+            device=device,
+            dtype=train["dtype"],
+            samples_per_step=train["global_batch_size"],
+            keep_last=train["keep_last"],
+            mfu=choices["mfu"],
+            notes=(*data.notes, *notes),
+        )
+    return _with_probe(plan, stage, data, planned, choices, parallel)
+
+
+def _with_probe(
+    plan: StagePlan,
+    stage: Stage,
+    data: PlanData,
+    planned: set[str],
+    choices: Mapping[str, Any],
+    parallel: Parallel,
+) -> tuple[StagePlan, Probed | None]:
+    if not choices["probe"]:
+        return plan, None
+    if data.missing:
+        raise UserError(
+            f"probe=true trains on the data, and {data.missing[0]} is not there: get it first, or leave probe=true out"
+        )
+    if not plan.fits:
+        return plan, None
+    if stage.config["init_from"] in planned:
+        stage = replace(stage, config=stage.config | {"init_from": None})
+    probed = probe_stage(stage)
+    mean_tokens = plan.steps.tokens / plan.steps.num_steps
+    seconds = probed.seconds_per_step * mean_tokens / max(1.0, probed.tokens_per_step)
+    seconds /= parallel.num_devices * plan.asked.seating.useful_share
+    traced = plan.asked.traced
+    hours = measured(
+        seconds, plan.steps.num_steps, parallel.num_devices, traced.flops / traced.num_tokens * mean_tokens
+    )
+    return replace(plan, hours=hours), probed
+
+
+def _encoder(recipe: Recipe) -> Encoder:
+    try:
+        return encoder_of(recipe)
+    except UserError as error:
+        if isinstance(recipe.architecture, FromShape):
+            raise
+        raise UserError(
+            f"{error}; a plan reads its configuration and tokenizer alone: give a folder or a hub that can be reached, "
+            "or plan with model=random_7b, which has the 7B's shape"
+        ) from error
+
+
+def _without_cuda_kernels(recipe: Recipe, device: Device) -> tuple[Recipe, tuple[str, ...]]:
+    """Attention that can be traced on any machine."""
+    if device.is_gpu and recipe.attn_implementation in ("auto", "flash_attention_2", "flex_attention"):
+        note = "attention is traced as packed_sdpa; FlashAttention 2, where it is installed, takes no more"
+        return replace(recipe, attn_implementation="packed_sdpa"), (note,)
+    return recipe, ()
+
+
+def _refuse_what_cannot_fit(plan: StagePlan) -> None:
+    if plan.fits:
+        return
+    choice = plan.asked.choice
+    told = (
+        f"{plan.title}: needs {size(plan.asked.memory.total)} on each of {choice.parallel.num_devices} x "
+        f"{plan.device.name}, which has {size(plan.room)} for it"
+    )
+    if plan.nearest is None:
+        raise UserError(f"{told}; nothing that was tried fits: take a smaller model or a larger device")
+    words = " ".join(plan.nearest.choice.words_since(choice))
+    raise UserError(f"{told}; the nearest that fits: {words} ({size(plan.nearest.memory.total)})")
+
+
+def _say_next(console: Console, job: Job, num_devices: int, is_expected: bool) -> None:
+    train = f"llava-moe train {job.words}".rstrip()
+    if num_devices > 1:
+        train = f"torchrun --nproc-per-node {num_devices} -m llava_moe train {job.words}".rstrip()
+    first = f"llava-moe data check {job.words}".rstrip()
+    say_next(console, [train] if not is_expected else [f"{first}    # once the data is there", train])
+
+
+def _as_plain(plan: StagePlan, probed: Probed | None) -> dict[str, Any]:
+    return as_plain(plan) | {"probe": None if probed is None else asdict(probed)}

@@ -1,0 +1,117 @@
+"""The data of a plan: indexed where it is there, and where it is not, as many records as were published."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+
+from llava_moe.commands.account_words import open_stage
+from llava_moe.commands.settings import mixture_of
+from llava_moe.commands.stage import num_steps_of
+from llava_moe.commands.train import Stage
+from llava_moe.data.encode import Encoder
+from llava_moe.data.lengths import SourceIndex
+from llava_moe.data.mixture import Mixture
+from llava_moe.data.source import Source
+from llava_moe.data.stream import StepStream
+from llava_moe.errors import UserError
+from llava_moe.plan.steps import Steps, count_steps, stand_in
+from llava_moe.prepare.recipe import load_recipe
+
+# Text tokens of a sample that nobody has seen, and how many of them are learnt: LLaVA's 665 K mix has about these.
+EXPECTED_TEXT = 246
+EXPECTED_SUPERVISED = 73
+
+
+@dataclass(frozen=True)
+class PlanData:
+    """What a plan knows of a stage's data.
+
+    Attributes:
+        missing: sources that are not there.
+        notes: what a reader has to know of them, a line each.
+    """
+
+    mixture: Mixture
+    steps: Steps
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def plan_data(stage: Stage, encoder: Encoder, progress: Console) -> PlanData:
+    """Count the steps of a stage.
+
+    Raises:
+        UserError: what ``train`` would refuse, but for data that is not there yet and whose size was published.
+    """
+    config = stage.config
+    mixture = mixture_of(config)
+    absent = [source for source in mixture.sources if not _is_there(source)]
+    expected = {source.name: _published(source) for source in absent}
+    unknown = [name for name, number in expected.items() if number is None]
+    if len(unknown) == len(mixture.sources):
+        first = absent[0]
+        raise UserError(
+            f"data source {first.name!r}: {first.path} does not exist, and how many records it has was not published: "
+            "get it first, or plan with data that is there (data=mine path=... images=...)"
+        )
+    there = [source.name for source in mixture.sources if source not in absent]
+    indexes = _indexes(stage, there, encoder, progress)
+    length = min(encoder.max_length, encoder.num_image_tokens + EXPECTED_TEXT)
+    learnt = min(EXPECTED_SUPERVISED, length - encoder.num_image_tokens - 1)
+    for name, number in expected.items():
+        indexes[name] = stand_in(number or 0, length, max(0, learnt))
+    ordered = [indexes[source.name] for source in mixture.sources]
+    notes = []
+    if absent:
+        names = ", ".join(source.name for source in absent)
+        notes.append(
+            f"not there yet: {names}. Their records are counted as published, steps follow from that; tokens assume an "
+            f"image and {EXPECTED_TEXT} text tokens a sample, {EXPECTED_SUPERVISED} of them learnt"
+        )
+    notes += [f"{name}: how many records it has was not published; it is left out of the count" for name in unknown]
+    return PlanData(mixture, _count(config, mixture, ordered, encoder, list(expected)), tuple(expected), tuple(notes))
+
+
+def _is_there(source: Source) -> bool:
+    return "://" in source.path or bool(glob.glob(source.path, recursive=True))
+
+
+def _published(source: Source) -> int | None:
+    return load_recipe(source.recipe).expected(source.split or "train") if source.recipe else None
+
+
+def _indexes(stage: Stage, names: list[str], encoder: Encoder, progress: Console) -> dict[str, SourceIndex]:
+    """The indexes of the sources that are there, by the way that training opens them."""
+    if not names:
+        return {}
+    data = dict(stage.config["data"])
+    nodes: Mapping[str, Any] = data["sources"]
+    if len(names) < len(mixture_of(stage.config).sources):
+        data |= {"sources": {name: nodes[name] for name in names}, "epoch_samples": None, "phases": []}
+        data |= {"follows_domains": False}
+    _, opened = open_stage(replace(stage, config=stage.config | {"data": data}), progress)
+    return {source.name: index for source, index in zip(opened.mixture.sources, opened.indexes, strict=True)}
+
+
+def _count(
+    config: Mapping[str, Any], mixture: Mixture, indexes: list[SourceIndex], encoder: Encoder, expected: list[str]
+) -> Steps:
+    train = config["train"]
+    # The stream itself says how many steps there are, and refuses what it would refuse in training.
+    nothing: Any = ((),) * len(indexes)
+    stream = StepStream(
+        mixture=mixture,
+        indexes=indexes,
+        records=nothing,
+        encoder=encoder,
+        global_batch_size=train["global_batch_size"],
+        tokens_per_micro_batch=train["tokens_per_micro_batch"],
+    )
+    return count_steps(
+        mixture, indexes, num_steps_of(config, stream), stream.steps_in_epoch(), train["global_batch_size"], expected
+    )

@@ -1,0 +1,191 @@
+"""What fits a device: the longest rows that do, and the nearest change that makes a run fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from llava_moe.plan.rows import Row, Seating
+from llava_moe.plan.spread import Memory, Parallel, spread
+from llava_moe.plan.steps import Steps
+from llava_moe.plan.trace import Blueprint, Traced, trace
+
+# Bytes of a token's id, label, position and domain on the device.
+TOKEN_BYTES = 32
+# Of two kinds of row the second is traced too where it may take this much more than the first.
+NOTABLE = 1.005
+TRIES = 5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What may be changed to make a run fit; the result of training does not depend on it."""
+
+    tokens_per_row: int
+    activation_checkpointing: bool
+    parallel: Parallel
+
+    def words_since(self, asked: Choice) -> list[str]:
+        """What to add to the command line that asked for another choice."""
+        words = []
+        if self.tokens_per_row != asked.tokens_per_row:
+            words.append(f"train.tokens_per_micro_batch={self.tokens_per_row}")
+        if self.activation_checkpointing != asked.activation_checkpointing:
+            words.append("train.activation_checkpointing=true")
+        if self.parallel.name != asked.parallel.name:
+            words.append(f"parallel={self.parallel.name}")
+        if self.parallel.num_devices != asked.parallel.num_devices:
+            words.append(f"num_devices={self.parallel.num_devices}")
+        return words
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a choice needs on each device, and the rows that it was found on."""
+
+    choice: Choice
+    memory: Memory
+    seating: Seating
+    row: Row
+    traced: Traced
+
+
+@dataclass
+class Bench:
+    """Traces rows, each once.
+
+    Attributes:
+        image_bytes: of one image's pixels as the step's inputs hold them.
+        null_image_tokens: tokens of the example that rows without image get under DeepSpeed.
+        told: called with what is being traced.
+    """
+
+    blueprint: Blueprint
+    steps: Steps
+    image_bytes: int
+    null_image_tokens: int
+    told: Callable[[str], None] = lambda _: None
+    _traced: dict[tuple[Row, bool, bool, bool], Traced] = field(default_factory=dict)
+
+    def need(self, choice: Choice) -> Need:
+        """Trace the dearest row of a choice."""
+        is_sharded = choice.parallel.stage is not None
+        seating = self.steps.seat(
+            choice.tokens_per_row, choice.parallel.num_devices, self.null_image_tokens if is_sharded else None
+        )
+        row = seating.rows[0]
+        traced = self._trace(row, choice, seating)
+        if len(seating.rows) > 1 and _may_be_dearer(seating.rows[1], row, traced):
+            other = self._trace(seating.rows[1], choice, seating)
+            row, traced = (seating.rows[1], other) if other.peak > traced.peak else (row, traced)
+        inputs = seating.most_tokens * TOKEN_BYTES + seating.most_images * self.image_bytes
+        return Need(choice, spread(traced, choice.parallel, inputs), seating, row, traced)
+
+    def trace_row(self, need: Need, is_sharded: bool) -> Traced:
+        """The row of ``need`` with or without gradients, masters and optimizer on the device."""
+        return self._trace(need.row, need.choice, need.seating, is_sharded)
+
+    def _trace(self, row: Row, choice: Choice, seating: Seating, is_sharded: bool | None = None) -> Traced:
+        is_one_of_many = seating.rows_per_rank[2] > 1
+        is_sharded = choice.parallel.stage is not None if is_sharded is None else is_sharded
+        key = (row, choice.activation_checkpointing, is_sharded, is_one_of_many)
+        if key not in self._traced:
+            self.told(f"tracing a row of {row.num_tokens:,} tokens")
+            blueprint = replace(
+                self.blueprint, activation_checkpointing=choice.activation_checkpointing, is_sharded=is_sharded
+            )
+            self._traced[key] = trace(blueprint, row, is_one_of_many)
+        return self._traced[key]
+
+
+def _may_be_dearer(other: Row, row: Row, traced: Traced) -> bool:
+    """Whether a row of more supervised but fewer tokens may take more, by what each took in a row that was traced."""
+    by_token = (traced.activations + traced.temporary) / row.num_tokens
+    # Logits in the model's dtype and in fp32, log-probabilities and their gradient.
+    by_supervised = traced.vocabulary * (2 * 4 + 2 * traced.number_bytes)
+    score = {one: one.num_tokens * by_token + one.num_supervised * by_supervised for one in (other, row)}
+    return score[other] > NOTABLE * score[row] - traced.temporary / 2
+
+
+def longest_rows(bench: Bench, choice: Choice, room: int, known: dict[int, int], grain: int) -> int | None:
+    """The most tokens of a row with which the choice fits ``room`` bytes, a multiple of ``grain``; None: not even the
+    longest sample does.
+
+    Rows cannot be longer than what a device has in a whole step. What is between traced lengths is found by straight
+    lines and then traced itself.
+
+    Args:
+        known: tokens -> bytes of what was traced before.
+    """
+
+    def total(tokens: int) -> int:
+        if tokens not in known:
+            known[tokens] = bench.need(replace(choice, tokens_per_row=tokens)).memory.total
+        return known[tokens]
+
+    lowest = -(-bench.steps.longest // grain) * grain
+    share = bench.steps.seat(lowest, choice.parallel.num_devices, None).most_tokens
+    highest = max(lowest, -(-share // grain) * grain)
+    if total(lowest) > room:
+        return None
+    if total(highest) <= room:
+        return highest
+    below = max(tokens for tokens, size in known.items() if size <= room and lowest <= tokens <= highest)
+    above = min(tokens for tokens, size in known.items() if size > room and tokens > below)
+    for _ in range(TRIES):
+        if above - below <= grain:
+            break
+        slope = (known[above] - known[below]) / (above - below)
+        guess = below + int((room - known[below]) / max(slope, 1e-9) * 0.99) // grain * grain
+        guess = min(max(guess, below + grain), above - grain)
+        if total(guess) <= room:
+            below = guess
+            if guess - below < grain and known[guess] > 0.97 * room:
+                break
+        else:
+            above = guess
+        if known[below] > 0.98 * room:
+            break
+    return below
+
+
+def nearest_fit(bench: Bench, asked: Choice, room: Callable[[Parallel], int], grain: int) -> Need | None:
+    """The first change that fits, each really traced, in the order of what it costs.
+
+    Shorter rows, recomputed activations, ZeRO-2 and ZeRO-3 on the same devices, weights and optimizer in the machine's
+    memory, more devices; each with shorter rows and recomputation where it needs them.
+
+    Args:
+        room: bytes that tensors may take on each device.
+    """
+    lowest = -(-bench.steps.longest // grain) * grain
+    for parallel in _parallels(asked.parallel):
+        for checkpointing in dict.fromkeys((asked.activation_checkpointing, True)):
+            choice = replace(asked, activation_checkpointing=checkpointing, parallel=parallel)
+            if choice != asked and (need := bench.need(choice)).memory.total <= room(parallel):
+                return need
+            if lowest < asked.tokens_per_row:
+                need = bench.need(replace(choice, tokens_per_row=lowest))
+                if need.memory.total <= room(parallel):
+                    known = {lowest: need.memory.total}
+                    longest = longest_rows(bench, choice, room(parallel), known, grain)
+                    longest = min(longest or lowest, asked.tokens_per_row)
+                    return bench.need(replace(choice, tokens_per_row=longest))
+    return None
+
+
+def _parallels(asked: Parallel) -> Iterator[Parallel]:
+    yield asked
+    stage = -1 if asked.stage is None else asked.stage
+    num_devices = asked.num_devices
+    if num_devices > 1:
+        for wanted in (2, 3):
+            if stage < wanted:
+                yield Parallel(num_devices, wanted, bucket=asked.bucket)
+    if not asked.offload_parameters:
+        yield Parallel(num_devices, 3, offload_optimizer=True, offload_parameters=True, bucket=asked.bucket)
+    while num_devices < 64:
+        num_devices = 2 * num_devices
+        for wanted in (2, 3):
+            if stage <= wanted:
+                yield Parallel(num_devices, wanted, bucket=asked.bucket)

@@ -1,0 +1,134 @@
+"""The packed rows that a run will have, from the lengths of its samples; and a row of that make without content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from llava_moe.data.batch import Batch
+from llava_moe.data.encode import IGNORED, Encoder
+from llava_moe.data.lengths import SourceIndex
+from llava_moe.data.mixture import EpochPlan
+from llava_moe.data.pack import CostModel, seat_step
+
+
+@dataclass(frozen=True)
+class Row:
+    """The examples of a packed row: tokens (images expanded), images and supervised tokens of each."""
+
+    lengths: tuple[int, ...]
+    num_images: tuple[int, ...]
+    supervised: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def num_supervised(self) -> int:
+        return sum(self.supervised)
+
+
+@dataclass(frozen=True)
+class Seating:
+    """How the samples of some steps are packed and dealt.
+
+    Attributes:
+        rows: the row of most tokens and the row of most supervised tokens.
+        rows_per_rank: rows of each rank in a step: fewest, mean and most.
+        useful_share: work of all ranks over that of the busiest, times their number, averaged over steps.
+        most_tokens: tokens that a rank has in a step, at most; no row can be longer.
+        most_images: images that a rank has in a step, at most.
+    """
+
+    rows: tuple[Row, ...]
+    rows_per_rank: tuple[int, float, int]
+    useful_share: float
+    most_tokens: int
+    most_images: int
+
+
+def supervised_of(plan: EpochPlan, indexes: Sequence[SourceIndex]) -> np.ndarray:
+    """int32 [n], the supervised tokens of each sample of an epoch."""
+    supervised = np.empty(len(plan), np.int32)
+    for place, index in enumerate(indexes):
+        mine = plan.source == place
+        supervised[mine] = index.supervised[plan.entry[mine]]
+    return supervised
+
+
+def seat_steps(
+    lengths: Sequence[np.ndarray],
+    num_images: Sequence[np.ndarray],
+    supervised: Sequence[np.ndarray],
+    tokens_per_row: int,
+    num_ranks: int,
+    null_image_tokens: int | None,
+) -> Seating:
+    """Seat steps as the stream does.
+
+    Args:
+        lengths, num_images, supervised: the samples of each step.
+        null_image_tokens: tokens of the example that a row without image gets, where ranks must all see one.
+    """
+    cost, counts, useful = CostModel(), [], []
+    longest = dearest = Row((), (), ())
+    most_tokens = most_images = 0
+    for tokens, images, learnt in zip(lengths, num_images, supervised, strict=True):
+        ranks = seat_step(tokens.tolist(), images.tolist(), tokens_per_row, num_ranks, cost)
+        counts.append(len(ranks[0]))
+        loads = [sum(cost.of(int(tokens[at]), int(images[at])) for row in rows for at in row) for rows in ranks]
+        useful.append(sum(loads) / len(loads) / max(loads))
+        for rows in ranks:
+            most_tokens = max(most_tokens, sum(int(tokens[row].sum()) for row in rows if row))
+            most_images = max(most_images, sum(int(images[row].sum()) for row in rows if row))
+            for seats in rows:
+                row = _row_of(seats, tokens, images, learnt, null_image_tokens)
+                longest = max(longest, row, key=lambda one: (one.num_tokens, one.num_supervised))
+                dearest = max(dearest, row, key=lambda one: (one.num_supervised, one.num_tokens))
+    rows_per_rank = (min(counts), sum(counts) / len(counts), max(counts))
+    kinds = tuple(dict.fromkeys((longest, dearest)))
+    return Seating(kinds, rows_per_rank, sum(useful) / len(useful), most_tokens, most_images)
+
+
+def _row_of(
+    seats: Sequence[int], tokens: np.ndarray, images: np.ndarray, learnt: np.ndarray, null_image_tokens: int | None
+) -> Row:
+    row = Row(*(tuple(values[list(seats)].tolist()) for values in (tokens, images, learnt)))
+    if null_image_tokens is None or any(row.num_images):
+        return row
+    return Row((*row.lengths, null_image_tokens), (*row.num_images, 1), (*row.supervised, 0))
+
+
+def hollow_batch(row: Row, encoder: Encoder, fake: FakeTensorMode) -> Batch:
+    """A row with real token numbers, labels and positions, and pixels that hold nothing."""
+    ids, labels, positions = [], [], []
+    filler = (encoder.image_token_id + 1) % 3
+    for length, num_images, num_supervised in zip(row.lengths, row.num_images, row.supervised, strict=True):
+        tokens = np.full(length, filler)
+        opening = min(1, length - num_images * encoder.num_image_tokens)
+        tokens[opening : opening + num_images * encoder.num_image_tokens] = encoder.image_token_id
+        learnt = np.full(length, IGNORED)
+        learnt[length - num_supervised :] = filler
+        ids.append(tokens)
+        labels.append(learnt)
+        positions.append(np.arange(length))
+    size = encoder.transform.size
+    with fake:
+        pixels = torch.empty(sum(row.num_images), 3, size, size, dtype=torch.uint8)
+    joined = [torch.from_numpy(np.concatenate(parts).astype(np.int64))[None] for parts in (ids, labels, positions)]
+    return Batch(
+        input_ids=joined[0],
+        labels=joined[1],
+        position_ids=joined[2],
+        pixel_values=pixels,
+        domains=torch.zeros_like(joined[0]),
+        segment_lengths=row.lengths,
+        is_real=torch.ones(len(row.lengths), dtype=torch.bool),
+        keys=("",) * len(row.lengths),
+        sample_positions=tuple(range(len(row.lengths))),
+    )

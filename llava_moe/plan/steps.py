@@ -1,0 +1,154 @@
+"""The steps of a run, counted from its own plan: samples, tokens and passes over each source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llava_moe.data.lengths import SourceIndex
+from llava_moe.data.mixture import EpochPlan, Mixture
+from llava_moe.plan.rows import Seating, seat_steps, supervised_of
+
+# Steps that are seated to see their rows; of a longer run, this many spread evenly over it.
+MOST_SEATED = 1000
+
+
+@dataclass(frozen=True)
+class SourceSteps:
+    """What a run takes of a source.
+
+    Attributes:
+        num_records: usable records; with ``is_expected`` as published, not counted here.
+        samples, tokens, supervised: of the whole run; ``passes``: samples over records.
+    """
+
+    name: str
+    domain: str
+    num_records: int
+    samples: int
+    tokens: int
+    supervised: int
+    is_expected: bool
+
+    @property
+    def passes(self) -> float:
+        return self.samples / max(1, self.num_records)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The whole run in numbers.
+
+    Attributes:
+        lengths, num_images, supervised_tokens: the samples of the steps that were picked to be seated, by step.
+        longest: tokens of the longest sample.
+    """
+
+    num_steps: int
+    steps_in_epoch: int
+    sources: tuple[SourceSteps, ...]
+    lengths: tuple[np.ndarray, ...]
+    num_images: tuple[np.ndarray, ...]
+    supervised_tokens: tuple[np.ndarray, ...]
+    longest: int
+
+    @property
+    def samples(self) -> int:
+        return sum(source.samples for source in self.sources)
+
+    @property
+    def tokens(self) -> int:
+        return sum(source.tokens for source in self.sources)
+
+    @property
+    def supervised(self) -> int:
+        return sum(source.supervised for source in self.sources)
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether some of it is not counted but published."""
+        return any(source.is_expected for source in self.sources)
+
+    def seat(self, tokens_per_row: int, num_ranks: int, null_image_tokens: int | None) -> Seating:
+        """The rows of the picked steps on this many devices."""
+        return seat_steps(
+            self.lengths, self.num_images, self.supervised_tokens, tokens_per_row, num_ranks, null_image_tokens
+        )
+
+
+def count_steps(
+    mixture: Mixture,
+    indexes: Sequence[SourceIndex],
+    num_steps: int,
+    steps_in_epoch: int,
+    samples_per_step: int,
+    expected: Sequence[str] = (),
+) -> Steps:
+    """Walk through the epochs of a run as training does.
+
+    Args:
+        expected: names of the sources whose index stands in for data that is not there.
+    """
+    samples, tokens, supervised = (np.zeros(len(indexes), np.int64) for _ in range(3))
+    picked: tuple[list[np.ndarray], ...] = ([], [], [])
+    wanted = set(np.linspace(0, num_steps - 1, min(num_steps, MOST_SEATED), dtype=np.int64).tolist())
+    longest = 0
+    for first_step, plan in _epochs(mixture, indexes, num_steps, steps_in_epoch, samples_per_step):
+        learnt = supervised_of(plan, indexes)
+        samples += np.bincount(plan.source, minlength=len(indexes))
+        tokens += np.bincount(plan.source, plan.length, len(indexes)).astype(np.int64)
+        supervised += np.bincount(plan.source, learnt, len(indexes)).astype(np.int64)
+        longest = max(longest, int(plan.length.max()))
+        for number in range(-(-len(plan) // samples_per_step)):
+            if first_step + number in wanted:
+                step = slice(number * samples_per_step, (number + 1) * samples_per_step)
+                for kept, values in zip(picked, (plan.length, plan.num_images, learnt), strict=True):
+                    kept.append(values[step])
+    sources = tuple(
+        SourceSteps(
+            name=source.name,
+            domain=source.domain,
+            num_records=len(index.rows),
+            samples=int(samples[place]),
+            tokens=int(tokens[place]),
+            supervised=int(supervised[place]),
+            is_expected=source.name in expected,
+        )
+        for place, (source, index) in enumerate(zip(mixture.sources, indexes, strict=True))
+    )
+    return Steps(num_steps, steps_in_epoch, sources, tuple(picked[0]), tuple(picked[1]), tuple(picked[2]), longest)
+
+
+def _epochs(
+    mixture: Mixture, indexes: Sequence[SourceIndex], num_steps: int, steps_in_epoch: int, samples_per_step: int
+) -> Iterator[tuple[int, EpochPlan]]:
+    """The number of each epoch's first step, and its plan, cut where the run ends."""
+    for epoch, first_step in enumerate(range(0, num_steps, steps_in_epoch)):
+        plan = mixture.plan(indexes, epoch)
+        end = (num_steps - first_step) * samples_per_step
+        if end < len(plan):
+            columns = ("source", "entry", "row", "length", "num_images")
+            plan = EpochPlan(*(getattr(plan, column)[:end] for column in columns))
+        yield first_step, plan
+
+
+def stand_in(num_records: int, length: int, supervised: int) -> SourceIndex:
+    """The index of a source that is not there: so many records, all alike, each with an image."""
+    rows = np.arange(num_records)
+    columns: dict[str, Any] = {
+        "rows": rows,
+        "lengths": np.full(num_records, length, np.int32),
+        "supervised": np.full(num_records, supervised, np.int32),
+        "num_images": np.ones(num_records, np.int16),
+        # No memory: all rows of it are one.
+        "keys": np.broadcast_to(np.zeros(32, np.uint8), (num_records, 32)),
+        "num_records": num_records,
+        "num_cut": 0,
+        "bad": (),
+    }
+    if "image_ids" in SourceIndex.__dataclass_fields__:
+        columns["image_ids"] = rows.astype(np.uint64)
+    return SourceIndex(**columns)
