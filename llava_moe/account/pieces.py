@@ -10,9 +10,6 @@ from transformers import PreTrainedTokenizerBase
 
 from llava_moe.data.encode import IGNORED
 
-MOST_TOKENS = 16
-"""Tokens of one character: UTF-8 needs four; some tokenizers merge bytes across characters."""
-
 
 @dataclass(frozen=True)
 class Token:
@@ -65,7 +62,7 @@ def read_pieces(
             pieces.append(Piece("image", "", tuple(tokens[at:end]), image))
             image += 1
         else:
-            end = _end_of_piece(tokenizer, tokens, at, image_token_id)
+            end = _end_of_piece(tokenizer, tokens, at)
             text = _decode(tokenizer, tokens[at:end])
             kind: Literal["supervised", "prompt"] = "prompt" if tokens[at].label == IGNORED else "supervised"
             pieces.append(Piece(kind, text, tuple(tokens[at:end])))
@@ -73,22 +70,27 @@ def read_pieces(
     return tuple(pieces)
 
 
-def _end_of_piece(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[Token], start: int, image_token_id: int) -> int:
-    """Where the piece that begins at ``start`` ends: its text stands, whatever tokens follow."""
-    end = start + 1
-    text = _decode(tokenizer, tokens[start:end])
-    # An unfinished character decodes to U+FFFD and turns into something else as its other bytes come.
-    while text.endswith("\ufffd"):
-        for later in range(end + 1, min(len(tokens), start + MOST_TOKENS) + 1):
-            if tokens[later - 1].id == image_token_id or _is_taught(tokens[later - 1]) != _is_taught(tokens[start]):
-                return end
-            longer = _decode(tokenizer, tokens[start:later])
-            if not longer.startswith(text):
-                end, text = later, longer
-                break
-        else:
+def _end_of_piece(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[Token], start: int) -> int:
+    """Where the piece that begins at ``start`` ends: what it reads as and what the rest reads as make up the whole."""
+    if not _is_unfinished(tokenizer, tokens[start]):
+        return start + 1
+    stop = start + 1
+    while stop < len(tokens) and _is_unfinished(tokenizer, tokens[stop]):
+        stop += 1
+    # Behind a token that reads as something by itself no character is open: what comes later changes nothing here.
+    stop = min(stop + 1, len(tokens))
+    whole = _decode(tokenizer, tokens[start:stop])
+    for end in range(start + 1, stop):
+        if _is_taught(tokens[end]) != _is_taught(tokens[start]):
             return end
-    return end
+        if _decode(tokenizer, tokens[start:end]) + _decode(tokenizer, tokens[end:stop]) == whole:
+            return end
+    return stop
+
+
+def _is_unfinished(tokenizer: PreTrainedTokenizerBase, token: Token) -> bool:
+    """Whether a token holds part of a character's bytes, which alone decode to U+FFFD."""
+    return "\ufffd" in _decode(tokenizer, [token])
 
 
 def _is_taught(token: Token) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from llava_moe.account.page import colours_of, render
-from llava_moe.account.stage import StageAccount
+from llava_moe.account.stage import Group, StageAccount
 from llava_moe.account.tables import stage_tables
+from llava_moe.account.tally import Tally
 from llava_moe.account.terminal import seating_lines, summary_line, warning_lines
 
 _BARS = (("samples", "of_samples"), ("tokens", "of_tokens"), ("supervised", "of_supervised"), ("loss", "of_loss"))
@@ -38,5 +39,19 @@ def _section(account: StageAccount) -> dict[str, Any]:
 
 def stats_json(words: str, accounts: Sequence[StageAccount]) -> str:
     """The accounts with every field under its name in this package; counts are exact."""
-    content = {"train": words, "stages": [asdict(account) for account in accounts]}
+    content = {"train": words, "stages": [_plain(account) for account in accounts]}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as mappings, with what they work out of their fields."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if not is_dataclass(value):
+        return value
+    plain = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Tally):
+        plain["prompt_tokens"] = value.prompt_tokens
+    if isinstance(value, Group):
+        plain |= {"passes": value.passes, "training_passes": value.training_passes}
+    return plain
