@@ -173,6 +173,7 @@ def _stream(config: Mapping[str, Any], assembled: Assembled, data: OpenData, eng
         world=engine.world,
         num_workers=config["data"]["num_workers"],
         null_image=null_image,
+        pin_memory=engine.device.type == "cuda",
     )
 
 

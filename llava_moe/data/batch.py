@@ -5,14 +5,16 @@ Shape letters: T tokens of the row, S its segments, I its images, H and W pixels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from llava_moe.data.encode import IGNORED, Example
 
+TENSORS = ("input_ids", "labels", "position_ids", "pixel_values", "domains", "is_real")
 NO_DOMAIN = -1
 NULL_LENGTH = 8
 """Tokens of the one segment of a null row where the step needs no image."""
@@ -60,10 +62,23 @@ class Batch:
         """T."""
         return sum(self.segment_lengths)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same row with its tensors on ``device``."""
-        names = ("input_ids", "labels", "position_ids", "pixel_values", "domains", "is_real")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+    def to(self, device: torch.device | str) -> Batch:
+        """The same row with its tensors on ``device``; from page-locked memory the copy runs beside the computation."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+
+    def pin_memory(self) -> Batch:
+        """The same row in page-locked memory."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **{name: getattr(self, name).numpy() for name in TENSORS}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, **{name: torch.from_numpy(state[name]) for name in TENSORS})
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in TENSORS}
+        return replace(self, **changed)
 
 
 def collate(

@@ -55,6 +55,7 @@ class StepStream:
         num_workers: processes that decode ahead; 0 decodes in this one.
         prefetch: steps that each worker keeps ready.
         start_method: ``fork``, ``spawn``, ... for the workers; None for the platform's own.
+        pin_memory: put batches into page-locked memory, for a device that copies from there.
     """
 
     mixture: Mixture
@@ -69,6 +70,7 @@ class StepStream:
     null_image: np.ndarray | None = None
     prefetch: int = 2
     start_method: str | None = None
+    pin_memory: bool = False
     cost: CostModel = field(default_factory=CostModel)
 
     def __post_init__(self) -> None:
@@ -102,30 +104,22 @@ class StepStream:
         remaining = range(first_step, self.steps_in_epoch(epoch))
         if not remaining:
             return
-        decoder = _StepDecoder(self, plan)
-        with closing(work_ahead(decoder, remaining, self.num_workers, self.prefetch, self.start_method)) as decoded:
-            for step in decoded:
-                yield self._assemble(epoch, step, plan)
-
-    def _assemble(self, epoch: int, decoded: _Decoded, plan: EpochPlan) -> Step:
-        batches = tuple(
-            collate(
-                examples,
-                positions,
-                self.null_image,
-                self.encoder.pad_token_id,
-                self.encoder.image_token_id,
-                self.encoder.num_image_tokens,
-            )
-            for examples, positions in zip(decoded.rows, decoded.positions, strict=True)
+        steps = work_ahead(
+            _StepDecoder(self, plan), remaining, self.num_workers, self.prefetch, self.start_method, self.pin_memory
         )
+        with closing(steps):
+            for ready in steps:
+                yield self._assemble(epoch, ready, plan)
+
+    def _assemble(self, epoch: int, ready: _Ready, plan: EpochPlan) -> Step:
+        batches = ready.batches
         idle = sum(
             length
             for batch in batches
             for length, is_real in zip(batch.segment_lengths, batch.is_real.tolist(), strict=True)
             if not is_real
         )
-        first = decoded.index * self.global_batch_size
+        first = ready.index * self.global_batch_size
         keys = tuple(
             self.indexes[source].keys[entry].tobytes().hex()
             for source, entry in zip(
@@ -135,27 +129,34 @@ class StepStream:
             )
         )
         padding_share = idle / sum(batch.num_tokens for batch in batches)
-        return Step(epoch, decoded.index, batches, keys, decoded.bad, padding_share)
+        return Step(epoch, ready.index, batches, keys, ready.bad, padding_share)
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    """What a worker hands over: numpy arrays, which go by pipe; shared memory is often too small in containers."""
+class _Ready:
+    """What a worker hands over: a step's rows, collated.
+
+    They go by pipe, as numpy arrays: shared memory, which tensors would take, is often too small in containers. Where
+    the loader pins, its thread unpacks and pins them while the step before is computed.
+    """
 
     index: int
-    rows: tuple[tuple[Example, ...], ...]
-    positions: tuple[tuple[int, ...], ...]
+    batches: tuple[Batch, ...]
     bad: tuple[Quarantined, ...]
 
+    def pin_memory(self) -> _Ready:
+        """The same in page-locked memory, from which a device copies without waiting; called by torch's loader."""
+        return replace(self, batches=tuple(batch.pin_memory() for batch in self.batches))
 
-class _StepDecoder(Dataset[_Decoded]):
-    """Step number to this rank's decoded rows."""
+
+class _StepDecoder(Dataset[_Ready]):
+    """Step number to this rank's decoded and collated rows."""
 
     def __init__(self, stream: StepStream, plan: EpochPlan) -> None:
         self.stream = stream
         self.plan = plan
 
-    def __getitem__(self, index: int) -> _Decoded:
+    def __getitem__(self, index: int) -> _Ready:
         stream = self.stream
         first = index * stream.global_batch_size
         step = slice(first, first + stream.global_batch_size)
@@ -167,8 +168,19 @@ class _StepDecoder(Dataset[_Decoded]):
             stream.cost,
         )[stream.rank]
         bad: list[Quarantined] = []
-        rows = tuple(tuple(self._decode(first + position, bad) for position in row) for row in seats)
-        return _Decoded(index, rows, tuple(map(tuple, seats)), tuple(bad))
+        encoder = stream.encoder
+        batches = tuple(
+            collate(
+                [self._decode(first + position, bad) for position in row],
+                row,
+                stream.null_image,
+                encoder.pad_token_id,
+                encoder.image_token_id,
+                encoder.num_image_tokens,
+            )
+            for row in seats
+        )
+        return _Ready(index, batches, tuple(bad))
 
     def _decode(self, at: int, bad: list[Quarantined]) -> Example:
         """The example of sample ``at`` of the epoch, or a hole of its planned length."""

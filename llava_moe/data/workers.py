@@ -20,12 +20,14 @@ def work_ahead(
     num_workers: int,
     prefetch: int = 2,
     start_method: str | None = None,
+    pin_memory: bool = False,
 ) -> Generator[Item, None, None]:
     """``dataset[i]`` for each i of ``order``, in order, made by worker processes; by this one where there are none.
 
     Args:
         prefetch: items that each worker keeps ready: with them memory is bounded.
         start_method: ``fork``, ``spawn``, ... for the workers; None for the platform's own.
+        pin_memory: call each item's ``pin_memory()`` in a thread of the loader, while the one before is in use.
     """
     loader = DataLoader(
         dataset,
@@ -38,6 +40,7 @@ def work_ahead(
         worker_init_fn=_start_worker,
         prefetch_factor=prefetch if num_workers else None,
         multiprocessing_context=start_method if num_workers else None,
+        pin_memory=pin_memory,
     )
     with _while_starting_workers(num_workers):
         items = iter(loader)
