@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,12 +53,14 @@ def prepare(preparation: Preparation, folder: Path, num_processes: int, restart:
         progress.begin(preparation.recipe.name, _size(preparation.files), len(made))
         work = _Cutting(preparation, made, ends, progress)
         order = _order(preparation, out)
-        for done in _make(order, work.chunks(), num_processes):
-            out.keep(done)
-            if isinstance(done, FileEnd):
-                ends[done.file] = done
-            else:
-                made[done.number] = done
+        # Closed here, not when it is forgotten: an exception would keep the workers alive as long as its traceback.
+        with closing(_make(order, work.chunks(), num_processes)) as results:
+            for done in results:
+                out.keep(done)
+                if isinstance(done, FileEnd):
+                    ends[done.file] = done
+                else:
+                    made[done.number] = done
         manifest = manifest_of(preparation, made, ends, out.shards(made))
         out.publish(made, manifest)
     return manifest
@@ -162,7 +165,7 @@ class _Meter:
         self.advance(self.left, 0)
 
 
-def _make(order: Order, chunks: Iterator[Chunk | FileEnd], num_processes: int) -> Iterator[Made | FileEnd]:
+def _make(order: Order, chunks: Iterator[Chunk | FileEnd], num_processes: int) -> Generator[Made | FileEnd, None, None]:
     """What becomes of the chunks, in whatever order they are done; the ends of files as they come."""
     maker = ShardMaker(order)
     with Workers(order, num_processes) as workers:

@@ -32,9 +32,12 @@ class _Hashed:
         self.digest = sha256()
         self.num_bytes = 0
         self.closed = False
+        self.is_given_up = False
 
     def write(self, content: Any) -> int:
         view = memoryview(content)
+        if self.is_given_up:
+            return view.nbytes
         self.file.write(view)
         self.digest.update(view)
         self.num_bytes += view.nbytes
@@ -89,6 +92,9 @@ class ShardFile:
                 os.replace(self.part, self.path)
                 self.num_bytes, self.sha256 = self._sink.num_bytes, self._sink.digest.hexdigest()
         finally:
+            # Trap: Arrow's writer writes its footer when it is collected, and complains if it cannot.
+            self._sink.is_given_up = True
+            self._writer.close()
             self._file.close()
             self.part.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.data.conversation import BadRecord
+from llava_moe.data.images import find_image
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.row import Row
 from llava_moe.prepare.chunks import Chunk
@@ -205,9 +206,6 @@ def _stored(content: bytes, counts: Counts) -> dict[str, Any]:
 
 
 def _look_at(path: str, root: str, counts: Counts) -> tuple[int, int]:
-    # Imported where it is used: torch comes with it, which a worker without image paths does not need.
-    from llava_moe.data.images import find_image
-
     file = find_image(path, root)
     header = read_header(file)
     if header is None:

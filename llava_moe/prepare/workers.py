@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -102,6 +102,8 @@ class Workers:
     def _start(self) -> _Worker:
         # Spawned: the main process has threads, and a fork would take their locks along.
         context = get_context("spawn")
+        # Trap: it starts with the first process, and then unblocks SIGINT and SIGTERM whatever was blocked before.
+        resource_tracker.ensure_running()
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.order), name="prepare", daemon=True)
         with _signals_blocked():
