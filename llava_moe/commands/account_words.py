@@ -93,7 +93,14 @@ def open_console() -> Console:
         reconfigure = getattr(sys.stdout, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
-    return Console(highlight=False, markup=False)
+    return _PipedConsole(highlight=False, markup=False)
+
+
+class _PipedConsole(Console):
+    """A console whose reader may leave early, ``head`` say, which is no failure of ours."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def open_progress() -> Console:
