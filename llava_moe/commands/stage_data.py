@@ -53,7 +53,12 @@ def open_data(config: Mapping[str, Any], encoder: Encoder, processes: Processes,
     listed = () if list_path is None else read_list(Path(list_path))
     if processes.rank > 0:
         processes.wait()
-    records = tuple(open_records(source, cache) for source in mixture.sources)
+    opened = []
+    for source in mixture.sources:
+        # The first time, raw files are converted: minutes for gigabytes.
+        with console.status(f"  opening {escape(source.name)}: {escape(source.path)}"):
+            opened.append(open_records(source, cache))
+    records = tuple(opened)
     indexes = []
     for source, content in zip(mixture.sources, records, strict=True):
         with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
