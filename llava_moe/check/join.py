@@ -68,7 +68,7 @@ def _enter_rows(findings: Findings, kind: str, details: dict[int, str]) -> None:
 
 
 def _enter_repeats(findings: Findings, own: Hashes, contents_m: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Copies inside a source; uint64 [n], what each record is as a sample (0 where it cannot be used)."""
+    """Copies inside a source; uint64 [n], what each record is as a sample (0: a copy, or unusable)."""
     samples_n = join_images(own.texts_n, own.rows_m, own.places_m, contents_m)
     images_n = join_images(np.zeros_like(own.texts_n), own.rows_m, own.places_m, contents_m)
     rows, firsts = copies(samples_n, usable)
@@ -81,6 +81,7 @@ def _enter_repeats(findings: Findings, own: Hashes, contents_m: np.ndarray, usab
     _note_rows(findings, "repeated_id", copies(own.ids_n, np.arange(len(own.ids_n)))[0])
     kept_n = np.zeros_like(samples_n)
     kept_n[usable] = samples_n[usable]
+    kept_n[rows] = 0
     return kept_n
 
 
