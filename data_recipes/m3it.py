@@ -21,7 +21,7 @@ Videos are lists of frames: eight images of 576 tokens do not fit 2,048 and such
 Overlaps with benchmarks (docvqa, text-vqa, vqa-v2, snli-ve, science-qa, imagenet, coco): ``data check`` finds them.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe, Repair
+from llava_moe.prepare.recipe import Part, Recipe
 
 RECIPE = Recipe(
     name="m3it",
@@ -37,16 +37,8 @@ RECIPE = Recipe(
         Part(split="test", find="data", expected=105_754),
     ),
     address="hf://datasets/MMInstruction/M3IT",
-    repairs=(
-        Repair(
-            name="nlvr-broken",
-            pattern="*nlvr*",
-            reasons=("image_unreadable", "image_empty", "image_not_image"),
-            fault="some of nlvr's images are broken as published",
-            remedy="leave these records out by the quarantine list",
-        ),
-    ),
     notes=(
+        "Some of nlvr's images are broken as published: their records are left out and counted.",
         "The counts are the card's sums over eight groups.",
         "One group or set alone: path=FOLDER/data/captioning as a source of format m3it.",
         "The papers' general domain is this and sharegpt4v_ft, 2.26 M records.",
