@@ -117,7 +117,21 @@ Keys: dtype=fp32|bf16 of the weights written, split=val and limit=200 of what st
 DATA_COMMANDS = {
     "prepare": Command(
         "turn downloads into sharded Parquet with a manifest, in parallel; killed, it goes on where it was",
-        "llava-moe data prepare recipe=NAME downloads=FOLDER [out=data] [key=value ...]",
+        """llava-moe data prepare recipe=NAME|[A,B]|FILE.py downloads=FOLDER [out=data] [key=value ...]
+
+  llava-moe ls recipe                                             the recipes; each page says what to fetch and how
+  llava-moe data prepare recipe=pathvqa downloads=downloads       downloads (or downloads/pathvqa) to data/pathvqa
+  llava-moe data prepare recipe=[m3it,sharegpt4v_ft] downloads=downloads model=vicuna_7b_clip336
+  llava-moe data prepare recipe=pathvqa from=hub                  streamed from where it is published
+
+Writes out/NAME/SPLIT-00000.parquet ... and manifest.json: counts against those published, statistics of tokens and
+images, fingerprints. What cannot be read as a record goes to rejected.jsonl; all else is data check's to judge. Images
+inside records are stored, image files stay where they are. Stopped or killed, it goes on where it was, to the same
+bytes with any number of processes.
+
+Keys: splits=[train], images=FOLDER, num_processes=N (default: every core), probe_images=true (the header of every
+image file, not of a sample), model=NAME or model.path=FOLDER (whose tokenizer counts; model=demo: the embedded one),
+restart=true (anew, where raw files or choices have changed).""",
     ),
     "check": Command(
         "look at every record and image of a mixture: faults, duplicates, leaks; writes a list that train honours",
