@@ -59,9 +59,8 @@ def _show(job: Job) -> int:
         for row in stage.rows[: job.choices["shown"]]:
             print_row(row, console)
         if (hidden := len(stage.rows) - job.choices["shown"]) > 0:
-            console.print(
-                Text(f"\n{hidden} rows more are on the page; shown={len(stage.rows)} prints them", style="dim")
-            )
+            more = "1 row more is" if hidden == 1 else f"{hidden} rows more are"
+            console.print(Text(f"\n{more} on the page; shown={len(stage.rows)} prints all", style="dim"))
     console.print(f"\npage: {path}", soft_wrap=True)
     say_next(console, commands)
     return 0
