@@ -52,13 +52,23 @@ def open_raw(path: str) -> BinaryIO:
     Raises:
         UserError: it cannot be opened.
     """
+    if is_address(path):
+        try:
+            return cast(BinaryIO, fsspec.open(path, "rb").open())
+        except Exception as error:
+            raise unreachable(path, error) from error
     try:
-        if not is_address(path):
-            return open(path, "rb")
-        return cast(BinaryIO, fsspec.open(path, "rb").open())
-    except (OSError, ValueError, ImportError) as error:
+        return open(path, "rb")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read ({reason}); check the data source's path") from error
+
+
+def unreachable(path: str, error: Exception) -> UserError:
+    """What to say of an address that failed: behind it stands any of fsspec's backends, each with a network library's
+    own exceptions, so that no narrower kind can be named."""
+    reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    return UserError(f"{path}: cannot be reached ({reason}); check the address and the network")
 
 
 def raw_records(path: str) -> Iterator[Any]:
@@ -67,6 +77,17 @@ def raw_records(path: str) -> Iterator[Any]:
     Raises:
         UserError: the file is missing, damaged or empty; the line says where.
     """
+    try:
+        yield from _read(path)
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_address(path):
+            raise
+        raise unreachable(path, error) from error
+
+
+def _read(path: str) -> Iterator[Any]:
     with open_raw(path) as file:
         if not path.endswith(".parquet"):
             yield from read_json_stream(path, file)
@@ -90,9 +111,8 @@ def _find_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
             found = [name for name in system.ls(inside, detail=False) if str(name).endswith(suffixes)]
         else:
             found = [inside] if system.exists(inside) else []
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be reached ({reason}); check the address and the network") from error
+    except Exception as error:
+        raise unreachable(path, error) from error
     if not found:
         raise UserError(f"no file {path}; check the address")
     return sorted(system.unstrip_protocol(name) for name in found)

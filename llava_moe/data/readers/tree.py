@@ -9,8 +9,7 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
-from llava_moe.data.readers.files import is_address
-from llava_moe.errors import UserError
+from llava_moe.data.readers.files import is_address, unreachable
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 
@@ -48,9 +47,8 @@ def _below_address(path: str, suffixes: tuple[str, ...]) -> list[str]:
             found = [name for name in system.find(inside) if str(name).endswith(suffixes)]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be reached ({reason}); check the address and the network") from error
+    except Exception as error:
+        raise unreachable(path, error) from error
     return sorted(system.unstrip_protocol(name) for name in found)
 
 

@@ -14,6 +14,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -361,3 +362,38 @@ def test_a_record_that_is_no_object_is_a_fault_of_that_record(tmp_path: Path) ->
         assert [row["fault"] for row in rows[:4]] == ["not_a_conversation"] * 4
     with pytest.raises(BadRecord):
         FORMATS["ureader"].row({"conversations": "no"}, 0)
+
+
+class LineDownError(Exception):
+    """As network libraries have them: of no kind that Python knows."""
+
+
+class CutOff(MemoryFileSystem):
+    """A host that answers for a while."""
+
+    protocol = "cutoff"
+    is_down = False
+
+    def find(self, path: str, *rest: Any, **named: Any) -> Any:
+        if CutOff.is_down:
+            raise LineDownError("the line is down\nand more")
+        return super().find(path, *rest, **named)
+
+    ls = isdir = isfile = exists = find
+
+    def _open(self, path: str, *rest: Any, **named: Any) -> Any:
+        raise LineDownError("the line is down")
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_an_address_that_stops_answering_is_the_users_to_mend(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("cutoff", CutOff, clobber=True)
+    monkeypatch.setattr(CutOff, "is_down", True)
+    reader = FORMATS[kind]
+    with pytest.raises(UserError) as refused:
+        reader.find("cutoff://data")
+    assert "cutoff://data: cannot be reached (the line is down); check the address" in str(refused.value)
+    beside = ("cutoff://data/val_500.jsonl",)
+    for name in ("train.jsonl", "train.parquet"):
+        with pytest.raises(UserError, match="cannot be reached"):
+            list(reader.records(RawFile(f"cutoff://data/{name}", "train", beside)))
