@@ -105,7 +105,7 @@ def open_records(source: Source, cache: Path) -> ArrowRecords | ShardRecords:
         return prepared
     files = find_files(source)
     kind = _format(source, files)
-    key = store.fingerprint([file.path for file in files], kind)
+    key = store.fingerprint([path for file in files for path in (file.path, *file.beside)], kind)
     path = Path(cache) / f"{store.slug(Path(files[0].path).stem)}-{key[:24]}.arrow"
     store.keep(_rows(files, FORMATS[kind]), path)
     records = ArrowRecords(source, path)

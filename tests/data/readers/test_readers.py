@@ -26,6 +26,8 @@ from llava_moe.data.readers.m3it import copies_among, embedded_images
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row
 from llava_moe.data.readers.tree import date_of, split_of
+from llava_moe.data.records import Source
+from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from tests.data.readers.raw import (
     INSTRUCTIONS,
@@ -95,6 +97,14 @@ def test_m3it_draws_instructions_in_record_order_with_its_seed_and_nothing_else_
     reader = FORMATS["m3it"]
     records = list(reader.records(reader.find(str(tmp_path / "train.jsonl"))[0]))
     assert [reader.row(record, number) for number, record in reversed(list(enumerate(records)))][::-1] == rows
+
+
+def test_other_instructions_make_other_records_of_the_same_file(tmp_path: Path) -> None:
+    write_lines(tmp_path / "coco" / "train.jsonl", [older_row(0)])
+    source = Source("a", "b", str(tmp_path / "coco"), "m3it")
+    for told in ("Say it.", "Write it."):
+        save(tmp_path / "coco" / "instructions.json", json.dumps([told]).encode())
+        assert told in open_records(source, tmp_path / "cache")[0].turns[0].text
 
 
 def test_m3it_makes_one_question_of_instruction_and_inputs_behind_its_images(tmp_path: Path) -> None:
