@@ -18,7 +18,8 @@ read, a dated file only where there is no original, the latest. Odd names (``mmc
 ``esnlive_train.jsonl``, ``train.large.jsonl``) count as what they are. The published loader needs ``datasets`` below 4.
 Videos are lists of frames: eight images of 576 tokens do not fit 2,048 and such records are dropped as too long unless
 ``train.max_length`` is raised. Some of nlvr's images are broken. Test files hold records without answers.
-Overlaps with benchmarks (docvqa, text-vqa, vqa-v2, snli-ve, science-qa, imagenet, coco): ``data check`` finds them.
+Overlaps with benchmarks (docvqa, text-vqa, vqa-v2, snli-ve, science-qa, imagenet, coco): ``data check against=`` finds
+them.
 """
 
 from llava_moe.prepare.recipe import Part, Recipe
@@ -41,6 +42,7 @@ RECIPE = Recipe(
         "Some of nlvr's images are broken as published: their records are left out and counted.",
         "The counts are the card's sums over eight groups.",
         "One group or set alone: path=FOLDER/data/captioning as a source of format m3it.",
+        "To leave sets out that benchmarks hold: a page of one's own with draw=Draw('task', leave_out=('docvqa',)).",
         "The papers' general domain is this and sharegpt4v_ft, 2.26 M records.",
     ),
 )

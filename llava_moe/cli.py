@@ -107,8 +107,8 @@ static=by_domain=NAME (each layer's mean mixture over that domain's held-out tok
 Keys: dtype=fp32|bf16 of the weights written, split=val and limit=200 of what static= measures on, num_threads.""",
     ),
     "ls": Command(
-        "list what there is to choose from: exp, model, data, adapter, benchmark, run",
-        "llava-moe ls [exp|model|data|adapter|stage|parallel|benchmark|run]",
+        "list what there is to choose from: exp, model, data, adapter, recipe, benchmark, run",
+        "llava-moe ls [exp|model|data|adapter|stage|parallel|recipe|benchmark|run]",
     ),
     "doctor": Command("tell what this machine has and lacks for training, each with its remedy", "llava-moe doctor"),
 }

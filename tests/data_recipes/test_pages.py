@@ -16,6 +16,7 @@ from llava_moe.data.conversation import BadRecord, Conversation, Turn, check_ima
 from llava_moe.data.images import open_image
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.row import Row
+from llava_moe.prepare.draw import Draw
 from llava_moe.prepare.recipe import load_recipe, recipe_names, recipes_folder
 from tests.data.readers.raw import WRITERS, Raw, write_raw
 
@@ -123,6 +124,15 @@ def test_every_reason_of_a_repair_is_one_that_data_check_gives() -> None:
     for name in NAMES:
         for repair in load_recipe(name).repairs:
             assert set(repair.reasons) <= set(KINDS), (name, repair.name)
+
+
+def test_a_draw_leaves_sets_of_m3it_out_by_their_name(tmp_path: Path) -> None:
+    folder = write_raw("m3it", tmp_path / "raw").folder / "data"
+    reader, draw = FORMATS["m3it"], Draw("task", leave_out=("docvqa", "coco"))
+    records = [record for file in reader.find(str(folder)) for record in reader.records(file)]
+    drawing = draw.start(draw.count(records))
+    kept = Counter(record["task"] for record in records if drawing.keep(record))
+    assert kept == {"snli-ve": 1, "mmchat": 1, "nlvr": 4, "shapes": 2, "vqa-v2": 2}
 
 
 def test_vision_flans_draw_is_the_papers() -> None:
