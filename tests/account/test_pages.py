@@ -113,6 +113,17 @@ def test_the_tables_fit_the_terminal_and_lose_no_number(make_stream: MakeStream,
             assert f"{number:,}" in text
 
 
+def test_a_source_that_gives_nothing_is_shown_with_nothing(
+    make_stream: MakeStream, read_page: Callable[..., Any]
+) -> None:
+    account = account_of(make_stream({"scans": {"weight": 0.0}}, epoch_samples=20))
+    medical = account.of("domain")[1]
+    assert (medical.epoch.tally.samples, medical.lengths, medical.epoch.of_loss, medical.seen) == (0, None, 0.0, 0)
+    assert medical.records.usable == 11 and [one.given for one in account.counts] == [10, 10, 0]
+    page = read_page(stats_page("x", "", [account]))
+    assert "medical: scans" in page.text and page.text.count("lengths of an epoch") == 1
+
+
 def test_great_numbers_are_shortened() -> None:
     numbers = (99_999_999, 123_456_789, 1_234_567_890)
     assert [count(number) for number in numbers] == ["99,999,999", "123.5 M", "1.235 G"]
