@@ -35,7 +35,7 @@ from llava_moe.plan.trace import Blueprint
 LIMITS: dict[str, Limit] = {
     "device": OrNull(Text()),
     "num_devices": OrNull(Whole(1)),
-    "mfu": Real(0, 1, open_below=True),
+    "mfu": OrNull(Real(0, 1, open_below=True)),
     "probe": FLAG,
     "out": OrNull(Text()),
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from llava_moe.commands.account_words import open_stage
@@ -22,9 +24,11 @@ from llava_moe.errors import UserError
 from llava_moe.plan.steps import Steps, count_steps, stand_in
 from llava_moe.prepare.recipe import load_recipe
 
-# Text tokens of a sample that nobody has seen, and how many of them are learnt: LLaVA's 665 K mix has about these.
+# Text tokens of a sample that nobody has seen: their logarithms are normal with this deviation. The share that is
+# learnt is of all its tokens. Assumptions.
 EXPECTED_TEXT = 246
-EXPECTED_SUPERVISED = 73
+TEXT_DEVIATION = 0.7
+EXPECTED_SUPERVISED = 0.09
 
 
 @dataclass(frozen=True)
@@ -61,20 +65,29 @@ def plan_data(stage: Stage, encoder: Encoder, progress: Console) -> PlanData:
         )
     there = [source.name for source in mixture.sources if source not in absent]
     indexes = _indexes(stage, there, encoder, progress)
-    length = min(encoder.max_length, encoder.num_image_tokens + EXPECTED_TEXT)
-    learnt = min(EXPECTED_SUPERVISED, length - encoder.num_image_tokens - 1)
+    lengths = _expected_lengths(encoder)
+    learnt = np.minimum(EXPECTED_SUPERVISED * lengths, lengths - encoder.num_image_tokens - 1).astype(np.int32)
     for name, number in expected.items():
-        indexes[name] = stand_in(number or 0, length, max(0, learnt))
+        kept = round((number or 0) * (1 - mixture.held_out))
+        indexes[name] = stand_in(kept, lengths.tolist(), learnt.tolist())
     ordered = [indexes[source.name] for source in mixture.sources]
     notes = []
     if absent:
         names = ", ".join(source.name for source in absent)
         notes.append(
             f"not there yet: {names}. Their records are counted as published, steps follow from that; tokens assume an "
-            f"image and {EXPECTED_TEXT} text tokens a sample, {EXPECTED_SUPERVISED} of them learnt"
+            f"image and {EXPECTED_TEXT} text tokens a sample, {EXPECTED_SUPERVISED:.0%} of it learnt"
         )
     notes += [f"{name}: how many records it has was not published; it is left out of the count" for name in unknown]
     return PlanData(mixture, _count(config, mixture, ordered, encoder, list(expected)), tuple(expected), tuple(notes))
+
+
+def _expected_lengths(encoder: Encoder) -> np.ndarray:
+    """Tokens of 63 samples at even quantiles of what is assumed."""
+    deviates = [NormalDist().inv_cdf(number / 64) for number in range(1, 64)]
+    text = np.exp(TEXT_DEVIATION * np.asarray(deviates))
+    text = np.maximum(2, text * EXPECTED_TEXT / text.mean())
+    return np.minimum(encoder.num_image_tokens + text, encoder.max_length).astype(np.int32)
 
 
 def _is_there(source: Source) -> bool:

@@ -61,6 +61,8 @@ class Hollow(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device
         kwargs = kwargs or {}
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not any(isinstance(leaf, FakeTensor) for leaf in inputs):
@@ -75,7 +77,7 @@ class Hollow(TorchDispatchMode):
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         for tensor in outputs:
             self.see(tensor)
-        if not func.is_view:
+        if outputs and not func.is_view and func not in UNTOUCHED:
             count = FLOPS.get(func._overloadpacket)
             flops = 0 if count is None else count(*args, **kwargs, out_val=out)
             self.work.append((flops, sum(tensor.nbytes for tensor in [*inputs, *outputs])))
@@ -133,6 +135,9 @@ def _attention_backward(
     """Five products: the scores again, and the gradients of values, probabilities, queries and keys."""
     return 10 * q.numel() * k.shape[-2] // (2 if is_causal else 1)
 
+
+# Operations that allocate and touch nothing.
+UNTOUCHED = (aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default)
 
 # The counters of torch, and what they do not know.
 FLOPS: dict[Any, Callable[..., int]] = {

@@ -10,6 +10,10 @@ from llava_moe.plan.devices import Device
 # Of what data sheets name, what a large matrix product and a copy reach (H200: 788 of 989 TFLOP/s, 4.3 of 4.8 TB/s).
 GEMM_SHARE = 0.8
 COPY_SHARE = 0.9
+# Of that, what a step reaches beside launches, waits and attention's own inefficiency; and of matrix products alone,
+# where bandwidth is not known. Assumptions, which a probe replaces.
+REACHED = 0.75
+REACHED_OF_PRODUCTS = 0.4
 
 
 @dataclass(frozen=True)
@@ -40,26 +44,30 @@ def hours_at(
     num_steps: int,
     num_devices: int,
     useful_share: float,
-    mfu: float,
+    mfu: float | None,
     work: Sequence[tuple[int, int]],
 ) -> Hours | None:
     """Time from arithmetic; None for a device whose rate nobody knows.
 
     Args:
         useful_share: work of all ranks over that of the busiest one, times their number.
-        mfu: share of the data sheet's FLOP/s (of the measured rate on a CPU) that a step reaches.
+        mfu: share of the data sheet's FLOP/s (of the measured rate on a CPU) that a step reaches; None: what ``work``
+            allows, less what is assumed to be lost.
         work: a row's operations, for the best that the data sheet allows.
     """
     rate = device.flops(dtype)
     if rate is None:
         return None
+    best = best_mfu(device, dtype, work)
+    if mfu is None:
+        mfu = REACHED_OF_PRODUCTS if best is None else REACHED * best
     seconds = flops_per_step / (num_devices * useful_share * rate * mfu)
     return Hours(
         seconds_per_step=seconds,
         hours=seconds * num_steps / 3600,
         device_hours=seconds * num_steps / 3600 * num_devices,
         mfu=mfu,
-        best_mfu=best_mfu(device, dtype, work),
+        best_mfu=best,
         flops_per_step=flops_per_step,
     )
 

@@ -69,7 +69,7 @@ def plan_stage(
     dtype: str,
     samples_per_step: int,
     keep_last: int,
-    mfu: float,
+    mfu: float | None,
     notes: tuple[str, ...],
 ) -> StagePlan:
     """Trace a stage and what is near it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -135,20 +134,22 @@ def _epochs(
         yield first_step, plan
 
 
-def stand_in(num_records: int, length: int, supervised: int) -> SourceIndex:
-    """The index of a source that is not there: so many records, all alike, each with an image."""
+def stand_in(num_records: int, lengths: Sequence[int], supervised: Sequence[int]) -> SourceIndex:
+    """The index of a source that is not there: so many records, each with an image.
+
+    Args:
+        lengths, supervised: tokens of the records in turn.
+    """
     rows = np.arange(num_records)
-    columns: dict[str, Any] = {
-        "rows": rows,
-        "lengths": np.full(num_records, length, np.int32),
-        "supervised": np.full(num_records, supervised, np.int32),
-        "num_images": np.ones(num_records, np.int16),
+    return SourceIndex(
+        rows=rows,
+        lengths=np.resize(np.asarray(lengths, np.int32), num_records),
+        supervised=np.resize(np.asarray(supervised, np.int32), num_records),
+        num_images=np.ones(num_records, np.int16),
         # No memory: all rows of it are one.
-        "keys": np.broadcast_to(np.zeros(32, np.uint8), (num_records, 32)),
-        "num_records": num_records,
-        "num_cut": 0,
-        "bad": (),
-    }
-    if "image_ids" in SourceIndex.__dataclass_fields__:
-        columns["image_ids"] = rows.astype(np.uint64)
-    return SourceIndex(**columns)
+        keys=np.broadcast_to(np.zeros(32, np.uint8), (num_records, 32)),
+        num_records=num_records,
+        num_cut=0,
+        bad=(),
+        image_ids=rows.astype(np.uint64),
+    )

@@ -51,9 +51,14 @@ def size(num_bytes: float) -> str:
 def count(number: float) -> str:
     """A number of things, short when large."""
     for unit, scale in (("G", 1e9), ("M", 1e6)):
-        if number >= 10 * scale:
-            return f"{number / scale:,.1f} {unit}"
+        if number >= scale:
+            value = number / scale
+            return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
     return f"{number:,.0f}"
+
+
+def _figures(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -70,22 +75,24 @@ def _print_steps(plan: StagePlan, console: Console) -> None:
     mark = "about " if steps.is_expected else ""
     epochs = steps.num_steps / steps.steps_in_epoch
     console.print(
-        f"{steps.num_steps:,} steps of {plan.samples_per_step} samples ({epochs:.3g} epochs of "
-        f"{steps.steps_in_epoch:,}); {steps.samples:,} samples, {mark}{count(steps.tokens)} tokens, "
+        f"{steps.num_steps:,} steps of {plan.samples_per_step} samples: {epochs:.3g} x {steps.steps_in_epoch:,} of an "
+        f"epoch; {steps.samples:,} samples, {mark}{count(steps.tokens)} tokens, "
         f"{mark}{count(steps.supervised)} supervised"
     )
     table = _table("source", "domain", "records", "passes", "samples", "tokens", text=2)
     for source in steps.sources:
-        told = f"{source.num_records:,}" + (" expected" if source.is_expected else "")
+        told = f"{source.num_records:,}" if source.num_records else "unknown"
         table.add_row(
-            source.name,
+            source.name + ("*" if source.is_expected else ""),
             source.domain,
             told,
             f"{source.passes:.4g}",
             f"{source.samples:,}",
-            count(source.tokens) + (" assumed" if source.is_expected else ""),
+            count(source.tokens),
         )
     console.print(table)
+    if steps.is_expected:
+        console.print(Text("* not there yet: records as published, tokens assumed", style="dim"))
     seating = plan.asked.seating
     fewest, mean, most = seating.rows_per_rank
     rows = f"{most}" if fewest == most else f"{mean:.1f} ({fewest} to {most})"
@@ -177,16 +184,15 @@ def _hours(plan: StagePlan, hours: Hours | None) -> str:
     if hours is None:
         return f"not known for {plan.device.name}: probe=true measures it"
     devices = plan.asked.choice.parallel.num_devices
-    total = (
-        f"{duration(hours.hours * 3600)}, {hours.device_hours:,.3g} {'GPU' if plan.device.is_gpu else 'device'}-hours"
-    )
-    step = f"{duration(hours.seconds_per_step)} a step, {hours.flops_per_step / 1e12:,.3g} TFLOP"
+    kind = "GPU" if plan.device.is_gpu else "device"
+    total = f"{duration(hours.hours * 3600)}, {_figures(hours.device_hours)} {kind}-hours"
+    step = f"{duration(hours.seconds_per_step)} a step, {_figures(hours.flops_per_step / 1e12)} TFLOP"
     if hours.mfu is None:
         return f"{total} ({step}; measured here on one device{f', divided by {devices}' if devices > 1 else ''})"
     best = "" if hours.best_mfu is None else f"; kernels alone would allow {hours.best_mfu:.0%}"
     rate = (plan.device.flops(plan.dtype) or 0.0) / 1e12
     source = "of the data sheet" if plan.device.is_gpu else "measured of a matrix product here"
-    return f"{total} ({step}; assumed: {hours.mfu:.0%} of {rate:,.3g} TFLOP/s {source}{best})"
+    return f"{total} ({step}; assumed: {hours.mfu:.0%} of {_figures(rate)} TFLOP/s {source}{best})"
 
 
 def _table(*columns: str, text: int = 1) -> Table:
