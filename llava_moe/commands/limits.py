@@ -170,7 +170,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "adapter": Fields(),
     "data.sources": ByName(Fields()),
     "data.num_workers": Whole(0),
-    "data.root": OrNull(Text()),
+    "data.root": Text(),
     "data.max_bad_share": Real(0, 1),
     "data.quarantine": OrNull(Text()),
     "data.held_out": Real(0, 0.9),

@@ -63,7 +63,7 @@ def _check_together(config: Mapping[str, Any]) -> None:
         if config[key] is not None and not any(source.get(key) == config[key] for source in sources):
             raise UserError(f"{key}={config[key]} is not read by the data that was chosen: add data=mine")
     root = config["data"]["root"]
-    if root not in (None, DATA_ROOT) and not any(str(source.get("path")).startswith(root) for source in sources):
+    if root != DATA_ROOT and not any(str(source.get("path")).startswith(root) for source in sources):
         raise UserError(f"data.root={root} is not read by the data that was chosen: no path of its sources follows it")
     if train["max_length"] > train["tokens_per_micro_batch"]:
         raise UserError(

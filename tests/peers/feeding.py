@@ -288,7 +288,7 @@ def wait_share(num_workers: int, folder: Path, num_steps: int = 40) -> tuple[flo
         "eval.benchmarks=[]",
     ]
     with waits_counted() as waits:
-        status = cli.main(["train", *words])
+        status = cli.run(["train", *words])
     assert status == 0
     log: list[Mapping[str, float]] = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert len(log) == num_steps
