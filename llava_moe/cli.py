@@ -156,7 +156,7 @@ a record has a fault). Otherwise the status is 2 only where training would not b
         """llava-moe data stats [words of llava-moe train] [key=value ...]
 
   llava-moe data stats                                            the stages of the embedded demo
-  llava-moe data stats exp=mix_general_doc_med domain_scale.medical=2
+  llava-moe data stats exp=mix_general_doc_med 'domain_scale={medical: 2}'
   llava-moe data stats data=mine path=train.json images=folder
 
 By source, by domain and in all, counted from the very plan that training follows: records left out and cut, samples
