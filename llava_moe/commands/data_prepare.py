@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ LIMITS: dict[str, Limit] = {
 FREE_TEXT = ("recipe", "downloads")
 # The language model of the papers' experiments.
 USUAL_TOKENIZER = "lmsys/vicuna-7b-v1.5"
+# Where no bar can be drawn, as in a batch system's log.
+SECONDS_A_LINE = 60
 
 
 def main(words: Sequence[str]) -> int:
@@ -120,7 +123,7 @@ def _run(job: _Job, plain: Mapping[str, Any], console: Console) -> None:
     if was_there:
         console.print(f"{job.folder} was finished before: nothing was read", highlight=False, markup=False)
     console.print("\nNext:", highlight=False)
-    for command in _next_commands(job):
+    for command in _next_commands(job, manifest):
         console.print(f"  {command}", highlight=False, markup=False)
 
 
@@ -188,7 +191,8 @@ class _Bar:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.num_records = 0
+        self.num_records = self.num_bytes = 0
+        self.told = time.monotonic()
         self.task: TaskID | None = None
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -221,7 +225,12 @@ class _Bar:
         """See ``prepare.run.Progress``."""
         assert self.task is not None
         self.num_records += num_records
+        self.num_bytes += num_bytes
         self.bar.update(self.task, advance=num_bytes, records=f"{self.num_records:,}")
+        if not self.console.is_terminal and time.monotonic() - self.told > SECONDS_A_LINE:
+            self.told = time.monotonic()
+            what = f"  {self.num_records:,} records, {self.num_bytes / 1e9:.2f} GB read"
+            self.console.print(what, highlight=False, markup=False)
 
 
 def _show(manifest: Manifest, job: _Job, console: Console) -> None:
@@ -230,9 +239,10 @@ def _show(manifest: Manifest, job: _Job, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _next_commands(job: _Job) -> list[str]:
+def _next_commands(job: _Job, manifest: Manifest) -> list[str]:
     place = shlex.quote(str(job.folder))
-    commands = [f"llava-moe data check data=mine path={place}"]
+    split = " data.sources.mine.split=train" if len(manifest.counts) > 1 and "train" in manifest.counts else ""
+    commands = [f"llava-moe data check data=mine path={place}{split}"]
     root = "" if job.folder.parent == Path("data") else f" data.root={shlex.quote(str(job.folder.parent))}"
     commands += [f"llava-moe data check data={name}{root}" for name in _mixtures_with(job.recipe.name)[:1]]
     return commands

@@ -80,6 +80,24 @@ def test_the_table_the_difference_and_the_next_command_are_printed(
     assert f"{tokens['total']:,}" in told
 
 
+def test_a_log_file_is_told_how_far_it_is(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(Path("dl/train.jsonl"), [record(3 * place + 2) for place in range(600)])
+    monkeypatch.setattr("llava_moe.commands.data_prepare.SECONDS_A_LINE", -1)
+    assert run(words) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.endswith("GB read")]
+    assert told[0].startswith("  256 records, 0.00") and told[-1].startswith("  600 records")
+
+
+def test_where_there_are_several_splits_the_next_command_names_train(capsys: pytest.CaptureFixture[str]) -> None:
+    write_raw("pathvqa", Path("dl"))
+    assert run(["data", "prepare", "recipe=pathvqa", "downloads=dl", "out=my data"]) == 0
+    told = capsys.readouterr().out
+    assert "llava-moe data check data=mine path='my data/pathvqa' data.sources.mine.split=train\n" in told
+    assert "data.root='my data'" in told
+
+
 def test_every_recipe_is_prepared_as_its_source_writes_it(tmp_path: Path) -> None:
     raws = {name: write_raw(name, tmp_path / "dl" / name) for name in WRITERS}
     assert run(["data", "prepare", f"recipe=[{','.join(raws)}]", "downloads=dl", "probe_images=true"]) == 0
@@ -292,6 +310,23 @@ def test_raw_files_are_streamed_from_their_address(words: list[str]) -> None:
     told = manifest(Path("streamed/own"))
     assert told["raw"][0]["file"] == "train.jsonl" and told["raw"][0]["records"] == 40
     assert told["raw"][0]["bytes"] == Path("dl/train.jsonl").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["m3it", "pathvqa"])
+def test_published_sets_stream_to_the_same_shards_as_from_a_folder(name: str) -> None:
+    write_raw(name, Path("dl"))
+    page = f"""
+from dataclasses import replace
+from llava_moe.prepare.recipe import load_recipe
+
+RECIPE = replace(load_recipe("{name}"), address="{Path("dl").resolve().as_uri()}")
+"""
+    Path("page.py").write_text(page)
+    for words in (["downloads=dl", "out=folder"], ["from=hub", "out=streamed"]):
+        assert run(["data", "prepare", "recipe=page.py", *words]) == 0
+    folder, streamed = contents(Path("folder")), contents(Path("streamed"))
+    assert folder.keys() == streamed.keys() and any(file.endswith(".parquet") for file in folder)
+    assert [file for file in folder if folder[file] != streamed[file]] == [f"{name}/manifest.json"]
 
 
 def test_a_recipe_pointed_at_the_wrong_folder_says_what_it_looked_for_and_how_to_get_it(refused: Refused) -> None:

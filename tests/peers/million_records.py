@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from llava_moe.cli import run
+from llava_moe.prepare import chunks
+
 NUM_RECORDS = 1_000_000
 NUM_IMAGES = 64
 SUFFIX = "\nAnswer the question using a single word or phrase."
@@ -110,28 +113,35 @@ def write_million(folder: Path, num: int = NUM_RECORDS) -> Path:
     return path
 
 
+def own_peak() -> float:
+    """Largest resident memory of this process in MiB."""
+    # Trap: getrusage(RUSAGE_SELF) begins with the size of the process that started this one.
+    told = Path("/proc/self/status").read_text()
+    return int(told.partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--records", type=int, default=NUM_RECORDS)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--model", default=None, help="whose tokenizer counts; without it none does")
+    parser.add_argument("--rows-a-chunk", type=int, default=chunks.ROWS_A_CHUNK)
     options = parser.parse_args()
+    chunks.ROWS_A_CHUNK = options.rows_a_chunk
     path = options.folder / "million.json"
     if not path.exists():
         started = time.monotonic()
         write_million(options.folder, options.records)
         print(f"written in {time.monotonic() - started:.0f} s: {path}, {path.stat().st_size / 1e9:.2f} GB")
-    from llava_moe.cli import run
-
     words = [f"recipe={options.folder / 'million.py'}", f"downloads={options.folder}", f"out={options.folder / 'data'}"]
     words += [f"num_processes={options.processes}"] + ([f"model={options.model}"] if options.model else [])
     started = time.monotonic()
     status = run(["data", "prepare", *words, "restart=true"])
     seconds = time.monotonic() - started
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"status {status}; {seconds:.1f} s, {options.records / seconds:,.0f} records/s")
-    print(f"peak resident memory: main process {peaks[0]:.0f} MiB, largest worker {peaks[1]:.0f} MiB")
+    print(f"peak resident memory: main process {own_peak():.0f} MiB, largest worker {worker:.0f} MiB")
 
 
 if __name__ == "__main__":
