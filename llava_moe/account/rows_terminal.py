@@ -24,7 +24,7 @@ _WIDE = 64
 def print_legend(console: Console) -> None:
     """Say what the colours, or the marks, mean."""
     taught = _taught("supervised: the model learns to write this", has_colours(console))
-    console.print(Text.assemble(taught, "  prompt: read only  ", ("[image 1: 64 tokens]", IMAGE), "  ↵ line break"))
+    console.print(Text.assemble(taught, "  prompt: read only  ", ("[image 1: n tokens]", IMAGE), "  ↵ line break"))
 
 
 def has_colours(console: Console) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from llava_moe.account.groups import Group
 from llava_moe.account.page import colours_of, render
-from llava_moe.account.stage import Group, StageAccount
+from llava_moe.account.stage import StageAccount
 from llava_moe.account.tables import stage_tables
 from llava_moe.account.tally import Tally
 from llava_moe.account.terminal import seating_lines, summary_line, warning_lines

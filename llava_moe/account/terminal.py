@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from llava_moe.account.stage import StageAccount
-from llava_moe.account.tables import count, percent, rich_tables, stage_tables
+from llava_moe.account.tables import count, percent, stage_tables
+from llava_moe.account.text_table import rich_tables
 from llava_moe.account.visible import visible
 
 

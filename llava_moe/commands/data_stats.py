@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from llava_moe.account.stage import Opened, StageAccount, Training, account_stage
+from llava_moe.account.groups import Opened
+from llava_moe.account.stage import StageAccount, Training, account_stage
 from llava_moe.account.stats_page import stats_json, stats_page
 from llava_moe.account.terminal import print_account
 from llava_moe.commands.account_words import (

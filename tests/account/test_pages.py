@@ -17,12 +17,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from llava_moe.account.groups import Opened
 from llava_moe.account.pictures import data_address, half_blocks
 from llava_moe.account.rows import first_rows
 from llava_moe.account.rows_page import StageRows, rows_page
 from llava_moe.account.rows_terminal import print_row
 from llava_moe.account.seating import Seats
-from llava_moe.account.stage import Opened, StageAccount, Training, account_stage
+from llava_moe.account.stage import StageAccount, Training, account_stage
 from llava_moe.account.stats_page import stats_json, stats_page
 from llava_moe.account.tables import count
 from llava_moe.account.terminal import print_account

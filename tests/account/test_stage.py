@@ -10,8 +10,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from llava_moe.account.groups import Opened
 from llava_moe.account.seating import Seats, account_seating
-from llava_moe.account.stage import Opened, StageAccount, Training, account_stage
+from llava_moe.account.stage import StageAccount, Training, account_stage
 from llava_moe.account.tally import Tally, take
 from llava_moe.data.encode import IGNORED
 from llava_moe.data.quarantine import Quarantined
