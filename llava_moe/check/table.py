@@ -9,6 +9,7 @@ from llava_moe.check.findings import Findings, kinds_found
 from llava_moe.check.kinds import KINDS, Kind
 from llava_moe.check.mix import Checked
 from llava_moe.check.scan import Found
+from llava_moe.data.shard_records import ShardRecords
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,12 @@ def first_found(checked: Checked, kind: str) -> tuple[Findings, Found] | None:
 
 def place_of(findings: Findings, found: Found) -> str:
     """Where a record stands, for people."""
-    return f"{findings.view.source.path}, record {found.number:,} (counted from 0)"
+    path, records, number = findings.view.source.path, findings.view.records, found.number
+    if isinstance(records, ShardRecords):
+        for shard, first in zip(records.shards, records.numbers.tolist(), strict=True):
+            if first <= number < first + shard.num_records:
+                return f"{records.folder / shard.file}, row {number - first:,} (record {number:,} of the folder)"
+    return f"{path}, record {number:,} (counted from 0)"
 
 
 def visible(text: str, keep: str = "") -> str:
