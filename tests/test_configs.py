@@ -210,6 +210,10 @@ def test_domain_scale_multiplies_repeats_caps_and_weights_of_a_domain() -> None:
         (("domain_scale={documents: 2.0}",), "domain_scale: documents is not a domain of this data: it has general"),
         (("domain_scale={general: 0}",), "domain_scale={'general': 0}: give a mapping"),
         (("domain_scale=2",), "domain_scale=2: give a mapping"),
+        (
+            ("domain_scale={general: 2}", "data.epoch_samples=9", "data.phases=[{share: 1, weights: {general: 1}}]"),
+            "domain_scale and data.phases: phases say the weights themselves",
+        ),
         (("data.held_out=1",), "data.held_out=1: give a number of at least 0 and at most 0.9"),
         (("data.root=null",), "data.root=null: give text"),
         (("data.phases=half",), "data.phases=half: give a list"),

@@ -91,6 +91,8 @@ def mixture_of(config: Mapping[str, Any]) -> Mixture:
             _refuse_unknown_domain(domains, known, "domains")
             sources = [source for source in sources if source.domain in domains]
         scale = config.get("domain_scale") or {}
+        if scale and data.get("phases"):
+            raise UserError("domain_scale and data.phases: phases say the weights themselves; give domain_scale=null")
         _refuse_unknown_domain(scale, known if domains is None else domains, "domain_scale")
         sources = [_scaled(source, scale.get(source.domain, 1.0)) for source in sources]
     return Mixture(
