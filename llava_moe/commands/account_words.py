@@ -12,18 +12,22 @@ from typing import Any
 
 import torch
 import transformers
+import yaml
 from omegaconf import DictConfig
 from rich.console import Console
 
 from llava_moe.account.seating import Seats
 from llava_moe.assemble import encoder_of, recipe_of
-from llava_moe.cli import FREE_TEXT
+from llava_moe.cli import FREE_TEXT, config_folder
 from llava_moe.commands.compose_config import compose_again, resolved, run_composed
+from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import Limit, check_settings
 from llava_moe.commands.processes import Processes
+from llava_moe.commands.stage import check_stage
 from llava_moe.commands.stage_data import OpenData, open_data
 from llava_moe.commands.train import Stage, plan_stages, set_threads
 from llava_moe.data.encode import Encoder
+from llava_moe.errors import UserError
 
 FOLDER = Path("stats")
 _MANY_WORDS = 60
@@ -56,6 +60,7 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
     """
     own = [word for word in words if _key(word) in limits]
     rest = [word for word in words if _key(word) not in limits]
+    _refuse_misspelt(rest, limits)
 
     def run(config: DictConfig, train_words: list[str]) -> int:
         choices = resolved(compose_again(name, [word.lstrip("+") for word in own]), name)
@@ -69,6 +74,19 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
         return job(Job(choices, plain, stages, folder, shlex.join(as_typed(word) for word in rest)))
 
     return run_composed("train", rest, run)
+
+
+def _refuse_misspelt(words: Sequence[str], limits: Mapping[str, Limit]) -> None:
+    """Refuse a word that no command has but that is nearly one of this command's own, which train does not know."""
+    folder = config_folder()
+    theirs = {*yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))}
+    theirs |= {path.name for path in folder.iterdir() if path.is_dir()}
+    for word in words:
+        key = _key(word)
+        if "=" not in word or not key.isidentifier() or key in theirs:
+            continue
+        if near := suggest(key, [*theirs, *limits]):
+            raise UserError(f"unknown key {key}{near}")
 
 
 def _key(word: str) -> str:
@@ -114,6 +132,8 @@ def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
     Raises:
         UserError: what ``train`` would refuse, a missing file say.
     """
+    # Files that are not there are told before a tokenizer is looked for, on a hub maybe.
+    check_stage(stage.config | {"init_from": None})
     encoder = encoder_of(recipe_of(stage.config))
     alone = Processes(0, 1, torch.device("cpu"), "local")
     return encoder, open_data(stage.config, encoder, alone, progress)

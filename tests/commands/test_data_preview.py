@@ -86,7 +86,8 @@ def test_a_record_that_cannot_be_decoded_is_shown_as_a_hole(
     [
         (["rows=0"], "rows=0: give a whole number of at least 1"),
         (["step=6"], "step=6: an epoch of mix_general has 6 steps, 0 to 5"),
-        (["epochs=1"], "unknown key epochs"),
+        (["epochs=1"], "unknown key epochs (did you mean epoch?)"),
+        (["row=1"], "unknown key row (did you mean rows?)"),
         (["model.architecture.tokenizer=nowhere"], "nowhere"),
     ],
 )

@@ -130,7 +130,9 @@ def test_two_stages_of_the_demo_are_counted_and_previewed(
     [
         (["epochs=0"], "epochs=0: give a whole number of at least 1"),
         (["ranks=none"], "ranks=none: give a whole number"),
-        (["epoch=1"], "unknown key epoch"),
+        (["epoch=1"], "unknown key epoch (did you mean epochs?)"),
+        (["seeds=1"], "unknown key seeds (did you mean seed?)"),
+        (["zzz=1"], "unknown key zzz"),
         (["train.max_step=3"], "did you mean train.max_steps?"),
         (["path=nowhere.json"], "nowhere.json"),
         (["data.epoch_samples=9", "data.sources.mine.weight=0"], "weight above 0"),
