@@ -95,7 +95,7 @@ def read_images(value: Any) -> list[dict[str, Any]]:
 def _read_image(item: Any) -> dict[str, Any]:
     if isinstance(item, Mapping):
         if item.get("bytes") is not None:
-            return {"path": None, "bytes": bytes(item["bytes"])}
+            return {"path": None, "bytes": _embedded(item["bytes"])}
         item = item.get("path")
     if isinstance(item, bytes | bytearray):
         return {"path": None, "bytes": bytes(item)}
@@ -103,6 +103,19 @@ def _read_image(item: Any) -> dict[str, Any]:
         raise BadRecord("not_a_conversation", f"an image is a path, bytes or base64 text, got {type(item).__name__}")
     encoded = _from_base64(item)
     return {"path": None, "bytes": encoded} if encoded is not None else {"path": optional_text(item), "bytes": None}
+
+
+def _embedded(content: Any) -> bytes:
+    """What stands under ``bytes``: bytes as Parquet has them, or in JSON base64 text or a list of numbers."""
+    if isinstance(content, bytes | bytearray):
+        return bytes(content)
+    try:
+        encoded = _from_base64(content) if isinstance(content, str) else bytes(list(content))
+    except (TypeError, ValueError):
+        encoded = None
+    if encoded is None:
+        raise BadRecord("image_unreadable", f"what stands under bytes is no image, but {type(content).__name__}")
+    return encoded
 
 
 def _from_base64(text: str) -> bytes | None:
