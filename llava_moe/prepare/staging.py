@@ -143,11 +143,10 @@ class OutFolder:
 
     def tidy(self) -> None:
         """Remove the state of a preparation that is finished."""
-        state = self.folder / PREPARING
+        state, gone = self.folder / PREPARING, self.folder / f"{PREPARING}-done"
+        shutil.rmtree(gone, ignore_errors=True)
         if state.is_dir():
             # Renamed first: half of it removed would look like a preparation that is not finished.
-            gone = self.folder / f"{PREPARING}-done"
-            shutil.rmtree(gone, ignore_errors=True)
             os.replace(state, gone)
             shutil.rmtree(gone)
 
