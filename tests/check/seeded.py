@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-NUM_CLEAN = 24
+NUM_CLEAN = 8
 
 
 def noise(seed: int, width: int = 40, height: int = 30) -> Image.Image:

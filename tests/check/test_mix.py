@@ -258,7 +258,7 @@ def test_the_embedded_benchmark_is_an_evaluation_set(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_set_that_is_none_is_refused(make_view: MakeView, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such evaluation set and no such file; the sets are demo"):
+    with pytest.raises(UserError, match="no such evaluation set and no such file; the sets are "):
         open_asked("textvqa_vla", None, tmp_path, 0)
     (tmp_path / "text.json").write_text(json.dumps([say(None, "Who?", "me")]))
     with pytest.raises(UserError, match="holds no question about an image"):
