@@ -152,6 +152,17 @@ def test_successive_epochs_use_a_source_up_before_they_repeat_it() -> None:
     assert len(seen) == 30 and set(seen.values()) == {1}
 
 
+@given(st.integers(1, 60), st.data(), st.booleans(), st.integers(0, 3))
+def test_what_successive_epochs_draw_is_disjoint_until_a_source_is_used_up(
+    size: int, data: st.DataObject, has_phases: bool, seed: int
+) -> None:
+    count = data.draw(st.integers(1, size))
+    phases = (Phase(0.5, {"a": 1.0}), Phase(0.5, {"a": 1.0})) if has_phases else ()
+    mixture = Mixture((source("a"),), seed, count, phases=phases)
+    drawn = np.concatenate([mixture.plan([index(size)], epoch).entry for epoch in range(size // count)])
+    assert len(np.unique(drawn)) == len(drawn) == size // count * count
+
+
 def test_a_source_more_leaves_what_the_others_give() -> None:
     two = Mixture((source("a", repeats=0.4), source("b", cap=9)), 1)
     three = Mixture((source("c"), source("b", cap=9), source("a", repeats=0.4)), 1)
