@@ -252,6 +252,24 @@ def test_questions_of_a_prepared_set_leak_by_their_stored_images(make_view: Make
     assert counts(check_mix([make_view(records)], [asked])) == {"leak": 4}
 
 
+def test_an_instruction_that_both_sides_give_is_no_question(make_view: MakeView, tmp_path: Path) -> None:
+    instruction = "Give a short answer to the question."
+    words = ["cups", "dogs", "cars", "hats", "birds"]
+    asked = []
+    for number, word in enumerate(words):
+        noise(number).save(tmp_path / f"{number}.png")
+        asked.append(say(f"{number}.png", f"<image>\n{instruction}\nHow many {word}?"))
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    records = [
+        say("0.png", f"<image>\n{instruction}\nWhat weather?", "rain"),
+        say("1.png", "<image>\nLook closely.\nHow many dogs?", "two"),
+        say("2.png", f"How many cars?\n{instruction}<image>", "one"),
+        say("3.png", "<image> What?", "noise", "how many hats", "none"),
+    ]
+    checked = check_mix([make_view(records)], [open_asked(str(tmp_path / "asked.json"), None, tmp_path / "cache", 0)])
+    assert [row for _, row, _ in listed(checked)] == [1, 2, 3] and counts(checked)["leak_image"] == 1
+
+
 def test_the_embedded_benchmark_is_an_evaluation_set(tmp_path: Path) -> None:
     asked = open_asked("demo", None, tmp_path, 0)
     assert len(asked.items) > 1000 and len(asked.pictures) < len(asked.items)
