@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,14 @@ def _prepare(config: DictConfig) -> int:
         lines = " && ".join(recipes[0].get)
         raise UserError(f"data prepare needs downloads=FOLDER; fetch {recipes[0].name} into it: {lines}")
     console = Console(soft_wrap=True)
-    choices = _choices(plain, console)
     with StopSignals():
         # All are found before the first is begun: hours of work must not end at the last one's wrong folder.
-        jobs = [_settle(recipe, choices, Path(plain["out"], recipe.name), plain["restart"]) for recipe in recipes]
+        jobs = [
+            _settle(recipe, _choices(plain), Path(plain["out"], recipe.name), plain["restart"]) for recipe in recipes
+        ]
+        tokenizer = _tokenizer(plain["model"], console)
         for job in jobs:
-            _run(job, plain, console)
+            _run(job, tokenizer, plain, console)
     return 0
 
 
@@ -109,14 +111,15 @@ def _settle(recipe: Recipe, choices: Choices, folder: Path, restart: bool) -> _J
         return _Job(recipe, folder, None, str(error))
 
 
-def _run(job: _Job, plain: Mapping[str, Any], console: Console) -> None:
+def _run(job: _Job, tokenizer: TextTokenizer | None, plain: Mapping[str, Any], console: Console) -> None:
     was_there = (job.folder / MANIFEST).is_file() and not plain["restart"]
     if job.preparation is None:
         manifest = read_manifest(job.folder)
     else:
         num_processes = plain["num_processes"] or _num_cores()
+        preparation = replace(job.preparation, choices=replace(job.preparation.choices, tokenizer=tokenizer))
         with _Bar(console) as bar:
-            manifest = prepare(job.preparation, job.folder, num_processes, plain["restart"], bar)
+            manifest = prepare(preparation, job.folder, num_processes, plain["restart"], bar)
     _show(manifest, job, console)
     if job.preparation is None:
         console.print(f"its raw files were not looked at: {job.why_not}", highlight=False, markup=False)
@@ -132,21 +135,13 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _choices(plain: Mapping[str, Any], console: Console) -> Choices:
-    tokenizer, was_asked_for = _tokenizer(plain["model"]), _names_tokenizer(plain["model"])
-    if tokenizer is None:
-        console.print(
-            f"tokens are not counted: the tokenizer of {USUAL_TOKENIZER} is not on this machine; model=NAME counts "
-            "with another's (model=demo: the embedded one)",
-            highlight=False,
-            markup=False,
-        )
+def _choices(plain: Mapping[str, Any]) -> Choices:
+    """All but the tokenizer, which is read once the raw files are found."""
     return Choices(
         downloads=plain["downloads"] if plain["from"] == "downloads" else None,
         images=plain["images"],
         splits=None if plain["splits"] is None else tuple(plain["splits"]),
-        tokenizer=tokenizer,
-        tokenizer_was_asked_for=was_asked_for,
+        tokenizer_was_asked_for=_names_tokenizer(plain["model"]),
         probe_images=plain["probe_images"],
     )
 
@@ -155,14 +150,21 @@ def _names_tokenizer(model: Mapping[str, Any]) -> bool:
     return model["path"] is not None or model["architecture"] is not None
 
 
-def _tokenizer(model: Mapping[str, Any]) -> TextTokenizer | None:
+def _tokenizer(model: Mapping[str, Any], console: Console) -> TextTokenizer | None:
     """The tokenizer of the model that was asked for; unasked, the papers' where it is at hand: no network is tried."""
     if _names_tokenizer(model):
         return _read_tokenizer(_reference(model))
     from huggingface_hub import try_to_load_from_cache
 
-    kept = try_to_load_from_cache(USUAL_TOKENIZER, "tokenizer_config.json")
-    return _read_tokenizer(USUAL_TOKENIZER) if isinstance(kept, str) else None
+    if isinstance(try_to_load_from_cache(USUAL_TOKENIZER, "tokenizer_config.json"), str):
+        return _read_tokenizer(USUAL_TOKENIZER)
+    console.print(
+        f"tokens are not counted: the tokenizer of {USUAL_TOKENIZER} is not on this machine; model=NAME counts "
+        "with another's (model=demo: the embedded one)",
+        highlight=False,
+        markup=False,
+    )
+    return None
 
 
 def _reference(model: Mapping[str, Any]) -> str:
