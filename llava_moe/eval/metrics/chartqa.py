@@ -1,7 +1,8 @@
 """Relaxed accuracy of ChartQA.
 
 Source: EvolvingLMMs-Lab/lmms-eval 0.7.3 ``tasks/chartqa/utils.py`` ``relaxed_correctness``, the same text as in
-Pix2Struct and Qwen-VL; the measure is ChartQA section 5.1 (arXiv:2203.10244).
+Pix2Struct, Qwen-VL and VLMEvalKit; the measure is ChartQA section 5.1 (arXiv:2203.10244). UReader's copy strips no
+outer blanks but deletes line breaks on both sides and one full stop at the end of the reference.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ def chartqa_relaxed_accuracy(prediction: str, references: Sequence[str]) -> floa
     ``|p - g| / |g| <= 0.05`` when both sides read as numbers and g is not 0, else equality of the lower-cased texts.
     "x%" reads as x/100. What follows from the original's code and is kept: a reference "0" has no tolerance,
     thousands commas, currency and units do not read as numbers, years get their 5 %, a trailing full stop after a
-    word is a miss, "nan" never matches a number. Outer blanks of the prediction are stripped, those of a reference
-    are not.
+    word is a miss, "nan" and "inf" never match a reference that reads as a number, not even themselves. What Python's
+    ``float`` reads is a number ("1_000", "1e3", digits of any script). Outer blanks of the prediction are stripped,
+    those of a reference are not.
     """
     expect_references(references)
     stripped = prediction.strip()

@@ -1,7 +1,8 @@
 """MMBench: which option an answer means, and the circular score over rotated options.
 
 Source: open-compass/VLMEvalKit e8e78f0 ``vlmeval/utils/matching_util.py`` ``can_infer`` (no judge model) and its
-circular evaluation.
+circular evaluation. What it cannot read VLMEvalKit hands to a judge model, or counts wrong without one; lmms-eval's
+``mmbench_*`` tasks draw an option at random when their judge fails.
 """
 
 from __future__ import annotations
@@ -47,15 +48,15 @@ def _by_letter(prediction: str, choices: Mapping[str, str]) -> str | None:
 
 
 def _by_text(prediction: str, choices: Mapping[str, str]) -> str | None:
-    if len(prediction) > 2 * sum(len(text) for text in choices.values()):
-        return None
     lowered = prediction.lower()
+    if len(lowered) > 2 * sum(len(text) for text in choices.values()):
+        return None
     named = [letter for letter, text in choices.items() if text.lower() in lowered]
     return named[0] if len(named) == 1 else None
 
 
 def mmbench_circular(predictions: Sequence[str], rotations: Sequence[Mapping[str, object]]) -> float:
-    """1.0 only if the answer to every rotation of one question is right.
+    """1.0 only if the answer to every rotation of one question is right; an unread answer is wrong.
 
     Args:
         predictions: one raw text a rotation.

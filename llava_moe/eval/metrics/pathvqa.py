@@ -2,7 +2,8 @@
 
 Source: microsoft/LLaVA-Med b9a98a7 ``llava/eval/run_eval.py`` and ``llava/eval/eval_metrics/evaluate_metrics.py``;
 the numbers that papers quote. Its other scripts, and this one before that commit, leave wrong yes/no answers out of
-the mean; they are not followed.
+the mean, which inflates it; they are not followed. Others score PathVQA by exact match or token F1
+(:func:`squad_exact_match`, :func:`squad_f1`), BLEU-1, or a language model as judge (VLMEvalKit).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 
 from llava_moe.eval.metrics.plain import expect_references
 from llava_moe.eval.metrics.vqa_text import settle_digits_and_articles, strip_punctuation
+from llava_moe.eval.metrics.yes_no import yes_no_extract
 
 
 def normalize_word(text: str) -> str:
@@ -23,7 +25,8 @@ def pathvqa_closed_accuracy(prediction: str, references: Sequence[str]) -> float
     """1.0 if the prediction holds "yes" or "no" anywhere and holds the reference as a substring.
 
     Substrings, not words: "normal", "nodules" and "cannot" count as "no", and an answer that holds both words is
-    right for either reference. "none" normalises to "0" and is a miss. :func:`yes_no_extract` is the strict reading.
+    right for either reference. "none" normalises to "0" and is a miss. Whole words are read by
+    :func:`pathvqa_closed_accuracy_strict`.
 
     Args:
         prediction: the model's text.
@@ -34,6 +37,20 @@ def pathvqa_closed_accuracy(prediction: str, references: Sequence[str]) -> float
     """
     predicted, gold = normalize_word(prediction), normalize_word(_only(references))
     return float(("yes" in predicted or "no" in predicted) and gold in predicted)
+
+
+def pathvqa_closed_accuracy_strict(prediction: str, references: Sequence[str]) -> float:
+    """1.0 if exactly one of the words yes and no stands in the prediction and it is the reference.
+
+    The project's own variant, by :func:`yes_no_extract`; an answer with both words, or neither, is wrong.
+
+    Raises:
+        ValueError: there is not exactly one reference, or it is neither yes nor no.
+    """
+    gold = yes_no_extract(_only(references))
+    if gold == "Unknown":
+        raise ValueError(f"a closed question's reference is yes or no, got {references[0]!r}")
+    return float(yes_no_extract(prediction) == gold)
 
 
 def pathvqa_open_recall(prediction: str, references: Sequence[str]) -> float:

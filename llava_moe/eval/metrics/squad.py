@@ -1,6 +1,8 @@
 """Exact match and token F1 of SQuAD.
 
-Source: the official SQuAD v2 ``evaluate-v2.0.py`` (``normalize_answer``, ``compute_exact``, ``compute_f1``).
+Source: the official SQuAD v2 ``evaluate-v2.0.py`` (``normalize_answer``, ``compute_exact``, ``compute_f1``), the best
+reference counting. The script drops references that normalise to nothing where others are left; here they stay, so
+that every reference given counts. SQuAD v1.1's script knows no empty side and gives an empty prediction 0.
 """
 
 from __future__ import annotations
@@ -41,4 +43,7 @@ def _token_f1(predicted: list[str], gold: list[str]) -> float:
     if not predicted or not gold:
         return float(predicted == gold)
     num_shared = sum((Counter(predicted) & Counter(gold)).values())
-    return 2 * num_shared / (len(predicted) + len(gold))
+    if num_shared == 0:
+        return 0.0
+    precision, recall = num_shared / len(predicted), num_shared / len(gold)
+    return 2 * precision * recall / (precision + recall)

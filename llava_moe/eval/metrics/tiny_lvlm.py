@@ -24,10 +24,13 @@ def has_word(sentence: str, word: str) -> bool:
 
 
 def tiny_lvlm_word_match(prediction: str, references: Sequence[str]) -> float:
-    """1.0 if any normalised reference occurs as a whole word in the normalised prediction (``VQAEval.evaluate``).
+    r"""1.0 if any normalised reference occurs as a whole word in the normalised prediction (``VQAEval.evaluate``).
 
+    Both sides pass the VQA normaliser (:mod:`~llava_moe.eval.metrics.vqa_text`), then ``\breference\b`` is searched.
     Kept from the original: "$5" and "100%" can never be found, a reference of an article alone is found in any text
-    that holds a word, 3 is found in 3.5, an answer with both "yes" and "no" is right for either.
+    that holds a word, 3 is found in 3.5, an answer with both "yes" and "no" is right for either, and a script without
+    blanks between words needs the whole text. The per-data-set flavour of the same repository scores some sets
+    otherwise; the paper's first version had ChatGPT judge (:func:`tiny_lvlm_cee_vote`).
     """
     expect_references(references)
     predicted = _normalize(prediction)
@@ -40,6 +43,8 @@ def _normalize(text: str) -> str:
 
 def tiny_lvlm_overall(correct: Mapping[str, int], total: Mapping[str, int]) -> float:
     """Sum over the abilities of ``100 * correct / total``: at most 500 for the five abilities.
+
+    The leaderboard's "overall" is this sum, not a mean (``updated_eval_tiny.py`` adds the five fractions).
 
     Args:
         correct: ability to number of right answers.
@@ -56,8 +61,14 @@ def tiny_lvlm_overall(correct: Mapping[str, int], total: Mapping[str, int]) -> f
 def tiny_lvlm_cee_vote(replies: Sequence[str]) -> int:
     """The majority of five judge replies: 1 right, 0 wrong, -1 unreadable; ties go to what was seen first.
 
-    The text between a prompt's key and its next occurrence is read: "0" in it is 0, else "1" in it is 1, else -1. A
-    reply without the key, in its own spelling or all lower-case, is -1.
+    The text between a prompt's key and its next occurrence is read: "0" in it is 0, else "1" in it is 1, else -1; so
+    "Score: 10" is 0. A reply without the key, in its own spelling or all lower-case, is -1, and three of those make
+    the vote -1.
+
+    Source: ``chatgpt_ensemble_evaluation/cal_ensemble_accuracy.py``.
+
+    Args:
+        replies: one a prompt, in the order of ``CEE_KEYS``.
 
     Raises:
         ValueError: there are not five replies.

@@ -27,8 +27,8 @@ _STOP_NOT_AFTER_DIGIT = re.compile(r"(?<!\d)\.(?!\d)")
 _COMMA_BETWEEN_DIGITS = re.compile(r"\d,\d")
 _COMMAS_BETWEEN_DIGITS = re.compile(r"(?<=\d),+(?=\d)")
 
-# Written form -> canonical form. Entries of the original table that can never match (capitals) or change nothing are
-# left out.
+# Written form -> canonical form, with the original's slip ("somebody'd" loses its apostrophe). Left out are the
+# entries that can never match a lower-cased word (Id've, I'dve, Im, Ive) and those that change nothing (let's, she's).
 _CONTRACTION_TABLE = """
     aint:ain't arent:aren't cant:can't couldve:could've couldnt:couldn't couldn'tve:couldn't've
     couldnt've:couldn't've didnt:didn't doesnt:doesn't dont:don't hadnt:hadn't hadnt've:hadn't've
