@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-MME_PERCEPTION = (
-    "existence",
-    "count",
-    "position",
-    "color",
-    "posters",
-    "celebrity",
-    "scene",
-    "landmark",
-    "artwork",
-    "OCR",
+MME_PERCEPTION = frozenset(
+    {"existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"}
 )
-MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+MME_COGNITION = frozenset({"commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"})
 
 
 def mme_answer_parse(prediction: str) -> str:
@@ -79,7 +70,7 @@ def mme_score(
         raise ValueError(f"{len(predictions)} predictions for {len(items)} items")
     right: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for prediction, (category, image_id, gold) in zip(predictions, items, strict=True):
-        if category not in MME_PERCEPTION + MME_COGNITION:
+        if category not in MME_PERCEPTION | MME_COGNITION:
             raise ValueError(f"{category!r} is not a category of MME")
         truth = gold.strip().lower()
         if truth not in ("yes", "no"):
@@ -91,8 +82,8 @@ def mme_score(
     }
 
 
-def _sum_of_subtasks(right: dict[str, dict[str, list[bool]]], categories: Sequence[str]) -> float | None:
-    scores = [_score_subtask(list(right[category].values())) for category in categories if category in right]
+def _sum_of_subtasks(right: dict[str, dict[str, list[bool]]], categories: frozenset[str]) -> float | None:
+    scores = [_score_subtask(list(right[category].values())) for category in sorted(categories & right.keys())]
     return sum(scores) if scores else None
 
 
