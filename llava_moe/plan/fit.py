@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from llava_moe.plan.rows import Row, Seating
@@ -14,7 +14,10 @@ from llava_moe.plan.trace import Blueprint, Traced, trace
 TOKEN_BYTES = 32
 # Of two kinds of row the second is traced too where it may take this much more than the first.
 NOTABLE = 1.005
-TRIES = 5
+TRIES = 4
+# A search ends where what fits fills this much of the room; a guess aims at so much of what is left.
+CLOSE = 0.97
+TIGHT = 0.99
 
 
 @dataclass(frozen=True)
@@ -107,46 +110,50 @@ def _may_be_dearer(other: Row, row: Row, traced: Traced) -> bool:
     return score[other] > NOTABLE * score[row] - traced.temporary / 2
 
 
-def longest_rows(bench: Bench, choice: Choice, room: int, known: dict[int, int], grain: int) -> int | None:
+def longest_rows(bench: Bench, choice: Choice, room: int, traced: Mapping[int, int], grain: int) -> int | None:
     """The most tokens of a row with which the choice fits ``room`` bytes, a multiple of ``grain``; None: not even the
     longest sample does.
 
-    Rows cannot be longer than what a device has in a whole step. What is between traced lengths is found by straight
-    lines and then traced itself.
+    Rows cannot be longer than what a device has in a whole step. What lies beyond or between traced lengths is guessed
+    by straight lines; what is returned was traced.
 
     Args:
-        known: tokens -> bytes of what was traced before.
+        traced: tokens of a row -> bytes, of what was traced before.
     """
+    known = dict(traced)
 
-    def total(tokens: int) -> int:
+    def fits(tokens: int) -> bool:
         if tokens not in known:
             known[tokens] = bench.need(replace(choice, tokens_per_row=tokens)).memory.total
-        return known[tokens]
+        return known[tokens] <= room
 
     lowest = -(-bench.steps.longest // grain) * grain
     share = bench.steps.seat(lowest, choice.parallel.num_devices, None).most_tokens
     highest = max(lowest, -(-share // grain) * grain)
-    if total(lowest) > room:
+    fitting = [tokens for tokens in known if fits(tokens) and lowest <= tokens]
+    if not fitting and not fits(lowest):
         return None
-    if total(highest) <= room:
+    below = max(fitting, default=lowest)
+    beyond = [tokens for tokens in known if not fits(tokens) and tokens > below]
+    if below >= highest or (not beyond and _guess(known, highest) <= room and fits(highest)):
         return highest
-    below = max(tokens for tokens, size in known.items() if size <= room and lowest <= tokens <= highest)
-    above = min(tokens for tokens, size in known.items() if size > room and tokens > below)
+    above = min([*beyond, highest])
     for _ in range(TRIES):
-        if above - below <= grain:
+        if above - below <= grain or known[below] > CLOSE * room:
             break
-        slope = (known[above] - known[below]) / (above - below)
-        guess = below + int((room - known[below]) / max(slope, 1e-9) * 0.99) // grain * grain
+        sizes = known if above in known else known | {above: _guess(known, above)}
+        slope = (sizes[above] - sizes[below]) / (above - below)
+        guess = below + int(TIGHT * (room - known[below]) / max(slope, 1.0)) // grain * grain
         guess = min(max(guess, below + grain), above - grain)
-        if total(guess) <= room:
-            below = guess
-            if guess - below < grain and known[guess] > 0.97 * room:
-                break
-        else:
-            above = guess
-        if known[below] > 0.98 * room:
-            break
+        below, above = (guess, above) if fits(guess) else (below, guess)
     return below
+
+
+def _guess(known: Mapping[int, int], tokens: int) -> float:
+    """Bytes at a length beyond all that was traced, along the line through the two longest."""
+    longest, second = sorted(known)[-1], sorted(known)[-2] if len(known) > 1 else 0
+    slope = (known[longest] - known.get(second, 0)) / max(1, longest - second)
+    return known[longest] + slope * (tokens - longest)
 
 
 def nearest_fit(bench: Bench, asked: Choice, room: Callable[[Parallel], int], grain: int) -> Need | None:

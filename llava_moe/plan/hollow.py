@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
+LARGE = 1 << 22
 
 
 class Hollow(TorchDispatchMode):
@@ -65,7 +66,7 @@ class Hollow(TorchDispatchMode):
             return args[0].fake_device
         kwargs = kwargs or {}
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if not any(isinstance(leaf, FakeTensor) for leaf in inputs):
+        if not any(isinstance(leaf, FakeTensor) for leaf in inputs) and not _spreads(inputs):
             out = func(*args, **kwargs)
         elif func is aten._local_scalar_dense.default:
             return torch.ones((), dtype=args[0].dtype).item()
@@ -100,6 +101,16 @@ class Hollow(TorchDispatchMode):
             self.live, self.logits = self.live - size, self.logits - logits
 
         self._known[address] = weakref.ref(storage, gone)
+
+
+def _spreads(tensors: Sequence[Tensor]) -> bool:
+    """Whether known tensors of unlike shapes meet in a large one, as a mask of all pairs: only its size is of use."""
+    if len(tensors) < 2 or tensors[0].shape == tensors[1].shape:
+        return False
+    try:
+        return torch.broadcast_shapes(*(tensor.shape for tensor in tensors)).numel() > LARGE
+    except RuntimeError:
+        return False
 
 
 def _evenly(total: int, parts: int) -> Tensor:
