@@ -34,17 +34,17 @@ def open_views(stages: Sequence[Stage], keep_duplicates: bool) -> tuple[list[Vie
         UserError: none can be opened.
     """
     wanted: dict[tuple[Source, str], list[str]] = {}
-    encoders: dict[str, Encoder] = {}
+    recipes: dict[str, ModelRecipe] = {}
     for stage in stages:
         recipe = recipe_of(stage.config)
         reading = _reading(recipe)
-        if reading not in encoders:
-            encoders[reading] = encoder_of(recipe)
+        recipes.setdefault(reading, recipe)
         for source in mixture_of(stage.config).sources:
             # How often a source is passed over changes nothing in its records.
             plain = replace(source, repeats=1.0, cap=None, weight=1.0)
             wanted.setdefault((plain, reading), []).append(stage.folder.name)
     names = [source.name for source, _ in wanted]
+    encoders: dict[str, Encoder] = {}
     views, troubles = [], []
     for (source, reading), titles in wanted.items():
         label = source.name if names.count(source.name) == 1 else f"{source.name} ({', '.join(titles)})"
@@ -53,6 +53,9 @@ def open_views(stages: Sequence[Stage], keep_duplicates: bool) -> tuple[list[Vie
         except UserError as error:
             troubles.append(Trouble(label, "source_unreadable", str(error)))
             continue
+        # Only now: a tokenizer may have to be fetched, which is in vain where no data is there.
+        if reading not in encoders:
+            encoders[reading] = encoder_of(recipes[reading])
         on_purpose = keep_duplicates or _recipe_name(source, records) in REPEATS_ON_PURPOSE
         views.append(View(label, tuple(titles), source, records, encoders[reading], repeats_on_purpose=on_purpose))
     if not views:
