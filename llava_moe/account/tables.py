@@ -101,7 +101,7 @@ def _records_table(account: StageAccount) -> TextTable:
         policy = f"records longer than {account.max_length:,} tokens are left out"
     if account.all.records.listed:
         policy += "; listed: others that data.quarantine names"
-    return _table(account, "Records", f"{policy}.", columns)
+    return _table(account, "Records", f"{policy}. No image is opened here: data check looks at them.", columns)
 
 
 def _left_out(reason: str) -> Callable[[Group], str]:
