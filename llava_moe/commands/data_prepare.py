@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 from llava_moe.cli import config_folder, quote
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole, check_settings
+from llava_moe.commands.prepare_progress import PrepareProgress
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.readers.shards import MANIFEST, PREPARING, Manifest, read_manifest
 from llava_moe.errors import UserError
@@ -42,8 +40,6 @@ LIMITS: dict[str, Limit] = {
 FREE_TEXT = ("recipe", "downloads")
 # The language model of the papers' experiments.
 USUAL_TOKENIZER = "lmsys/vicuna-7b-v1.5"
-# Where no bar can be drawn, as in a batch system's log.
-SECONDS_A_LINE = 60
 
 
 def main(words: Sequence[str]) -> int:
@@ -118,7 +114,7 @@ def _run(job: _Job, tokenizer: TextTokenizer | None, plain: Mapping[str, Any], c
     else:
         num_processes = plain["num_processes"] or _num_cores()
         preparation = replace(job.preparation, choices=replace(job.preparation.choices, tokenizer=tokenizer))
-        with _Bar(console) as bar:
+        with PrepareProgress(console) as bar:
             manifest = prepare(preparation, job.folder, num_processes, plain["restart"], bar)
     _show(manifest, job, console)
     if job.preparation is None:
@@ -186,53 +182,6 @@ def _read_tokenizer(reference: str) -> TextTokenizer:
     backend.no_truncation()
     backend.no_padding()
     return TextTokenizer(reference, backend.to_str())
-
-
-class _Bar:
-    """The progress of one preparation: bytes of raw files, with the records read and the time that is left."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.num_records = self.num_bytes = 0
-        self.told = time.monotonic()
-        self.task: TaskID | None = None
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[records]} records,"),
-            TimeElapsedColumn(),
-            TextColumn("gone,"),
-            TimeLeftColumn(),
-            TextColumn("left"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-
-    def __enter__(self) -> _Bar:
-        self.bar.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.__exit__(*error)
-
-    def begin(self, recipe: str, num_bytes: int | None, num_made: int) -> None:
-        """See ``prepare.run.Progress``."""
-        if num_made:
-            self.console.print(f"{recipe}: going on; {num_made} shards stand", highlight=False, markup=False)
-        self.task = self.bar.add_task(f"preparing {recipe}", total=num_bytes, records="0")
-
-    def advance(self, num_bytes: int, num_records: int) -> None:
-        """See ``prepare.run.Progress``."""
-        assert self.task is not None
-        self.num_records += num_records
-        self.num_bytes += num_bytes
-        self.bar.update(self.task, advance=num_bytes, records=f"{self.num_records:,}")
-        if not self.console.is_terminal and time.monotonic() - self.told > SECONDS_A_LINE:
-            self.told = time.monotonic()
-            what = f"  {self.num_records:,} records, {self.num_bytes / 1e9:.2f} GB read"
-            self.console.print(what, highlight=False, markup=False)
 
 
 def _show(manifest: Manifest, job: _Job, console: Console) -> None:

@@ -84,7 +84,7 @@ def test_a_log_file_is_told_how_far_it_is(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_lines(Path("dl/train.jsonl"), [record(3 * place + 2) for place in range(600)])
-    monkeypatch.setattr("llava_moe.commands.data_prepare.SECONDS_A_LINE", -1)
+    monkeypatch.setattr("llava_moe.commands.prepare_progress.SECONDS_A_LINE", -1)
     assert run(words) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line.endswith("GB read")]
     assert told[0].startswith("  256 records, 0.00") and told[-1].startswith("  600 records")
