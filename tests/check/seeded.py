@@ -182,7 +182,10 @@ class Mixture:
         leaking, held = self.add("photos", "leak"), self.add("photos", notes=("leak_image",))
         self.folder.joinpath("asked").mkdir()
         for number, (record, question) in enumerate(
-            [(leaking, leaking["conversations"][0]["value"].upper() + "??"), (held, "<image> something else")]
+            [
+                (leaking, leaking["conversations"][0]["value"].replace("What is", "WHAT  is") + "??"),
+                (held, "<image> something else"),
+            ]
         ):
             name = f"q{number}.bmp"
             Image.open(self.images / record["image"]).save(self.folder / "asked" / name)
