@@ -217,7 +217,8 @@ def run(arguments: list[str]) -> int:
         sys.stderr.write(f"llava-moe: {error}; run the same command again to go on\n")
         return 75
     except KeyboardInterrupt:
-        sys.stderr.write("llava-moe: interrupted; run the same command again to go on from the last checkpoint\n")
+        again = " from the last checkpoint" if name in ("train", "compose") else ""
+        sys.stderr.write(f"llava-moe: interrupted; run the same command again to go on{again}\n")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
