@@ -19,6 +19,7 @@ from llava_moe.eval.files import write_atomically
 def write_page(
     folder: Path,
     title: str,
+    words: str,
     checked: Checked,
     num_listed: int,
     notes: Sequence[str] = (),
@@ -27,6 +28,7 @@ def write_page(
     """Write the page.
 
     Args:
+        words: those of ``train`` that say what was checked.
         notes: sentences that belong to this check.
         next_commands: what to type next, one command each.
 
@@ -36,6 +38,7 @@ def write_page(
     path = folder / PAGE
     page = _template().render(
         title=title,
+        words=words,
         checked=checked,
         rows=kind_rows(checked),
         kinds=KINDS,

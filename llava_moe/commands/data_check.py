@@ -63,7 +63,7 @@ def _check(job: Job) -> int:
     write_list(folder, listed)
     about = {"train": job.words, "against": [one.name for one in asked]}
     write_numbers(folder, about, checked, listed)
-    page = write_page(folder, folder.name, checked, len(listed), notes, following)
+    page = write_page(folder, folder.name, job.words, checked, len(listed), notes, following)
     show(console, checked, notes)
     console.print(f"\npage: {page}\nlist: {folder / LIST}, {len(listed):,} records", soft_wrap=True)
     say_next(console, following)
