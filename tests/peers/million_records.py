@@ -1,7 +1,7 @@
 """A million LLaVA-style records on disk, text as long as the real mix's, images few; and what preparing them takes.
 
 ``python -m tests.peers.million_records FOLDER [--records 1000000] [--model demo] [--processes 2]`` writes the records
-unless they are there (1.5 GB, five minutes) and prepares them into ``FOLDER/data/million``.
+unless they are there (1.3 GB, a minute) and prepares them into ``FOLDER/data/million``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Words:
         ]
         weights = np.cumsum(1 / np.arange(1, num + 1))
         self.edges: list[float] = (weights / weights[-1]).tolist()
-        # Sentences are drawn once and put together anew for each record: a million records take minutes.
+        # Sentences are drawn once and put together anew for each record: a million records take a minute.
         self.sentences = [self._sentence(draw.randint(4, 24)) for _ in range(30_000)]
 
     def _sentence(self, num: int) -> str:
