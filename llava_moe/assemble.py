@@ -33,6 +33,7 @@ from llava_moe.model import (
     AttentionChoice,
     BaseFacts,
     BaseModel,
+    FromCheckpoint,
     build_base,
     build_base_without_weights,
     choose_attention,
@@ -370,6 +371,28 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     # transformers' own wrapper of .to() is typed for a model class of its own.
     nn.Module.to(bare.model, device).eval()
     return bare
+
+
+def open_checkpoint(path: str, dtype: str | None = None, device: torch.device | None = None) -> Assembled:
+    """A Hugging Face LLaVA checkpoint, folder or hub id, read with LLaVA-1.5's template; in eval mode.
+
+    Args:
+        dtype: ``fp32``, ``bf16`` or ``fp16``; None: bf16 on a GPU, fp32 elsewhere.
+        device: None: the first GPU if there is one.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = Recipe(
+        architecture=FromCheckpoint(path),
+        adapter=NoAdapter(),
+        dtype=dtype or ("bf16" if device.type == "cuda" else "fp32"),
+        template=Template("v1"),
+        image_mode="pad",
+        max_length=4096,
+        over_length="cut",
+    )
+    assembled = new_model(recipe, device)
+    nn.Module.to(assembled.model, device).eval()
+    return assembled
 
 
 def lineage(checkpoint: Path) -> list[Path]:

@@ -94,8 +94,7 @@ def _check_before_loading(plain: Mapping[str, Any], image: Path | None) -> None:
 
 
 def _open(plain: Mapping[str, Any]) -> Assembled:
-    from llava_moe.assemble import restore
-    from llava_moe.commands.eval import open_checkpoint
+    from llava_moe.assemble import open_checkpoint, restore
 
     if plain["run"] is None:
         return open_checkpoint(plain["model"]["path"], plain["dtype"])

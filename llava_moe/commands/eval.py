@@ -36,7 +36,7 @@ def _eval(config: DictConfig, words: list[str]) -> int:
 
 
 def _score(config: DictConfig) -> int:
-    from llava_moe.assemble import newest_checkpoint, restore
+    from llava_moe.assemble import newest_checkpoint, open_checkpoint, restore
     from llava_moe.commands.reporting import next_commands, write_run_report
 
     plain = resolved(config, "eval")
@@ -70,28 +70,6 @@ def _score(config: DictConfig) -> int:
         for command in next_commands(folder, has_scores=True):
             console.print(f"  {command}", highlight=False, markup=False)
     return 0
-
-
-def open_checkpoint(path: str, dtype: str | None) -> Assembled:
-    """A Hugging Face LLaVA checkpoint, folder or hub id, read with LLaVA-1.5's template; in eval mode."""
-    from llava_moe.adapters import NoAdapter
-    from llava_moe.assemble import Recipe, new_model
-    from llava_moe.data.template import Template
-    from llava_moe.model import FromCheckpoint
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = Recipe(
-        architecture=FromCheckpoint(path),
-        adapter=NoAdapter(),
-        dtype=dtype or ("bf16" if device.type == "cuda" else "fp32"),
-        template=Template("v1"),
-        image_mode="pad",
-        max_length=4096,
-        over_length="cut",
-    )
-    assembled = new_model(recipe, device)
-    torch.nn.Module.to(assembled.model, device).eval()
-    return assembled
 
 
 def evaluate_run(
