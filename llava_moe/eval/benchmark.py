@@ -16,11 +16,33 @@ ALL_DOMAINS = "all"
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How an answer is drawn from the model.
+
+    Attributes:
+        temperature: 0 takes the likeliest token each time; above 0 the logits are divided by it and sampled from.
+        top_p: samples from the fewest tokens that hold this much probability together; 1 takes all.
+        repetition_penalty: a token that the answer already holds has its logit divided by this (multiplied where it is
+            negative); the prompt's tokens do not count. 1 changes nothing.
+        seed: of the sampling; an answer depends on it and on its question alone, not on the batch.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Decoding()
+
+
+@dataclass(frozen=True)
 class Question:
     """One question, asked alone.
 
     ``prompt`` holds no image mark: the images come before it. ``closed`` says that the answer is one of few.
-    ``max_new_tokens`` counts the end of sequence too.
+    ``max_new_tokens`` counts the end of sequence too. ``system`` is the sentence before the question; None is the one
+    that the model was trained with. All questions of a benchmark share their decoding.
     """
 
     id: str
@@ -31,6 +53,64 @@ class Question:
     kind: str
     closed: bool
     max_new_tokens: int = 16
+    decoding: Decoding = GREEDY
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a score cannot be compared without; it stands in every result file.
+
+    Attributes:
+        protocol: the preset that wording, decoding and scorer come from.
+        prompt: the wording, with the places of a question's parts in braces and the protocol's prefix in front.
+        wording: where it is from.
+        system: the sentence before the question; None: the model's own.
+        decoding, max_new_tokens: how answers are drawn, and the longest one.
+        scorer: which of the scorers in use.
+        data: the variant of the data: split, numbers of questions, what is known of it.
+        num_questions: asked, rotations and other copies included.
+        domain: ``general``, ``documents`` or ``medical``, or ``all`` of them.
+        place: the folder, file or address that was read; "" for what the package carries.
+        seed, limit: of the draw; a limit of None asks all.
+    """
+
+    protocol: str
+    prompt: str
+    wording: str
+    system: str | None
+    decoding: Decoding
+    max_new_tokens: int
+    scorer: str
+    data: str
+    num_questions: int
+    domain: str
+    place: str = ""
+    seed: int = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the measures of all questions together must be.
+
+    ``oracle``: where each answer is the benchmark's own; ``empty``: where each is empty. A measure that is not named
+    is 1 for the oracle and 0 for empty answers.
+    """
+
+    oracle: Mapping[str, float]
+    empty: Mapping[str, float]
+
+
+ONE_AND_ZERO = Expected({}, {})
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A file for an evaluation server, written to ``eval/<name>``."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +138,7 @@ class BenchmarkResult:
     """What ``eval/<benchmark>.json`` holds.
 
     ``columns`` are the measures of the headline table in order; other measures of a row are the papers' metrics.
+    ``facts`` is None in files of an earlier version.
     """
 
     benchmark: str
@@ -66,6 +147,7 @@ class BenchmarkResult:
     rows: tuple[ScoreRow, ...]
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    facts: Facts | None = None
 
     def row(self, domain: str, kind: str | None = None) -> ScoreRow:
         """The row of a domain or of one of its kinds.
@@ -105,6 +187,16 @@ class Benchmark(Protocol):
     @property
     def columns(self) -> tuple[str, ...]: ...
 
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def expected(self) -> Expected: ...
+
+    def oracle(self, question: Question) -> str:
+        """The answer that should score highest."""
+        ...
+
     def questions(self) -> Sequence[Question]:
         """All questions, always the same and in the same order."""
         ...
@@ -119,4 +211,8 @@ class Benchmark(Protocol):
 
     def notes(self) -> tuple[str, ...]:
         """Sentences a reader of the table needs: what was left out, what the columns mean."""
+        ...
+
+    def submission(self, answers: Mapping[str, Answer]) -> Submission | None:
+        """The file that an evaluation server takes, where the answers are scored nowhere else."""
         ...

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.errors import UserError
-from llava_moe.eval.benchmark import Answer, BenchmarkResult, Measure, ScoreRow
+from llava_moe.eval.benchmark import Answer, BenchmarkResult, Decoding, Facts, Measure, ScoreRow
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -88,14 +88,15 @@ def write_result(folder: Path, result: BenchmarkResult) -> None:
 
 
 def headline(result: BenchmarkResult) -> dict[str, Any]:
-    """What ``results.json`` keeps of a benchmark: the model and each domain's measures, 0..1."""
+    """What ``results.json`` keeps of a benchmark: the model, its facts and each domain's measures."""
     scores = {
         row.domain: {name: round(measure.value, 6) for name, measure in row.measures.items()}
         | {"num_questions": max((measure.num_questions for measure in row.measures.values()), default=0)}
         for row in result.rows
         if row.kind is None
     }
-    return {"model": result.model, "seconds": round(result.seconds, 1), "domains": scores}
+    facts = {} if result.facts is None else asdict(result.facts)
+    return {"model": result.model, "seconds": round(result.seconds, 1), **facts, "domains": scores}
 
 
 def read_result(folder: Path, benchmark: str) -> BenchmarkResult | None:
@@ -111,7 +112,10 @@ def read_result(folder: Path, benchmark: str) -> BenchmarkResult | None:
     try:
         rows = tuple(_read_row(row) for row in fields["rows"])
         tuples = {name: tuple(fields[name]) for name in ("columns", "notes")}
-        return BenchmarkResult(**(fields | tuples | {"rows": rows}))
+        facts = fields.get("facts")
+        if facts is not None:
+            facts = Facts(**(facts | {"decoding": Decoding(**facts["decoding"])}))
+        return BenchmarkResult(**(fields | tuples | {"rows": rows, "facts": facts}))
     except (TypeError, KeyError) as error:
         raise UserError(f"{path} is not a result of this version; delete it and evaluate again") from error
 

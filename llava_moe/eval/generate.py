@@ -1,4 +1,4 @@
-"""Batched greedy answers of a Hugging Face LLaVA model: left padding, key-value cache, batches of like length.
+"""Batched answers of a Hugging Face LLaVA model: left padding, key-value cache, batches of like length.
 
 Legend: B questions of a batch, T tokens of its longest prompt (image places included), I images of the batch, H W
 pixels.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from llava_moe.data.encode import Encoder
 from llava_moe.data.images import open_image
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
+from llava_moe.eval.decoding import logits_processors
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def answer_questions(
     batch_size: int = 32,
     image_root: str | None = None,
 ) -> list[str]:
-    """Greedy answers in the order of the questions; see :func:`iterate_answers`."""
+    """Answers in the order of the questions; see :func:`iterate_answers`."""
     texts = [""] * len(questions)
     for batch in iterate_answers(model, encoder, questions, batch_size=batch_size, image_root=image_root):
         for generated in batch:
@@ -55,11 +56,11 @@ def iterate_answers(
     batch_size: int = 32,
     image_root: str | None = None,
 ) -> Iterator[list[Generated]]:
-    """Greedy answers, one batch at a time, the longest prompts first so that memory runs out early or not at all.
+    """Answers, one batch at a time, the longest prompts first so that memory runs out early or not at all.
 
     Every question is one user turn with its images in front. Decoding stops at the end of sequence or at the
     question's own ``max_new_tokens``, so an answer does not depend on its batch (up to the rounding of batched matrix
-    products).
+    products); a sampled one neither.
 
     Args:
         model: a LLaVA model, adapters attached; put into eval mode while it answers and back after each batch.
@@ -70,11 +71,14 @@ def iterate_answers(
 
     Raises:
         UserError: an image is missing or unreadable.
-        ValueError: ``batch_size`` is below 1.
+        ValueError: ``batch_size`` is below 1, or the questions' decodings differ.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    prompts = [encoder.encode_prompt(question_turns(question)) for question in questions]
+    if len({question.decoding for question in questions}) > 1:
+        raise ValueError("questions that are asked together must share their decoding")
+    writers = {system: with_system(encoder, system) for system in {question.system for question in questions}}
+    prompts = [writers[question.system].encode_prompt(question_turns(question)) for question in questions]
     order = sorted(range(len(questions)), key=lambda index: (-len(prompts[index]), index))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
@@ -82,6 +86,11 @@ def iterate_answers(
             model, encoder, [questions[index] for index in chosen], [prompts[index] for index in chosen], image_root
         )
         yield [Generated(index, text) for index, text in zip(chosen, texts, strict=True)]
+
+
+def with_system(encoder: Encoder, system: str | None) -> Encoder:
+    """The encoder with another sentence before the first turn; None keeps its own."""
+    return encoder if system is None else replace(encoder, template=replace(encoder.template, system=system))
 
 
 def question_turns(question: Question) -> list[Turn]:
@@ -99,10 +108,14 @@ def _answer_batch(
     pixels = [encoder.transform(image) for question in questions for image in _open_images(question, image_root)]
     inputs = prompt_inputs(model, encoder, prompts, pixels)
     limits = [question.max_new_tokens for question in questions]
+    num_prompt_tokens = inputs["input_ids"].shape[1]
+    processors = logits_processors(questions[0].decoding, [question.id for question in questions], num_prompt_tokens)
     with answering(model), torch.inference_mode():
         # transformers types `generate` for a protocol its own LLaVA class does not match.
-        sequences_BT = cast(Any, model).generate(**inputs, generation_config=greedy(encoder, max(limits)))
-    answers_BT = sequences_BT[:, inputs["input_ids"].shape[1] :].tolist()
+        sequences_BT = cast(Any, model).generate(
+            **inputs, generation_config=greedy(encoder, max(limits)), logits_processor=processors
+        )
+    answers_BT = sequences_BT[:, num_prompt_tokens:].tolist()
     return [decode_answer(encoder, answer_T[:limit]) for answer_T, limit in zip(answers_BT, limits, strict=True)]
 
 

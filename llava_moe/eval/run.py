@@ -12,11 +12,19 @@ from typing import TextIO
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from llava_moe.data.conversation import StoredImage
+from llava_moe.data.conversation import ImageRef, StoredImage
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
-from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Question
-from llava_moe.eval.files import answer_line, answers_path, cannot_write, read_answers, write_answers, write_result
+from llava_moe.eval.benchmark import GREEDY, Answer, Benchmark, BenchmarkResult, Question
+from llava_moe.eval.files import (
+    answer_line,
+    answers_path,
+    cannot_write,
+    read_answers,
+    write_answers,
+    write_atomically,
+    write_result,
+)
 from llava_moe.eval.generate import iterate_answers
 
 _SAMPLED_VALUES = 4096
@@ -86,7 +94,10 @@ def run_benchmark(
         rows=benchmark.summarize(answers),
         notes=benchmark.notes(),
         seconds=time.monotonic() - started,
+        facts=benchmark.facts,
     )
+    if submission := benchmark.submission(answers):
+        write_atomically(folder / "eval" / submission.name, submission.text)
     write_result(folder, result)
     return result
 
@@ -122,14 +133,27 @@ def _appending(path: Path) -> Iterator[TextIO]:
 
 
 def question_hash(question: Question) -> str:
-    """16 hex digits over all that the model is given and held against: images, prompt, references, length."""
+    """16 hex digits over all that the model is given and held against: images, prompt, references, length, decoding.
+
+    An image's path counts by its last two names, so that a folder of images may move. What a question leaves at its
+    default adds nothing: answers to a question of an earlier version stand.
+    """
     digest = hashlib.sha256()
     texts = [question.prompt, *question.references, str(question.max_new_tokens)]
-    images = [image.sha256 if isinstance(image, StoredImage) else image for image in question.images]
-    for part in [*images, *texts]:
+    if question.decoding != GREEDY:
+        texts.append(repr(question.decoding))
+    if question.system is not None:
+        texts.append(f"system: {question.system}")
+    for part in [*map(_image_mark, question.images), *texts]:
         encoded = part if isinstance(part, bytes) else part.encode()
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()[:16]
+
+
+def _image_mark(image: ImageRef) -> str | bytes:
+    if isinstance(image, StoredImage):
+        return image.sha256
+    return "/".join(image.split("/")[-2:]) if isinstance(image, str) else image
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:

@@ -22,6 +22,8 @@ TITLES = {
     "pathvqa_open_recall": "PathVQA open recall",
 }
 DIFFERENCES = frozenset({"gap", "gap_over_majority"})
+POINTS = frozenset({"tiny_lvlm_overall", "mme_score", "mme_perception_score", "mme_cognition_score"})
+"""Measures on a scale of their own: shown as they are, where all others are shares."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,16 @@ def domain_table(result: BenchmarkResult) -> TextTable:
     """One row a domain and one for all: questions compared, then the headline columns in per cent."""
     rows = [row for row in result.rows if row.kind is None and any(name in row.measures for name in result.columns)]
     return TextTable(
-        title=f"{result.benchmark}: closed questions, exact match in % (differences in points)",
+        title=f"{result.benchmark}: {_unit(result)}",
         header=("domain", "n", *(title_of(name) for name in result.columns)),
         rows=tuple((row.domain, _count(row, result.columns), *_cells(row, result.columns)) for row in rows),
     )
+
+
+def _unit(result: BenchmarkResult) -> str:
+    if any(name in DIFFERENCES for name in result.columns):
+        return "closed questions, exact match in % (differences in points)"
+    return ("" if result.facts is None else f"protocol {result.facts.protocol}, ") + "%"
 
 
 def kind_table(result: BenchmarkResult) -> TextTable:
@@ -71,7 +79,7 @@ def paper_table(result: BenchmarkResult) -> TextTable:
         if row.kind is None:
             for name, measure in row.measures.items():
                 if name not in result.columns:
-                    rows.append((row.domain, title_of(name), f"{measure.num_questions:,}", percent(measure)))
+                    rows.append((row.domain, title_of(name), f"{measure.num_questions:,}", shown(name, measure)))
     return TextTable(
         title=f"{result.benchmark}: the papers' metrics, %",
         header=("domain", "metric", "n", "score"),
@@ -109,21 +117,28 @@ def percent(measure: Measure | None, *, signed: bool = False) -> str:
     return f"{100 * measure.value:+.1f}" if signed else f"{100 * measure.value:.1f}"
 
 
+def shown(name: str, measure: Measure | None) -> str:
+    """A measure's value in its own unit: points of a sum, signed points of a difference, else per cent."""
+    if name in POINTS and measure is not None:
+        return f"{measure.value:.1f}"
+    return percent(measure, signed=name in DIFFERENCES)
+
+
 def _count(row: ScoreRow, columns: Sequence[str]) -> str:
     return f"{max((row.measures[name].num_questions for name in columns if name in row.measures), default=0):,}"
 
 
 def _cells(row: ScoreRow, columns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(percent(row.measures.get(name), signed=name in DIFFERENCES) for name in columns)
+    return tuple(shown(name, row.measures.get(name)) for name in columns)
 
 
 def _rich(table: TextTable) -> Table:
-    shown = Table(title=table.title, title_justify="left", header_style="bold")
+    drawn = Table(title=table.title, title_justify="left", header_style="bold")
     for index, name in enumerate(table.header):
-        shown.add_column(name, justify="left" if index < table.num_labels else "right")
+        drawn.add_column(name, justify="left" if index < table.num_labels else "right")
     for row in table.rows:
-        shown.add_row(*row, style="bold" if row[0] == ALL_DOMAINS else None)
-    return shown
+        drawn.add_row(*row, style="bold" if row[0] == ALL_DOMAINS else None)
+    return drawn
 
 
 def _markdown(table: TextTable) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.run import question_hash
-from llava_moe.eval.tasks import benchmark_names, open_benchmark
+from llava_moe.eval.tasks import benchmark_names, reopen_benchmark
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.report.examples import ShownAnswer, choose_examples
 from llava_moe.report.page import write_report
@@ -48,7 +49,10 @@ def stage_folders(root: Path) -> list[Path]:
 def _examples(root: Path, result: BenchmarkResult) -> tuple[ShownAnswer, ...]:
     answers = {answer.question_id: answer for answer in read_answers(answers_path(root, result.benchmark))}
     # All of the benchmark's questions: the run may have been scored on any draw of them.
-    questions = open_benchmark(result.benchmark, limit=0).questions()
+    try:
+        questions = reopen_benchmark(result).questions()
+    except UserError:
+        return ()  # its data has moved since; scores and answers stand without pictures
     asked = [
         question
         for question in questions

@@ -1,14 +1,53 @@
-"""One benchmark a file, found by existing: a module here that has ``open_benchmark(limit, seed)`` is a benchmark."""
+"""One benchmark a file, found by existing.
+
+A module here is a benchmark if it has ``BENCHMARK`` (:class:`~llava_moe.eval.published.Published`: data from a place)
+or ``open_benchmark(limit, seed)`` (data of its own).
+"""
 
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
+import os
 import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llava_moe.errors import UserError
-from llava_moe.eval.benchmark import Benchmark
+from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
+from llava_moe.eval.protocol import DEFAULT_PROTOCOL, find_protocol
+from llava_moe.eval.published import Published, open_published
+
+DEFAULT_ROOT = "data/benchmarks"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where benchmarks' data lies.
+
+    Attributes:
+        root: a folder with a folder for each benchmark, named as it; None: ``LLAVA_MOE_BENCHMARKS``, or
+            ``data/benchmarks`` below the current folder.
+        paths: benchmark to folder, file, glob or address; goes before the root.
+        cache: folder that Parquet and TSV files are laid out in; None: ``LLAVA_MOE_CACHE``, or the user's cache folder.
+    """
+
+    root: str | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
+    cache: Path | None = None
+
+    def of(self, name: str, folder: str | None) -> str:
+        """The place of one benchmark; ``folder`` is what it is called below the root."""
+        named = self.paths.get(name) or self.paths.get(folder or name)
+        root = self.root or os.environ.get("LLAVA_MOE_BENCHMARKS") or DEFAULT_ROOT
+        return named or str(Path(root).expanduser() / (folder or name))
+
+    def cache_folder(self) -> Path:
+        """The cache."""
+        home = os.environ.get("LLAVA_MOE_CACHE") or f"{os.environ.get('XDG_CACHE_HOME', '~/.cache')}/llava_moe"
+        return self.cache or Path(home).expanduser()
 
 
 def benchmark_names() -> list[str]:
@@ -23,17 +62,47 @@ def benchmark_summaries() -> dict[str, str]:
     return {name: (text or "").split("\n")[0].partition(": ")[2].rstrip(".") for name, text in texts.items()}
 
 
-def open_benchmark(name: str, limit: int | None = None, seed: int = 0) -> Benchmark:
+def open_benchmark(
+    name: str,
+    limit: int | None = None,
+    seed: int = 0,
+    *,
+    protocol: str = DEFAULT_PROTOCOL.name,
+    places: Places | None = None,
+) -> Benchmark:
     """Open a benchmark by name.
 
     Args:
-        limit: questions of each kind; None takes the benchmark's own number.
+        limit: questions of each kind; None takes the benchmark's own number, 0 takes all.
         seed: of whatever the benchmark draws.
+        protocol: the preset that words questions, draws answers and scores them.
+        places: where data lies.
 
     Raises:
-        UserError: there is no such benchmark, or its data is not there.
+        UserError: there is no such benchmark or protocol, or its data is missing, damaged or incomplete.
     """
-    if name not in benchmark_names():
-        raise UserError(f"benchmarks: {name} does not exist; there are {', '.join(benchmark_names())}")
-    benchmark: Benchmark = importlib.import_module(f"{__name__}.{name}").open_benchmark(limit, seed)
-    return benchmark
+    known, preset = benchmark_names(), find_protocol(protocol)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        guess = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"benchmarks: {name} does not exist{guess}; there are {', '.join(known)}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    if not hasattr(module, "BENCHMARK"):
+        own: Benchmark = replace(module.open_benchmark(limit, seed), protocol=preset, limit=limit, seed=seed)
+        return own
+    page: Published = module.BENCHMARK
+    places = places or Places()
+    return open_published(name, page, places.of(name, page.folder), places.cache_folder(), preset, limit or None, seed)
+
+
+def reopen_benchmark(result: BenchmarkResult) -> Benchmark:
+    """The benchmark of a result with all of its questions, as they were put.
+
+    Raises:
+        UserError: its data is no longer where it was.
+    """
+    facts = result.facts
+    if facts is None:
+        return open_benchmark(result.benchmark, limit=0)
+    places = Places(paths={result.benchmark: facts.place} if facts.place else {})
+    return open_benchmark(result.benchmark, 0, facts.seed, protocol=facts.protocol, places=places)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.compute
@@ -26,7 +26,7 @@ from llava_moe.eval.baselines import (
     is_twin,
     twin_id,
 )
-from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Measure, Question, ScoreRow
+from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Expected, Facts, Measure, Question, ScoreRow, Submission
 from llava_moe.eval.intervals import mean_of, paired_difference
 from llava_moe.eval.metrics import (
     chartqa_relaxed_accuracy,
@@ -36,6 +36,7 @@ from llava_moe.eval.metrics import (
     pathvqa_open_recall,
 )
 from llava_moe.eval.metrics.plain import plain_text
+from llava_moe.eval.protocol import LLAVA_1_5, Protocol
 
 EMBEDDED_IMAGES = Path(__file__).parents[2] / "demo" / "images"
 COLUMNS = ("exact_match", "other_image", "majority_answer", "gap", "gap_over_majority")
@@ -56,6 +57,8 @@ CAVEATS = (
 DEFAULT_LIMIT = 25
 _DOMAIN_ORDER = {"general": 0, "documents": 1, "medical": 2}
 MIN_COMPARED = 300
+# Where each answer is the reference, the other image's is too. The majority's share depends on the draw.
+NO_GAP = Expected(oracle={"gap": 0.0}, empty={})
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,36 @@ class DemoBenchmark:
     num_test_pairs: int
     name: str = "demo"
     columns: tuple[str, ...] = COLUMNS
+    protocol: Protocol = LLAVA_1_5
+    limit: int | None = None
+    seed: int = 0
+    expected: Expected = NO_GAP
+
+    @property
+    def facts(self) -> Facts:
+        """The questions are put as the embedded set trains them, behind the protocol's prefix."""
+        return Facts(
+            protocol=self.protocol.name,
+            prompt=self.protocol.prefix + "{question}",
+            wording="the embedded set's own",
+            system=self.protocol.system,
+            decoding=self.protocol.draws(self.seed),
+            max_new_tokens=Question.max_new_tokens,
+            scorer="exact match but for case, outer blanks and a full stop; the papers' metrics beside it",
+            data=f"{len(self.pairs):,} of {self.num_test_pairs:,} test questions of the embedded set",
+            num_questions=len(self.pairs) + len(self.others),
+            domain=ALL_DOMAINS,
+            seed=self.seed,
+            limit=self.limit,
+        )
+
+    def oracle(self, question: Question) -> str:
+        """The reference."""
+        return question.references[0]
+
+    def submission(self, answers: Mapping[str, Answer]) -> Submission | None:
+        """None: every answer is scored here."""
+        return None
 
     def questions(self) -> tuple[Question, ...]:
         """Every pair as a question about its own image, then its twin about another image where there is one."""
@@ -76,7 +109,10 @@ class DemoBenchmark:
             asked.append(_question(pair, pair.id, pair.image))
             if other := self.others.get(pair.id):
                 asked.append(_question(pair, twin_id(pair, other), other.image))
-        return tuple(asked)
+        prefix, system, decoding = self.protocol.prefix, self.protocol.system, self.protocol.draws(self.seed)
+        return tuple(
+            replace(question, prompt=prefix + question.prompt, system=system, decoding=decoding) for question in asked
+        )
 
     def score(self, question: Question, prediction: str) -> dict[str, float]:
         """Exact match, and the papers' metrics of the question's domain for questions about the right image."""

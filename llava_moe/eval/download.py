@@ -1,0 +1,272 @@
+"""A benchmark's data as its source publishes it: files found in a folder or at an address, and read row by row.
+
+JSON and JSON Lines name their images by path. Parquet and TSV carry them inside: on the first reading each file's rows
+and images are laid out once in the cache, so that a benchmark of many gigabytes is opened in seconds afterwards and
+its questions hold paths, not pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from llava_moe.data.readers import store
+from llava_moe.data.readers.files import is_address, open_raw, raw_records
+from llava_moe.data.readers.tree import files_below, folder_of, name_of
+from llava_moe.errors import UserError
+
+Row = dict[str, Any]
+SUFFIXES = (".json", ".jsonl", ".tsv", ".parquet", ".txt", ".bin", "-ubyte", "-ubyte.gz", "_batch")
+_LISTS = ("data", "questions", "annotations")
+_SHORTEST_IMAGE = 64
+_LAYOUT = "1"
+"""Raised whenever the same file would be laid out otherwise."""
+
+
+@dataclass
+class Download:
+    """The files of one benchmark.
+
+    Attributes:
+        name: of the benchmark.
+        place: a folder, a file, a glob or an address (``hf://datasets/...``).
+        cache: folder that Parquet and TSV files are laid out in.
+        remedy: how to get the data, for messages.
+        missing: images that rows name and that are not there.
+    """
+
+    name: str
+    place: str
+    cache: Path
+    remedy: str
+    missing: list[str] = field(default_factory=list)
+    _files: list[str] | None = None
+    _reading: str = ""
+
+    def find(self, *patterns: str) -> list[str]:
+        """Files that the first pattern matches that matches any; a pattern is the end of a path (``en/dev-*.tsv``).
+
+        A place that is one file, or a glob, was chosen by the user: there a pattern's suffix alone is held against it.
+        """
+        if self._files is None:
+            self._files = files_below(self.place, SUFFIXES)
+        chosen = not is_address(self.place) and not Path(self.place).expanduser().is_dir()
+        for pattern in patterns:
+            ending = f"*{pattern[pattern.rindex('.') :]}" if chosen and "." in pattern else pattern
+            if matching := [file for file in self._files if _ends_as(file, ending)]:
+                return matching
+        return []
+
+    def need(self, *patterns: str) -> list[str]:
+        """As :func:`find`.
+
+        Raises:
+            UserError: nothing is there; the line says what was looked for and how to get it.
+        """
+        if found := self.find(*patterns):
+            return found
+        where = f"no {' and no '.join(patterns)} in {self.place}"
+        if not is_address(self.place) and not Path(self.place).expanduser().exists():
+            where = f"{self.place} does not exist"
+        raise UserError(
+            f"benchmark {self.name}: {where}; {self.remedy}, or name another place with "
+            f"benchmark_paths={{{self.name}: FOLDER}}"
+        )
+
+    def rows(self, file: str) -> Iterator[Row]:
+        """The rows of a file; where it carries images, their cells hold paths.
+
+        Raises:
+            UserError: the file cannot be read or is damaged; the line says where.
+        """
+        found = self._laid_out(file) if file.endswith((".parquet", ".tsv")) else _json_rows(file)
+        for number, row in enumerate(found, start=1):
+            self._reading = f"{file}, record {number}"
+            if not isinstance(row, dict):
+                raise UserError(f"{self._reading}, is no object with fields; fetch the file again")
+            yield row
+
+    def cell(self, row: Row, *columns: str) -> Any:
+        """The first of the columns that the row has.
+
+        Raises:
+            UserError: it has none of them, or nothing stands there.
+        """
+        for column in columns:
+            if row.get(column) is not None:
+                return row[column]
+        raise UserError(
+            f"benchmark {self.name}: {self._reading}, has no {' or '.join(columns)}, only "
+            f"{', '.join(sorted(row))[:200]}; the file is not of this benchmark, or damaged"
+        )
+
+    def text(self, row: Row, *columns: str) -> str:
+        """As :func:`cell`, as text."""
+        return str(self.cell(row, *columns))
+
+    def whole(self, file: str) -> Any:
+        """What a JSON file holds, as one value; raises as :func:`rows` does."""
+        return next(raw_records(file))
+
+    def bytes_of(self, file: str) -> bytes:
+        """A whole binary file; raises ``UserError`` where it cannot be read."""
+        with open_raw(file) as opened:
+            return opened.read()
+
+    def image(self, name: str, *folders: str, beside: str) -> str:
+        """The path of an image that a row of the file ``beside`` names.
+
+        Looked for beside that file and at the place itself, there as named and by its last name in ``folders``. One
+        that is not there is noted: :func:`refuse_missing` names it.
+        """
+        for one in [name, *(f"{folder}/{name_of(name)}" for folder in folders)]:
+            if found := self.existing(one, beside):
+                return found
+        self.missing.append(name)
+        return name
+
+    def existing(self, name: str, beside: str) -> str | None:
+        """The path of a file by its name beside another file or at the place; None where there is none.
+
+        Raises:
+            UserError: the data lies at an address, where only files that carry their images can be read.
+        """
+        if is_address(beside):
+            raise UserError(
+                f"benchmark {self.name}: {beside} names its images by path, which are not read from an address; fetch "
+                "the folder, or give the address of Parquet files"
+            )
+        for root in dict.fromkeys([folder_of(beside) or ".", str(Path(self.place).expanduser())]):
+            if os.path.exists(path := os.path.join(root, name)):
+                return os.path.abspath(path)
+        return None
+
+    def refuse_missing(self, num_questions: int) -> None:
+        """Raise ``UserError`` if a row named an image that is not there."""
+        if self.missing:
+            missing = dict.fromkeys(self.missing)
+            raise UserError(
+                f"benchmark {self.name}: {len(missing):,} of its images are missing under {self.place}, the first is "
+                f"{next(iter(missing))}, needed by {len(self.missing):,} of {num_questions:,} questions; {self.remedy}"
+            )
+
+    def _laid_out(self, file: str) -> Iterator[Row]:
+        key = store.fingerprint([file], _LAYOUT)[:24]
+        folder = self.cache / "benchmarks" / f"{store.slug(self.name)}-{key}"
+        index = folder / "rows.jsonl"
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not index.exists():
+                    _lay_out(file, folder)
+        except OSError as error:
+            raise UserError(
+                f"cache {folder.parent}: cannot be written ({error.strerror}); set LLAVA_MOE_CACHE to another folder"
+            ) from error
+        with index.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield {name: _open_cell(value, folder) for name, value in json.loads(line).items()}
+
+
+def _ends_as(file: str, pattern: str) -> bool:
+    """Whether the last names of a path match the pattern's, one by one: no ``*`` reaches over a folder's end."""
+    names = pattern.split("/")
+    found = file.split("/")[-len(names) :]
+    return len(found) == len(names) and all(map(fnmatchcase, found, names))
+
+
+def texts_of(value: Any) -> tuple[str, ...]:
+    """One or several answers as texts; the empty ones that hide a test split's answers are left out."""
+    if value is None:
+        return ()
+    answers = value if isinstance(value, list | tuple) else [value]
+    found = tuple(str(answer["answer"] if isinstance(answer, Mapping) else answer) for answer in answers)
+    return found if any(found) else ()
+
+
+def _json_rows(file: str) -> Iterator[Any]:
+    for record in raw_records(file):
+        inner = None
+        if isinstance(record, dict):
+            inner = next((record[key] for key in _LISTS if isinstance(record.get(key), list)), None)
+        yield from [record] if inner is None else inner
+
+
+def _lay_out(file: str, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "images").mkdir(parents=True)
+    rows = _tsv_rows(file) if file.endswith(".tsv") else raw_records(file)
+    part = folder / "rows.part"
+    with part.open("w", encoding="utf-8") as out:
+        for row in rows:
+            kept = {name: _keep_cell(value, folder) for name, value in row.items()}
+            out.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
+    part.rename(folder / "rows.jsonl")
+
+
+def _keep_cell(value: Any, folder: Path) -> Any:
+    if isinstance(value, Mapping) and "bytes" in value:
+        value = value["bytes"] if value["bytes"] is not None else value.get("path")
+    if not isinstance(value, bytes | bytearray):
+        return value
+    name = sha256(value).hexdigest()
+    path = folder / "images" / name
+    if not path.exists():
+        path.write_bytes(value)
+    return {"image": name}
+
+
+def _open_cell(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict) and set(value) == {"image"}:
+        return str(folder / "images" / value["image"])
+    return value
+
+
+def _tsv_rows(file: str) -> Iterator[Row]:
+    """Rows of a TSV whose column ``image`` is base64, or the index of the row that carries the same image."""
+    # Base64 of a photograph is longer than the module's own limit.
+    csv.field_size_limit(1 << 30)
+    images: dict[str, bytes] = {}
+    with open_raw(file) as opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as text:
+        try:
+            reader = csv.DictReader(text, delimiter="\t")
+            for row in reader:
+                if None in row or None in row.values():
+                    num_cells = sum(value is not None for key, value in row.items() if key is not None)
+                    raise UserError(
+                        f"{file}, line {reader.line_num}: {num_cells + len(row.get(None) or ())} cells where the "
+                        f"header has {len(reader.fieldnames or ())}; the file is damaged, fetch it again"
+                    )
+                yield row | _tsv_image(row, images, f"{file}, line {reader.line_num}")
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: not a readable TSV file ({error}); fetch it again") from error
+
+
+def _tsv_image(row: Row, images: dict[str, bytes], where: str) -> Row:
+    cell = row.get("image")
+    if not cell:
+        return {}
+    if cell in images:
+        return {"image": images[cell]}
+    if len(cell) < _SHORTEST_IMAGE:
+        raise UserError(f"{where}: the image is {cell!r}, a row that does not stand before it; fetch the file again")
+    try:
+        image = base64.b64decode(cell, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"{where}: the image is not base64 ({error}); the file is damaged, fetch it again") from error
+    # Rotations name the row of the first one instead of repeating its image.
+    images[str(row.get("index", ""))] = image
+    return {"image": image}

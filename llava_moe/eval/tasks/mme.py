@@ -1,0 +1,120 @@
+"""Benchmark ``mme``: fourteen subtasks of yes/no questions, two an image; perception (2000) and cognition (800).
+
+Source: BradyFU/Awesome-Multimodal-Large-Language-Models ``eval_tool/calculation.py`` (arXiv:2306.13394).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Expected, Measure
+from llava_moe.eval.download import Download
+from llava_moe.eval.metrics import mme_answer_parse, mme_score
+from llava_moe.eval.metrics.mme import MME_COGNITION, MME_PERCEPTION
+from llava_moe.eval.protocol import SHORT_ANSWER, Wording
+from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
+
+ASKED = " Please answer yes or no."
+COLUMNS = ("mme_perception_score", "mme_cognition_score", "mme_accuracy")
+
+
+def read(download: Download) -> Iterator[Item]:
+    """The official folders (``<category>/*.txt``, or ``questions_answers_YN/`` in them), or the hub's Parquet."""
+    if files := download.find("test-*.parquet"):
+        counts: dict[str, int] = {}
+        for file in files:
+            for row in download.rows(file):
+                name, category = download.text(row, "question_id"), download.text(row, "category")
+                counts[name] = counts.get(name, -1) + 1
+                yield _item(category, name, counts[name], row["image"], row["question"], download.text(row, "answer"))
+        return
+    download.need("existence/*.txt", "questions_answers_YN/*.txt", "*.txt")
+    for category in (*MME_PERCEPTION, *MME_COGNITION):
+        for file in download.find(f"{category}/questions_answers_YN/*.txt", f"{category}/*.txt"):
+            stem = file.rpartition("/")[2].removesuffix(".txt")
+            image = _image(download, stem, file)
+            for number, line in enumerate(download.bytes_of(file).decode("utf-8").splitlines()):
+                question, tab, answer = line.partition("\t")
+                if not tab:
+                    raise UserError(f"{file}, line {number + 1}: no tab between question and answer; fetch it again")
+                yield _item(category, f"{category}/{stem}", number, image, question, answer)
+
+
+def _image(download: Download, stem: str, file: str) -> str:
+    beside = file.replace("/questions_answers_YN/", "/images/")
+    for suffix in (".jpg", ".png"):
+        if found := download.existing(f"{stem}{suffix}", beside):
+            return found
+    return download.image(f"{stem}.jpg", beside=beside)
+
+
+def _item(category: str, name: str, number: int, image: str, question: str, answer: str) -> Item:
+    words = {"question": question.strip(), "bare": question.strip().replace(ASKED, "")}
+    return Item(f"{name}#{number}", (image,), words, (answer.strip(),), category, category, closed=True, group=name)
+
+
+def score(item: Item, prediction: str) -> dict[str, float]:
+    """Right or wrong by the official rule."""
+    return {"mme_accuracy": float(mme_answer_parse(prediction) == item.references[0].lower())}
+
+
+def subtask(scored: Scored) -> dict[str, Measure]:
+    """The subtask's score, at most 200: per cent of right questions and of images with both right, added."""
+    total = sum(score for score in _scores(scored).values() if score is not None)
+    return {"mme_score": Measure(total, len(scored))} | mean_scores(scored)
+
+
+def _scores(scored: Scored) -> dict[str, float | None]:
+    items = [(item.part, item.group, item.references[0]) for item, _ in scored]
+    return mme_score([answer.prediction for _, answer in scored], items)
+
+
+def sums(scored: Scored) -> dict[str, Measure]:
+    """Perception, cognition, and the mean over questions."""
+    kinds = {"mme_perception_score": MME_PERCEPTION, "mme_cognition_score": MME_COGNITION}
+    found = {
+        name: Measure(value, sum(item.part in kinds[name] for item, _ in scored))
+        for name, value in _scores(scored).items()
+        if value is not None
+    }
+    return found | mean_scores(scored)
+
+
+def read_as_lmms_eval(prediction: str) -> str:
+    """The answer as lmms-eval's parser leaves it: stripped, full stops dropped, y and n read."""
+    text = prediction.lower().strip().replace(".", "")
+    return {"y": "yes", "n": "no"}.get(text, text)
+
+
+def score_lmms_eval(item: Item, prediction: str) -> dict[str, float]:
+    """Right or wrong by lmms-eval's rule."""
+    return score(item, read_as_lmms_eval(prediction))
+
+
+def _as_lmms_eval(scored: Scored) -> Scored:
+    return [(item, replace(answer, prediction=read_as_lmms_eval(answer.prediction))) for item, answer in scored]
+
+
+MOST = Expected(oracle={"mme_perception_score": 2000.0, "mme_cognition_score": 800.0}, empty={})
+BENCHMARK = Published(
+    domain="general",
+    remedy="extract MME_Benchmark_release_version there, or "
+    "run `hf download lmms-lab/MME --repo-type dataset --local-dir FOLDER`",
+    read=read,
+    scorers={
+        "": Scorer("MME eval_tool/calculation.py", COLUMNS, score, MOST, subtask, sums),
+        "lmms_eval": Scorer(
+            name="lmms-eval 0.7.3 tasks/mme: answers stripped first",
+            columns=COLUMNS,
+            score=score_lmms_eval,
+            expected=MOST,
+            measure_part=lambda scored: subtask(_as_lmms_eval(scored)),
+            measure_all=lambda scored: sums(_as_lmms_eval(scored)),
+        ),
+    },
+    wordings={"lmms_eval": Wording(SHORT_ANSWER.replace("{question}", "{bare}"), "lmms-eval 0.7.3 tasks/mme", 16)},
+    known={2374: "14 subtasks, 1,187 images"},
+    notes=("Perception is out of 2000, cognition out of 800: no percentages.",),
+)

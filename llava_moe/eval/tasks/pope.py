@@ -1,0 +1,121 @@
+"""Benchmark ``pope``: is an object in a COCO image? Random, popular and adversarial objects, yes or no.
+
+Source: RUCAIBox/POPE (arXiv:2305.10355) ``evaluate.py``; lmms-eval 0.7.3 ``tasks/pope/utils.py`` scores otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llava_moe.eval.benchmark import Expected, Measure
+from llava_moe.eval.download import Download
+from llava_moe.eval.intervals import mean_of
+from llava_moe.eval.metrics import pope_answer_parse, pope_metrics
+from llava_moe.eval.mixlora_files import mixlora_items
+from llava_moe.eval.protocol import SHORT_ANSWER, Wording
+from llava_moe.eval.published import Item, Published, Scored, Scorer
+
+SETS = ("random", "popular", "adversarial")
+_MIXLORA = {"random": "pope_rand", "popular": "pope_pop", "adversarial": "pope_adv"}
+COLUMNS = ("pope_f1", "pope_accuracy", "pope_precision", "pope_recall", "pope_yes_ratio")
+
+
+def read(download: Download) -> Iterator[Item]:
+    """``coco_pope_<set>.json`` beside ``val2014/``, the hub's Parquet, or MixLoRA's three files."""
+    if files := download.find("data/test-*.parquet", "test-*.parquet", "Full/*.parquet"):
+        for file in files:
+            for row in download.rows(file):
+                part = download.text(row, "category")
+                yield _item(part, download.text(row, "question_id"), row["image"], row["question"], row["answer"])
+        return
+    for part in SETS:
+        if not download.find(f"coco_pope_{part}.json") and download.find(f"{_MIXLORA[part]}.jsonl"):
+            yield from mixlora_items(download, _MIXLORA[part], part=part, closed=True, references=_yes_or_no)
+            continue
+        file = download.need(f"coco_pope_{part}.json")[0]
+        for row in download.rows(file):
+            image = download.image(download.text(row, "image"), "val2014", beside=file)
+            yield _item(part, download.text(row, "question_id"), image, row["text"], download.text(row, "label"))
+
+
+def _item(part: str, number: str, image: str, question: str, label: str) -> Item:
+    return Item(f"{part}/{number}", (image,), {"question": question.strip()}, _yes_or_no(label), part, closed=True)
+
+
+def _yes_or_no(label: str) -> tuple[str, ...]:
+    return (label.strip().lower(),)
+
+
+def score(item: Item, prediction: str) -> dict[str, float]:
+    """Right or wrong by the official rule."""
+    return {"pope_accuracy": float(pope_answer_parse(prediction) == item.references[0])}
+
+
+def official(scored: Scored) -> dict[str, Measure]:
+    """POPE's five numbers of one set."""
+    found = pope_metrics([answer.prediction for _, answer in scored], [item.references[0] for item, _ in scored])
+    accuracy = mean_of([answer.score["pope_accuracy"] for _, answer in scored])
+    return {"pope_accuracy": accuracy} | {
+        f"pope_{name}": Measure(value, len(scored)) for name, value in found.items() if name != "accuracy"
+    }
+
+
+def mean_of_sets(scored: Scored) -> dict[str, Measure]:
+    """The mean over the sets, as LLaVA-1.5 reports F1."""
+    sets = [official([pair for pair in scored if pair[0].part == part]) for part in {item.part for item, _ in scored}]
+    return {
+        name: Measure(sum(one[name].value for one in sets) / len(sets), len(scored))
+        for name in COLUMNS
+        if name in sets[0]
+    }
+
+
+def exact(item: Item, prediction: str) -> dict[str, float]:
+    """lmms-eval: the stripped, lower-cased answer is the label; "Yes." is wrong."""
+    return {"pope_accuracy": float(prediction.lower().strip() == item.references[0])}
+
+
+def lmms_eval(scored: Scored) -> dict[str, Measure]:
+    """lmms-eval's five: recall leaves out answers that are neither yes nor no, yes_ratio is that of the *labels*."""
+    pairs = [(answer.prediction.lower().strip(), item.references[0]) for item, answer in scored]
+    right, found = pairs.count(("yes", "yes")), pairs.count(("yes", "yes")) + pairs.count(("no", "yes"))
+    said = pairs.count(("yes", "yes")) + pairs.count(("yes", "no"))
+    precision, recall = right / said if said else 0.0, right / found if found else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    labels = sum(label == "yes" for _, label in pairs) / len(pairs)
+    values = {"pope_f1": f1, "pope_precision": precision, "pope_recall": recall, "pope_yes_ratio": labels}
+    accuracy = mean_of([answer.score["pope_accuracy"] for _, answer in scored])
+    return {"pope_accuracy": accuracy} | {name: Measure(value, len(pairs)) for name, value in values.items()}
+
+
+# An empty answer reads as yes: right for the half of the questions that are.
+ALL_YES = {"pope_f1": 2 / 3, "pope_accuracy": 0.5, "pope_precision": 0.5, "pope_recall": 1.0, "pope_yes_ratio": 1.0}
+HALF = {"pope_yes_ratio": 0.5}
+BENCHMARK = Published(
+    domain="general",
+    remedy="put coco_pope_{random,popular,adversarial}.json of RUCAIBox/POPE and COCO's val2014/ there, or "
+    "run `hf download lmms-lab/POPE --repo-type dataset --local-dir FOLDER`",
+    read=read,
+    scorers={
+        "": Scorer(
+            name="RUCAIBox/POPE evaluate.py; all is the mean of the three sets",
+            columns=COLUMNS,
+            score=score,
+            expected=Expected(oracle=HALF, empty=ALL_YES),
+            measure_part=official,
+            measure_all=mean_of_sets,
+        ),
+        "lmms_eval": Scorer(
+            name="lmms-eval 0.7.3 tasks/pope: exact equality; all is over the sets together",
+            columns=COLUMNS,
+            score=exact,
+            expected=Expected(oracle=HALF, empty=HALF),
+            measure_part=lmms_eval,
+        ),
+    },
+    wordings={"lmms_eval": Wording(SHORT_ANSWER, "lmms-eval 0.7.3 tasks/pope", 128)},
+    known={9000: "3 x 3,000", 8910: "the random set of 2,910 of the older release, which LLaVA-1.5 used"},
+    notes=(
+        "The official rule reads everything without No, no or not in its first sentence as yes, an empty answer too.",
+    ),
+)
