@@ -37,16 +37,16 @@ def yes_no_metrics(predictions: Sequence[str], labels: Sequence[str]) -> dict[st
         ValueError: no predictions, another number of labels, or a label other than yes and no.
     """
     expect_pairs(predictions, labels)
-    truths = [label.strip().capitalize() for label in labels]
-    if unknown := set(truths) - {"Yes", "No"}:
+    truths = [label.strip().lower() for label in labels]
+    if unknown := set(truths) - {"yes", "no"}:
         raise ValueError(f"labels must be yes or no, got {sorted(unknown)!r}")
-    answers = [yes_no_extract(prediction) for prediction in predictions]
+    answers = [yes_no_extract(prediction).lower() for prediction in predictions]
     num_right = sum(answer == truth for answer, truth in zip(answers, truths, strict=True))
     return {
         "accuracy": num_right / len(answers),
-        **precision_recall_f1([answer == "Yes" for answer in answers], [truth == "Yes" for truth in truths]),
-        "yes_ratio": answers.count("Yes") / len(answers),
-        "unknown_ratio": answers.count("Unknown") / len(answers),
+        **precision_recall_f1([answer == "yes" for answer in answers], [truth == "yes" for truth in truths]),
+        "yes_ratio": answers.count("yes") / len(answers),
+        "unknown_ratio": answers.count("unknown") / len(answers),
     }
 
 
