@@ -14,7 +14,7 @@ from rich.console import Console
 from llava_moe.assemble import Recipe, encoder_of, newest_checkpoint, recipe_of
 from llava_moe.commands.account_words import Job, open_console, open_progress, run_job, say_next
 from llava_moe.commands.limits import FLAG, Limit, OrNull, Real, Text, Whole
-from llava_moe.commands.plan_data import PlanData, plan_data
+from llava_moe.commands.plan_data import plan_data
 from llava_moe.commands.plan_probe import Probed, probe_stage
 from llava_moe.commands.processes import zero_of
 from llava_moe.commands.settings import optimizer_of
@@ -115,6 +115,10 @@ def _plan_stage(
         recipe = replace(recipe, init_from=None)
     encoder = _encoder(recipe)
     data = plan_data(stage, encoder, progress)
+    if choices["probe"] and data.missing:
+        raise UserError(
+            f"probe=true trains on the data, and {data.missing[0]} is not there: get it first, or leave probe=true out"
+        )
     recipe, notes = _without_cuda_kernels(recipe, device)
     parallel = parallel_of(config["parallel"], num_devices)
     train = config["train"]
@@ -148,24 +152,17 @@ def _plan_stage(
             mfu=choices["mfu"],
             notes=(*data.notes, *notes),
         )
-    return _with_probe(plan, stage, data, planned, choices, parallel)
+    return _with_probe(plan, stage, planned, choices, parallel)
 
 
 def _with_probe(
     plan: StagePlan,
     stage: Stage,
-    data: PlanData,
     planned: set[str],
     choices: Mapping[str, Any],
     parallel: Parallel,
 ) -> tuple[StagePlan, Probed | None]:
-    if not choices["probe"]:
-        return plan, None
-    if data.missing:
-        raise UserError(
-            f"probe=true trains on the data, and {data.missing[0]} is not there: get it first, or leave probe=true out"
-        )
-    if not plan.fits:
+    if not choices["probe"] or not plan.fits:
         return plan, None
     if stage.config["init_from"] in planned:
         stage = replace(stage, config=stage.config | {"init_from": None})

@@ -114,7 +114,9 @@ def _with_zero(memory: Memory, traced: Traced, parallel: Parallel) -> Memory:
         # Whole gradients until the update, which flattens this device's share once more.
         memory = replace(memory, gradients=4 * numbers + 4 * share)
     else:
-        memory = replace(memory, gradients=4 * share)
+        # The update flattens this device's share once more, when activations are gone.
+        spare = max(memory.temporary, 4 * share - memory.activations - memory.logits)
+        memory = replace(memory, gradients=4 * share, temporary=spare)
     if stage == 3:
         whole = memory.weights + memory.adapter
         gathered = min(LIVE_WEIGHTS, traced.num_parameters) * whole // max(1, traced.num_parameters)

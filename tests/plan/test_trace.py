@@ -1,42 +1,30 @@
-"""A trace without content against training itself: what torch's allocator is asked for, to the byte of its events."""
+"""A trace without content against training itself: what torch's allocator holds at once, and what is computed."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, NoAdapter
-from llava_moe.assemble import Recipe, new_model
-from llava_moe.commands.stage import objective_of
-from llava_moe.data.template import Template
-from llava_moe.model import FromShape, TrainableParts, prepare_stage
-from llava_moe.plan.hollow import Hollow
+from llava_moe.assemble import Assembled, new_model
+from llava_moe.model import prepare_stage
+from llava_moe.plan.hollow import FLOPS, Hollow
 from llava_moe.plan.rows import Row, hollow_batch
 from llava_moe.plan.trace import Blueprint, trace
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.loop import LoopSettings, take_step
-from llava_moe.train.optimizer import OptimizerSettings
 
 CPU = torch.device("cpu")
-VISION = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
-          "image_size": 64, "patch_size": 8}  # fmt: skip
-TEXT = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6,
-        "num_key_value_heads": 6, "max_position_embeddings": 2048, "tie_word_embeddings": False}  # fmt: skip
 SHORT = Row((90, 85, 80, 70), (1, 1, 1, 0), (9, 8, 12, 20))
 LONG = Row((520, 500, 480, 300, 248), (1, 1, 1, 1, 0), (60, 30, 90, 100, 40))
-WITH_ADAPTER, WHOLE = {"adapter": 2e-4, "projector": 2e-5}, {"projector": 2e-5, "language_model": 2e-5}
 MIX = LlavaMole(num_experts=3, r=32, lora_alpha=64, lora_dropout=0.05)
-
-
-def blueprint(tokenizer: Path, adapter: Any, dtype: str, recomputes: bool, on_gpu: bool = False) -> Blueprint:
-    shape = FromShape(vision=VISION, text=TEXT, tokenizer=str(tokenizer))
-    recipe = Recipe(shape, adapter, dtype, Template("v1", ""), "pad", max_length=2048, over_length="cut")
-    rates = WHOLE if isinstance(adapter, NoAdapter) else WITH_ADAPTER
-    return Blueprint(recipe, TrainableParts(rates), OptimizerSettings(), objective_of, 3, recomputes, on_gpu, False)
+MakeBlueprint = Callable[..., Blueprint]
 
 
 class Step:
@@ -55,70 +43,115 @@ class Run:
     stop_asked = False
 
 
+class RealStage:
+    """The stage of a blueprint with its weights, and a step of rows with real pixels."""
+
+    def __init__(self, plan: Blueprint, row: Row, num_rows: int) -> None:
+        self.assembled: Assembled = new_model(plan.recipe, CPU)
+        attached, model = self.assembled.attached, self.assembled.model
+        trains_adapter = "adapter" in plan.parts.learning_rates
+        groups = prepare_stage(model, plan.parts, attached.trainable_parameters() if trains_adapter else {})
+        if plan.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+        self.engine = LocalEngine(model, groups, plan.optimizer, CPU)
+        self.objective, self.rates = plan.objective_of(self.assembled), [group.learning_rate for group in groups]
+        batch = hollow_batch(row, self.assembled.encoder, Hollow().fake)
+        pixels = torch.zeros(batch.pixel_values.shape, dtype=torch.uint8)
+        self.batches = (replace(batch, pixel_values=pixels),) * num_rows
+
+    def step(self) -> None:
+        settings = LoopSettings(domains=("a", "b", "c"))
+        take_step(self.engine, self.objective, Step(self.batches), self.rates, settings, Run())
+
+    def standing(self) -> int:
+        """Bytes of weights, masters and optimizer state."""
+        tensors = [*self.assembled.model.parameters(), *self.assembled.model.buffers(), *self.engine.masters.values()]
+        tensors += [value for state in self.engine.optimizer.state.values() for value in state.values()]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
 def measured_peak(plan: Blueprint, row: Row, num_rows: int) -> int:
-    """The most that torch's CPU allocator held at once in the third step of real training, weights included."""
-    assembled = new_model(plan.recipe, CPU)
-    model = assembled.model
-    trains_adapter = "adapter" in plan.parts.learning_rates
-    groups = prepare_stage(model, plan.parts, assembled.attached.trainable_parameters() if trains_adapter else {})
-    if plan.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
-    engine = LocalEngine(model, groups, plan.optimizer, CPU)
-    fake = Hollow().fake
-    batches = tuple(real_batch(row, assembled.encoder, fake) for _ in range(num_rows))
-    settings = LoopSettings(domains=("a", "b", "c"))
-    rates = [group.learning_rate for group in groups]
-
-    def step() -> None:
-        take_step(engine, objective_of(assembled), Step(batches), rates, settings, Run())
-
-    step()
-    step()
-    standing = [*model.parameters(), *model.buffers(), *engine.masters.values()]
-    standing += [value for state in engine.optimizer.state.values() for value in state.values()]
-    before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in standing}.values())
+    """The most that torch's CPU allocator held at once in the second step of real training, weights included."""
+    stage = RealStage(plan, row, num_rows)
+    stage.step()
+    now = most = stage.standing()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    return before + most_at_once(profiler)
-
-
-def most_at_once(profiler: Any) -> int:
+        stage.step()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     assert len(events) > 100, "the allocator was watched"
-    most = now = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
         most = max(most, now)
     return most
 
 
-def real_batch(row: Row, encoder: Any, fake: Any) -> Any:
-    from dataclasses import replace
-
-    batch = hollow_batch(row, encoder, fake)
-    return replace(batch, pixel_values=torch.zeros(batch.pixel_values.shape, dtype=torch.uint8))
-
-
 CASES = {
-    "lora, short rows, fp32": (Lora(r=16, lora_dropout=0.05), "fp32", False, SHORT, 1),
+    "lora, short rows": (Lora(r=16, lora_dropout=0.05), "fp32", False, SHORT, 1),
     "lora, several rows, bf16": (Lora(r=16, lora_dropout=0.05), "bf16", False, SHORT, 3),
-    "llava_mole, 2048 tokens, fp32": (MIX, "fp32", False, LONG, 1),
-    "llava_mole, 2048 tokens, bf16, several": (MIX, "bf16", False, LONG, 2),
-    "llava_mole, 2048 tokens, recomputed": (MIX, "fp32", True, LONG, 1),
-    "llava_mole, sorted": (LlavaMole(num_experts=4, r=8, dispatch="sorted"), "fp32", False, LONG, 1),
+    "llava_mole, 2048 tokens": (MIX, "fp32", False, LONG, 1),
+    "llava_mole, 2048 tokens, bf16, recomputed": (MIX, "bf16", True, LONG, 1),
+    "llava_mole in the order of experts": (LlavaMole(num_experts=4, r=8, dispatch="sorted"), "fp32", False, LONG, 1),
     "mixlora, bf16": (MixLora(num_factors=8, r=2), "bf16", False, SHORT, 1),
-    "whole, fp32": (NoAdapter(), "fp32", False, LONG, 1),
+    "whole": (NoAdapter(), "fp32", False, SHORT, 1),
     "whole, bf16, several": (NoAdapter(), "bf16", False, LONG, 2),
-    "whole, fp32, recomputed": (NoAdapter(), "fp32", True, LONG, 1),
+    "whole, recomputed": (NoAdapter(), "fp32", True, LONG, 1),
     "whole, bf16, recomputed": (NoAdapter(), "bf16", True, LONG, 1),
 }
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
 @pytest.mark.parametrize("case", CASES)
-def test_the_traced_peak_is_the_allocators(tokenizer_folder: Path, case: str) -> None:
+def test_the_traced_peak_is_the_allocators(blueprint: MakeBlueprint, case: str) -> None:
     adapter, dtype, recomputes, row, num_rows = CASES[case]
-    plan = blueprint(tokenizer_folder, adapter, dtype, recomputes)
+    plan = blueprint(adapter, dtype, recomputes)
     traced = trace(plan, row, is_one_of_many=num_rows > 1)
     measured = measured_peak(plan, row, num_rows)
     assert traced.peak == pytest.approx(measured, rel=0.03), f"{traced.peak / measured - 1:+.1%}"
+
+
+def test_the_parts_sum_to_the_peak_and_are_the_tensors(blueprint: MakeBlueprint) -> None:
+    plan = blueprint(MIX, "bf16")
+    traced, stage = trace(plan, SHORT, is_one_of_many=True), RealStage(plan, SHORT, 1)
+    stage.step()
+    model, engine = stage.assembled.model, stage.engine
+    own = {id(p) for p in stage.assembled.attached.parameters()}
+    weights = [*model.parameters(), *model.buffers()]
+    trained = sum(master.numel() for master in engine.masters.values())
+    assert traced.base == sum(t.nbytes for t in weights if id(t) not in own)
+    assert traced.adapter == sum(t.nbytes for t in weights if id(t) in own)
+    # Routers are fp32 already and have no master beside them.
+    assert traced.masters == sum(m.nbytes for name, m in engine.masters.items() if m is not engine.live[name])
+    assert traced.gradients == 4 * trained == 4 * traced.total_trained
+    assert traced.optimizer == sum(v.nbytes for state in engine.optimizer.state.values() for v in state.values())
+    parts = ("base", "adapter", "masters", "optimizer", "gradients", "activations", "logits", "temporary")
+    assert sum(getattr(traced, part) for part in parts) == traced.peak
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_the_arithmetic_is_what_torch_counts_in_training(blueprint: MakeBlueprint, recomputes: bool) -> None:
+    plan = blueprint(Lora(r=16), recomputes=recomputes)
+    stage = RealStage(plan, SHORT, 1)
+    known = {name: count for name, count in FLOPS.items() if "addmm_" in str(name) or "for_cpu" in str(name)}
+    for count in known.values():
+        count._get_raw = True  # the counter hands it tensors, not shapes
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+        stage.step()
+    assert trace(plan, SHORT, is_one_of_many=False).flops == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
+def test_nothing_is_left_behind_by_a_trace(blueprint: MakeBlueprint) -> None:
+    from llava_moe.assemble import new_model_without_weights
+
+    hollow = Hollow()
+    with hollow:
+        with hollow.fake:
+            assembled = new_model_without_weights(blueprint(MIX).recipe, CPU, place="cpu")
+        for tensor in assembled.model.state_dict().values():
+            hollow.see(tensor)
+    assert hollow.live > sum(parameter.nbytes for parameter in assembled.model.parameters()) * 0.99
+    del assembled, tensor
+    import gc
+
+    gc.collect()
+    assert hollow.live < 1000
