@@ -90,6 +90,22 @@ def test_every_seeded_fault_is_found_none_is_invented_and_training_honours_the_l
     assert not [kind for one in again.values() for kind in one["kinds"] if is_fault(kind)]
 
 
+def test_the_check_and_training_refuse_the_same_records_for_the_same_reasons(
+    mixture: Mixture, words: list[str]
+) -> None:
+    place = mixture.write("as_is")
+    assert run(["data", "check", *words, *data(place), "out=found"]) == 0
+    once = ["train.max_steps=null", "train.epochs=1", "train.global_batch_size=16", "data.max_bad_share=1"]
+    assert run(["train", *words, *data(place), *once, "out=trained"]) == 0
+    refused = {entry: told for entry, told in listed("trained").items() if told["reason"] != "too_long"}
+    only_here = {"duplicate", "end_token", "leak"}
+    found = {entry: told for entry, told in listed("found").items() if told["reason"] not in only_here}
+    assert {entry: told["reason"] for entry, told in found.items()} == {
+        entry: told["reason"] for entry, told in refused.items()
+    }
+    assert len(found) > 20 and {entry[0] for entry in found} == {"photos", "pages", "scans"}
+
+
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``train.json``, in which nothing is wrong."""
