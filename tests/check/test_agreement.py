@@ -26,7 +26,16 @@ TURNS = st.lists(
     st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt", "Human", "system"]), "value": TEXTS}), max_size=5
 )
 IMAGES = st.sampled_from(["good.png", "good.png", "cut.jpg", "gone.png", "../good.png", "http://a/b.png", "text.png"])
-RECORDS = st.fixed_dictionaries(
+NEARLY_GOOD = st.builds(
+    lambda image, question, answer: {
+        "image": image,
+        "conversations": [{"from": "human", "value": f"<image>{question}"}, {"from": "gpt", "value": answer}],
+    },
+    IMAGES,
+    st.sampled_from(["", "\nWhat?", " Why?", "long " * 150]),
+    st.sampled_from(["yes", "no", "so", "long " * 150, " ", "it is</s>"]),
+)
+ANYTHING = st.fixed_dictionaries(
     {"conversations": st.one_of(TURNS, TURNS, TURNS, st.none(), st.just("text"))},
     optional={"image": st.one_of(IMAGES, st.lists(IMAGES, max_size=2)), "id": st.sampled_from(["a", 1, None])},
 )
@@ -54,8 +63,8 @@ def trained(records: Any, encoder: Encoder) -> dict[int, str]:
     return refused
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(drawn=st.lists(RECORDS, min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=st.lists(NEARLY_GOOD | ANYTHING, min_size=1, max_size=12))
 def test_what_training_refuses_is_found_and_nothing_else(
     drawn: list[dict[str, Any]], folder: Path, encoder: Encoder
 ) -> None:
