@@ -18,10 +18,12 @@ from typing import NoReturn
 
 FREE_TEXT = (
     *("run", "out", "prompt", "image", "path", "images", "model.path", "init_from", "static"),
-    *("data.root", "data.quarantine", "downloads"),
+    *("data.root", "data.quarantine", "downloads", "benchmark_root"),
 )
+# Mappings whose keys the user names.
+OPEN_MAPPINGS = ("benchmark_paths",)
 # Below these, a key may be one that the file at hand does not have; elsewhere that is a mistake, plus or no plus.
-OPEN_ENDED = ("data.sources.", "parallel.extra.", "hydra.")
+OPEN_ENDED = ("data.sources.", "parallel.extra.", "benchmark_paths.", "hydra.")
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,13 @@ Nothing is trained, and no weights are read: the real model is traced without th
     ),
     "eval": Command(
         "score a run (or a Hugging Face LLaVA: model.path=) on benchmarks",
-        """llava-moe eval run=FOLDER [benchmarks=[demo]] [key=value ...]
+        """llava-moe eval run=FOLDER [benchmarks=[demo]] [protocol=llava_1_5] [key=value ...]
+llava-moe eval run=FOLDER benchmarks=[pathvqa,pope] benchmark_root=FOLDER
+llava-moe eval run=FOLDER benchmarks=[chartqa] benchmark_paths.chartqa=hf://datasets/lmms-lab/ChartQA
 llava-moe eval model.path=llava-hf/llava-1.5-7b-hf
 
+Protocols fix wording, decoding and scorer: llava_1_5 (default), lmms_eval, llava_mole, mixlora. A benchmark's data lies
+in data/benchmarks/NAME unless said otherwise; llava-moe ls benchmark lists them.
 Answers go to FOLDER/eval/BENCHMARK.answers.jsonl as they come; an interrupted evaluation goes on where it was.""",
     ),
     "chat": Command(
@@ -243,7 +249,9 @@ def prepare_override(word: str) -> str:
         key = bare
     elif key == bare and not bare.startswith("hydra."):
         key = f"++{bare}"
-    if bare in FREE_TEXT and value not in ("null", ""):
+    if bare in OPEN_MAPPINGS:
+        key = f"++{bare}"
+    if (bare in FREE_TEXT or bare.startswith("benchmark_paths.")) and value not in ("null", ""):
         return f"{key}={quote(value)}"
     return f"{key}={value}"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -14,12 +14,14 @@ from rich.progress import Progress
 
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.limits import EVAL, check_settings
+from llava_moe.commands.settings import cache_folder
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import UserError
-from llava_moe.eval.benchmark import BenchmarkResult
+from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
+from llava_moe.eval.protocol import DEFAULT_PROTOCOL
 from llava_moe.eval.run import model_fingerprint, run_benchmark
 from llava_moe.eval.table import rich_tables
-from llava_moe.eval.tasks import open_benchmark
+from llava_moe.eval.tasks import Places, open_benchmark
 
 if TYPE_CHECKING:
     from llava_moe.assemble import Assembled
@@ -48,8 +50,9 @@ def _score(config: DictConfig) -> int:
     # Names and data are checked before a model is loaded.
     if plain["run"] is not None:
         newest_checkpoint(Path(plain["run"]))
-    for name in plain["benchmarks"]:
-        open_benchmark(name, plain["limit"], plain["seed"])
+    benchmarks = open_benchmarks(
+        plain["benchmarks"], plain["limit"], plain["seed"], plain["protocol"], places_of(plain)
+    )
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
@@ -60,9 +63,7 @@ def _score(config: DictConfig) -> int:
         folder = Path(plain["out"] or plain["run"])
         assembled = restore(plain["run"], dtype=plain["dtype"])
     is_own_run = plain["run"] is not None and plain["out"] is None
-    results = evaluate(
-        assembled, folder, plain["benchmarks"], console, plain["limit"], plain["seed"], plain["batch_size"], is_own_run
-    )
+    results = evaluate(assembled, folder, benchmarks, console, plain["batch_size"], is_own_run)
     show_results(results, console)
     console.print(f"scores and answers: {folder / 'eval'}", highlight=False, markup=False)
     if is_own_run:
@@ -72,37 +73,59 @@ def _score(config: DictConfig) -> int:
     return 0
 
 
+def places_of(config: Mapping[str, Any]) -> Places:
+    """Where benchmarks' data lies: the keys ``benchmark_root`` and ``benchmark_paths``."""
+    return Places(config["benchmark_root"], config["benchmark_paths"], cache_folder())
+
+
+def open_benchmarks(
+    names: Sequence[str],
+    limit: int | None,
+    seed: int,
+    protocol: str = DEFAULT_PROTOCOL.name,
+    places: Places | None = None,
+) -> list[Benchmark]:
+    """Every benchmark by its name; raises as ``open_benchmark`` does."""
+    return [open_benchmark(name, limit, seed, protocol=protocol, places=places) for name in dict.fromkeys(names)]
+
+
 def evaluate_run(
     run: Path, benchmarks: Sequence[str], console: Console, limit: int | None, seed: int
 ) -> list[BenchmarkResult]:
     """Score the newest checkpoint of a run; answers already there by the same weights are kept."""
     from llava_moe.assemble import restore
 
-    return evaluate(restore(run), run, benchmarks, console, limit, seed)
+    return evaluate(restore(run), run, open_benchmarks(benchmarks, limit, seed), console)
 
 
 def evaluate(
     assembled: Assembled,
     folder: Path,
-    benchmarks: Sequence[str],
+    benchmarks: Sequence[Benchmark],
     console: Console,
-    limit: int | None,
-    seed: int,
     batch_size: int = 32,
     is_own_run: bool = True,
 ) -> list[BenchmarkResult]:
     """Ask every benchmark's questions and write ``folder/eval``.
 
     In a run's own folder, answers of its earlier weights are set aside; anywhere else another model's are refused.
+
+    Raises:
+        UserError: the model was trained to caption and reads no question.
     """
+    if assembled.encoder.template.kind == "plain":
+        raise UserError(
+            "the run was trained on the plain template (stage 1): it captions images and reads no question; score the "
+            "stage that was trained from it"
+        )
     fingerprint = model_fingerprint(assembled.model)
     results = []
-    for name in benchmarks:
+    for benchmark in benchmarks:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(f"scoring on {name}", total=None)
+            task = bar.add_task(f"scoring on {benchmark.name}", total=None)
             results.append(
                 run_benchmark(
-                    open_benchmark(name, limit, seed),
+                    benchmark,
                     assembled.model,
                     assembled.encoder,
                     folder,

@@ -187,6 +187,9 @@ TRAIN: dict[str, Limit] = SHARED | {
 EVAL: dict[str, Limit] = SHARED | {
     "run": OrNull(Text()),
     "benchmarks": ListOf(Text()),
+    "protocol": Text(),
+    "benchmark_root": OrNull(Text()),
+    "benchmark_paths": ByName(Text()),
     "limit": OrNull(Whole(0)),
     "batch_size": Whole(1),
     "num_threads": OrNull(Whole(1)),

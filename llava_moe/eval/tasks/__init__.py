@@ -81,18 +81,24 @@ def open_benchmark(
     Raises:
         UserError: there is no such benchmark or protocol, or its data is missing, damaged or incomplete.
     """
-    known, preset = benchmark_names(), find_protocol(protocol)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        guess = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"benchmarks: {name} does not exist{guess}; there are {', '.join(known)}")
+    preset, places = find_protocol(protocol), places or Places()
+    _expect_known(name, "benchmarks")
+    for named in places.paths:
+        _expect_known(named, "benchmark_paths")
     module = importlib.import_module(f"{__name__}.{name}")
     if not hasattr(module, "BENCHMARK"):
         own: Benchmark = replace(module.open_benchmark(limit, seed), protocol=preset, limit=limit, seed=seed)
         return own
     page: Published = module.BENCHMARK
-    places = places or Places()
     return open_published(name, page, places.of(name, page.folder), places.cache_folder(), preset, limit or None, seed)
+
+
+def _expect_known(name: str, key: str) -> None:
+    known = benchmark_names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        guess = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"{key}: {name} does not exist{guess}; there are {', '.join(known)}")
 
 
 def reopen_benchmark(result: BenchmarkResult) -> Benchmark:

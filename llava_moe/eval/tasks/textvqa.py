@@ -1,4 +1,4 @@
-"""Benchmark ``textvqa``: questions about text in photographs, asked without OCR tokens (``textvqa_ocr`` has them).
+"""Benchmark ``textvqa``: questions about text in photographs, asked without OCR tokens (textvqa_ocr has them).
 
 Source: TextVQA v0.5.1 (arXiv:1904.08920); scored as M4C, LLaVA and lmms-eval do.
 """
