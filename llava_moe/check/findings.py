@@ -23,6 +23,7 @@ class Findings:
 
     Attributes:
         faults: the first fault of each bad record, by its number in the file.
+        waiting: faults that only count where training takes the record, its images with it.
         dropped: numbers of the records that training leaves out for their length.
         counts: by kind, what the kind counts (records or images).
         shown: the first places of each kind.
@@ -30,6 +31,7 @@ class Findings:
 
     view: View
     faults: dict[int, Found] = field(default_factory=dict)
+    waiting: list[Found] = field(default_factory=list)
     dropped: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     shown: dict[str, list[Found]] = field(default_factory=lambda: defaultdict(list))

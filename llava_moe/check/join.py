@@ -36,6 +36,7 @@ def join(job: Job, findings: Sequence[Findings], hashes: Sequence[Hashes], galle
     for number, (one, own) in enumerate(zip(findings, hashes, strict=True)):
         images_m = gallery.find(own.keys_m)
         is_bad_n = _enter_bad_images(one, own, images_m, gallery.bad(job.reader_of(number)))
+        one.add(one.waiting)
         contents_m = gallery.contents_d[images_m]
         both, alone = leaks.find(own.rows_m, contents_m, gallery.pixels_d[images_m], own.asked_rows, own.asked)
         _enter_rows(one, "leak", both)

@@ -143,7 +143,9 @@ def _scan_all(job: Job, workers: Workers[Job], checked: Checked, progress: Progr
 
 def _enter(findings: Findings, scanned: Scanned) -> None:
     findings.add(scanned.faults)
+    findings.waiting += scanned.own_faults
     scanned.faults.clear()
+    scanned.own_faults.clear()
     findings.dropped |= {findings.view.records.number(row) for row in scanned.dropped}
     for kind, count in scanned.notes.items():
         findings.note(kind, count, [found for found in scanned.shown if found.kind == kind])

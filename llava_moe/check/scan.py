@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from llava_moe.check.kinds import is_fault
 from llava_moe.check.pictures import Picture, image_key, look_at
 from llava_moe.check.text import asked_questions, read_turns, refine, special_tokens, text_kinds
 from llava_moe.check.view import View
@@ -103,7 +104,8 @@ class Scanned:
     """What a stretch of n records held, of m images.
 
     Attributes:
-        faults: one for each bad record.
+        faults: one for each record that training refuses.
+        own_faults: of records that training would take; what it refuses of their images goes before them.
         notes: how many records of each kind; ``shown`` are the first of each.
         dropped: rows that training leaves out by its own policy for length.
         texts: uint64 [n], hash of the text as trained on; 0 for a record that is left out.
@@ -116,6 +118,7 @@ class Scanned:
     texts: np.ndarray
     ids: np.ndarray
     faults: list[Found] = field(default_factory=list)
+    own_faults: list[Found] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     shown: list[Found] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
@@ -203,14 +206,12 @@ def _note_text(
         told.append(("cut", f"{len(text.input_ids)} tokens are kept, at most {view.encoder.max_length}"))
     if not (text.labels != IGNORED).any():
         told.append(("nothing_supervised", f"none of {len(text.labels)} tokens"))
-    is_listed = False
     for kind, detail in told:
         found = _found(row, entry, kind, kind, detail)
-        if kind not in ("end_token", "nothing_supervised"):
+        if is_fault(kind):
+            scanned.own_faults.append(found)
+        else:
             scanned.note(found)
-        elif not is_listed:
-            scanned.faults.append(found)
-            is_listed = True
 
 
 @dataclass(frozen=True)
