@@ -22,6 +22,7 @@ ALLOWED = {
     "assemble": {"errors", "data", "model", "adapters", "train.checkpoint"},
     "export": {"errors", "data", "model", "adapters", "assemble"},
     "compose": {"errors", "adapters", "assemble", "train.checkpoint"},
+    "lmms": {"errors", "data", "eval", "assemble"},
     "prepare": {"errors", "data"},
     "check": {"errors", "data", "eval"},
     "account": {"errors", "data"},
@@ -40,6 +41,7 @@ FORBIDDEN_OUTSIDE = {
     "omegaconf": {"commands"},
     "deepspeed": {"train.deepspeed_engine"},
     "peft": {"export.proof", "compose.static_merge"},
+    "lmms_eval": {"lmms.manifest", "lmms.model"},
 }
 
 
