@@ -41,7 +41,7 @@ PARSERS = [
 FEW = settings(max_examples=50, deadline=None)
 
 PIECES = ["yes", "no", "Yes.", "No,", "none", "the", "a", "two", "3.5", "5.", "1,000", "10%", "$5", "dog's", "dont"]
-PIECES += list("'/-_(?!,. \n\t") + ["  ", " "]
+PIECES += [*"'/-_(?!,. \n\t", "  "]
 TEXTS = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 AWKWARD = [
     "",

@@ -169,3 +169,4 @@ def test_anls_divides_by_the_length_of_the_raw_reference() -> None:
 def test_anls_divides_by_the_length_of_the_upper_case_text() -> None:
     # One edit; "straße" is six characters, "STRASSE" seven.
     assert docvqa_anls("straße", ["strase"]) == pytest.approx(1 - 1 / 7)
+    assert docvqa_anls("strase", ["straße"]) == pytest.approx(1 - 1 / 7)

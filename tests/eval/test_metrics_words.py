@@ -56,6 +56,7 @@ def test_squad_scores_are_those_of_bags_of_words(prediction: str, reference: str
     [
         ("the cat", ["cat"], 1, 1),
         ("The Cat!", ["a cat."], 1, 1),
+        ("an apple", ["apple"], 1, 1),
         ("black cat", ["cat"], 0, 2 / 3),
         ("cat cat", ["cat"], 0, 2 / 3),
         ("dog", ["cat"], 0, 0),
@@ -191,6 +192,8 @@ def test_pathvqa_takes_one_reference(metric) -> None:
         ("cat", ["dog", "cat"], 1),
         ("top\nleft", ["top left"], 1),
         ("don't know", ["dont"], 1),
+        ("345", ["3.5"], 0),
+        ("x/y/\nz", ["xy"], 1),
         ("", ["dog"], 0),
     ],
 )
@@ -297,6 +300,7 @@ def test_class_names_are_found_as_words_or_alone(prediction: str, reference: str
 
 def test_an_underscore_in_a_class_name_keeps_answers_from_matching() -> None:
     assert metrics.classification_has_word("aquarium fish", ["aquarium_fish"]) == 0
+    assert metrics.classification_has_word("aquariumfish", ["aquarium_fish"]) == 1
     assert metrics.classification_exact("aquarium_fish", ["aquarium_fish"]) == 1
 
 
