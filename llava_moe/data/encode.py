@@ -162,7 +162,11 @@ class Encoder:
 
     def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
         """Token ids int64 [t] to generate from, for turns that end with a question; images expanded, nothing cut."""
-        ids = np.asarray(self._tokenise([self.template.prompt(turns)])[0].ids, dtype=np.int64)
+        return self.encode_written(self.template.prompt(turns))
+
+    def encode_written(self, prompt: str) -> np.ndarray:
+        """Token ids int64 [t] of a prompt that is written already, without its first token; images expanded."""
+        ids = np.asarray(self._tokenise([prompt])[0].ids, dtype=np.int64)
         if self.tokenizer.bos_token_id is not None:
             ids = np.append(self.tokenizer.bos_token_id, ids)
         return np.repeat(ids, np.where(ids == self.image_token_id, self.num_image_tokens, 1))

@@ -25,12 +25,14 @@ class Decoding:
         repetition_penalty: a token that the answer already holds has its logit divided by this (multiplied where it is
             negative); the prompt's tokens do not count. 1 changes nothing.
         seed: of the sampling; an answer depends on it and on its question alone, not on the batch.
+        stop: texts that end an answer, themselves left out of it.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
 
 GREEDY = Decoding()
@@ -134,11 +136,34 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class ModelFacts:
+    """Who answered, and how it was asked; it stands in every result file.
+
+    Attributes:
+        source: the run, checkpoint or address, as it was given.
+        template: what wrote the prompts: ``v1``, ``chat template of ...`` or ``the server's own``.
+        images: ``pad`` or ``crop``, as :class:`~llava_moe.data.images.ImageTransform` has it, or ``the server's own``.
+        dtype: of the weights, or ``the server's own``.
+        batch_size: questions asked together.
+        num_processes: processes that shared the questions.
+        adapter: folder of a PEFT adapter on the source; "": none beside what the source holds.
+    """
+
+    source: str
+    template: str
+    images: str
+    dtype: str
+    batch_size: int = 1
+    num_processes: int = 1
+    adapter: str = ""
+
+
+@dataclass(frozen=True)
 class BenchmarkResult:
     """What ``eval/<benchmark>.json`` holds.
 
     ``columns`` are the measures of the headline table in order; other measures of a row are the papers' metrics.
-    ``facts`` is None in files of an earlier version.
+    ``facts`` and ``answered_by`` are None in files of an earlier version.
     """
 
     benchmark: str
@@ -148,6 +173,7 @@ class BenchmarkResult:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     facts: Facts | None = None
+    answered_by: ModelFacts | None = None
 
     def row(self, domain: str, kind: str | None = None) -> ScoreRow:
         """The row of a domain or of one of its kinds.

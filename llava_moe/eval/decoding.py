@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteria
 from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -17,6 +17,28 @@ from transformers.generation.logits_process import (
 )
 
 from llava_moe.eval.benchmark import Decoding
+
+
+class StopTexts(StoppingCriteria):
+    """Ends the answers that hold one of the stop strings; what stands before it is cut out afterwards."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], num_prompt_tokens: int) -> None:
+        self._tokenizer, self._stop, self._num_prompt_tokens = tokenizer, tuple(stop), num_prompt_tokens
+        # A token is a byte at least; the stop string may begin inside the first one.
+        self._num_read = 1 + max(len(text.encode()) for text in stop)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: object) -> torch.BoolTensor:
+        """Bool [B]: which answers have come to a stop string."""
+        tail_BT = input_ids[:, self._num_prompt_tokens :][:, -self._num_read :]
+        texts = self._tokenizer.batch_decode(tail_BT, skip_special_tokens=True)
+        ended = [any(stop in text for stop in self._stop) for text in texts]
+        ended_B: torch.BoolTensor = torch.tensor(ended, device=input_ids.device)  # type: ignore[assignment]
+        return ended_B
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min((place for one in stop if (place := text.find(one)) >= 0), default=len(text))]
 
 
 class GumbelNoise(LogitsProcessor):
@@ -27,7 +49,7 @@ class GumbelNoise(LogitsProcessor):
     """
 
     def __init__(self, seed: int, question_ids: Sequence[str]) -> None:
-        self._generators = [torch.Generator().manual_seed(_number(seed, name)) for name in question_ids]
+        self._generators = [torch.Generator().manual_seed(question_seed(seed, name)) for name in question_ids]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """``scores`` [B, V] with the noise of the next step added, in float32."""
@@ -37,7 +59,8 @@ class GumbelNoise(LogitsProcessor):
         return noisy_BV
 
 
-def _number(seed: int, name: str) -> int:
+def question_seed(seed: int, name: str) -> int:
+    """The seed of one question's sampling: 56 bits of SHA-256 over the benchmark's seed and the question's id."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.errors import UserError
-from llava_moe.eval.benchmark import Answer, BenchmarkResult, Decoding, Facts, Measure, ScoreRow
+from llava_moe.eval.benchmark import Answer, BenchmarkResult, Decoding, Facts, Measure, ModelFacts, ScoreRow
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -96,6 +96,8 @@ def headline(result: BenchmarkResult) -> dict[str, Any]:
         if row.kind is None
     }
     facts = {} if result.facts is None else asdict(result.facts)
+    if result.answered_by is not None:
+        facts["answered_by"] = asdict(result.answered_by)
     return {"model": result.model, "seconds": round(result.seconds, 1), **facts, "domains": scores}
 
 
@@ -114,8 +116,12 @@ def read_result(folder: Path, benchmark: str) -> BenchmarkResult | None:
         tuples = {name: tuple(fields[name]) for name in ("columns", "notes")}
         facts = fields.get("facts")
         if facts is not None:
-            facts = Facts(**(facts | {"decoding": Decoding(**facts["decoding"])}))
-        return BenchmarkResult(**(fields | tuples | {"rows": rows, "facts": facts}))
+            drawn = facts["decoding"]
+            decoding = Decoding(**(drawn | {"stop": tuple(drawn.get("stop", ()))}))
+            facts = Facts(**(facts | {"decoding": decoding}))
+        asked = fields.get("answered_by")
+        answered_by = None if asked is None else ModelFacts(**asked)
+        return BenchmarkResult(**(fields | tuples | {"rows": rows, "facts": facts, "answered_by": answered_by}))
     except (TypeError, KeyError) as error:
         raise UserError(f"{path} is not a result of this version; delete it and evaluate again") from error
 

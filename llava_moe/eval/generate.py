@@ -6,10 +6,11 @@ pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,7 +22,11 @@ from llava_moe.data.encode import Encoder
 from llava_moe.data.images import open_image
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
-from llava_moe.eval.decoding import logits_processors
+from llava_moe.eval.decoding import StopTexts, cut_at_stop, logits_processors
+from llava_moe.eval.ranks import ALONE, Ranks
+
+PromptWriter = Callable[[Question], np.ndarray]
+"""Token ids int64 [t] to generate from, images expanded."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,37 @@ class Generated:
 
     index: int
     text: str
+
+
+class Answerer(Protocol):
+    """Whatever answers questions: a model here, or one behind an address."""
+
+    def answers(self, questions: Sequence[Question], ranks: Ranks) -> Iterator[list[Generated]]:
+        """This process's share of the answers, in any order, some at a time; the shares of all are the questions."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model in this process's memory; see :func:`iterate_answers`."""
+
+    model: LlavaForConditionalGeneration
+    encoder: Encoder
+    batch_size: int = 32
+    image_root: str | None = None
+    write_prompt: PromptWriter | None = None
+
+    def answers(self, questions: Sequence[Question], ranks: Ranks) -> Iterator[list[Generated]]:
+        """See :class:`Answerer`."""
+        return iterate_answers(
+            self.model,
+            self.encoder,
+            questions,
+            batch_size=self.batch_size,
+            image_root=self.image_root,
+            write_prompt=self.write_prompt,
+            ranks=ranks,
+        )
 
 
 def answer_questions(
@@ -55,12 +91,15 @@ def iterate_answers(
     *,
     batch_size: int = 32,
     image_root: str | None = None,
+    write_prompt: PromptWriter | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[list[Generated]]:
     """Answers, one batch at a time, the longest prompts first so that memory runs out early or not at all.
 
-    Every question is one user turn with its images in front. Decoding stops at the end of sequence or at the
-    question's own ``max_new_tokens``, so an answer does not depend on its batch (up to the rounding of batched matrix
-    products); a sampled one neither.
+    Every question is one user turn with its images in front. Decoding stops at the end of sequence, at the question's
+    own ``max_new_tokens`` or where the model's positions end, so an answer does not depend on its batch (up to the
+    rounding of batched matrix products); a sampled one neither. The batches themselves do not depend on the number of
+    processes.
 
     Args:
         model: a LLaVA model, adapters attached; put into eval mode while it answers and back after each batch.
@@ -68,24 +107,60 @@ def iterate_answers(
         questions: what to ask.
         batch_size: questions asked together.
         image_root: folder that image paths are relative to.
+        write_prompt: what writes the prompts; None: the encoder, as training did.
+        ranks: the processes that share the batches; this one's are yielded.
 
     Raises:
-        UserError: an image is missing or unreadable.
+        UserError: an image is missing or unreadable, or a prompt leaves the model no position to answer in.
         ValueError: ``batch_size`` is below 1, or the questions' decodings differ.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if len({question.decoding for question in questions}) > 1:
         raise ValueError("questions that are asked together must share their decoding")
-    writers = {system: with_system(encoder, system) for system in {question.system for question in questions}}
-    prompts = [writers[question.system].encode_prompt(question_turns(question)) for question in questions]
+    prompts = [*map(write_prompt or trained_prompts(encoder), questions)]
+    _refuse_too_long(model, questions, prompts)
     order = sorted(range(len(questions)), key=lambda index: (-len(prompts[index]), index))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        texts = _answer_batch(
-            model, encoder, [questions[index] for index in chosen], [prompts[index] for index in chosen], image_root
-        )
-        yield [Generated(index, text) for index, text in zip(chosen, texts, strict=True)]
+    batches = ranks.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
+
+    def pixels_of(chosen: Sequence[int]) -> list[np.ndarray]:
+        return [encoder.transform(image) for index in chosen for image in _open_images(questions[index], image_root)]
+
+    # The images of the next batch are opened while this one is answered.
+    with ThreadPoolExecutor(1) as opener:
+        opened = opener.submit(pixels_of, batches[0]) if batches else None
+        for number, chosen in enumerate(batches):
+            assert opened is not None
+            pixels = opened.result()
+            if number + 1 < len(batches):
+                opened = opener.submit(pixels_of, batches[number + 1])
+            asked = [questions[index] for index in chosen]
+            texts = _answer_batch(model, encoder, asked, [prompts[index] for index in chosen], pixels)
+            yield [Generated(index, text) for index, text in zip(chosen, texts, strict=True)]
+
+
+def trained_prompts(encoder: Encoder) -> PromptWriter:
+    """Writes prompts as training did, but for the system prompt where a question has its own."""
+    writers: dict[str | None, Encoder] = {None: encoder}
+
+    def write(question: Question) -> np.ndarray:
+        if question.system not in writers:
+            writers[question.system] = with_system(encoder, question.system)
+        return writers[question.system].encode_prompt(question_turns(question))
+
+    return write
+
+
+def _refuse_too_long(
+    model: LlavaForConditionalGeneration, questions: Sequence[Question], prompts: Sequence[np.ndarray]
+) -> None:
+    num_positions = _num_positions(model)
+    for question, prompt in zip(questions, prompts, strict=True):
+        if len(prompt) >= num_positions:
+            raise UserError(
+                f"question {question.id} is {len(prompt)} tokens long, images included, and the model has "
+                f"{num_positions} positions: shorten the question or leave it out"
+            )
 
 
 def with_system(encoder: Encoder, system: str | None) -> Encoder:
@@ -98,25 +173,38 @@ def question_turns(question: Question) -> list[Turn]:
     return [Turn(USER, f"{IMAGE_PLACEHOLDER}\n" * len(question.images) + question.prompt)]
 
 
+def _num_positions(model: LlavaForConditionalGeneration) -> int:
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
 def _answer_batch(
     model: LlavaForConditionalGeneration,
     encoder: Encoder,
     questions: Sequence[Question],
     prompts: Sequence[np.ndarray],
-    image_root: str | None,
+    pixels: Sequence[np.ndarray],
 ) -> list[str]:
-    pixels = [encoder.transform(image) for question in questions for image in _open_images(question, image_root)]
     inputs = prompt_inputs(model, encoder, prompts, pixels)
-    limits = [question.max_new_tokens for question in questions]
+    num_positions, decoding = _num_positions(model), questions[0].decoding
+    limits = [
+        min(question.max_new_tokens, num_positions - len(prompt))
+        for question, prompt in zip(questions, prompts, strict=True)
+    ]
     num_prompt_tokens = inputs["input_ids"].shape[1]
-    processors = logits_processors(questions[0].decoding, [question.id for question in questions], num_prompt_tokens)
+    arguments: dict[str, Any] = {
+        "generation_config": greedy(encoder, max(limits)),
+        "logits_processor": logits_processors(decoding, [question.id for question in questions], num_prompt_tokens),
+    }
+    if decoding.stop:
+        arguments["stopping_criteria"] = [StopTexts(encoder.tokenizer, decoding.stop, num_prompt_tokens)]
     with answering(model), torch.inference_mode():
         # transformers types `generate` for a protocol its own LLaVA class does not match.
-        sequences_BT = cast(Any, model).generate(
-            **inputs, generation_config=greedy(encoder, max(limits)), logits_processor=processors
-        )
+        sequences_BT = cast(Any, model).generate(**inputs, **arguments)
     answers_BT = sequences_BT[:, num_prompt_tokens:].tolist()
-    return [decode_answer(encoder, answer_T[:limit]) for answer_T, limit in zip(answers_BT, limits, strict=True)]
+    return [
+        decode_answer(encoder, answer_T[:limit], decoding.stop)
+        for answer_T, limit in zip(answers_BT, limits, strict=True)
+    ]
 
 
 def prompt_inputs(
@@ -174,11 +262,11 @@ def _open_images(question: Question, image_root: str | None) -> list[Image.Image
         raise UserError(f"question {question.id}: {error}; mend the image or leave the question out") from error
 
 
-def decode_answer(encoder: Encoder, tokens: list[int]) -> str:
-    """The text of an answer's tokens up to the end token, outer blanks stripped."""
+def decode_answer(encoder: Encoder, tokens: list[int], stop: Sequence[str] = ()) -> str:
+    """The text of an answer's tokens up to the end token or the first stop string, outer blanks stripped."""
     eos_token_id = encoder.tokenizer.eos_token_id
     kept = tokens[: tokens.index(eos_token_id)] if eos_token_id in tokens else tokens
-    return str(encoder.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+    return cut_at_stop(str(encoder.tokenizer.decode(kept, skip_special_tokens=True)), stop).strip()
 
 
 @contextmanager

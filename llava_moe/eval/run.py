@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from transformers import LlavaForConditionalGeneration
@@ -15,17 +13,15 @@ from transformers import LlavaForConditionalGeneration
 from llava_moe.data.conversation import ImageRef, StoredImage
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
-from llava_moe.eval.benchmark import GREEDY, Answer, Benchmark, BenchmarkResult, Question
-from llava_moe.eval.files import (
-    answer_line,
-    answers_path,
-    cannot_write,
-    read_answers,
-    write_answers,
-    write_atomically,
-    write_result,
-)
-from llava_moe.eval.generate import iterate_answers
+from llava_moe.eval.benchmark import GREEDY, Answer, Benchmark, BenchmarkResult, ModelFacts, Question
+from llava_moe.eval.files import answer_line, answers_path, write_answers, write_atomically, write_result
+from llava_moe.eval.generate import Answerer, LocalModel
+from llava_moe.eval.parts import PartCounter, appending, part_path, read_parts, refuse_second_writer, remove_parts
+from llava_moe.eval.ranks import ALONE, Ranks
+from llava_moe.eval.server import ServerError
+
+OnProgress = Callable[[int, int], None]
+"""Called with (questions answered by all processes, questions in all)."""
 
 _SAMPLED_VALUES = 4096
 
@@ -40,96 +36,176 @@ def run_benchmark(
     batch_size: int = 32,
     sets_aside: bool = False,
     image_root: str | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
+    ranks: Ranks = ALONE,
 ) -> BenchmarkResult:
-    """Ask a model every question of a benchmark and write what it answered and scored.
+    """Ask a model of ours every question of a benchmark; see :func:`ask_benchmark`.
+
+    Args:
+        model: a LLaVA model with its adapter attached.
+        encoder: writes prompts and pixels as training did.
+        batch_size: questions asked together.
+        image_root: folder that image paths are relative to.
+    """
+    return ask_benchmark(
+        benchmark,
+        LocalModel(model, encoder, batch_size, image_root),
+        folder,
+        fingerprint=fingerprint,
+        sets_aside=sets_aside,
+        on_progress=on_progress,
+        ranks=ranks,
+    )
+
+
+def ask_benchmark(
+    benchmark: Benchmark,
+    answerer: Answerer,
+    folder: Path,
+    *,
+    fingerprint: str,
+    answered_by: ModelFacts | None = None,
+    sets_aside: bool = False,
+    on_progress: OnProgress | None = None,
+    ranks: Ranks = ALONE,
+) -> BenchmarkResult:
+    """Have every question of a benchmark answered and write what was answered and scored.
 
     Writes ``eval/<benchmark>.answers.jsonl`` (appended batch by batch, in question order once complete),
     ``eval/<benchmark>.json`` and its entry in ``eval/results.json``. Answers that stand there, by the same model
     to the same question, are kept and not asked again; those to questions outside this draw stay in the file, behind.
 
+    Several processes share the waiting questions, each asked once. All but the first append to parts of their own,
+    which any later number of processes reads back; the first gathers all answers and alone writes the files.
+
     Args:
         benchmark: what to ask.
-        model: a LLaVA model with its adapter attached.
-        encoder: writes prompts and pixels as training did.
+        answerer: who is asked.
         folder: the run's folder.
         fingerprint: names the model's weights; see :func:`model_fingerprint`.
-        batch_size: questions asked together.
+        answered_by: goes into the result.
         sets_aside: another model's answers are renamed to carry its fingerprint, where they would be refused: a run
             that was scored on its way is scored again at its end.
-        image_root: folder that image paths are relative to.
-        on_progress: called with (questions answered, questions in all), once before the first batch and after each.
+        on_progress: called in the first process, once before the first batch and after each.
+        ranks: the processes that answer together.
 
     Raises:
-        UserError: the answers file holds another model's answers, an image is unreadable, or the disk is full.
+        UserError: the answers file holds another model's answers or is being written, an image is unreadable, a server
+            stopped answering, or the disk is full. Answers so far are kept.
+        ToldElsewhereError: in all processes but the first, where it raised an error before or after the asking.
     """
     questions = benchmark.questions()
     path = answers_path(folder, benchmark.name)
-    answers, others = _keep_answers(path, questions, fingerprint, sets_aside)
+    answers, others = ranks.from_first(lambda: _keep_answers(path, questions, fingerprint, sets_aside))
     waiting = [question for question in questions if question.id not in answers]
     started = time.monotonic()
-    if on_progress:
-        on_progress(len(answers), len(questions))
-    with _appending(path) as file:
-        for batch in iterate_answers(model, encoder, waiting, batch_size=batch_size, image_root=image_root):
-            for generated in batch:
-                question = waiting[generated.index]
-                answers[question.id] = Answer(
-                    question_id=question.id,
-                    prediction=generated.text,
-                    references=question.references,
-                    score=benchmark.score(question, generated.text),
-                    asked=question_hash(question),
-                    model=fingerprint,
-                )
-                file.write(answer_line(answers[question.id]))
-            file.flush()
-            if on_progress:
-                on_progress(len(answers), len(questions))
-    write_answers(path, [*(answers[question.id] for question in questions), *others])
-    result = BenchmarkResult(
-        benchmark=benchmark.name,
-        model=fingerprint,
-        columns=benchmark.columns,
-        rows=benchmark.summarize(answers),
-        notes=benchmark.notes(),
-        seconds=time.monotonic() - started,
-        facts=benchmark.facts,
-    )
-    if submission := benchmark.submission(answers):
-        write_atomically(folder / "eval" / submission.name, submission.text)
-    write_result(folder, result)
-    return result
+    progress = _Progress(on_progress if ranks.is_first else None, path, ranks, len(answers), len(questions))
+    new = _ask(benchmark, answerer, waiting, part_path(path, ranks.rank), fingerprint, progress, ranks)
+    for share in ranks.gather(new):
+        answers |= share
+    progress.tell(len(answers))
+    assert len(answers) == len(questions), "every question is answered once"
+
+    def finish() -> BenchmarkResult:
+        write_answers(path, [*(answers[question.id] for question in questions), *others])
+        remove_parts(path)
+        result = BenchmarkResult(
+            benchmark=benchmark.name,
+            model=fingerprint,
+            columns=benchmark.columns,
+            rows=benchmark.summarize(answers),
+            notes=benchmark.notes(),
+            seconds=time.monotonic() - started,
+            facts=benchmark.facts,
+            answered_by=answered_by,
+        )
+        if submission := benchmark.submission(answers):
+            write_atomically(folder / "eval" / submission.name, submission.text)
+        write_result(folder, result)
+        return result
+
+    return ranks.from_first(finish)
+
+
+class _Progress:
+    """Tells how many questions all processes have answered."""
+
+    def __init__(self, on_progress: OnProgress | None, path: Path, ranks: Ranks, num_kept: int, total: int) -> None:
+        self._on_progress, self._num_kept, self._total = on_progress, num_kept, total
+        self._elsewhere = PartCounter(path, ranks.world)
+        self.count(0)
+
+    def count(self, num_new: int) -> None:
+        """``num_new``: what this process has answered."""
+        if self._on_progress:
+            self.tell(self._num_kept + num_new + self._elsewhere.count())
+
+    def tell(self, done: int) -> None:
+        """``done``: what all have answered."""
+        if self._on_progress:
+            self._on_progress(done, self._total)
+
+
+def _ask(
+    benchmark: Benchmark,
+    answerer: Answerer,
+    waiting: Sequence[Question],
+    path: Path,
+    fingerprint: str,
+    progress: _Progress,
+    ranks: Ranks,
+) -> dict[str, Answer]:
+    """This process's share of the answers, appended to ``path`` as they come."""
+    new: dict[str, Answer] = {}
+    with appending(path) as file:
+        try:
+            for batch in answerer.answers(waiting, ranks):
+                for generated in batch:
+                    question = waiting[generated.index]
+                    new[question.id] = Answer(
+                        question_id=question.id,
+                        prediction=generated.text,
+                        references=question.references,
+                        score=benchmark.score(question, generated.text),
+                        asked=question_hash(question),
+                        model=fingerprint,
+                    )
+                    file.write(answer_line(new[question.id]))
+                file.flush()
+                progress.count(len(new))
+        except ServerError as error:
+            raise UserError(
+                f"{error}; {len(new)} of {len(waiting)} waiting answers came and are kept: run the same command again "
+                "to go on"
+            ) from error
+    return new
 
 
 def _keep_answers(
     path: Path, questions: Sequence[Question], fingerprint: str, sets_aside: bool
 ) -> tuple[dict[str, Answer], list[Answer]]:
     """Answers that stand for these questions, and those to other questions; stale ones leave the file."""
-    found = read_answers(path)
-    strangers = {answer.model for answer in found} - {fingerprint}
-    if strangers and sets_aside:
-        path.replace(path.with_name(f"{path.name.removesuffix('.jsonl')}.{sorted(strangers)[0]}.jsonl"))
-        found = []
-    elif strangers:
+    refuse_second_writer(path)
+    found = read_parts(path)
+    strangers = sorted({answer.model for answer in found} - {fingerprint})
+    if strangers and not sets_aside:
         raise UserError(
-            f"{path} holds answers of another model ({sorted(strangers)[0]}, this one is {fingerprint}): "
+            f"{path} holds answers of another model ({strangers[0]}, this one is {fingerprint}): "
             "move the file away or evaluate into another folder"
         )
-    asked = {question.id: question_hash(question) for question in questions}
-    kept = {answer.question_id: answer for answer in found if asked.get(answer.question_id) == answer.asked}
-    others = [answer for answer in found if answer.question_id not in asked]
+    for stranger in strangers:
+        aside = path.with_name(f"{path.name.removesuffix('.jsonl')}.{stranger}.jsonl")
+        write_answers(aside, [answer for answer in found if answer.model == stranger])
+    found = [answer for answer in found if answer.model == fingerprint]
+    kept, others = _standing(found, {question.id: question_hash(question) for question in questions})
     write_answers(path, [*kept.values(), *others])
+    remove_parts(path)
     return kept, others
 
 
-@contextmanager
-def _appending(path: Path) -> Iterator[TextIO]:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            yield file
-    except OSError as error:
-        raise cannot_write(path, error) from error
+def _standing(found: Sequence[Answer], asked: Mapping[str, str]) -> tuple[dict[str, Answer], list[Answer]]:
+    kept = {answer.question_id: answer for answer in found if asked.get(answer.question_id) == answer.asked}
+    return kept, [answer for answer in found if answer.question_id not in asked]
 
 
 def question_hash(question: Question) -> str:

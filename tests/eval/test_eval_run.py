@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llava_moe.errors import UserError
-from llava_moe.eval import run
+from llava_moe.eval import generate
 from llava_moe.eval.files import read_answers, read_result, write_atomically
 from llava_moe.eval.generate import answer_questions
 from llava_moe.eval.run import model_fingerprint, run_benchmark
@@ -85,13 +85,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
     assert len(read_answers(path)) == 12
 
     asked: list[str] = []
-    original = run.iterate_answers
+    original = generate.iterate_answers
 
     def spy(model, encoder, questions, **settings):
         asked.extend(question.id for question in questions)
         return original(model, encoder, questions, **settings)
 
-    monkeypatch.setattr(run, "iterate_answers", spy)
+    monkeypatch.setattr(generate, "iterate_answers", spy)
     run_benchmark(benchmark, tiny_llava, encoder, broken, fingerprint="abc", batch_size=4)
     assert len(asked) == len(benchmark.questions()) - 12
     assert files_of(broken)["demo.answers.jsonl"] == files_of(whole)["demo.answers.jsonl"]
