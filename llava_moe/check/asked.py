@@ -10,6 +10,7 @@ from pathlib import Path
 from llava_moe.check.scan import AskedPicture, hash_text
 from llava_moe.check.text import normal_question
 from llava_moe.data.conversation import USER, BadRecord, ImageRef
+from llava_moe.data.readers.shards import is_prepared
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
@@ -42,7 +43,8 @@ def open_asked(name_or_path: str, images: str | None, cache: Path, seed: int) ->
     """A benchmark by name (all its questions), or a data source by its path.
 
     Args:
-        images: the folder that a path's images start from; None: the folder that the path lies in.
+        images: the folder that a path's images start from; None: the folder that the path lies in, of a prepared
+            folder its own.
 
     Raises:
         UserError: it is neither, or holds no question.
@@ -58,8 +60,9 @@ def open_asked(name_or_path: str, images: str | None, cache: Path, seed: int) ->
                 f"against={name_or_path}: no such evaluation set and no such file; the sets are "
                 f"{', '.join(benchmark_names())}"
             )
-        root = images or str(path if path.is_dir() else path.parent)
-        asked = list(_recorded(open_records(Source(path.stem, "evaluation", name_or_path, images=root), cache)))
+        if images is None and not is_prepared(path):
+            images = str(path if path.is_dir() else path.parent)
+        asked = list(_recorded(open_records(Source(path.stem, "evaluation", name_or_path, images=images), cache)))
     found = _collect(name_or_path, asked)
     if not found.items:
         raise UserError(f"against={name_or_path}: holds no question about an image; give an evaluation set")

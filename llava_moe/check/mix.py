@@ -29,6 +29,7 @@ from llava_moe.check.sources import (
 )
 from llava_moe.check.view import View
 from llava_moe.check.workers import Workers
+from llava_moe.errors import UserError
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and how much there is."""
@@ -44,6 +45,7 @@ class Checked:
         repairs: known faults of published sets that were met, by the view's label and the fault's name.
         num_images: images that records show, repeats counted; ``num_distinct``: different ones; ``num_opened``: those
             that were opened, fewer where a sample was asked for.
+        unseen: a line for each evaluation set of which images do not open.
         seconds: by part of the work.
     """
 
@@ -53,6 +55,7 @@ class Checked:
     num_images: int = 0
     num_distinct: int = 0
     num_opened: int = 0
+    unseen: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -78,6 +81,9 @@ def check_mix(
         expected: records published, by the view's label.
         known: by the view's label, what explains an image's fault.
         num_images: open so many images, drawn by ``seed``; None opens all.
+
+    Raises:
+        UserError: a source that has changed meanwhile, an evaluation set of which no image opens, a worker that died.
     """
     views, troubles = _settle_roots(views)
     expected = expected or {}
@@ -92,14 +98,15 @@ def check_mix(
     checked = Checked([Findings(view) for view in views], troubles)
     workers = Workers(job, num_processes)
     started = time.monotonic()
+    pictures = _look_asked(workers, len(job.pictures), progress)
+    checked.unseen = _unseen(asked, pictures)
+    checked.seconds["evaluation sets"] = time.monotonic() - started
+    started = time.monotonic()
     hashes = _scan_all(job, workers, checked, progress)
     checked.seconds["records"] = time.monotonic() - started
     started = time.monotonic()
     gallery = _look_all(job, workers, hashes, checked, num_images, seed, known or {}, progress)
     checked.seconds["images"] = time.monotonic() - started
-    started = time.monotonic()
-    pictures = _look_asked(workers, len(job.pictures), progress)
-    checked.seconds["evaluation sets"] = time.monotonic() - started
     checked.troubles += [
         trouble for trouble in workers.run(shard_trouble, shard_places(job.views)) if trouble is not None
     ]
@@ -218,3 +225,25 @@ def _look_asked(workers: Workers[Job], num_pictures: int, progress: Progress | N
         if progress is not None:
             progress("evaluation images", len(pictures), num_pictures)
     return pictures
+
+
+def _unseen(asked: Sequence[AskedSet], pictures: Sequence[Picture]) -> list[str]:
+    """A line for each evaluation set of which images do not open: leaks by them cannot be found.
+
+    Raises:
+        UserError: none of a set's images opens.
+    """
+    lines, start = [], 0
+    for one in asked:
+        own = pictures[start : start + len(one.pictures)]
+        start += len(one.pictures)
+        faults = [picture.fault for picture in own if picture.fault is not None]
+        if not faults:
+            continue
+        told = f"{len(faults):,} of its {len(own):,} images do not open ({faults[0][2]})"
+        if len(faults) == len(own):
+            raise UserError(
+                f"against={one.name}: {told}; give the folder that its image paths start from as against_images="
+            )
+        lines.append(f"Evaluation set {one.name}: {told}; leaks by these were not looked for.")
+    return lines

@@ -61,7 +61,7 @@ def _check(job: Job) -> int:
     notes = _notes(job, checked, listed, ambiguous, asked)
     following = _next_commands(job, folder, listed)
     write_list(folder, listed)
-    about = {"train": job.words, "against": [one.name for one in asked]}
+    about = {"train": job.words, "against": [one.name for one in asked], "notes": notes}
     write_numbers(folder, about, checked, listed)
     page = write_page(folder, folder.name, job.words, checked, len(listed), notes, following)
     show(console, checked, notes)
@@ -118,10 +118,9 @@ def _notes(
         notes.append(
             f"{name} stands for different files in different stages, so none of its records is on the list: rename one."
         )
+    notes += checked.unseen
     if not asked:
         notes.append("No evaluation set was given, so leaks were not looked for: add against=[...].")
-    elif not any(one.items for one in asked):
-        notes.append("The evaluation sets hold no question about an image.")
     return notes
 
 

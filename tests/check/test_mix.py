@@ -275,6 +275,19 @@ def test_the_embedded_benchmark_is_an_evaluation_set(tmp_path: Path) -> None:
     assert len(asked.items) > 1000 and len(asked.pictures) < len(asked.items)
 
 
+def test_images_of_an_evaluation_set_that_do_not_open_are_told(
+    make_view: MakeView, pictures: list[str], tmp_path: Path
+) -> None:
+    view = make_view([say(pictures[0], "<image> What?", "noise")])
+    asked = [say(pictures[1], "<image> Who?"), say("gone.png", "<image> Why?")]
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    (line,) = check_mix([view], [open_asked(str(tmp_path / "asked.json"), None, tmp_path / "cache", 0)]).unseen
+    assert "1 of its 2 images do not open (no file" in line
+    with pytest.raises(UserError, match=r"2 of its 2 images do not open .* give the folder .* as against_images="):
+        elsewhere = open_asked(str(tmp_path / "asked.json"), str(tmp_path / "elsewhere"), tmp_path / "cache", 0)
+        check_mix([view], [elsewhere])
+
+
 def test_an_evaluation_set_that_is_none_is_refused(make_view: MakeView, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such evaluation set and no such file; the sets are "):
         open_asked("textvqa_vla", None, tmp_path, 0)
