@@ -101,7 +101,7 @@ def rich_tables(result: BenchmarkResult, *, kinds: bool = False) -> list[Table]:
 
 def markdown_tables(result: BenchmarkResult, *, kinds: bool = False) -> str:
     """The tables and the notes as Markdown, which is also readable as plain text."""
-    parts = [_markdown(table) for table in all_tables(result, kinds=kinds)]
+    parts = [markdown_table(table) for table in all_tables(result, kinds=kinds)]
     return "\n\n".join([*parts, *result.notes]) + "\n"
 
 
@@ -141,8 +141,10 @@ def _rich(table: TextTable) -> Table:
     return drawn
 
 
-def _markdown(table: TextTable) -> str:
-    widths = [max(len(cell) for cell in column) for column in zip(table.header, *table.rows, strict=True)]
+def markdown_table(table: TextTable) -> str:
+    """One table as Markdown, its title above it."""
+    header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         padded = [
@@ -155,4 +157,4 @@ def _markdown(table: TextTable) -> str:
         "-" * width if index < table.num_labels else "-" * (width - 1) + ":"
         for index, width in enumerate(max(width, 2) for width in widths)
     ]
-    return "\n".join([f"**{table.title}**", "", line(table.header), line(rule), *map(line, table.rows)])
+    return "\n".join([f"**{table.title}**", "", line(header), line(rule), *map(line, rows)])
