@@ -29,7 +29,7 @@ from llava_moe.data.readers.tree import files_below, folder_of, name_of
 from llava_moe.errors import UserError
 
 Row = dict[str, Any]
-SUFFIXES = (".json", ".jsonl", ".tsv", ".parquet", ".txt", ".bin", "-ubyte", "-ubyte.gz", "_batch")
+SUFFIXES = (".json", ".jsonl", ".tsv", ".parquet", ".txt", ".bin", "-ubyte", "-ubyte.gz")
 _LISTS = ("data", "questions", "annotations")
 _SHORTEST_IMAGE = 64
 _LAYOUT = "1"

@@ -39,6 +39,7 @@ def read(download: Download, language: str = "en") -> Iterator[Item]:
                     "options": "\n".join(f"{letter}. {text}" for letter, text in choices.items()),
                     "hint_line": f"{hint}\n" if hint else "",
                     "hint_blank": f"{hint} " if hint else "",
+                    "hint_named": f"Hint: {hint}\n" if hint else "",
                 },
                 references=() if _is_nothing(row.get("answer")) else (str(row["answer"]),),
                 kind=str(row.get("category") or "question"),
@@ -79,7 +80,9 @@ NOTES = (
     "Without a judge an answer that names no option, or several, is wrong; published numbers may use a judge.",
     "lmms-eval's own scorer falls back to a random option when its judge fails; ours never does.",
 )
-WITHOUT_LETTER = "Please select the correct answer from the options above."
+SELECT = (
+    "{hint_named}Question: {question}\nOptions:\n{options}\nPlease select the correct answer from the options above."
+)
 BENCHMARK = Published(
     domain="general",
     remedy="fetch mmbench_dev_20230712.tsv, or "
@@ -93,7 +96,7 @@ BENCHMARK = Published(
             "lmms-eval 0.7.3 tasks/mmbench/en_utils.py",
             1024,
         ),
-        "llava_mole": Wording(f"{OPTIONS}\n{WITHOUT_LETTER}", "open-compass/VLMEvalKit image_mcq.py"),
+        "llava_mole": Wording(SELECT, "open-compass/VLMEvalKit image_mcq.py: LLaVA-MoLE does not report MMBench"),
         "mixlora": Wording(f"{OPTIONS}\n{OPTION_LETTER}", "as LLaVA-1.5: MixLoRA does not report MMBench"),
     },
     known={

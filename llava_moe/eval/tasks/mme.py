@@ -31,7 +31,7 @@ def read(download: Download) -> Iterator[Item]:
                 yield _item(category, name, counts[name], row["image"], row["question"], download.text(row, "answer"))
         return
     download.need("existence/*.txt", "questions_answers_YN/*.txt", "*.txt")
-    for category in (*MME_PERCEPTION, *MME_COGNITION):
+    for category in sorted((*MME_PERCEPTION, *MME_COGNITION)):
         for file in download.find(f"{category}/questions_answers_YN/*.txt", f"{category}/*.txt"):
             stem = file.rpartition("/")[2].removesuffix(".txt")
             image = _image(download, stem, file)

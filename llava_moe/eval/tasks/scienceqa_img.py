@@ -59,7 +59,7 @@ def _item(download: Download, name: str, row: Row, image: str) -> Item:
 def read_letter(prediction: str) -> str:
     """The letter that LLaVA's scorer reads: alone, in front of ". ", or behind "The answer is"; else "FAILED"."""
     text = prediction.replace("\n", ". ")
-    if text.strip() in LETTERS and text.strip():
+    if text.strip() in set(LETTERS):
         return text.strip()
     found = _STARTS.match(text) or _SAYS.search(text)
     return found[1] if found else "FAILED"

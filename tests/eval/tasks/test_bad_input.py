@@ -1,0 +1,204 @@
+"""Data that is missing, damaged or incomplete: one line that says what, where and what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llava_moe.errors import UserError
+from llava_moe.eval.tasks import Places, benchmark_names, open_benchmark, reopen_benchmark
+from tests.eval.tasks.published import LAYOUTS, MIXLORA, picture, write_json, write_lines, write_mixlora, write_parquet
+
+PUBLISHED = sorted(set(benchmark_names()) - {"demo"})
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Callable[..., str]:
+    """The one line with which a place is refused."""
+
+    def refused(name: str, place: Path | str, protocol: str = "llava_1_5") -> str:
+        with pytest.raises(UserError) as caught:
+            open_benchmark(name, protocol=protocol, places=Places(paths={name: str(place)}, cache=tmp_path / "cache"))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return refused
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_folder_that_is_missing_or_empty_says_how_to_get_the_data(name: str, tmp_path: Path, line) -> None:
+    found = line(name, tmp_path / "nothing")
+    assert f"{tmp_path}/nothing does not exist" in found and f"benchmark_paths={{{name}: FOLDER}}" in found
+    (tmp_path / "empty").mkdir()
+    found = line(name, tmp_path / "empty")
+    assert found.startswith(f"benchmark {name}: no ") and str(tmp_path / "empty") in found
+
+
+def test_data_is_looked_for_below_the_root_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAYOUTS["textvqa"]["official"](tmp_path / "root" / "textvqa")
+    assert open_benchmark("textvqa_ocr", places=Places(root=str(tmp_path / "root"))).facts.num_questions == 2
+    monkeypatch.setenv("LLAVA_MOE_BENCHMARKS", str(tmp_path / "root"))
+    assert open_benchmark("textvqa").facts.num_questions == 2
+    monkeypatch.delenv("LLAVA_MOE_BENCHMARKS")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "root").rename(tmp_path / "data" / "benchmarks")
+    assert open_benchmark("textvqa").facts.num_questions == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "image"),
+    [
+        ("chartqa", "zip", "ChartQA Dataset/test/png/c3.png"),
+        ("docvqa", "rrc", "spdocvqa_images/page_102.png"),
+        ("pathvqa", "llava_med", "images/2.jpg"),
+        ("textvqa", "official", "train_images/003a8ae2ef43b901.jpg"),
+        ("vqav2", "official", "val2014/COCO_val2014_000000262148.jpg"),
+        ("pope", "official", "val2014/COCO_val2014_000000310196.jpg"),
+        ("mme", "official", "MME_Benchmark_release_version/OCR/0001.jpg"),
+        ("vsr", "jsonl", "images/000000000001.jpg"),
+        ("snli_ve", "jsonl", "flickr30k-images/1009434119.jpg"),
+        ("scienceqa_img", "official", "images/test/12/image.png"),
+        ("tiny_lvlm", "folders", "Visual_Commonsense/images/1.png"),
+    ],
+)
+def test_missing_images_are_counted_and_the_first_is_named(name, layout, image, tmp_path: Path, line) -> None:
+    place = LAYOUTS[name][layout](tmp_path / "data")
+    (Path(place) / image).unlink()
+    found = line(name, place)
+    assert "1 of its images are missing" in found and str(place) in found
+    assert Path(image).stem in found and "questions; " in found
+
+
+def test_a_question_id_that_stands_twice_is_named(tmp_path: Path, line) -> None:
+    place = LAYOUTS["textvqa"]["official"](tmp_path)
+    path = tmp_path / "TextVQA_0.5.1_val.json"
+    rows = json.loads(path.read_text())["data"]
+    write_json(path, {"data": [*rows, rows[0]]})
+    assert "question id '34602' stands twice in" in line("textvqa", place)
+
+
+def test_a_record_that_lacks_a_column_is_named_with_what_it_has(tmp_path: Path, line) -> None:
+    write_parquet(tmp_path / "test-00000-of-00001.parquet", [{"prompt": "x", "answer": "y", "image": picture(0)}])
+    found = line("pathvqa", tmp_path)
+    assert "test-00000-of-00001.parquet, record 1, has no question, only answer, image, prompt" in found
+
+
+def test_a_damaged_json_line_is_named(tmp_path: Path, line) -> None:
+    place = LAYOUTS["vsr"]["jsonl"](tmp_path)
+    path = tmp_path / "test.jsonl"
+    path.write_text(path.read_text().replace('"label": 0', '"label": '))
+    assert "test.jsonl, line 2: not valid JSON" in line("vsr", place)
+
+
+def test_a_damaged_tsv_is_named_by_line(tmp_path: Path, line) -> None:
+    path = LAYOUTS["mmbench"]["tsv"](tmp_path) / "mmbench_dev_20230712.tsv"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([*rows[:3], rows[3].rpartition("\t")[0], *rows[4:]]))
+    assert "mmbench_dev_20230712.tsv, line 4: 12 cells where the header has 13" in line("mmbench", tmp_path)
+    path.write_text("\n".join([*rows[:3], rows[3] + "\tmore", *rows[4:]]))
+    assert "line 4: 14 cells where the header has 13" in line("mmbench", tmp_path)
+    path.write_text("\n".join([rows[0], rows[1] + "@@", *rows[2:]]))
+    assert "line 2: the image is not base64" in line("mmbench", tmp_path)
+    path.write_text("\n".join([rows[0], *rows[2:]]))
+    assert "line 2: the image is '241', a row that does not stand before it" in line("mmbench", tmp_path)
+    path.write_text("\n".join(rows))
+    assert open_benchmark("mmbench", places=Places(paths={"mmbench": str(tmp_path)}, cache=tmp_path / "cache"))
+
+
+def test_a_damaged_parquet_is_named_and_nothing_of_it_is_kept(tmp_path: Path, line) -> None:
+    place = LAYOUTS["pope"]["lmms_lab"](tmp_path / "data")
+    [path] = (tmp_path / "data" / "data").glob("*.parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "not a readable Parquet file" in line("pope", place)
+    path.write_bytes(whole)
+    places = Places(paths={"pope": str(place)}, cache=tmp_path / "cache")
+    assert open_benchmark("pope", places=places).facts.num_questions == 6
+
+
+def test_damaged_binaries_and_a_folder_of_pickles_are_refused(tmp_path: Path, line) -> None:
+    place = LAYOUTS["cifar10"]["binary"](tmp_path / "cifar")
+    path = place / "cifar-10-batches-bin" / "test_batch.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "are no whole number of images of 3,073" in line("cifar10", place)
+    place = LAYOUTS["mnist"]["idx"](tmp_path / "mnist")
+    path = place / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert "t10k-images-idx3-ubyte.gz: damaged" in line("mnist", place)
+    (tmp_path / "python" / "cifar-10-batches-py").mkdir(parents=True)
+    (tmp_path / "python" / "cifar-10-batches-py" / "test_batch").write_bytes(b"\x80\x02")
+    assert "pickles are never opened" in line("cifar10", tmp_path / "python")
+
+
+def test_mixloras_ready_prompts_are_asked_under_no_other_protocol(tmp_path: Path, line) -> None:
+    assert "add protocol=mixlora" in line("vsr", write_mixlora("vsr", tmp_path))
+    assert set(MIXLORA) <= set(PUBLISHED)
+
+
+def test_a_training_split_beside_the_test_split_is_not_asked(tmp_path: Path) -> None:
+    # A folder above that is named like a test split leads nobody astray.
+    place = LAYOUTS["chartqa"]["lmms_lab"](tmp_path / "test-sets")
+    benchmark = open_benchmark("chartqa", places=Places(paths={"chartqa": str(place)}, cache=tmp_path / "cache"))
+    assert benchmark.facts.num_questions == 4
+
+
+def test_ocr_tokens_that_are_missing_are_asked_for(tmp_path: Path, line) -> None:
+    place = LAYOUTS["textvqa_ocr"]["official"](tmp_path)
+    (tmp_path / "TextVQA_Rosetta_OCR_v0.2_val.json").unlink()
+    assert "has no OCR tokens; put TextVQA_Rosetta_OCR" in line("textvqa_ocr", place)
+    assert open_benchmark("textvqa", places=Places(paths={"textvqa": str(place)})).facts.num_questions == 2
+
+
+def test_unknown_names_are_one_line_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"benchmarks: pathvga does not exist \(did you mean pathvqa\?\)"):
+        open_benchmark("pathvga")
+    with pytest.raises(UserError, match=r"benchmark_paths: chart_qa does not exist \(did you mean chartqa\?\)"):
+        open_benchmark("demo", places=Places(paths={"chart_qa": "x"}))
+
+
+def test_images_by_path_are_not_read_from_an_address(tmp_path: Path, line) -> None:
+    place = LAYOUTS["vsr"]["jsonl"](tmp_path)
+    assert "names its images by path, which are not read from an address" in line("vsr", Path(place).as_uri())
+
+
+def test_a_changed_file_is_laid_out_anew_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
+    place = LAYOUTS["pope"]["lmms_lab"](tmp_path / "data")
+    places = Places(paths={"pope": str(place)}, cache=tmp_path / "cache")
+    first = open_benchmark("pope", places=places).questions()
+    # Six rows of one picture: it is kept once.
+    kept = [path for path in (tmp_path / "cache").rglob("images/*")]
+    assert len(kept) == 1 and {question.images for question in first} == {(str(kept[0]),)}
+    [index] = (tmp_path / "cache").rglob("rows.jsonl")
+    before = index.stat().st_mtime_ns
+    assert open_benchmark("pope", places=places).questions() == first
+    assert index.stat().st_mtime_ns == before
+    [path] = (tmp_path / "data" / "data").glob("*.parquet")
+    path.unlink()
+    write_parquet(
+        path, [{"question_id": "1", "question": "New?", "answer": "no", "category": "random", "image": b"x" * 70}]
+    )
+    assert [question.prompt.split("\n")[0] for question in open_benchmark("pope", places=places).questions()] == [
+        "New?"
+    ]
+
+
+def test_a_result_opens_its_benchmark_again_until_the_data_has_moved(tmp_path: Path) -> None:
+    from llava_moe.eval.benchmark import BenchmarkResult
+
+    place = LAYOUTS["vsr"]["jsonl"](tmp_path / "data")
+    benchmark = open_benchmark("vsr", 1, protocol="llava_mole", places=Places(paths={"vsr": str(place)}))
+    result = BenchmarkResult("vsr", "abc", benchmark.columns, (), facts=benchmark.facts)
+    again = reopen_benchmark(result)
+    assert set(benchmark.questions()) < set(again.questions())
+    Path(place).rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="does not exist"):
+        reopen_benchmark(result)
+
+
+def test_rows_of_a_json_that_are_no_objects_are_refused(tmp_path: Path, line) -> None:
+    write_lines(tmp_path / "test.jsonl", ["text"])
+    assert "record 1, is no object" in line("vsr", tmp_path)
