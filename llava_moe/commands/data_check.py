@@ -121,6 +121,8 @@ def _notes(
     notes += checked.unseen
     if not asked:
         notes.append("No evaluation set was given, so leaks were not looked for: add against=[...].")
+    elif not any(one.counts[kind] for one in checked.findings for kind in ("leak", "leak_image")):
+        notes.append(f"No image of {', '.join(one.name for one in asked)} is among those opened.")
     return notes
 
 

@@ -135,6 +135,13 @@ def test_clean_data_ends_with_the_command_that_trains_on_it(
     last = shown.rstrip().splitlines()[-1].strip()
     assert last.startswith("llava-moe train exp=mix_general") and "quarantine" not in last and "strict" not in last
     assert "No evaluation set was given" in shown
+    other = tmp_path / "asked"
+    other.mkdir()
+    noise(99).save(other / "a.png")
+    turns = [{"from": "human", "value": "<image> What is 3?"}]
+    (other / "asked.json").write_text(json.dumps([{"id": "q", "image": "a.png", "conversations": turns}]))
+    assert run([*mine, f"against=[{other / 'asked.json'}]"]) == 0
+    assert "asked.json is among those opened" in capfd.readouterr().out
 
 
 def test_the_next_command_names_the_list_and_strict_refuses(
