@@ -51,9 +51,14 @@ def test_else_the_one_option_whose_text_occurs_in_a_short_answer(prediction: str
 
 
 def test_the_length_that_counts_is_that_of_the_lower_cased_answer() -> None:
-    # "İ" is one character and its lower case two: 6 > 2 * 2, so the text rule does not apply.
-    assert mmbench_extract("İİxy", {"A": "xy", "B": ""}) is None
-    assert mmbench_extract("IIxy", {"A": "xy", "B": "z"}) == "A"
+    # "İ" is one character and its lower case two: 10 > 2 * 4, so the text rule does not apply.
+    assert mmbench_extract("İİİ xyz", {"A": "xyz", "B": "w"}) is None
+    assert mmbench_extract("III xyz", {"A": "xyz", "B": "w"}) == "A"
+
+
+def test_an_answer_may_be_twice_as_long_as_the_options_together() -> None:
+    assert mmbench_extract("rabbit".ljust(48, "."), CHOICES) == "B"
+    assert mmbench_extract("rabbit".ljust(49, "."), CHOICES) is None
 
 
 @pytest.mark.parametrize("prediction", ["Cannot determine the answer", "I can't process this file. B", "Z"])

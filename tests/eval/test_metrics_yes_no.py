@@ -104,6 +104,10 @@ def test_pope_metrics_by_hand() -> None:
     assert metrics.pope_metrics(["no"], ["yes"])["f1"] == 0.0
 
 
+def test_every_pope_label_but_no_counts_as_yes() -> None:
+    assert metrics.pope_metrics(["Yes", "Yes"], ["No", "no"])["accuracy"] == 1 / 2
+
+
 def test_popes_empty_answers_are_all_yes() -> None:
     scores = metrics.pope_metrics([""] * 4, ["yes", "no"] * 2)
     assert scores == pytest.approx({"accuracy": 0.5, "precision": 0.5, "recall": 1, "f1": 2 / 3, "yes_ratio": 1})
