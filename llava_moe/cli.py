@@ -19,6 +19,7 @@ from typing import NoReturn
 FREE_TEXT = (
     *("run", "out", "prompt", "image", "path", "images", "model.path", "init_from", "static"),
     *("data.root", "data.quarantine", "downloads", "benchmark_root"),
+    *("model.peft", "model.endpoint", "model.name"),
 )
 # Mappings whose keys the user names.
 OPEN_MAPPINGS = ("benchmark_paths",)
@@ -70,11 +71,15 @@ Nothing is trained, and no weights are read: the real model is traced without th
         """llava-moe eval run=FOLDER [benchmarks=[demo]] [protocol=llava_1_5] [key=value ...]
 llava-moe eval run=FOLDER benchmarks=[pathvqa,pope] benchmark_root=FOLDER
 llava-moe eval run=FOLDER benchmarks=[chartqa] benchmark_paths.chartqa=hf://datasets/lmms-lab/ChartQA
-llava-moe eval model.path=llava-hf/llava-1.5-7b-hf
+llava-moe eval model.path=llava-hf/llava-1.5-7b-hf [model.peft=FOLDER]       a Hugging Face LLaVA, a PEFT LoRA on it
+llava-moe eval model.endpoint=http://localhost:8000/v1 model.name=NAME       whatever vLLM or another server serves
+torchrun --nproc-per-node=8 -m llava_moe eval run=FOLDER                     several GPUs share the questions
 
 Protocols fix wording, decoding and scorer: llava_1_5 (default), lmms_eval, llava_mole, mixlora. A benchmark's data lies
 in data/benchmarks/NAME unless said otherwise; llava-moe ls benchmark lists them.
-Answers go to FOLDER/eval/BENCHMARK.answers.jsonl as they come; an interrupted evaluation goes on where it was.""",
+Answers go to FOLDER/eval/BENCHMARK.answers.jsonl as they come; an interrupted evaluation goes on where it was,
+with any number of processes. A server's key comes from the environment: LLAVA_MOE_API_KEY, or the variable that
+model.api_key_env= names.""",
     ),
     "chat": Command(
         "talk to a run (or a Hugging Face LLaVA: model.path=) about images, in the terminal",

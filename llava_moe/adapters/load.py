@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from llava_moe.adapters.adapter import Attached, attach
 from llava_moe.adapters.body import Body
@@ -16,7 +18,7 @@ from llava_moe.adapters.mixlora import MixLora
 from llava_moe.adapters.mole import Mole
 from llava_moe.adapters.no_adapter import NoAdapter
 from llava_moe.adapters.own_format import CONFIG_FILE, config_from, read_settings, read_tensors
-from llava_moe.adapters.peft_format import from_peft_names, read_peft_settings
+from llava_moe.adapters.peft_format import from_peft_names, read_peft_settings, saved_modules
 from llava_moe.adapters.trained_on import base_of_peft, recorded_base, refuse_other_base, refuse_strange_modules
 from llava_moe.errors import UserError
 
@@ -37,7 +39,38 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
             left bare.
     """
     folder = Path(folder)
+    return _load(model, folder, read_settings(folder), read_tensors(folder), Body.of(model))
+
+
+def load_adapter_with_modules(model: nn.Module, folder: str | Path) -> Attached:
+    """As :func:`load_adapter`; what a PEFT folder holds in ``modules_to_save`` takes the place of the base's own.
+
+    Those modules stay changed when the adapter is taken off.
+
+    Raises:
+        UserError: as :func:`load_adapter`, or the modules are not whole, or not this model's. The model is then bare
+            and as it was.
+    """
+    folder = Path(folder)
     settings, tensors, body = read_settings(folder), read_tensors(folder), Body.of(model)
+    if "peft_type" not in settings or not settings.get("modules_to_save"):
+        return _load(model, folder, settings, tensors, body)
+    # The sizes of the base are told better by the LoRA than by the modules: it is put on first.
+    lora = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
+    own = dict(model.named_parameters(remove_duplicate=False))
+    attached = _load(model, folder, settings | {"modules_to_save": None}, lora, body)
+    try:
+        saved = saved_modules(folder, settings, tensors, own)
+    except UserError:
+        attached.detach()
+        raise
+    with torch.no_grad():
+        for name, tensor in saved.items():
+            own[name].copy_(tensor)
+    return attached
+
+
+def _load(model: nn.Module, folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], body: Body) -> Attached:
     try:
         if "peft_type" in settings:
             tensors = from_peft_names(tensors, body)

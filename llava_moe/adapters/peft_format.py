@@ -116,3 +116,39 @@ def plain_lora_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, 
 def from_peft_names(tensors: Mapping[str, Tensor], body: Body) -> dict[str, Tensor]:
     """PEFT's tensor names as ours; a name that is not PEFT's is kept, to be refused as unexpected."""
     return {body.short(name.removeprefix(PREFIX)): tensor for name, tensor in tensors.items()}
+
+
+def saved_modules(
+    folder: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What a folder's ``modules_to_save`` puts in the place of the base's own, by the parameters' full names.
+
+    Args:
+        tensors: all tensors of the folder, as PEFT names them.
+        parameters: the base model's own.
+
+    Raises:
+        UserError: a tensor that is none of these modules', one of another shape, or a module that is not whole.
+    """
+    modules = [str(name) for name in settings["modules_to_save"]]
+    saved = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if ".lora_" not in name}
+    wanted = {name for name in parameters if any(f".{module}." in f".{name}" for module in modules)}
+    strange = sorted(saved.keys() - wanted)
+    if strange:
+        raise UserError(
+            f"{folder} holds {strange[0]}, which is no parameter of this model's {', '.join(modules)}: load the base "
+            "that it was trained on"
+        )
+    missing = sorted(wanted - saved.keys())
+    if missing or not saved:
+        raise UserError(
+            f"{folder} names modules_to_save {', '.join(modules)} and lacks {missing[0] if missing else 'all of them'}"
+            ": write it again with PEFT"
+        )
+    for name, tensor in saved.items():
+        if tensor.shape != parameters[name].shape:
+            raise UserError(
+                f"{folder}: {name} is {tuple(tensor.shape)}, this model's is {tuple(parameters[name].shape)}: load the "
+                "base it was trained on"
+            )
+    return saved

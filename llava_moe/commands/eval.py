@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import Progress
 
 from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.eval_model import ScoredModel, check_one_model, open_model, scored_model
+from llava_moe.commands.eval_progress import EvalProgress
 from llava_moe.commands.limits import EVAL, check_settings
+from llava_moe.commands.processes import answering_together
 from llava_moe.commands.settings import cache_folder
 from llava_moe.commands.stop_signals import StopSignals
-from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
-from llava_moe.eval.run import model_fingerprint, run_benchmark
+from llava_moe.eval.ranks import ALONE, Ranks, ToldElsewhereError
+from llava_moe.eval.run import ask_benchmark
 from llava_moe.eval.table import rich_tables
 from llava_moe.eval.tasks import Places, open_benchmark
-
-if TYPE_CHECKING:
-    from llava_moe.assemble import Assembled
 
 
 def main(words: Sequence[str]) -> int:
@@ -33,44 +32,55 @@ def main(words: Sequence[str]) -> int:
 
 
 def _eval(config: DictConfig, words: list[str]) -> int:
-    with StopSignals():
-        return _score(config)
+    with StopSignals(), answering_together() as (ranks, device):
+        try:
+            return _score(config, ranks, device)
+        except ToldElsewhereError:
+            return 2
 
 
-def _score(config: DictConfig) -> int:
-    from llava_moe.assemble import newest_checkpoint, open_checkpoint, restore
-    from llava_moe.commands.reporting import next_commands, write_run_report
-
+def _score(config: DictConfig, ranks: Ranks, device: torch.device) -> int:
     plain = resolved(config, "eval")
-    check_settings(plain, EVAL)
+    console = Console(soft_wrap=True, quiet=not ranks.is_first)
+    if not console.is_terminal or not ranks.is_first:
+        transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
+    # Names and data are checked before a model is loaded; what is downloaded or laid out is so by one process.
+    ranks.from_first(lambda: _check(plain, ranks))
     if plain["num_threads"] is not None:
         torch.set_num_threads(int(plain["num_threads"]))
-    if (plain["run"] is None) == (plain["model"]["path"] is None):
-        raise UserError("eval needs one model: run=FOLDER, or model.path= a LLaVA checkpoint's folder or hub id")
-    # Names and data are checked before a model is loaded.
+    benchmarks = ranks.together(lambda: _benchmarks_of(plain))
+    model = ranks.together(lambda: open_model(plain, device, ranks))
+    folder = Path(plain["out"] or plain["run"] or "runs/eval")
+    is_own_run = plain["run"] is not None and plain["out"] is None
+    results = evaluate(model, folder, benchmarks, console, sets_aside=is_own_run, ranks=ranks)
+    if ranks.is_first:
+        _report(results, folder, console, is_own_run)
+    return 0
+
+
+def _check(plain: Mapping[str, Any], ranks: Ranks) -> None:
+    from llava_moe.assemble import newest_checkpoint
+
+    check_settings(plain, EVAL)
+    check_one_model(plain, ranks)
     if plain["run"] is not None:
         newest_checkpoint(Path(plain["run"]))
-    benchmarks = open_benchmarks(
-        plain["benchmarks"], plain["limit"], plain["seed"], plain["protocol"], places_of(plain)
-    )
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
-    if plain["run"] is None:
-        folder = Path(plain["out"] or "runs/eval")
-        assembled = open_checkpoint(plain["model"]["path"], plain["dtype"])
-    else:
-        folder = Path(plain["out"] or plain["run"])
-        assembled = restore(plain["run"], dtype=plain["dtype"])
-    is_own_run = plain["run"] is not None and plain["out"] is None
-    results = evaluate(assembled, folder, benchmarks, console, plain["batch_size"], is_own_run)
+    _benchmarks_of(plain)
+
+
+def _benchmarks_of(plain: Mapping[str, Any]) -> list[Benchmark]:
+    return open_benchmarks(plain["benchmarks"], plain["limit"], plain["seed"], plain["protocol"], places_of(plain))
+
+
+def _report(results: Sequence[BenchmarkResult], folder: Path, console: Console, is_own_run: bool) -> None:
+    from llava_moe.commands.reporting import next_commands, write_run_report
+
     show_results(results, console)
     console.print(f"scores and answers: {folder / 'eval'}", highlight=False, markup=False)
     if is_own_run:
         console.print(f"report: {write_run_report(folder)}\n\nNext:", highlight=False, markup=False)
         for command in next_commands(folder, has_scores=True):
             console.print(f"  {command}", highlight=False, markup=False)
-    return 0
 
 
 def places_of(config: Mapping[str, Any]) -> Places:
@@ -95,44 +105,37 @@ def evaluate_run(
     """Score the newest checkpoint of a run; answers already there by the same weights are kept."""
     from llava_moe.assemble import restore
 
-    return evaluate(restore(run), run, open_benchmarks(benchmarks, limit, seed), console)
+    model = scored_model(restore(run), str(run))
+    return evaluate(model, run, open_benchmarks(benchmarks, limit, seed), console, sets_aside=True)
 
 
 def evaluate(
-    assembled: Assembled,
+    model: ScoredModel,
     folder: Path,
     benchmarks: Sequence[Benchmark],
     console: Console,
-    batch_size: int = 32,
-    is_own_run: bool = True,
+    *,
+    sets_aside: bool,
+    ranks: Ranks = ALONE,
 ) -> list[BenchmarkResult]:
-    """Ask every benchmark's questions and write ``folder/eval``.
+    """Ask every benchmark's questions and write ``folder/eval``; see :func:`~llava_moe.eval.run.ask_benchmark`.
 
-    In a run's own folder, answers of its earlier weights are set aside; anywhere else another model's are refused.
-
-    Raises:
-        UserError: the model was trained to caption and reads no question.
+    Args:
+        sets_aside: answers of other weights are set aside, as in a run's own folder; otherwise they are refused.
     """
-    if assembled.encoder.template.kind == "plain":
-        raise UserError(
-            "the run was trained on the plain template (stage 1): it captions images and reads no question; score the "
-            "stage that was trained from it"
-        )
-    fingerprint = model_fingerprint(assembled.model)
     results = []
     for benchmark in benchmarks:
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(f"scoring on {benchmark.name}", total=None)
+        with EvalProgress(console, benchmark.name) as progress:
             results.append(
-                run_benchmark(
+                ask_benchmark(
                     benchmark,
-                    assembled.model,
-                    assembled.encoder,
+                    model.answerer,
                     folder,
-                    fingerprint=fingerprint,
-                    batch_size=batch_size,
-                    sets_aside=is_own_run,
-                    on_progress=lambda done, total: bar.update(task, completed=done, total=total),  # noqa: B023
+                    fingerprint=model.fingerprint,
+                    answered_by=model.facts,
+                    sets_aside=sets_aside,
+                    on_progress=progress.tell,
+                    ranks=ranks,
                 )
             )
     return results

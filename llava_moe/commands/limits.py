@@ -194,6 +194,13 @@ EVAL: dict[str, Limit] = SHARED | {
     "batch_size": Whole(1),
     "num_threads": OrNull(Whole(1)),
     "dtype": OrNull(Choice(("fp32", "bf16", "fp16"))),
+    "model.peft": OrNull(Text()),
+    "model.template": OrNull(Choice(("chat", "v1"))),
+    "model.endpoint": OrNull(Text()),
+    "model.name": OrNull(Text()),
+    "model.api_key_env": OrNull(Text()),
+    "model.timeout": OrNull(Real(0, open_below=True)),
+    "model.attempts": OrNull(Whole(1)),
 }
 PHASE: dict[str, Limit] = {"share": Real(0, 1, open_below=True), "weights": ByName(Real(0))}
 SOURCE: dict[str, Limit] = {

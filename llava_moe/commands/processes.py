@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llava_moe.errors import UserError
+from llava_moe.eval.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from llava_moe.train.deepspeed_engine import ZeroSettings
@@ -60,6 +62,28 @@ def join_processes(parallel: Mapping[str, Any]) -> Processes:
     # The first process may read millions of records for longer than a collective on the devices may take.
     group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
     return Processes(rank, world, device, engine, group)
+
+
+@contextmanager
+def answering_together() -> Iterator[tuple[Ranks, torch.device]]:
+    """The processes that answer a benchmark together, as a launcher started them, and this one's device.
+
+    Each holds a whole model; answers alone travel, over gloo. No DeepSpeed is needed.
+    """
+    world = _number_of_processes()
+    local = int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield ALONE, device
+        return
+    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size()), device
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def _free_port() -> int:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from llava_moe.errors import UserError
 
 Value = TypeVar("Value")
+Other = TypeVar("Other")
 
 
 class ToldElsewhereError(Exception):
@@ -63,7 +64,28 @@ class Ranks:
         value: Value = box[0]
         return value
 
-    def gather(self, value: Value) -> list[Value]:
+    def together(self, make: Callable[[], Value]) -> Value:
+        """What this process makes, once all have made theirs.
+
+        Raises:
+            UserError: ``make`` raised it, in the first of those where it did.
+            ToldElsewhereError: the same, in all others.
+        """
+        if self.world == 1:
+            return make()
+        failure: UserError | None = None
+        try:
+            value = make()
+        except UserError as error:
+            failure = error
+        failed = [rank for rank, has_failed in enumerate(self.gather(failure is not None)) if has_failed]
+        if not failed:
+            return value
+        if failure is not None and failed[0] == self.rank:
+            raise failure
+        raise ToldElsewhereError
+
+    def gather(self, value: Other) -> list[Other]:
         """The values of all processes, by rank, in all of them."""
         if self.world == 1:
             return [value]

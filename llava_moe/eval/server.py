@@ -63,7 +63,10 @@ class ChatServer:
         Raises:
             ServerError: nobody answers, the key is refused, or other models alone are served.
         """
-        status, text, _ = self._send("models", None, min(self.timeout, 30.0))
+        try:
+            status, text, _ = self._send("models", None, min(self.timeout, 30.0))
+        except ServerError as error:
+            raise ServerError(f"{error}: start the server, or mend model.endpoint=") from error
         if status in (401, 403):
             raise self._refused(status)
         if status != 200:

@@ -318,11 +318,21 @@ def _fresh_projector(
 def _from_checkpoint(
     checkpoint: FromCheckpoint, dtype: torch.dtype
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
-    tokenizer = load_tokenizer(checkpoint.path)
+    config, tokenizer = _config_of(checkpoint)
+    _refuse_other_tokenizer(checkpoint.path, config, tokenizer)
     model = _pretrained(LlavaForConditionalGeneration, checkpoint.path, dtype)
     if model.config.model_type != "llava":
         raise UserError(f"model.path={checkpoint.path} is a {model.config.model_type} model: a llava one is needed")
     return model, tokenizer
+
+
+def _refuse_other_tokenizer(reference: str, config: LlavaConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    found = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if found != config.image_token_id:
+        raise UserError(
+            f"model {reference}: its tokenizer has no {IMAGE_TOKEN} where the model looks for one (token "
+            f"{config.image_token_id}): put the tokenizer files of the checkpoint itself there"
+        )
 
 
 def _shape_config(shape: FromShape) -> tuple[LlavaConfig, PreTrainedTokenizerBase]:

@@ -1,0 +1,193 @@
+"""Who is scored: a run of ours, a Hugging Face LLaVA with or without a PEFT LoRA, or a model behind an address."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import ModelFacts
+from llava_moe.eval.chat_template import ChatPrompts, read_chat_template, read_image_mode
+from llava_moe.eval.endpoint import Endpoint, endpoint_fingerprint
+from llava_moe.eval.generate import Answerer, LocalModel
+from llava_moe.eval.ranks import ALONE, Ranks
+from llava_moe.eval.run import model_fingerprint
+from llava_moe.eval.server import ChatServer
+
+if TYPE_CHECKING:
+    from llava_moe.assemble import Assembled
+
+SERVERS_OWN = "the server's own"
+# Keys that mean something for one kind of model alone, and the key that makes it that kind.
+BELONGS_TO = {
+    "peft": "path",
+    "template": "path",
+    "name": "endpoint",
+    "api_key_env": "endpoint",
+    "timeout": "endpoint",
+    "attempts": "endpoint",
+}
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """Whom to ask, the name of its weights, and what results say of it."""
+
+    answerer: Answerer
+    fingerprint: str
+    facts: ModelFacts
+
+
+def check_one_model(config: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
+    """Hold the settings of the model against each other, before anything is loaded.
+
+    Raises:
+        UserError: no model, several, a setting of another kind of model, or an endpoint asked by several processes.
+    """
+    model = config["model"]
+    given = [f"{key}=" for key, value in _ways(config).items() if value is not None]
+    if len(given) != 1:
+        told = f", not {' and '.join(given)} together" if given else ""
+        raise UserError(
+            "eval needs one model: run=FOLDER, model.path= a LLaVA checkpoint's folder or hub id, or model.endpoint= "
+            f"an address{told}"
+        )
+    for key, owner in BELONGS_TO.items():
+        if model[key] is not None and model[owner] is None:
+            raise UserError(f"model.{key}= belongs to model.{owner}=, which is not given: leave it out, or give both")
+    if model["endpoint"] is not None:
+        if model["name"] is None:
+            raise UserError("model.endpoint= needs model.name=, the name that the server knows the model by")
+        if config["dtype"] is not None:
+            raise UserError("dtype= is the server's affair where model.endpoint= is given: leave it out")
+        if ranks.world > 1:
+            raise UserError(f"one process asks an endpoint, not {ranks.world}: start llava-moe eval without a launcher")
+        server_of(model)
+
+
+def _ways(config: Mapping[str, Any]) -> dict[str, Any]:
+    model = config["model"]
+    return {"run": config["run"], "model.path": model["path"], "model.endpoint": model["endpoint"]}
+
+
+def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE) -> ScoredModel:
+    """Load the model that the settings name, or greet its server.
+
+    Raises:
+        UserError: it is not there, is not of the kind that is read, or its server does not answer.
+    """
+    from llava_moe.assemble import restore
+
+    batch_size, given = config["batch_size"], config["model"]
+    if given["endpoint"] is not None:
+        return _served(server_of(given), batch_size)
+    if given["path"] is not None:
+        return _checkpoint(given, config["dtype"], device, batch_size, ranks)
+    return scored_model(restore(config["run"], device, config["dtype"]), config["run"], batch_size, ranks)
+
+
+def scored_model(assembled: Assembled, source: str, batch_size: int = 32, ranks: Ranks = ALONE) -> ScoredModel:
+    """A model of ours, asked as it was trained.
+
+    Raises:
+        UserError: it was trained to caption and reads no question.
+    """
+    encoder = assembled.encoder
+    if encoder.template.kind == "plain":
+        raise UserError(
+            "the run was trained on the plain template (stage 1): it captions images and reads no question; score the "
+            "stage that was trained from it"
+        )
+    facts = ModelFacts(
+        source=source,
+        template=encoder.template.kind,
+        images=encoder.transform.mode,
+        dtype=_dtype_of(assembled),
+        batch_size=batch_size,
+        num_processes=ranks.world,
+    )
+    answerer = LocalModel(assembled.model, encoder, batch_size)
+    return ScoredModel(answerer, model_fingerprint(assembled.model), facts)
+
+
+def server_of(given: Mapping[str, Any]) -> ChatServer:
+    """The server of ``model.endpoint=``; its key comes from the environment.
+
+    Raises:
+        UserError: no address, or an environment variable that is not set.
+    """
+    named = given["api_key_env"]
+    key = os.environ.get(named or "LLAVA_MOE_API_KEY")
+    if named is not None and not key:
+        raise UserError(f"model.api_key_env={named}: no such variable in the environment, or it is empty; set it")
+    settings = {name: given[name] for name in ("timeout", "attempts") if given[name] is not None}
+    return ChatServer(given["endpoint"], given["name"], key, **settings)
+
+
+def _served(server: ChatServer, batch_size: int) -> ScoredModel:
+    facts = ModelFacts(
+        source=f"{server.model} at {server.address}",
+        template=SERVERS_OWN,
+        images=SERVERS_OWN,
+        dtype=SERVERS_OWN,
+        batch_size=batch_size,
+    )
+    return ScoredModel(Endpoint(server, batch_size), endpoint_fingerprint(server), facts)
+
+
+def _checkpoint(
+    given: Mapping[str, Any], dtype: str | None, device: torch.device, batch_size: int, ranks: Ranks
+) -> ScoredModel:
+    from llava_moe.adapters.load import load_adapter_with_modules
+    from llava_moe.assemble import open_checkpoint
+
+    path, peft = given["path"], given["peft"]
+    if peft is not None and not (Path(peft) / "adapter_config.json").is_file():
+        raise UserError(f"model.peft={peft} is not an adapter folder: it has no adapter_config.json")
+    assembled = open_checkpoint(path, dtype, device)
+    if peft is not None:
+        load_adapter_with_modules(assembled.model, peft)
+        torch.nn.Module.to(assembled.model, device).eval()
+    # What was written beside the adapter is nearer to how the model was trained.
+    places = [place for place in (peft, path) if place is not None]
+    told = [mode for mode in map(read_image_mode, places) if mode is not None]
+    mode = told[0] if told else assembled.encoder.transform.mode
+    encoder = replace(assembled.encoder, transform=replace(assembled.encoder.transform, mode=mode))
+    template, place = _own_template(given["template"], places)
+    plain = scored_model(replace(assembled, encoder=encoder), path, batch_size, ranks)
+    facts = replace(plain.facts, adapter=peft or "", template=f"chat template of {place}" if template else "v1")
+    answerer = LocalModel(assembled.model, encoder, batch_size)
+    if template:
+        answerer = replace(answerer, write_prompt=ChatPrompts(encoder, template, place))
+    return ScoredModel(answerer, _asked_so(plain.fingerprint, template, mode), facts)
+
+
+def _own_template(wanted: str | None, places: list[str]) -> tuple[str | None, str]:
+    """The first chat template in these places and its place; None and "" where LLaVA-1.5's format is to be used."""
+    if wanted == "v1":
+        return None, ""
+    for place in places:
+        if template := read_chat_template(place):
+            return template, place
+    if wanted == "chat":
+        raise UserError(f"model.template=chat: {places[-1]} has no chat template; leave model.template= out")
+    return None, ""
+
+
+def _asked_so(fingerprint: str, template: str | None, mode: Literal["pad", "crop"]) -> str:
+    """The fingerprint of weights that are asked in another way than LLaVA-1.5's."""
+    if template is None and mode == "pad":
+        return fingerprint
+    return hashlib.sha256(f"{fingerprint}|{mode}|{template}".encode()).hexdigest()[:16]
+
+
+def _dtype_of(assembled: Assembled) -> str:
+    from llava_moe.assemble import DTYPES
+
+    return next((name for name, dtype in DTYPES.items() if dtype == assembled.model.dtype), str(assembled.model.dtype))
