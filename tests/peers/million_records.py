@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import contextlib
 import json
+import multiprocessing
 import random
-import resource
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,11 +115,26 @@ def write_million(folder: Path, num: int = NUM_RECORDS) -> Path:
     return path
 
 
-def own_peak() -> float:
-    """Largest resident memory of this process in MiB."""
-    # Trap: getrusage(RUSAGE_SELF) begins with the size of the process that started this one.
-    told = Path("/proc/self/status").read_text()
+def peak(process: int | str) -> float:
+    """Largest resident memory of a process in MiB."""
+    # Trap: what getrusage tells begins with the size of the process that started this one.
+    told = Path(f"/proc/{process}/status").read_text()
     return int(told.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+class WorkerPeak(threading.Thread):
+    """Watches the worker processes and keeps the largest peak among them."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.largest = 0.0
+
+    def run(self) -> None:
+        while True:
+            for child in multiprocessing.active_children():
+                with contextlib.suppress(OSError, IndexError):  # it has just ended
+                    self.largest = max(self.largest, peak(child.pid or "none"))
+            time.sleep(0.05)
 
 
 def main() -> None:
@@ -136,12 +153,13 @@ def main() -> None:
         print(f"written in {time.monotonic() - started:.0f} s: {path}, {path.stat().st_size / 1e9:.2f} GB")
     words = [f"recipe={options.folder / 'million.py'}", f"downloads={options.folder}", f"out={options.folder / 'data'}"]
     words += [f"num_processes={options.processes}"] + ([f"model={options.model}"] if options.model else [])
+    worker = WorkerPeak()
+    worker.start()
     started = time.monotonic()
     status = run(["data", "prepare", *words, "restart=true"])
     seconds = time.monotonic() - started
-    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"status {status}; {seconds:.1f} s, {options.records / seconds:,.0f} records/s")
-    print(f"peak resident memory: main process {own_peak():.0f} MiB, largest worker {worker:.0f} MiB")
+    print(f"peak resident memory: main process {peak('self'):.0f} MiB, largest worker {worker.largest:.0f} MiB")
 
 
 if __name__ == "__main__":
