@@ -1,0 +1,113 @@
+"""``llava-moe eval runs=[a,b]``: runs that were scored, held side by side; no model is loaded."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from llava_moe.errors import UserError
+from llava_moe.eval.blind import BLIND_FOLDER
+from llava_moe.eval.bootstrap import NUM_RESAMPLES
+from llava_moe.eval.comparison import ComparedBenchmark, Comparison, compare_benchmark
+from llava_moe.eval.comparison_table import explanation, json_comparison, markdown_comparison, rich_comparison
+from llava_moe.eval.files import write_atomically
+from llava_moe.eval.latex import latex_comparison
+from llava_moe.eval.scored import read_scored, run_labels, scored_benchmarks
+
+FOLDER = Path("comparisons")
+
+
+def compare_runs(config: Mapping[str, Any], names: Sequence[str] | None, console: Console) -> int:
+    """Compare ``config["runs"]`` and write ``comparison.{json,html,md,tex}``.
+
+    Args:
+        config: a resolved configuration of ``eval``.
+        names: benchmarks that were asked for; None takes those that every run was scored on.
+
+    Raises:
+        UserError: a run lacks a result, or the runs cannot be compared.
+    """
+    folders = [Path(run) for run in config["runs"]]
+    if not folders:
+        raise UserError("runs=[] names no run: give the folders to compare, as runs=[runs/a,runs/b]")
+    labels = run_labels(folders)
+    comparison = Comparison(
+        runs=labels,
+        folders=tuple(map(str, folders)),
+        benchmarks=tuple(_compared(folders, labels, name, config) for name in _chosen(folders, labels, names)),
+        num_resamples=NUM_RESAMPLES,
+        seed=config["seed"],
+    )
+    folder = Path(config["out"]) if config["out"] else FOLDER / "-".join(label.replace("/", "_") for label in labels)
+    _show(comparison, console)
+    following = _next_commands(comparison)
+    page = write_comparison(folder, comparison, following)
+    console.print(f"\npage: {page}\nbeside it: comparison.json, comparison.md, comparison.tex\n\nNext:", markup=False)
+    for command in following:
+        console.print(f"  {command}", highlight=False, markup=False)
+    return 0
+
+
+def write_comparison(folder: Path, comparison: Comparison, next_commands: Sequence[str] = ()) -> Path:
+    """Write the four files of a comparison; returns the page's path.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    # Here and not above: the page draws with what the table in the terminal does not need.
+    from llava_moe.report.comparison import write_comparison_page
+
+    write_atomically(folder / "comparison.json", json_comparison(comparison))
+    write_atomically(folder / "comparison.md", markdown_comparison(comparison))
+    write_atomically(folder / "comparison.tex", latex_comparison(comparison))
+    return write_comparison_page(folder, comparison, next_commands)
+
+
+def _chosen(folders: Sequence[Path], labels: Sequence[str], names: Sequence[str] | None) -> list[str]:
+    if names is not None:
+        return list(dict.fromkeys(names))
+    scored = {label: scored_benchmarks(folder) for folder, label in zip(folders, labels, strict=True)}
+    for folder, label in zip(folders, labels, strict=True):
+        if not scored[label]:
+            there = "has not been scored" if folder.is_dir() else "does not exist"
+            raise UserError(f"runs: {folder} {there}: llava-moe eval run={folder} writes its scores")
+    shared = [name for name in scored[labels[0]] if all(name in scored[label] for label in labels)]
+    if not shared:
+        told = "; ".join(f"{label}: {', '.join(found)}" for label, found in scored.items())
+        raise UserError(f"runs: no benchmark was scored on all of them ({told}): score one alike with benchmarks=[...]")
+    return shared
+
+
+def _compared(
+    folders: Sequence[Path], labels: Sequence[str], name: str, config: Mapping[str, Any]
+) -> ComparedBenchmark:
+    pairs = list(zip(folders, labels, strict=True))
+    blind = [
+        read_scored(folder / BLIND_FOLDER, label, name)
+        for folder, label in pairs
+        if name in scored_benchmarks(folder / BLIND_FOLDER)
+    ]
+    runs = [read_scored(folder, label, name) for folder, label in pairs]
+    return compare_benchmark(runs, common=config["common"], blind=blind, seed=config["seed"])
+
+
+def _show(comparison: Comparison, console: Console) -> None:
+    for table in rich_comparison(comparison):
+        console.print(table)
+    told = [note for compared in comparison.benchmarks for note in compared.notes]
+    for sentence in dict.fromkeys([*explanation(comparison), *told]):
+        console.print(f"[dim]{escape(sentence)}[/dim]", highlight=False)
+
+
+def _next_commands(comparison: Comparison) -> list[str]:
+    first = shlex.quote(f"run={comparison.folders[0]}")
+    benchmarks = f"benchmarks=[{','.join(one.name for one in comparison.benchmarks)}]"
+    return [
+        f"llava-moe eval {first} {benchmarks} blind=true    # the same questions beside grey images",
+        f"llava-moe eval {first} {benchmarks} leaks=true    # which of them stand in what it was trained on",
+    ]

@@ -1,0 +1,187 @@
+"""A comparison as tables: for the terminal, as Markdown, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from llava_moe.eval.bootstrap import Interval
+from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
+from llava_moe.eval.table import DIFFERENCES, POINTS, TextTable, markdown_table, title_of
+
+STANDS_OUT = "*"
+
+
+def comparison_table(comparison: Comparison, compared: ComparedBenchmark, *, main: bool = True) -> TextTable:
+    """A row a domain (and measure, where ``main`` is False): every run's score and its distance from the first's."""
+    header = ["domain", "measure", "n", comparison.runs[0]]
+    for run in comparison.runs[1:]:
+        header += [run, f"against {comparison.runs[0]}"]
+    rows = [
+        (
+            row.domain,
+            title_of(row.measure),
+            f"{row.num_questions:,}",
+            *_cells(row),
+            *(shown_value(row.measure, row.baselines.get(name)) for name in compared.baselines),
+        )
+        for row in (compared.main_rows if main else compared.rows)
+    ]
+    unit = "own scale" if all(row.measure in POINTS for row in compared.main_rows) else "%"
+    protocol = "" if compared.facts is None else f"protocol {compared.facts.protocol}, "
+    return TextTable(
+        title=f"{compared.name}: {protocol}{unit}, 95 % intervals in brackets",
+        header=(*header, *compared.baselines),
+        rows=tuple(rows),
+        num_labels=2,
+    )
+
+
+def _cells(row: ComparedRow) -> list[str]:
+    cells = []
+    for number, cell in enumerate(row.cells):
+        cells.append(shown_value(row.measure, cell.value))
+        if number:
+            cells.append(shown_difference(row.measure, cell))
+    return cells
+
+
+def shown_value(measure: str, value: float | None) -> str:
+    """``61.2``: per cent, or the measure's own points; ``-`` where there is nothing."""
+    if value is None:
+        return "-"
+    return f"{scale_of(measure) * value:+.1f}" if measure in DIFFERENCES else f"{scale_of(measure) * value:.1f}"
+
+
+def shown_difference(measure: str, cell: Cell) -> str:
+    """``+3.4 [+1.0, +5.8] *``; the star says that zero lies outside."""
+    if cell.difference is None:
+        return "-"
+    scale = scale_of(measure)
+    told = f"{scale * cell.difference:+.1f}"
+    if cell.difference_interval is not None:
+        told += f" [{scale * cell.difference_interval.low:+.1f}, {scale * cell.difference_interval.high:+.1f}]"
+    return f"{told} {STANDS_OUT}" if cell.stands_out else told
+
+
+def scale_of(measure: str) -> float:
+    """What a value is multiplied by to be shown: 100 for shares, 1 for points."""
+    return 1.0 if measure in POINTS else 100.0
+
+
+def explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[str, ...]:
+    """Sentences that the numbers must not be read without; ``mark`` is what stands at differences off zero."""
+    told = [
+        f"Intervals: paired bootstrap over images with all of their questions, {comparison.num_resamples:,} resamples, "
+        f"seed {comparison.seed}, 2.5th to 97.5th percentile."
+    ]
+    if len(comparison.runs) > 1:
+        told.append(
+            f"{mark}: the interval of the difference to {comparison.runs[0]} leaves zero out; so do "
+            f"{comparison.num_standing_out} of the {comparison.num_differences} differences shown, where chance alone "
+            f"would give about {0.05 * comparison.num_differences:.1f}."
+        )
+    if any(one.baselines for one in comparison.benchmarks):
+        told.append(
+            "Majority answer and best guess by prompt are the most frequent references of the questions themselves, "
+            "by domain and by the way a prompt begins: what guessing could reach, at most."
+        )
+    return (*told, *comparison.notes)
+
+
+def rich_comparison(comparison: Comparison) -> list[Table]:
+    """A table a benchmark; differences that stand out are bold."""
+    drawn = []
+    for compared in comparison.benchmarks:
+        table = comparison_table(comparison, compared)
+        one = Table(title=escape(table.title), title_justify="left", header_style="bold")
+        for index, name in enumerate(table.header):
+            one.add_column(escape(name), justify="left" if index < table.num_labels else "right")
+        for row in table.rows:
+            one.add_row(*(f"[bold]{escape(cell)}[/bold]" if STANDS_OUT in cell else escape(cell) for cell in row))
+        drawn.append(one)
+    return drawn
+
+
+def markdown_comparison(comparison: Comparison) -> str:
+    """Tables of all measures with what must be said of them."""
+    parts = ["# Comparison of runs", "\n".join(_listed(comparison))]
+    for compared in comparison.benchmarks:
+        parts.append(markdown_table(comparison_table(comparison, compared, main=False)))
+        parts += [as_one_line(note) for note in compared.notes]
+    return "\n\n".join([*parts, *explanation(comparison)]) + "\n"
+
+
+def _listed(comparison: Comparison) -> list[str]:
+    pairs = zip(comparison.runs, comparison.folders, strict=True)
+    return [f"- {as_one_line(label)}: `{as_one_line(folder)}`" for label, folder in pairs]
+
+
+def as_one_line(text: str) -> str:
+    """Text without line breaks."""
+    return " ".join(text.split())
+
+
+def json_comparison(comparison: Comparison) -> str:
+    """Everything but the pictures, as JSON."""
+    content = {
+        "runs": [
+            {"label": label, "folder": folder}
+            for label, folder in zip(comparison.runs, comparison.folders, strict=True)
+        ],
+        "num_resamples": comparison.num_resamples,
+        "seed": comparison.seed,
+        "notes": list(comparison.notes),
+        "benchmarks": {one.name: _benchmark(comparison.runs, one) for one in comparison.benchmarks},
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _benchmark(runs: Sequence[str], compared: ComparedBenchmark) -> dict[str, Any]:
+    return {
+        "num_questions": compared.num_questions,
+        "num_clusters": compared.num_clusters,
+        "facts": None if compared.facts is None else asdict(compared.facts),
+        "notes": list(compared.notes),
+        "rows": [
+            {
+                "domain": row.domain,
+                "measure": row.measure,
+                "num_questions": row.num_questions,
+                "is_main": row.is_main,
+                "runs": {run: _cell(cell) for run, cell in zip(runs, row.cells, strict=True)},
+                "baselines": dict(row.baselines),
+            }
+            for row in compared.rows
+        ],
+        "disagreements": [
+            {
+                "question_id": one.question_id,
+                "domain": one.domain,
+                "question": one.prompt,
+                "references": list(one.references),
+                "predictions": dict(zip(runs, one.predictions, strict=True)),
+                "scores": dict(zip(runs, one.scores, strict=True)),
+            }
+            for one in compared.disagreements
+        ],
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "value": cell.value,
+        "interval": _interval(cell.interval),
+        "difference": cell.difference,
+        "difference_interval": _interval(cell.difference_interval),
+        "stands_out": cell.stands_out,
+    }
+
+
+def _interval(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
