@@ -134,7 +134,6 @@ def _plan_stage(
                 num_domains=len(data.mixture.domains),
                 activation_checkpointing=train["activation_checkpointing"],
                 on_gpu=device.is_gpu,
-                is_sharded=parallel.stage is not None,
             ),
             steps=data.steps,
             image_bytes=3 * encoder.transform.size**2,

@@ -84,19 +84,20 @@ class Bench:
         inputs = seating.most_tokens * TOKEN_BYTES + seating.most_images * self.image_bytes
         return Need(choice, spread(traced, choice.parallel, inputs), seating, row, traced)
 
-    def trace_row(self, need: Need, is_sharded: bool) -> Traced:
-        """The row of ``need`` with or without gradients, masters and optimizer on the device."""
-        return self._trace(need.row, need.choice, need.seating, is_sharded)
+    def trace_row(self, need: Need, parallel: Parallel) -> Traced:
+        """The row of ``need``, shared in another way."""
+        return self._trace(need.row, replace(need.choice, parallel=parallel), need.seating)
 
-    def _trace(self, row: Row, choice: Choice, seating: Seating, is_sharded: bool | None = None) -> Traced:
+    def _trace(self, row: Row, choice: Choice, seating: Seating) -> Traced:
         is_one_of_many = seating.rows_per_rank[2] > 1
-        is_sharded = choice.parallel.stage is not None if is_sharded is None else is_sharded
-        key = (row, choice.activation_checkpointing, is_sharded, is_one_of_many)
+        blueprint = replace(
+            self.blueprint,
+            activation_checkpointing=choice.activation_checkpointing,
+            is_sharded=choice.parallel.stage is not None,
+        )
+        key = (row, choice.activation_checkpointing, blueprint.is_sharded, is_one_of_many)
         if key not in self._traced:
             self.told(f"tracing a row of {row.num_tokens:,} tokens")
-            blueprint = replace(
-                self.blueprint, activation_checkpointing=choice.activation_checkpointing, is_sharded=is_sharded
-            )
             self._traced[key] = trace(blueprint, row, is_one_of_many)
         return self._traced[key]
 

@@ -116,21 +116,17 @@ def plan_stage(
 
 def _by_parallel(bench: Bench, need: Need) -> tuple[tuple[Parallel, Memory], ...]:
     """The asked row under each way to share a run, on the asked number of devices and on eight."""
-    inputs = need.memory.inputs
-    local = need if need.choice.parallel.stage is None else None
+    asked = need.choice.parallel
     found: list[tuple[Parallel, Memory]] = []
-    sharded = bench.trace_row(need, is_sharded=True)
-    for num_devices in dict.fromkeys((need.choice.parallel.num_devices, 8)):
-        if num_devices == 1:
-            traced = local.traced if local else bench.trace_row(need, is_sharded=False)
-            found.append((Parallel(1), spread(traced, Parallel(1), inputs)))
+    for num_devices in dict.fromkeys((asked.num_devices, 8)):
         for parallel in (
+            *((Parallel(),) if num_devices == 1 else ()),
             *(Parallel(num_devices, stage) for stage in (0, 1, 2, 3)),
             Parallel(num_devices, 2, offload_optimizer=True),
             Parallel(num_devices, 3, offload_optimizer=True, offload_parameters=True),
         ):
-            parallel = replace(parallel, bucket=need.choice.parallel.bucket)
-            found.append((parallel, spread(sharded, parallel, inputs)))
+            parallel = replace(parallel, bucket=asked.bucket)
+            found.append((parallel, spread(bench.trace_row(need, parallel), parallel, need.memory.inputs)))
     return tuple(found)
 
 

@@ -45,7 +45,7 @@ class Blueprint:
     num_domains: int
     activation_checkpointing: bool
     on_gpu: bool
-    is_sharded: bool
+    is_sharded: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def blueprint(tokenizer_folder: Path) -> MakeBlueprint:
         shape = FromShape(vision=VISION, text=TEXT, tokenizer=str(tokenizer_folder))
         recipe = Recipe(shape, adapter, dtype, Template("v1", ""), "pad", max_length=2048, over_length="cut")
         rates = WHOLE if isinstance(adapter, NoAdapter) else WITH_ADAPTER
-        return Blueprint(recipe, TrainableParts(rates), OptimizerSettings(), objective_of, 3, recomputes, on_gpu, False)
+        return Blueprint(recipe, TrainableParts(rates), OptimizerSettings(), objective_of, 3, recomputes, on_gpu)
 
     return make
 
