@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.eval_compare import read_results, reads_results
 from llava_moe.commands.eval_model import ScoredModel, check_one_model, open_model, scored_model
 from llava_moe.commands.eval_progress import EvalProgress
 from llava_moe.commands.limits import EVAL, check_settings
@@ -19,6 +20,7 @@ from llava_moe.commands.processes import answering_together
 from llava_moe.commands.settings import cache_folder
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
+from llava_moe.eval.blind import BLIND_FOLDER, BlindBenchmark
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
 from llava_moe.eval.ranks import ALONE, Ranks, ToldElsewhereError
 from llava_moe.eval.run import ask_benchmark
@@ -32,6 +34,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def _eval(config: DictConfig, words: list[str]) -> int:
+    plain = resolved(config, "eval")
+    if reads_results(plain):
+        check_settings(plain, EVAL)
+        return read_results(plain, words)
     with StopSignals(), answering_together() as (ranks, device):
         try:
             return _score(config, ranks, device)
@@ -52,9 +58,11 @@ def _score(config: DictConfig, ranks: Ranks, device: torch.device) -> int:
     model = ranks.together(lambda: open_model(plain, device, ranks))
     folder = Path(plain["out"] or plain["run"] or "runs/eval")
     is_own_run = plain["run"] is not None and plain["out"] is None
+    if plain["blind"]:
+        folder /= BLIND_FOLDER
     results = evaluate(model, folder, benchmarks, console, sets_aside=is_own_run, ranks=ranks)
     if ranks.is_first:
-        _report(results, folder, console, is_own_run)
+        _report(results, folder, console, is_own_run and not plain["blind"])
     return 0
 
 
@@ -69,7 +77,9 @@ def _check(plain: Mapping[str, Any], ranks: Ranks) -> None:
 
 
 def _benchmarks_of(plain: Mapping[str, Any]) -> list[Benchmark]:
-    return open_benchmarks(plain["benchmarks"], plain["limit"], plain["seed"], plain["protocol"], places_of(plain))
+    limit, seed, protocol = plain["limit"], plain["seed"], plain["protocol"]
+    benchmarks = open_benchmarks(plain["benchmarks"], limit, seed, protocol, places_of(plain))
+    return [BlindBenchmark(one) for one in benchmarks] if plain["blind"] else benchmarks
 
 
 def _report(results: Sequence[BenchmarkResult], folder: Path, console: Console, is_own_run: bool) -> None:

@@ -22,6 +22,25 @@ from llava_moe.eval.scored import read_scored, run_labels, scored_benchmarks
 FOLDER = Path("comparisons")
 
 
+def reads_results(config: Mapping[str, Any]) -> bool:
+    """Whether the words ask for what is read from files of scored runs, so that no model is loaded."""
+    return config["runs"] is not None
+
+
+def read_results(config: Mapping[str, Any], words: Sequence[str]) -> int:
+    """Do what the words ask.
+
+    Raises:
+        UserError: words that do not go together, or results that are not there.
+    """
+    names = config["benchmarks"] if any(word.lstrip("+").startswith("benchmarks=") for word in words) else None
+    console = Console(soft_wrap=True)
+    others = [key for key in ("run", "blind", "leaks") if config[key]]
+    if others:
+        raise UserError(f"runs= compares what was scored before and takes no {others[0]}=: leave one of them out")
+    return compare_runs(config, names, console)
+
+
 def compare_runs(config: Mapping[str, Any], names: Sequence[str] | None, console: Console) -> int:
     """Compare ``config["runs"]`` and write ``comparison.{json,html,md,tex}``.
 

@@ -201,6 +201,16 @@ EVAL: dict[str, Limit] = SHARED | {
     "model.api_key_env": OrNull(Text()),
     "model.timeout": OrNull(Real(0, open_below=True)),
     "model.attempts": OrNull(Whole(1)),
+    "runs": OrNull(ListOf(Text())),
+    "common": FLAG,
+    "blind": FLAG,
+    "leaks": FLAG,
+    "judge.endpoint": OrNull(Text()),
+    "judge.name": OrNull(Text()),
+    "judge.api_key_env": OrNull(Text()),
+    "judge.temperature": Real(0),
+    "judge.timeout": OrNull(Real(0, open_below=True)),
+    "judge.attempts": OrNull(Whole(1)),
 }
 PHASE: dict[str, Limit] = {"share": Real(0, 1, open_below=True), "weights": ByName(Real(0))}
 SOURCE: dict[str, Limit] = {

@@ -57,7 +57,9 @@ def latex_comparison(comparison: Comparison) -> str:
     for name in names:
         shown = [shown_value(row.measure, row.baselines.get(name)) for _, row in columns]
         lines.append(_line([rf"\textit{{{latex_text(name)}}}", *map(latex_text, shown)]))
-    caption = " ".join(latex_text(sentence) for sentence in [*_protocols(comparison), *explanation(comparison, "A dagger")])
+    caption = " ".join(
+        latex_text(sentence) for sentence in [*_protocols(comparison), *explanation(comparison, "A dagger")]
+    )
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}", ""])
 
 
