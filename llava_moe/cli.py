@@ -62,9 +62,15 @@ llava-moe data prepare --help (check, stats, preview) tells more.""",
     ),
     "plan": Command(
         "tell what a llava-moe train command will take: steps, tokens, memory by part, time, disk",
-        """llava-moe plan [words of llava-moe train] [device=NAME] [num_devices=N] [probe=true]
+        """llava-moe plan [words of llava-moe train] [device=NAME] [num_devices=N] [probe=true] [out=FOLDER]
 
-Nothing is trained, and no weights are read: the real model is traced without them.""",
+  llava-moe plan exp=mix_general_doc_med device=a100-80 num_devices=8
+  llava-moe plan exp=mix_doc model=random_7b device=rtx4090-24      the 7B's shape, without its tokenizer
+  llava-moe plan scale=demo exp=mix_doc probe=true                  20 real steps here, in a folder thrown away
+
+Nothing is trained, and no weights are read: the real model and the real step are traced without them. Data that is not
+there yet is counted as published. What cannot fit is refused, with the nearest change that does.
+Keys: device=cpu or a GPU's name (llava-moe plan device=? lists them), mfu=0.4, out=FOLDER for plan.json.""",
     ),
     "eval": Command(
         "score a run (or a Hugging Face LLaVA: model.path=) on benchmarks",

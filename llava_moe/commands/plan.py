@@ -183,7 +183,7 @@ def _encoder(recipe: Recipe) -> Encoder:
         if isinstance(recipe.architecture, FromShape):
             raise
         raise UserError(
-            f"{error}; a plan reads its configuration and tokenizer alone: give a folder or a hub that can be reached, "
+            f"{str(error).rstrip('.')}; a plan reads its configuration and tokenizer alone: give a folder or a hub that can be reached, "
             "or plan with model=random_7b, which has the 7B's shape"
         ) from error
 
