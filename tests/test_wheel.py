@@ -32,6 +32,9 @@ def test_an_installed_wheel_finds_its_configurations_and_its_demo(tmp_path: Path
         "llava_moe/demo/base/language_model/tokenizer.json",
         "llava_moe/report/page.html.j2",
         "llava_moe/data_recipes/llava_mix665k.py",
+        "llava_moe/lmms_tasks/vsr.yaml",
+        "llava_moe/lmms_tasks/_shared_yaml",
+        "llava_moe/lmms_tasks/named/vsr.jsonl",
     ):
         assert (tmp_path / "site" / name).is_file(), name
     listed = subprocess.run(

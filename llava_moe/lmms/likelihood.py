@@ -5,17 +5,17 @@ Legend: T tokens of the conversation, N of them supervised, V words of the vocab
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from llava_moe.assemble import Assembled
 from llava_moe.data.batch import collate
-from llava_moe.data.conversation import ASSISTANT, BadRecord, Conversation, Turn
+from llava_moe.data.conversation import ASSISTANT, BadRecord, Conversation, ImageRef, Turn
 from llava_moe.data.encode import IGNORED
 from llava_moe.errors import UserError
-from llava_moe.eval.benchmark import Question
-from llava_moe.eval.generate import answering, question_turns
+from llava_moe.eval.generate import answering
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,26 @@ class Likelihood:
         return -self.log_likelihood / self.num_tokens
 
 
-def answer_likelihood(assembled: Assembled, question: Question, answer: str) -> Likelihood:
+def answer_likelihood(
+    assembled: Assembled, name: str, images: tuple[ImageRef, ...], turns: Sequence[Turn], answer: str
+) -> Likelihood:
     """Read question and answer as training would, in one pass; what routes by prompt sees the question alone.
 
     Args:
+        name: of the question, for messages.
+        turns: the question.
         answer: outer blanks do not count: the template writes its own.
 
     Raises:
         UserError: an image is unreadable, the answer is blank, or both do not fit the model's positions.
     """
     model, encoder, attached = assembled.model, assembled.encoder, assembled.attached
-    turns = (*question_turns(question), Turn(ASSISTANT, answer.strip()))
     positions = int(model.config.get_text_config().max_position_embeddings)
     whole = replace(encoder, max_length=positions, over_length="drop")
     try:
-        example = whole.encode(Conversation(question.id, question.images, turns, "", question.domain), None, 0)
+        example = whole.encode(Conversation(name, images, (*turns, Turn(ASSISTANT, answer.strip())), "", ""), None, 0)
     except BadRecord as error:
-        raise UserError(f"{question.id}: {error}; leave the question out or shorten it") from error
+        raise UserError(f"{name}: {error}; leave the question out or shorten it") from error
     row = collate([example], [0], None, encoder.pad_token_id).to(next(model.parameters()).device)
     labels_T = row.labels[0]
     # The logits of a token stand at the token before it.

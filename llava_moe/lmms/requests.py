@@ -16,34 +16,22 @@ from llava_moe.eval.benchmark import ALL_DOMAINS, Decoding, Question
 DEFAULT_MAX_NEW_TOKENS = 1024
 """Of a task that says nothing; the same as in lmms-eval's own LLaVA."""
 
-_NO_EFFECT = {"image_aspect_ratio", "skip_special_tokens", "use_cache", "visual_cot"}
-"""Settings of other models that change nothing here: images are always padded or cut as in training."""
 _KNOWN = {"until", "max_new_tokens", "temperature", "top_p", "do_sample", "repetition_penalty", "num_beams", "seed"}
-_PNG_MODES = {"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"}
+_NO_EFFECT = {"image_aspect_ratio", "skip_special_tokens", "use_cache"}
+"""Settings of other models that change nothing here: images are always padded or cut as in training."""
+_FORMATS = dict.fromkeys(("1", "L", "LA", "I;16", "P", "RGB", "RGBA"), "PNG") | {"I": "TIFF", "F": "TIFF"}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a task's ``generation_kwargs`` ask for.
-
-    Attributes:
-        decoding: how tokens are drawn.
-        max_new_tokens: longest answer.
-        until: texts that end an answer; they and what follows are cut off.
-    """
+    """What a task's ``generation_kwargs`` ask for: how tokens are drawn, and the longest answer."""
 
     decoding: Decoding
     max_new_tokens: int
-    until: tuple[str, ...]
-
-    def cut(self, answer: str) -> str:
-        """The answer up to the first of the texts that end it, outer blanks stripped."""
-        ends = [answer.find(stop) for stop in self.until]
-        return answer[: min([end for end in ends if end >= 0], default=len(answer))].strip()
 
 
-def read_generation_kwargs(given: Mapping[str, Any], seed: int) -> Asked:
-    """Read ``generation_kwargs``.
+def read_generation_kwargs(given: Mapping[str, Any], seed: int = 0) -> Asked:
+    """Read ``generation_kwargs``; ``until`` becomes the texts that end an answer.
 
     ``do_sample`` decides between sampling and the likeliest token; where it is not said, a temperature above 0 samples.
     A temperature of 0 never samples.
@@ -54,45 +42,53 @@ def read_generation_kwargs(given: Mapping[str, Any], seed: int) -> Asked:
     Raises:
         UserError: a setting that would change the answers and that we do not have (beams, top-k, ...).
     """
-    strange = {name for name, value in given.items() if name not in _KNOWN | _NO_EFFECT and value is not None}
-    if int(given.get("num_beams") or 1) > 1:
+    said = {name: value for name, value in given.items() if value is not None}
+    strange = set(said) - _KNOWN - _NO_EFFECT
+    if int(said.get("num_beams", 1)) > 1:
         strange.add("num_beams")
     if strange:
         raise UserError(
-            f"generation_kwargs {', '.join(sorted(strange))}: not among what llava_moe answers with "
-            f"({', '.join(sorted(_KNOWN))}); set them to null with --gen_kwargs or in the task's yaml"
+            f"generation_kwargs {', '.join(sorted(strange))}: llava_moe answers with {', '.join(sorted(_KNOWN))} "
+            "(num_beams: 1); set the others to null in the task's yaml"
         )
-    temperature = given.get("temperature")
-    samples = bool(given.get("do_sample", (temperature or 0) > 0))
-    temperature = 1.0 if temperature is None else float(temperature)
-    decoding = Decoding(repetition_penalty=float(given.get("repetition_penalty") or 1.0))
-    if samples and temperature > 0:
-        top_p = 1.0 if given.get("top_p") is None else float(given["top_p"])
-        decoding = Decoding(temperature, top_p, decoding.repetition_penalty, int(given.get("seed", seed)))
-    until = given.get("until") or ()
-    stops = (until,) if isinstance(until, str) else tuple(str(stop) for stop in until)
-    longest = given.get("max_new_tokens")
-    return Asked(
-        decoding, DEFAULT_MAX_NEW_TOKENS if longest is None else int(longest), tuple(stop for stop in stops if stop)
-    )
+    until = said.get("until", ())
+    stop = tuple(text for text in ([until] if isinstance(until, str) else map(str, until)) if text)
+    penalty = float(said.get("repetition_penalty", 1.0))
+    decoding = Decoding(repetition_penalty=penalty, stop=stop)
+    temperature = float(said.get("temperature", 1.0 if said.get("do_sample") else 0.0))
+    if said.get("do_sample", True) and temperature > 0:
+        decoding = Decoding(temperature, float(said.get("top_p", 1.0)), penalty, int(said.get("seed", seed)), stop)
+    return Asked(decoding, int(said.get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)))
 
 
 def read_question(name: str, context: str, visuals: Sequence[Any] | None, asked: Asked) -> Question:
     """The question of one request.
 
+    ``<image>`` marks in the text are kept where every image has one, and dropped where it has none; else the images
+    come before the text, as they do in training.
+
     Args:
         name: what tells it from all others; the seed of a sampled answer depends on it.
-        context: the task's text. ``<image>`` marks at its beginning are left out, since images come first anyway.
+        context: the task's text.
         visuals: Pillow images; none for a question of text alone.
 
     Raises:
-        UserError: videos or sounds, or images between words.
+        UserError: videos or sounds, or more marks than images or fewer.
     """
     images = tuple(encode_image(visual, name) for visual in visuals or ())
+    num_marks = context.count(IMAGE_PLACEHOLDER)
+    if not images:
+        # A text that speaks of the mark: nothing could stand there.
+        context = context.replace(IMAGE_PLACEHOLDER, "")
+    elif num_marks not in (0, len(images)):
+        raise UserError(
+            f"{name}: {num_marks} {IMAGE_PLACEHOLDER} in its text and {len(images)} images; mend the task, or leave "
+            "the marks out: images then come first"
+        )
     return Question(
         id=name,
         images=images,
-        prompt=_without_marks(context, len(images), name),
+        prompt=context,
         references=(),
         domain=ALL_DOMAINS,
         kind="question",
@@ -102,32 +98,16 @@ def read_question(name: str, context: str, visuals: Sequence[Any] | None, asked:
     )
 
 
-def _without_marks(context: str, num_images: int, name: str) -> str:
-    rest = context
-    while rest.lstrip().startswith(IMAGE_PLACEHOLDER):
-        rest = rest.lstrip().removeprefix(IMAGE_PLACEHOLDER)
-    if num_images == 0:
-        # The words of a text that speaks of the mark; there is no image to stand there.
-        return context.replace(IMAGE_PLACEHOLDER, "").strip()
-    if IMAGE_PLACEHOLDER in rest:
-        raise UserError(
-            f"{name}: its images stand between words, and llava_moe reads images before the question; choose a task "
-            "whose images come first"
-        )
-    return rest.lstrip() if rest is not context else context
-
-
 def encode_image(visual: Any, name: str) -> bytes:
-    """A Pillow image as PNG, which loses nothing.
+    """A Pillow image as PNG or TIFF, which lose nothing.
 
     Raises:
         UserError: it is a video's path, a sound or anything else that is no image.
     """
     if not isinstance(visual, Image.Image):
-        raise UserError(
-            f"{name}: holds a {type(visual).__name__} where llava_moe takes images; choose a task of images"
-        )
+        kind = type(visual).__name__
+        raise UserError(f"{name}: holds a {kind} where llava_moe takes images; choose a task of images")
     stream = io.BytesIO()
-    kept = visual if visual.mode in _PNG_MODES else visual.convert("RGB")
-    kept.save(stream, format="PNG", compress_level=1)
+    kept = visual if visual.mode in _FORMATS else visual.convert("RGB")
+    kept.save(stream, format=_FORMATS[kept.mode], compress_level=1)
     return stream.getvalue()

@@ -43,6 +43,12 @@ def _questions(benchmark: str, protocol: str) -> dict[str, Question]:
     return {question.id: question for question in opened(benchmark, protocol).questions()}
 
 
+def forget() -> None:
+    """Read benchmarks anew when they are next asked for, as after their data has moved."""
+    for read in (opened, _questions, _parts_of_scores):
+        read.cache_clear()
+
+
 def documents(named: datasets.Dataset) -> datasets.Dataset:
     """``process_docs``: the questions of the one benchmark and protocol that the yaml's JSON names."""
     (source,) = named

@@ -1,7 +1,8 @@
 """Our scores of a run beside lmms-eval's through the plug-in, on the same items, in an environment that has lmms-eval.
 
 ``python -m tests.peers.lmms_eval_scores RUN FOLDER`` writes a few items of each benchmark in its published layout
-(pictures and questions of the embedded set), scores the run by ``llava-moe eval`` and by ``lmms_eval``, and prints both.
+(pictures and questions of the embedded set), scores the run by ``llava-moe eval`` and by
+``lmms_eval``, and prints both.
 """
 
 from __future__ import annotations
