@@ -203,15 +203,21 @@ def _difference(theirs: Any, ours: Any) -> str:
 
 
 def _encoder(recipe: Recipe, base: BaseFacts) -> Encoder:
-    return Encoder(
-        tokenizer=base.tokenizer,
-        template=recipe.template,
-        transform=ImageTransform(base.image_size, recipe.image_mode, base.image_mean, base.image_std),
-        image_token_id=base.image_token_id,
-        num_image_tokens=base.num_image_tokens,
-        max_length=recipe.max_length,
-        over_length=recipe.over_length,
-    )
+    try:
+        return Encoder(
+            tokenizer=base.tokenizer,
+            template=recipe.template,
+            transform=ImageTransform(base.image_size, recipe.image_mode, base.image_mean, base.image_std),
+            image_token_id=base.image_token_id,
+            num_image_tokens=base.num_image_tokens,
+            max_length=recipe.max_length,
+            over_length=recipe.over_length,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"the model's tokenizer cannot write LLaVA-1.5's template ({error}): take a checkpoint of its kind, or "
+            "give it that tokenizer"
+        ) from error
 
 
 def load_lineage(model: LlavaForConditionalGeneration, checkpoint: Path) -> None:

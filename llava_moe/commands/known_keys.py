@@ -37,7 +37,8 @@ def refuse_unknown(config: Mapping[str, Any], name: str) -> None:
         if isinstance(node, Mapping):
             if not isinstance(config[section], Mapping):
                 raise UserError(f"{section}={config[section]}: it holds settings, such as {section}.{next(iter(node))}")
-            _compare(config[section], node, f"{section}.")
+            if node:  # one that the file leaves empty takes names of the user's
+                _compare(config[section], node, f"{section}.")
 
 
 def _compare(found: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
