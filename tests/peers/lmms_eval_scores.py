@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from llava_moe.lmms import task_folder
 
 BENCHMARKS = ("cifar10", "cifar100", "mnist", "pathvqa", "snli_ve", "tiny_lvlm", "vsr")
 NUM_IMAGES = 12
+TWO_PROCESSES = shlex.split(
+    "-m accelerate.commands.launch --cpu --num_machines 1 --num_processes 2 --mixed_precision no --dynamo_backend no"
+)
 
 
 @dataclass(frozen=True)
@@ -153,13 +157,11 @@ def score_with_ours(run: Path, data: Path, out: Path) -> dict[str, dict[str, flo
     return {name: results[name]["domains"]["all"] for name in BENCHMARKS}
 
 
-def score_with_lmms_eval(
-    run: Path, data: Path, out: Path, launcher: tuple[str, ...] = (), *more: str
-) -> dict[str, dict[str, float]]:
+def score_with_lmms_eval(run: Path, data: Path, out: Path, launcher: Sequence[str] = ()) -> dict[str, dict[str, float]]:
     """``lmms_eval --model llava_moe``: task to metrics."""
     words = [*launcher, "-m", "lmms_eval", "--model", "llava_moe", "--model_args", f"run={run}"]
     words += ["--include_path", str(task_folder()), "--tasks", ",".join(BENCHMARKS), "--batch_size", "8"]
-    words += ["--output_path", str(out), "--log_samples", "--verbosity", "DEBUG", *more]
+    words += ["--output_path", str(out), "--log_samples", "--verbosity", "WARNING"]
     shutil.rmtree(out, ignore_errors=True)
     subprocess.run([sys.executable, *words], check=True, env=environment(data))
     (results,) = out.rglob("*_results.json")
@@ -184,23 +186,23 @@ def differences(ours: Path, theirs: Path) -> Iterator[str]:
 
 
 def main(run: Path, folder: Path) -> int:
-    """Score with both, print both; the exit status is 1 where a score or an answer differs."""
+    """Score with both, lmms-eval with one process and with two; the exit status is 1 where anything differs."""
     data = folder / "benchmarks"
     write_benchmarks(data)
     ours = score_with_ours(run, data, folder / "ours")
-    theirs = score_with_lmms_eval(run, data, folder / "theirs")
-    unequal = list(differences(folder / "ours", folder / "theirs"))
-    print(f"\n{'benchmark':<10} {'measure':<28} {'llava-moe eval':>15} {'lmms_eval':>15}")
+    alone = score_with_lmms_eval(run, data, folder / "theirs")
+    together = score_with_lmms_eval(run, data, folder / "theirs-2", TWO_PROCESSES)
+    unequal = [*differences(folder / "ours", folder / "theirs"), *differences(folder / "ours", folder / "theirs-2")]
+    print(f"\n{'benchmark':<10} {'measure':<27} {'llava-moe eval':>15} {'lmms_eval':>12} {'2 processes':>12}")
     for name, measures in ours.items():
         for measure, value in measures.items():
             if measure == "num_questions":
                 continue
-            other = theirs[name][measure]
-            same = abs(value - other) < 1e-6
-            print(f"{name:<10} {measure:<28} {value:>15.6f} {other:>15.6f}{'' if same else '  DIFFERS'}")
-            unequal += [] if same else [f"{name} {measure}"]
+            others = [found[name][measure] for found in (alone, together)]
+            print(f"{name:<10} {measure:<27} {value:>15.6f} {others[0]:>12.6f} {others[1]:>12.6f}")
+            unequal += [f"{name} {measure}: {other} is not {value}" for other in others if abs(value - other) > 1e-6]
     num_answers = sum(len(read_answers(folder / "ours" / "eval" / f"{name}.answers.jsonl")) for name in BENCHMARKS)
-    print(f"\n{num_answers} answers, {len(unequal)} differences", *unequal, sep="\n")
+    print(f"\n{num_answers} answers, three times; {len(unequal)} differences", *unequal, sep="\n")
     return int(bool(unequal))
 
 
