@@ -182,8 +182,9 @@ def _encoder(recipe: Recipe) -> Encoder:
     except UserError as error:
         if isinstance(recipe.architecture, FromShape):
             raise
+        reason = str(error).rstrip(".")
         raise UserError(
-            f"{str(error).rstrip('.')}; a plan reads its configuration and tokenizer alone: give a folder or a hub that can be reached, "
+            f"{reason}; a plan reads its configuration and tokenizer alone: give a folder or a hub that can be reached, "
             "or plan with model=random_7b, which has the 7B's shape"
         ) from error
 
