@@ -14,6 +14,7 @@ from llava_moe.data.readers.shards import is_prepared
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Question
 from llava_moe.eval.tasks import benchmark_names, open_benchmark
 
 BLOCK = 256
@@ -51,8 +52,7 @@ def open_asked(name_or_path: str, images: str | None, cache: Path, seed: int) ->
     """
     if name_or_path in benchmark_names():
         # 0: every question, not the sample that an evaluation draws.
-        questions = open_benchmark(name_or_path, 0, seed).questions()
-        asked = [_Asked(one.id, [one.prompt], [AskedPicture(ref) for ref in one.images]) for one in questions]
+        found = asked_of(name_or_path, open_benchmark(name_or_path, 0, seed).questions())
     else:
         path = Path(name_or_path).expanduser()
         if "://" not in name_or_path and not path.exists():
@@ -62,11 +62,18 @@ def open_asked(name_or_path: str, images: str | None, cache: Path, seed: int) ->
             )
         if images is None and not is_prepared(path):
             images = str(path if path.is_dir() else path.parent)
-        asked = list(_recorded(open_records(Source(path.stem, "evaluation", name_or_path, images=images), cache)))
-    found = _collect(name_or_path, asked)
+        source = Source(path.stem, "evaluation", name_or_path, images=images)
+        found = _collect(name_or_path, list(_recorded(open_records(source, cache))))
     if not found.items:
         raise UserError(f"against={name_or_path}: holds no question about an image; give an evaluation set")
     return found
+
+
+def asked_of(name: str, questions: Sequence[Question]) -> AskedSet:
+    """The questions of a benchmark; those without an image are left out."""
+    return _collect(
+        name, [_Asked(one.id, [one.prompt], [AskedPicture(ref) for ref in one.images]) for one in questions]
+    )
 
 
 @dataclass(frozen=True)
