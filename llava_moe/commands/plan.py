@@ -184,8 +184,8 @@ def _encoder(recipe: Recipe) -> Encoder:
             raise
         reason = str(error).rstrip(".")
         raise UserError(
-            f"{reason}; a plan reads its configuration and tokenizer alone: give a folder or a hub that can be reached, "
-            "or plan with model=random_7b, which has the 7B's shape"
+            f"{reason}; a plan reads its configuration and tokenizer alone: give a folder or a hub that can be "
+            "reached, or plan with model=random_7b, which has the 7B's shape"
         ) from error
 
 
