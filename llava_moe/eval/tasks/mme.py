@@ -5,17 +5,18 @@ Source: BradyFU/Awesome-Multimodal-Large-Language-Models ``eval_tool/calculation
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Expected, Measure
 from llava_moe.eval.download import Download
-from llava_moe.eval.metrics import mme_answer_parse, mme_score
+from llava_moe.eval.metrics import mme_answer_parse, mme_answer_parse_lmms_eval, mme_score
 from llava_moe.eval.metrics.mme import MME_COGNITION, MME_PERCEPTION
 from llava_moe.eval.protocol import SHORT_ANSWER, Wording
 from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
 
+Parse = Callable[[str], str]
 ASKED = " Please answer yes or no."
 COLUMNS = ("mme_perception_score", "mme_cognition_score", "mme_accuracy")
 
@@ -55,46 +56,31 @@ def _item(category: str, name: str, number: int, image: str, question: str, answ
     return Item(f"{name}#{number}", (image,), words, (answer.strip(),), category, category, closed=True, group=name)
 
 
-def score(item: Item, prediction: str) -> dict[str, float]:
-    """Right or wrong by the official rule."""
-    return {"mme_accuracy": float(mme_answer_parse(prediction) == item.references[0].lower())}
+def score(item: Item, prediction: str, parse: Parse = mme_answer_parse) -> dict[str, float]:
+    """Right or wrong by the rule that reads the answer."""
+    return {"mme_accuracy": float(parse(prediction) == item.references[0].lower())}
 
 
-def subtask(scored: Scored) -> dict[str, Measure]:
+def subtask(scored: Scored, parse: Parse = mme_answer_parse) -> dict[str, Measure]:
     """The subtask's score, at most 200: per cent of right questions and of images with both right, added."""
-    total = sum(score for score in _scores(scored).values() if score is not None)
+    total = sum(score for score in _scores(scored, parse).values() if score is not None)
     return {"mme_score": Measure(total, len(scored))} | mean_scores(scored)
 
 
-def _scores(scored: Scored) -> dict[str, float | None]:
-    items = [(item.part, item.group, item.references[0]) for item, _ in scored]
-    return mme_score([answer.prediction for _, answer in scored], items)
-
-
-def sums(scored: Scored) -> dict[str, Measure]:
+def sums(scored: Scored, parse: Parse = mme_answer_parse) -> dict[str, Measure]:
     """Perception, cognition, and the mean over questions."""
     kinds = {"mme_perception_score": MME_PERCEPTION, "mme_cognition_score": MME_COGNITION}
     found = {
         name: Measure(value, sum(item.part in kinds[name] for item, _ in scored))
-        for name, value in _scores(scored).items()
+        for name, value in _scores(scored, parse).items()
         if value is not None
     }
     return found | mean_scores(scored)
 
 
-def read_as_lmms_eval(prediction: str) -> str:
-    """The answer as lmms-eval's parser leaves it: stripped, full stops dropped, y and n read."""
-    text = prediction.lower().strip().replace(".", "")
-    return {"y": "yes", "n": "no"}.get(text, text)
-
-
-def score_lmms_eval(item: Item, prediction: str) -> dict[str, float]:
-    """Right or wrong by lmms-eval's rule."""
-    return score(item, read_as_lmms_eval(prediction))
-
-
-def _as_lmms_eval(scored: Scored) -> Scored:
-    return [(item, replace(answer, prediction=read_as_lmms_eval(answer.prediction))) for item, answer in scored]
+def _scores(scored: Scored, parse: Parse) -> dict[str, float | None]:
+    items = [(item.part, item.group, item.references[0]) for item, _ in scored]
+    return mme_score([answer.prediction for _, answer in scored], items, parse=parse)
 
 
 MOST = Expected(oracle={"mme_perception_score": 2000.0, "mme_cognition_score": 800.0}, empty={})
@@ -108,10 +94,10 @@ BENCHMARK = Published(
         "lmms_eval": Scorer(
             name="lmms-eval 0.7.3 tasks/mme: answers stripped first",
             columns=COLUMNS,
-            score=score_lmms_eval,
+            score=partial(score, parse=mme_answer_parse_lmms_eval),
             expected=MOST,
-            measure_part=lambda scored: subtask(_as_lmms_eval(scored)),
-            measure_all=lambda scored: sums(_as_lmms_eval(scored)),
+            measure_part=partial(subtask, parse=mme_answer_parse_lmms_eval),
+            measure_all=partial(sums, parse=mme_answer_parse_lmms_eval),
         ),
     },
     wordings={"lmms_eval": Wording(SHORT_ANSWER.replace("{question}", "{bare}"), "lmms-eval 0.7.3 tasks/mme", 16)},

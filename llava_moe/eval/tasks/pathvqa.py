@@ -12,6 +12,7 @@ from llava_moe.eval.benchmark import Expected
 from llava_moe.eval.download import Download
 from llava_moe.eval.metrics import (
     pathvqa_closed_accuracy,
+    pathvqa_closed_accuracy_strict,
     pathvqa_open_f1,
     pathvqa_open_recall,
     squad_exact_match,
@@ -47,11 +48,10 @@ def score(item: Item, prediction: str) -> dict[str, float]:
             "squad_exact_match": squad_exact_match(prediction, item.references),
             "squad_f1": squad_f1(prediction, item.references),
         }
-    said = yes_no_extract(prediction)
     return {
         "pathvqa_closed_accuracy": pathvqa_closed_accuracy(prediction, item.references),
-        "pathvqa_closed_strict": float(said.lower() == item.references[0].strip().lower()),
-        "pathvqa_closed_unreadable": float(said == "Unknown"),
+        "pathvqa_closed_accuracy_strict": pathvqa_closed_accuracy_strict(prediction, item.references),
+        "pathvqa_closed_unreadable": float(yes_no_extract(prediction) == "Unknown"),
     }
 
 
@@ -73,7 +73,7 @@ BENCHMARK = Published(
     known={6719: "test of flaviagiammarino/path-vqa, without the original's repetitions", 6761: "the original test"},
     notes=(
         "LLaVA-Med's closed score counts substrings: 'normal' reads as no, an answer with both words is always right; "
-        "pathvqa_closed_strict wants exactly one of the words.",
+        "pathvqa_closed_accuracy_strict wants exactly one of the words.",
         "LLaVA-Med itself samples at temperature 0.7; every protocol here says how it draws.",
     ),
 )

@@ -5,15 +5,15 @@ Source: RUCAIBox/POPE (arXiv:2305.10355) ``evaluate.py``; lmms-eval 0.7.3 ``task
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from llava_moe.eval.benchmark import Expected, Measure
 from llava_moe.eval.download import Download
-from llava_moe.eval.intervals import mean_of
-from llava_moe.eval.metrics import pope_answer_parse, pope_metrics
+from llava_moe.eval.metrics import pope_answer_parse, pope_metrics, pope_metrics_lmms_eval
 from llava_moe.eval.mixlora_files import mixlora_items
 from llava_moe.eval.protocol import SHORT_ANSWER, Wording
-from llava_moe.eval.published import Item, Published, Scored, Scorer
+from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
 
 SETS = ("random", "popular", "adversarial")
 _MIXLORA = {"random": "pope_rand", "popular": "pope_pop", "adversarial": "pope_adv"}
@@ -51,41 +51,21 @@ def score(item: Item, prediction: str) -> dict[str, float]:
     return {"pope_accuracy": float(pope_answer_parse(prediction) == item.references[0])}
 
 
-def official(scored: Scored) -> dict[str, Measure]:
-    """POPE's five numbers of one set."""
-    found = pope_metrics([answer.prediction for _, answer in scored], [item.references[0] for item, _ in scored])
-    accuracy = mean_of([answer.score["pope_accuracy"] for _, answer in scored])
-    return {"pope_accuracy": accuracy} | {
-        f"pope_{name}": Measure(value, len(scored)) for name, value in found.items() if name != "accuracy"
-    }
-
-
-def mean_of_sets(scored: Scored) -> dict[str, Measure]:
-    """The mean over the sets, as LLaVA-1.5 reports F1."""
-    sets = [official([pair for pair in scored if pair[0].part == part]) for part in {item.part for item, _ in scored}]
-    return {
-        name: Measure(sum(one[name].value for one in sets) / len(sets), len(scored))
-        for name in COLUMNS
-        if name in sets[0]
-    }
-
-
 def exact(item: Item, prediction: str) -> dict[str, float]:
     """lmms-eval: the stripped, lower-cased answer is the label; "Yes." is wrong."""
     return {"pope_accuracy": float(prediction.lower().strip() == item.references[0])}
 
 
-def lmms_eval(scored: Scored) -> dict[str, Measure]:
-    """lmms-eval's five: recall leaves out answers that are neither yes nor no, yes_ratio is that of the *labels*."""
-    pairs = [(answer.prediction.lower().strip(), item.references[0]) for item, answer in scored]
-    right, found = pairs.count(("yes", "yes")), pairs.count(("yes", "yes")) + pairs.count(("no", "yes"))
-    said = pairs.count(("yes", "yes")) + pairs.count(("yes", "no"))
-    precision, recall = right / said if said else 0.0, right / found if found else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    labels = sum(label == "yes" for _, label in pairs) / len(pairs)
-    values = {"pope_f1": f1, "pope_precision": precision, "pope_recall": recall, "pope_yes_ratio": labels}
-    accuracy = mean_of([answer.score["pope_accuracy"] for _, answer in scored])
-    return {"pope_accuracy": accuracy} | {name: Measure(value, len(pairs)) for name, value in values.items()}
+def five(scored: Scored, metrics: Callable[..., dict[str, float]] = pope_metrics) -> dict[str, Measure]:
+    """POPE's five numbers; accuracy with its interval."""
+    found = metrics([answer.prediction for _, answer in scored], [item.references[0] for item, _ in scored])
+    return {f"pope_{name}": Measure(value, len(scored)) for name, value in found.items()} | mean_scores(scored)
+
+
+def mean_of_sets(scored: Scored) -> dict[str, Measure]:
+    """The mean over the sets, as LLaVA-1.5 reports F1."""
+    sets = [five([pair for pair in scored if pair[0].part == part]) for part in {item.part for item, _ in scored}]
+    return {name: Measure(sum(one[name].value for one in sets) / len(sets), len(scored)) for name in COLUMNS}
 
 
 # An empty answer reads as yes: right for the half of the questions that are.
@@ -102,7 +82,7 @@ BENCHMARK = Published(
             columns=COLUMNS,
             score=score,
             expected=Expected(oracle=HALF, empty=ALL_YES),
-            measure_part=official,
+            measure_part=five,
             measure_all=mean_of_sets,
         ),
         "lmms_eval": Scorer(
@@ -110,7 +90,7 @@ BENCHMARK = Published(
             columns=COLUMNS,
             score=exact,
             expected=Expected(oracle=HALF, empty=HALF),
-            measure_part=lmms_eval,
+            measure_part=partial(five, metrics=pope_metrics_lmms_eval),
         ),
     },
     wordings={"lmms_eval": Wording(SHORT_ANSWER, "lmms-eval 0.7.3 tasks/pope", 128)},

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from llava_moe.eval.benchmark import Expected, Measure
 from llava_moe.eval.download import Download
-from llava_moe.eval.metrics import yes_no_extract
+from llava_moe.eval.metrics import yes_no_extract, yes_no_metrics
 from llava_moe.eval.mixlora_files import REMEDY_MIXLORA, mixlora_items
 from llava_moe.eval.protocol import Wording
 from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
@@ -49,13 +49,9 @@ def score(item: Item, prediction: str) -> dict[str, float]:
 
 def measure(scored: Scored) -> dict[str, Measure]:
     """Accuracy, and precision, recall and F1 of yes; unreadable answers are wrong, and no yes."""
-    said = [yes_no_extract(answer.prediction) == "Yes" for _, answer in scored]
-    gold = [item.references[0] == "yes" for item, _ in scored]
-    both = sum(one and other for one, other in zip(said, gold, strict=True))
-    precision, recall = both / sum(said) if any(said) else 0.0, both / sum(gold) if any(gold) else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if both else 0.0
-    values = {"vsr_precision": precision, "vsr_recall": recall, "vsr_f1": f1}
-    return mean_scores(scored) | {name: Measure(value, len(scored)) for name, value in values.items()}
+    found = yes_no_metrics([answer.prediction for _, answer in scored], [item.references[0] for item, _ in scored])
+    ratios = {f"vsr_{name}": Measure(found[name], len(scored)) for name in ("precision", "recall", "f1")}
+    return mean_scores(scored) | ratios
 
 
 BENCHMARK = Published(

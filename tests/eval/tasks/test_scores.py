@@ -72,7 +72,7 @@ def test_pathvqa_scores_open_and_closed_questions_apart(opened: Open) -> None:
     benchmark = opened("pathvqa", "hub")
     found = measures(benchmark, lambda question: "normal tissue")
     # "normal" holds "no": LLaVA-Med reads it as an answer to the question whose gold is no.
-    assert (found["pathvqa_closed_accuracy"], found["pathvqa_closed_strict"]) == (0.5, 0.0)
+    assert (found["pathvqa_closed_accuracy"], found["pathvqa_closed_accuracy_strict"]) == (0.5, 0.0)
     assert found["pathvqa_closed_unreadable"] == 1.0
     assert found["pathvqa_open_recall"] == 0.0
     rows = benchmark.summarize(answer_all(benchmark, lambda question: "yes"))
