@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from llava_moe.commands.eval_leaks import report_leaks
 from llava_moe.errors import UserError
 from llava_moe.eval.blind import BLIND_FOLDER
 from llava_moe.eval.bootstrap import NUM_RESAMPLES
@@ -24,7 +25,7 @@ FOLDER = Path("comparisons")
 
 def reads_results(config: Mapping[str, Any]) -> bool:
     """Whether the words ask for what is read from files of scored runs, so that no model is loaded."""
-    return config["runs"] is not None
+    return config["runs"] is not None or config["leaks"]
 
 
 def read_results(config: Mapping[str, Any], words: Sequence[str]) -> int:
@@ -35,6 +36,12 @@ def read_results(config: Mapping[str, Any], words: Sequence[str]) -> int:
     """
     names = config["benchmarks"] if any(word.lstrip("+").startswith("benchmarks=") for word in words) else None
     console = Console(soft_wrap=True)
+    if config["runs"] is None:
+        if config["run"] is None or config["blind"]:
+            raise UserError(
+                "leaks=true reads the results and the sources of a run: give run=FOLDER, and not blind=true"
+            )
+        return report_leaks(config, names, console)
     others = [key for key in ("run", "blind", "leaks") if config[key]]
     if others:
         raise UserError(f"runs= compares what was scored before and takes no {others[0]}=: leave one of them out")
