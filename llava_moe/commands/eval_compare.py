@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from llava_moe.commands.eval_judge import judge_run
 from llava_moe.commands.eval_leaks import report_leaks
 from llava_moe.errors import UserError
 from llava_moe.eval.blind import BLIND_FOLDER
@@ -25,27 +26,37 @@ FOLDER = Path("comparisons")
 
 def reads_results(config: Mapping[str, Any]) -> bool:
     """Whether the words ask for what is read from files of scored runs, so that no model is loaded."""
-    return config["runs"] is not None or config["leaks"]
+    return bool(_wanted(config))
+
+
+def _wanted(config: Mapping[str, Any]) -> list[str]:
+    judge = config["judge"]
+    asked = {
+        "runs=": config["runs"] is not None,
+        "leaks=": config["leaks"],
+        "judge.": judge["endpoint"] is not None or judge["name"] is not None,
+    }
+    return [key for key, is_asked in asked.items() if is_asked]
 
 
 def read_results(config: Mapping[str, Any], words: Sequence[str]) -> int:
-    """Do what the words ask.
+    """Compare runs, report leaks or have answers judged, as the words ask.
 
     Raises:
         UserError: words that do not go together, or results that are not there.
     """
     names = config["benchmarks"] if any(word.lstrip("+").startswith("benchmarks=") for word in words) else None
     console = Console(soft_wrap=True)
-    if config["runs"] is None:
-        if config["run"] is None or config["blind"]:
-            raise UserError(
-                "leaks=true reads the results and the sources of a run: give run=FOLDER, and not blind=true"
-            )
-        return report_leaks(config, names, console)
-    others = [key for key in ("run", "blind", "leaks") if config[key]]
+    wanted = _wanted(config)
+    given = {"run=": config["run"], "model.path=": config["model"]["path"], "blind=": config["blind"]}
+    others = wanted[1:] + [key for key, value in given.items() if value and (wanted[0] == "runs=" or key != "run=")]
     if others:
-        raise UserError(f"runs= compares what was scored before and takes no {others[0]}=: leave one of them out")
-    return compare_runs(config, names, console)
+        raise UserError(f"{wanted[0]} reads what was scored before and takes no {others[0]}: give one of the two")
+    if wanted[0] == "runs=":
+        return compare_runs(config, names, console)
+    if config["run"] is None:
+        raise UserError(f"{wanted[0]} reads the answers of a scored run: add run=FOLDER")
+    return (report_leaks if wanted[0] == "leaks=" else judge_run)(config, names, console)
 
 
 def compare_runs(config: Mapping[str, Any], names: Sequence[str] | None, console: Console) -> int:

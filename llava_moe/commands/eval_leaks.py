@@ -42,9 +42,9 @@ def report_leaks(config: Mapping[str, Any], names: Sequence[str] | None, console
     run = Path(config["run"])
     folder = Path(config["out"]) if config["out"] else run
     stages = trained_stages(run)
-    scored = [(one, _benchmark_of(one)) for one in _scored(folder, names)]
+    scored = [(one, opened_benchmark(one, "leaks=true")) for one in scored_runs(folder, names)]
     views, troubles = open_views(stages, keep_duplicates=True)
-    asked = [asked_of(one.result.benchmark, _questions(one, benchmark)) for one, benchmark in scored]
+    asked = [asked_of(one.result.benchmark, shown_questions(one, benchmark)) for one, benchmark in scored]
     with CheckBar(open_progress()) as bar:
         found = find_trained(views, asked, num_cores(), bar)
     reports = []
@@ -101,21 +101,31 @@ def trained_stages(run: Path) -> list[Any]:
     return [Stage(folder, read_config(folder), folder.name) for folder in folders]
 
 
-def _scored(folder: Path, names: Sequence[str] | None) -> list[ScoredRun]:
+def scored_runs(folder: Path, names: Sequence[str] | None) -> list[ScoredRun]:
+    """A run's results of the benchmarks named, or of all that it was scored on.
+
+    Raises:
+        UserError: it was not scored.
+    """
     chosen = scored_benchmarks(folder) if names is None else list(dict.fromkeys(names))
     if not chosen:
-        raise UserError(f"{folder} has not been scored: llava-moe eval run={folder} first, then leaks=true")
+        raise UserError(f"{folder} has not been scored: llava-moe eval run={folder} comes first")
     return [read_scored(folder, folder.name, name) for name in chosen]
 
 
-def _benchmark_of(run: ScoredRun) -> Benchmark:
+def opened_benchmark(run: ScoredRun, wanted_by: str) -> Benchmark:
+    """The benchmark that a run was scored on.
+
+    Raises:
+        UserError: its data is not there, or is another.
+    """
     benchmark, trouble = open_asked(run)
     if benchmark is None:
-        raise UserError(f"leaks=true needs the questions and images of {run.result.benchmark}: {trouble}")
+        raise UserError(f"{wanted_by} needs the questions and images of {run.result.benchmark}: {trouble}")
     return benchmark
 
 
-def _questions(run: ScoredRun, benchmark: Benchmark) -> list[Question]:
+def shown_questions(run: ScoredRun, benchmark: Benchmark) -> list[Question]:
     """The questions of the run's draw, without the sentence that a protocol puts before each."""
     prefix = "" if run.result.facts is None else find_protocol(run.result.facts.protocol).prefix
     return [
