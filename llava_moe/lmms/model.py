@@ -65,9 +65,9 @@ class LlavaMoe(lmms):
         self.device = torch.device(device or _device_of_rank())
         self._seed = seed
         self._assembled: Assembled | None = (
-            restore(str(run), self.device, dtype)
+            restore(_unquoted(run), self.device, dtype)
             if pretrained is None
-            else open_checkpoint(str(pretrained), dtype, self.device)
+            else open_checkpoint(_unquoted(pretrained), dtype, self.device)
         )
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -100,6 +100,12 @@ class LlavaMoe(lmms):
         assert self._assembled is not None, "asked after clean()"
         with tqdm(total=total, desc="llava_moe", disable=self.rank != 0) as bar:
             yield Replies(self._assembled, self.task_dict, self.batch_size, self._seed, lambda done: bar.update(done))
+
+
+def _unquoted(path: object) -> str:
+    """A path without the quotes that keep its commas together in ``--model_args``, where lmms-eval leaves them."""
+    text = str(path)
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def _read_batch_size(given: int | str, largest: int | None) -> int:

@@ -106,7 +106,8 @@ def own_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(run: Path) -> Any:
     from lmms_eval.models import get_model
 
-    return get_model(manifest.MODEL_ID)(run=str(run), batch_size="2")
+    # As the command line has it; the folder's name holds a comma and an equals sign.
+    return get_model(manifest.MODEL_ID).create_from_arg_string(f'run="{run}"', {"batch_size": "2", "device": None})
 
 
 def evaluated(model: Any, folder: Path, task: str) -> dict[str, Any]:
