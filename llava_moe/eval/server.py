@@ -48,9 +48,12 @@ class ChatServer:
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.address)
+        try:
+            parts = urllib.parse.urlsplit(self.address)
+        except ValueError:
+            parts = urllib.parse.urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"model.endpoint={self.address}: give an address such as http://localhost:8000/v1")
+            raise UserError("model.endpoint= is no address: give one such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query:
             raise UserError(
                 f"model.endpoint at {parts.hostname}: give the address without name, password or query; a key comes "
