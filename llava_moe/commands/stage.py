@@ -19,6 +19,7 @@ from llava_moe.commands.processes import Processes, zero_of
 from llava_moe.commands.settings import mixture_of, optimizer_of
 from llava_moe.commands.stage_data import OpenData, open_data, open_quarantine, refuse_changed_data
 from llava_moe.commands.stage_run import StageRun
+from llava_moe.commands.stage_validation import check_validation, open_validation
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
@@ -40,6 +41,7 @@ def check_stage(config: Mapping[str, Any]) -> None:
     """
     recipe = recipe_of(config)
     trainable_parts(config)
+    check_validation(config)
     for source in mixture_of(config).sources:
         find_files(source)
     if recipe.init_from is not None:
@@ -114,14 +116,20 @@ def _train_locked(
         write_atomically(
             folder / "environment.json", json.dumps(describe_environment(config, assembled.model), indent=1)
         )
+    objective = objective_of(assembled)
+    steps = schedule.num_steps
+    validation = open_validation(
+        config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
+    )
     run = StageRun(
-        config, folder, title, engine, write_weights, stream, quarantine, schedule, state, console, stop_signals
+        *(config, folder, title, engine, write_weights, stream, quarantine, schedule, state, console, stop_signals),
+        validation,
     )
     with run, stop_signals.deferred():
         state = train(
             engine,
             stream,
-            objective_of(assembled),
+            objective,
             schedule,
             [group.learning_rate for group in groups],
             run,
@@ -132,6 +140,7 @@ def _train_locked(
                 max_nonfinite_steps=config["train"]["max_nonfinite_steps"],
             ),
             state,
+            run.validate,
         )
     if processes.rank == 0:
         write_atomically(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))

@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
+from llava_moe.commands.stage_validation import StageValidation
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.stream import StepStream
 from llava_moe.train.checkpoint import WriteWeights, save_checkpoint
 from llava_moe.train.console import TrainingConsole
 from llava_moe.train.engine import Engine
-from llava_moe.train.log import JsonLines, LogSink, StepRecord, TensorBoard, WeightsAndBiases
+from llava_moe.train.log import JsonLines, LogSink, ScoreSink, StepRecord, TensorBoard, WeightsAndBiases
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 
@@ -36,16 +37,20 @@ class StageRun:
         state: RunState,
         console: Console,
         stop_signals: StopSignals,
+        validation: StageValidation | None = None,
     ) -> None:
         self.folder, self.engine, self.stream, self.quarantine_file = folder, engine, stream, quarantine
         self.keep_last = config["train"]["keep_last"]
         self.write_weights = write_weights
         self.started = time.monotonic()
         self.stop_signals = stop_signals
+        self.validation, self.best_step = validation, -1
         self.sinks: list[LogSink] = []
+        self.score_sinks: list[ScoreSink] = []
         if engine.rank == 0:
-            self.sinks = _sinks(config["log"], folder, config["stage"]["name"], state)
-            self.sinks.append(TrainingConsole(console, title, schedule.num_steps, state.step))
+            self.score_sinks = _viewers(config["log"], folder)
+            self.score_sinks.append(TrainingConsole(console, title, schedule.num_steps, state.step))
+            self.sinks = [JsonLines(folder / "log.jsonl", config["stage"]["name"], state.step), *self.score_sinks]
 
     def __enter__(self) -> StageRun:
         return self
@@ -53,6 +58,8 @@ class StageRun:
     def __exit__(self, *_: object) -> None:
         for sink in self.sinks:
             sink.close()
+        if self.validation is not None:
+            self.validation.close()
 
     @property
     def stop_asked(self) -> bool:
@@ -71,7 +78,20 @@ class StageRun:
             self.quarantine_file.add(bad)
 
     def save(self, state: RunState) -> None:
-        save_checkpoint(self.folder, self.engine, state, self.write_weights, self.keep_last)
+        is_best = state.step == self.best_step
+        save_checkpoint(self.folder, self.engine, state, self.write_weights, self.keep_last, is_best)
+
+    def validate(self, state: RunState) -> bool:
+        """Measure a state where that is due and not done; whether it is the best so far and wants a checkpoint."""
+        if self.validation is None or not self.validation.is_due(state.step):
+            return False
+        validation = self.validation.measure(state.step)
+        for sink in self.score_sinks:
+            sink.write_scores(state.step, validation.scores)
+        if not self.validation.is_best(validation):
+            return False
+        self.best_step = state.step
+        return True
 
     def name_samples(self, keys: Sequence[str], epoch: int, index: int) -> list[str]:
         plan = self.stream.mixture.plan(self.stream.indexes, epoch)
@@ -81,8 +101,8 @@ class StageRun:
         return [f"{self.stream.mixture.sources[s].name}/{self.stream.records[s][row].id}" for s, row in places]
 
 
-def _sinks(log: Mapping[str, Any], folder: Path, stage: str, state: RunState) -> list[LogSink]:
-    sinks: list[LogSink] = [JsonLines(folder / "log.jsonl", stage, state.step)]
+def _viewers(log: Mapping[str, Any], folder: Path) -> list[ScoreSink]:
+    sinks: list[ScoreSink] = []
     if log["tensorboard"]:
         sinks.append(TensorBoard(folder / "tensorboard"))
     if log["wandb"] in ("online", "offline"):

@@ -30,10 +30,24 @@ def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint under ``folder/checkpoints``, or None."""
     checkpoints = folder / "checkpoints"
     pointer = checkpoints / "last"
-    if pointer.is_file() and _is_complete(named := checkpoints / pointer.read_text().strip()):
+    if pointer.is_file() and is_complete(named := checkpoints / pointer.read_text().strip()):
         return named
     complete = _complete(checkpoints)
     return complete[-1] if complete else None
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies, if there is one."""
+    return folder / "checkpoints" / f"step-{step:06d}"
+
+
+def name_best(folder: Path, checkpoint: Path | None) -> None:
+    """Make ``best`` the name of a checkpoint, which is then never pruned; None: there is no best."""
+    pointer = folder / "checkpoints" / "best"
+    if checkpoint is None:
+        pointer.unlink(missing_ok=True)
+    else:
+        write_atomically(pointer, checkpoint.name + "\n")
 
 
 def stage_folders(folder: Path) -> list[Path]:
@@ -47,17 +61,23 @@ def stage_folders(folder: Path) -> list[Path]:
 
 
 def _complete(checkpoints: Path) -> list[Path]:
-    return sorted(path for path in checkpoints.glob("step-*") if _is_complete(path))
+    return sorted(path for path in checkpoints.glob("step-*") if is_complete(path))
 
 
-def _is_complete(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
     return (path / MARKER).is_file()
 
 
 def save_checkpoint(
-    folder: Path, engine: Engine, state: RunState, write_weights: WriteWeights, keep_last: int = 2
+    folder: Path,
+    engine: Engine,
+    state: RunState,
+    write_weights: WriteWeights,
+    keep_last: int = 2,
+    is_best: bool = False,
 ) -> Path:
-    """Write a checkpoint and make it ``last``; all ranks call it.
+    """Write a checkpoint and make it ``last``, and ``best`` if it is; all ranks call it.
 
     Nothing that was there is touched before the new one is complete: a kill or a full disk at any moment leaves the
     older checkpoint and ``last`` as they were.
@@ -66,7 +86,7 @@ def save_checkpoint(
         UserError: the disk is full or not writable.
     """
     checkpoints = folder / "checkpoints"
-    final = checkpoints / f"step-{state.step:06d}"
+    final = checkpoint_of(folder, state.step)
     partial = checkpoints / f".step-{state.step:06d}.partial"
     tensors = engine.trained_tensors()
     try:
@@ -84,6 +104,8 @@ def save_checkpoint(
         engine.barrier()
         if engine.rank == 0:
             _publish(partial, final, checkpoints)
+            if is_best:
+                name_best(folder, final)
             _prune(checkpoints, final, keep_last)
         engine.barrier()
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -55,6 +56,10 @@ class TrainingConsole:
             self.console.print(
                 f"{self.title} {step}/{self.num_steps} {self._status()} left {_clock(left)}", highlight=False
             )
+
+    def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name.count(".") < 2)
+        self.console.print(f"{self.title} {step}/{self.num_steps} validation: {shown}", highlight=False, markup=False)
 
     def close(self) -> None:
         if self.progress is not None:

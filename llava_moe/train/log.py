@@ -8,7 +8,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,7 @@ class StepRecord:
             "peak_memory_bytes": peak_memory_bytes(),
             "sample_hash": sample_hash(keys),
             "rows": int(sums.scalar("rows")),
-            "domains": _by_domain(sums, domains),
+            "domains": loss_by_domain(sums, domains),
         }
         if expert_tokens is not None and expert_entropy is not None:
             record["experts"] = _by_layer(expert_tokens, expert_entropy, layer_names, num_experts, domains)
@@ -82,7 +82,8 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _by_domain(sums: StepSums, domains: Sequence[str]) -> dict[str, Any]:
+def loss_by_domain(sums: StepSums, domains: Sequence[str]) -> dict[str, Any]:
+    """The ledger of each domain with samples: mean loss in nats, supervised tokens, samples."""
     ledger = {}
     for number, name in enumerate(domains):
         supervised = int(sums.supervised_D[number])
@@ -172,6 +173,12 @@ def scalars_of(record: StepRecord) -> dict[str, float]:
     return flat
 
 
+class ScoreSink(LogSink, Protocol):
+    """Somewhere records and the scores of a validation go."""
+
+    def write_scores(self, step: int, scores: Mapping[str, float]) -> None: ...
+
+
 class TensorBoard:
     """Scalars for TensorBoard (``log.tensorboard=true``)."""
 
@@ -185,6 +192,10 @@ class TensorBoard:
     def write(self, record: StepRecord) -> None:
         for key, value in scalars_of(record).items():
             self.writer.add_scalar(key, value, record.fields["step"])
+
+    def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        for name, value in scores.items():
+            self.writer.add_scalar(f"validation/{name}", value, step)
 
     def close(self) -> None:
         self.writer.close()
@@ -202,6 +213,9 @@ class WeightsAndBiases:
 
     def write(self, record: StepRecord) -> None:
         self.run.log(scalars_of(record), step=record.fields["step"])
+
+    def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        self.run.log({f"validation/{name}": value for name, value in scores.items()}, step=step)
 
     def close(self) -> None:
         self.run.finish()

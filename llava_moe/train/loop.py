@@ -125,8 +125,12 @@ def train(
     run: Run,
     settings: LoopSettings,
     state: RunState,
+    validate: Callable[[RunState], bool] | None = None,
 ) -> RunState:
     """Train from ``state`` to ``schedule.num_steps`` and return the last state.
+
+    Args:
+        validate: measures a state where that is due and not done; True asks for a checkpoint of it.
 
     Raises:
         StoppedBySignalError: a signal asked for a stop; a checkpoint was saved at the step boundary.
@@ -134,6 +138,9 @@ def train(
     """
     engine.module.train()
     first_step = state.step
+    # A run that was stopped at this step has yet to measure it.
+    if validate is not None and first_step and validate(state):
+        run.save(state)
     while state.step < schedule.num_steps:
         started = time.perf_counter()
         for step in stream.iterate(state.epoch, state.epoch_step):
@@ -145,9 +152,10 @@ def train(
             if outcome.stop_asked:
                 run.save(state)
                 raise StoppedBySignalError(f"stopped at step {state.step} with a checkpoint saved")
+            is_wanted = validate is not None and validate(state)
             if state.step == schedule.num_steps:
                 break
-            if settings.save_every and state.step % settings.save_every == 0:
+            if is_wanted or (settings.save_every and state.step % settings.save_every == 0):
                 run.save(state)
             # The wait for data counts: without it a run that starves for images would look fast.
             started = time.perf_counter()
