@@ -1,0 +1,179 @@
+"""One, two and three processes, batches of 1 and 8, killed and resumed: the same answers and scores, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from llava_moe.cli import run
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+NUM_QUESTIONS = 60
+WORDS = ["square", "circle", "red", "blue", "three", "bars", "small", "Axial", "number", "left of"]
+
+
+@pytest.fixture(scope="module")
+def words(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Words that score a tiny LLaVA-MoLE run on charts of our own."""
+    folder = tmp_path_factory.mktemp("scored")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAVA_MOE_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        assert run(["train", *words_for_tiny, f"out={folder / 'run'}"]) == 0
+    stir(folder / "run")
+    write_charts(folder / "charts")
+    return [
+        *(f"run={folder / 'run'}", "benchmarks=[chartqa]", f"benchmark_paths.chartqa={folder / 'charts'}"),
+        *("protocol=lmms_eval", "dtype=fp32", "num_threads=1"),
+    ]
+
+
+def stir(folder: Path) -> None:
+    """Add noise to what was trained: answers then hang on every token and pixel, where a tiny model's are all alike."""
+    generator = torch.Generator().manual_seed(0)
+    newest = folder / "checkpoints" / (folder / "checkpoints" / "last").read_text().strip()
+    for path in (newest / "adapter" / "adapter_model.safetensors", newest / "projector.safetensors"):
+        tensors = {
+            name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
+            for name, tensor in load_file(path).items()
+        }
+        save_file(tensors, path, metadata={"format": "pt"})
+
+
+def write_charts(folder: Path) -> None:
+    """Questions of many lengths in ChartQA's layout, two about each image."""
+    generator = np.random.default_rng(0)
+    (folder / "png").mkdir(parents=True)
+    rows: dict[str, list[dict[str, str]]] = {"human": [], "augmented": []}
+    for number in range(NUM_QUESTIONS):
+        name = f"{number // 2}.png"
+        pixels = generator.integers(0, 256, (20 + number % 7, 31, 3)) * generator.integers(0, 2, 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "png" / name)
+        question = "What colour is the " + " ".join(generator.choice(WORDS, 1 + number * 5 % 17)) + "?"
+        rows["human" if number % 3 else "augmented"].append({"imgname": name, "query": question, "label": str(number)})
+    for part, of_part in rows.items():
+        (folder / f"test_{part}.json").write_text(json.dumps(of_part))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_ranks(world: int, words: list[str], out: Path) -> list[subprocess.Popen[str]]:
+    """Real processes that meet over gloo, told of each other as launchers tell them."""
+    meeting = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "llava_moe", "eval", *words, f"out={out}"],
+            env=os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def scored_by_ranks(world: int, words: list[str], out: Path) -> dict[str, str]:
+    told = [process.communicate(timeout=240)[0] for process in start_ranks(world, words, out)]
+    assert "scores and answers" in told[0], told
+    assert all("scores and answers" not in text for text in told[1:])
+    return files_of(out)
+
+
+def files_of(out: Path) -> dict[str, str]:
+    """What an evaluation leaves, without what tells how it was run."""
+    files = {path.name: path.read_text() for path in (out / "eval").iterdir()}
+    result = json.loads(files["chartqa.json"])
+    assert result["facts"]["num_questions"] == NUM_QUESTIONS
+    headline = json.loads(files["results.json"])["chartqa"]
+    for kept in (result, headline):
+        del kept["seconds"], kept["answered_by"]
+    return {**files, "chartqa.json": json.dumps(result), "results.json": json.dumps(headline)}
+
+
+@pytest.fixture(scope="module")
+def expected(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What one process makes of it, a question at a time."""
+    out = tmp_path_factory.mktemp("alone")
+    assert run(["eval", *words, "batch_size=1", f"out={out}"]) == 0
+    files = files_of(out)
+    assert set(files) == {"chartqa.answers.jsonl", "chartqa.json", "results.json"}
+    answers = [json.loads(line) for line in files["chartqa.answers.jsonl"].splitlines()]
+    assert [answer["question_id"] for answer in answers] == [str(number) for number in range(NUM_QUESTIONS)]
+    texts = [answer["prediction"] for answer in answers]
+    assert len(set(texts)) > NUM_QUESTIONS // 3, f"the test would prove nothing: {texts}"
+    return files
+
+
+def test_batches_of_eight_answer_as_questions_alone(words: list[str], expected: dict[str, str], tmp_path: Path) -> None:
+    assert run(["eval", *words, "batch_size=8", f"out={tmp_path}"]) == 0
+    assert files_of(tmp_path) == expected
+
+
+def test_two_ranks_of_torchrun_write_what_one_process_writes(
+    words: list[str], expected: dict[str, str], tmp_path: Path
+) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    finished = subprocess.run(
+        [*launcher, "-m", "llava_moe", "eval", *words, "batch_size=8", f"out={tmp_path}"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert finished.stdout.count("scores and answers") == 1
+    assert json.loads((tmp_path / "eval" / "chartqa.json").read_text())["answered_by"]["num_processes"] == 2
+    assert files_of(tmp_path) == expected
+
+
+def test_three_killed_ranks_are_gone_on_from_by_two(words: list[str], expected: dict[str, str], tmp_path: Path) -> None:
+    ranks = start_ranks(3, [*words, "batch_size=1"], tmp_path)
+    path = tmp_path / "eval" / "chartqa.answers.jsonl"
+    parts = [path, *(path.with_name(f"chartqa.answers.part{rank}.jsonl") for rank in (1, 2))]
+    until = time.monotonic() + 240
+    while time.monotonic() < until and not all(part.exists() and part.stat().st_size for part in parts):
+        assert any(process.poll() is None for process in ranks)
+        time.sleep(0.002)
+    for process in ranks:
+        process.send_signal(signal.SIGKILL)
+    for process in ranks:
+        process.communicate()
+    kept = sum(part.read_text().count("\n") for part in parts)
+    assert 3 <= kept < NUM_QUESTIONS
+    with parts[1].open("a") as file:
+        file.write('{"question_id": "cut sho')
+    assert scored_by_ranks(2, [*words, "batch_size=8"], tmp_path) == expected
+
+
+def test_one_process_goes_on_where_several_stopped(words: list[str], expected: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "eval").mkdir()
+    lines = expected["chartqa.answers.jsonl"].splitlines(keepends=True)
+    for name, some in (("", lines[3:20]), (".part2", lines[18:30]), (".part7", lines[50:])):
+        (tmp_path / "eval" / f"chartqa.answers{name}.jsonl").write_text("".join(some))
+    assert run(["eval", *words, "batch_size=8", f"out={tmp_path}"]) == 0
+    assert files_of(tmp_path) == expected
+
+
+def test_what_the_user_must_mend_is_told_once_by_many_ranks(words: list[str], tmp_path: Path) -> None:
+    processes = start_ranks(2, [*words, "batch_size=0"], tmp_path)
+    told = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "batch_size=0: give" in told[0] and told[0].count("\n") == 1
+    assert told[1] == ""
