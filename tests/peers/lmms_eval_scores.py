@@ -169,20 +169,22 @@ def score_with_lmms_eval(run: Path, data: Path, out: Path, launcher: Sequence[st
     return {name: {key.split(",")[0]: value for key, value in found[name].items()} for name in BENCHMARKS}
 
 
-def predictions_of_lmms_eval(out: Path, name: str) -> dict[str, str]:
-    """Question id to answer, from the samples that ``--log_samples`` writes."""
+def predictions_of_lmms_eval(out: Path, name: str) -> list[str]:
+    """The answers in the order of the questions, from the samples that ``--log_samples`` writes."""
     (samples,) = out.rglob(f"*_samples_{name}.jsonl")
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
-    return {row["doc"]["id"]: row["filtered_resps"][0].strip() for row in rows}
+    said = {row["doc_id"]: row["filtered_resps"] for row in rows}
+    assert len(said) == len(rows), f"{samples}: a question stands twice"
+    return [said[number] for number in range(len(rows))]
 
 
 def differences(ours: Path, theirs: Path) -> Iterator[str]:
     """Every question whose answers differ, in a line."""
     for name in BENCHMARKS:
-        said = predictions_of_lmms_eval(theirs, name)
-        for answer in read_answers(ours / "eval" / f"{name}.answers.jsonl"):
-            if said[answer.question_id] != answer.prediction:
-                yield f"{name} {answer.question_id}: {answer.prediction!r} ours, {said[answer.question_id]!r} theirs"
+        answers = read_answers(ours / "eval" / f"{name}.answers.jsonl")
+        for answer, said in zip(answers, predictions_of_lmms_eval(theirs, name), strict=True):
+            if said != answer.prediction:
+                yield f"{name} {answer.question_id}: {answer.prediction!r} ours, {said!r} theirs"
 
 
 def main(run: Path, folder: Path) -> int:
