@@ -120,8 +120,17 @@ def _render_plain(turns: tuple[Turn, ...]) -> Rendered:
 
 
 _JINJA_V1 = """\
-{%- if SYSTEM %}{{ SYSTEM + ' ' }}{% endif -%}
-{%- for message in messages -%}
+{%- set opening = SYSTEM -%}
+{%- set turns = messages -%}
+{%- if messages and messages[0]['role'] == 'system' -%}
+{%- set opening = messages[0]['content'] -%}
+{%- if opening is not string -%}
+{%- set opening = opening | map(attribute='text') | join('\\n') -%}
+{%- endif -%}
+{%- set turns = messages[1:] -%}
+{%- endif -%}
+{%- if opening %}{{ opening + ' ' }}{% endif -%}
+{%- for message in turns -%}
 {%- if message['content'] is string -%}
 {%- set images = message['content'].count('<image>') -%}
 {%- set text = message['content'].replace('<image>', '') -%}
@@ -159,6 +168,7 @@ def chat_template(template: Template) -> str:
     """Jinja source for a Hugging Face processor that writes what ``template`` writes.
 
     Message contents may be strings with ``<image>`` or lists of ``{"type": "image"}`` and ``{"type": "text", ...}``.
+    A first message of the role ``system`` takes the place of the template's own sentence.
     Turns are taken as settled: roles must alternate already.
     """
     if template.kind == "plain":
