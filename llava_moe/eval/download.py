@@ -14,7 +14,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -46,6 +46,7 @@ class Download:
         cache: folder that Parquet and TSV files are laid out in.
         remedy: how to get the data, for messages.
         missing: images that rows name and that are not there.
+        reading: the file and record that was read last, for messages.
     """
 
     name: str
@@ -53,8 +54,8 @@ class Download:
     cache: Path
     remedy: str
     missing: list[str] = field(default_factory=list)
+    reading: str = ""
     _files: list[str] | None = None
-    _reading: str = ""
 
     def find(self, *patterns: str) -> list[str]:
         """Files that the first pattern matches that matches any; a pattern is the end of a path (``en/dev-*.tsv``).
@@ -82,8 +83,8 @@ class Download:
         if not is_address(self.place) and not Path(self.place).expanduser().exists():
             where = f"{self.place} does not exist"
         raise UserError(
-            f"benchmark {self.name}: {where}; {self.remedy}, or name another place with "
-            f"benchmark_paths={{{self.name}: FOLDER}}"
+            f"benchmark {self.name}: {where}; {self.remedy}, or say where the data lies: LLAVA_MOE_BENCHMARKS, or "
+            f"benchmark_paths={{{self.name}: FOLDER}} of llava-moe eval"
         )
 
     def rows(self, file: str) -> Iterator[Row]:
@@ -94,9 +95,9 @@ class Download:
         """
         found = self._laid_out(file) if file.endswith((".parquet", ".tsv")) else _json_rows(file)
         for number, row in enumerate(found, start=1):
-            self._reading = f"{file}, record {number}"
+            self.reading = f"{file}, record {number}"
             if not isinstance(row, dict):
-                raise UserError(f"{self._reading}, is no object with fields; fetch the file again")
+                raise UserError(f"{self.reading}, is no object with fields; fetch the file again")
             yield row
 
     def cell(self, row: Row, *columns: str) -> Any:
@@ -109,7 +110,7 @@ class Download:
             if row.get(column) is not None:
                 return row[column]
         raise UserError(
-            f"benchmark {self.name}: {self._reading}, has no {' or '.join(columns)}, only "
+            f"benchmark {self.name}: {self.reading}, has no {' or '.join(columns)}, only "
             f"{', '.join(sorted(row))[:200]}; the file is not of this benchmark, or damaged"
         )
 
@@ -119,7 +120,8 @@ class Download:
 
     def whole(self, file: str) -> Any:
         """What a JSON file holds, as one value; raises as :func:`rows` does."""
-        return next(raw_records(file))
+        self.reading = file
+        return next(iter(_json_values(file)))
 
     def bytes_of(self, file: str) -> bytes:
         """A whole binary file; raises ``UserError`` where it cannot be read."""
@@ -198,11 +200,24 @@ def texts_of(value: Any) -> tuple[str, ...]:
 
 
 def _json_rows(file: str) -> Iterator[Any]:
-    for record in raw_records(file):
+    for record in _json_values(file):
         inner = None
         if isinstance(record, dict):
             inner = next((record[key] for key in _LISTS if isinstance(record.get(key), list)), None)
         yield from [record] if inner is None else inner
+
+
+def _json_values(file: str) -> Iterable[Any]:
+    if file.endswith(".jsonl"):
+        return raw_records(file)
+    with open_raw(file) as opened:
+        text = opened.read()
+    try:
+        # Annotations of a whole benchmark are one object: read at once, in half the time.
+        value = json.loads(text.decode("utf-8-sig"))
+    except ValueError:
+        return raw_records(file)  # JSON Lines behind the name of JSON; of a damaged file it says where
+    return value if isinstance(value, list) else [value]
 
 
 def _lay_out(file: str, folder: Path) -> None:

@@ -259,13 +259,19 @@ def open_published(
     """
     download = Download(name, place, cache, page.remedy)
     items: dict[str, Item] = {}
-    for item in page.read(download):
-        if item.id in items:
-            raise UserError(
-                f"benchmark {name}: question id {item.id!r} stands twice in {place}; remove one of the two, answers "
-                "are kept by id"
-            )
-        items[item.id] = item
+    try:
+        for item in page.read(download):
+            if item.id in items:
+                raise UserError(
+                    f"benchmark {name}: question id {item.id!r} stands twice in {place}; remove one of the two, "
+                    "answers are kept by id"
+                )
+            items[item.id] = item
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"benchmark {name}: {download.reading or place} is not as its source publishes it "
+            f"({type(error).__name__}: {str(error)[:100]}); {page.remedy}"
+        ) from error
     if not items:
         raise UserError(f"benchmark {name}: {place} holds no question; {page.remedy}")
     if protocol is not MIXLORA and any(item.is_ready for item in items.values()):

@@ -87,6 +87,25 @@ def test_a_record_that_lacks_a_column_is_named_with_what_it_has(tmp_path: Path, 
     assert "test-00000-of-00001.parquet, record 1, has no question, only answer, image, prompt" in found
 
 
+@pytest.mark.parametrize(
+    ("name", "layout", "file", "old", "new"),
+    [
+        ("scienceqa_img", "official", "pid_splits.json", '"test"', '"tset"'),
+        ("scienceqa_img", "official", "problems.json", '"answer": 1', '"answer": 9'),
+        ("mmbench", "tsv", "mmbench_dev_20230712.tsv", "3000241\t", "no number\t"),
+        ("pope", "official", "coco/coco_pope_popular.json", '"text"', '"txt"'),
+        ("textvqa", "official", "TextVQA_Rosetta_OCR_v0.2_val.json", '"ocr_tokens"', '"tokens"'),
+        ("pathvqa", "llava_med", "test.json", '"value"', '"text"'),
+    ],
+)
+def test_data_in_another_shape_is_one_line(name, layout, file, old, new, tmp_path: Path, line) -> None:
+    place = LAYOUTS[name][layout](tmp_path / "data")
+    path = Path(place) / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    found = line(name, place)
+    assert "is not as its source publishes it" in found and path.name in found
+
+
 def test_a_damaged_json_line_is_named(tmp_path: Path, line) -> None:
     place = LAYOUTS["vsr"]["jsonl"](tmp_path)
     path = tmp_path / "test.jsonl"
@@ -158,6 +177,16 @@ def test_unknown_names_are_one_line_with_the_nearest() -> None:
         open_benchmark("pathvga")
     with pytest.raises(UserError, match=r"benchmark_paths: chart_qa does not exist \(did you mean chartqa\?\)"):
         open_benchmark("demo", places=Places(paths={"chart_qa": "x"}))
+
+
+def test_a_folder_at_an_address_is_read_as_a_folder_here(tmp_path: Path) -> None:
+    place = LAYOUTS["mmbench"]["lmms_lab"](tmp_path / "data")
+    here, there = (
+        open_benchmark("mmbench_cn", places=Places(paths={"mmbench": where}, cache=tmp_path / "cache"))
+        for where in (str(place), Path(place).as_uri())
+    )
+    assert [question.prompt for question in here.questions()] == [question.prompt for question in there.questions()]
+    assert there.facts.place.startswith("file://")
 
 
 def test_images_by_path_are_not_read_from_an_address(tmp_path: Path, line) -> None:
