@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Facts, ScoreRow
 from llava_moe.eval.bootstrap import NUM_RESAMPLES, Interval, interval_of, resample
 from llava_moe.eval.disagreements import Disagreement, find_disagreements
 from llava_moe.eval.guesses import guessed_answers
 from llava_moe.eval.scored import ScoredRun, asked_alike, open_each, restricted, shared_questions
 from llava_moe.eval.sheet import Sheet, make_sheet, scores_of
-from llava_moe.eval.statistics import Statistic, find_statistic, statistic_of
+from llava_moe.eval.statistics import Statistic, find_statistics, statistic_of
 from llava_moe.eval.table import POINTS
 
 
@@ -140,9 +141,7 @@ def compare_benchmark(
     if len(asked) < max(len(run.answers) for run in runs):
         notes.append(f"Compared on the {len(asked):,} questions that were put alike to all runs.")
     sheet = make_sheet(benchmark, restricted(runs[0], asked).answers)
-    table = _Table(
-        runs[0].result, sheet, [_measured(run, one, sheet) for run, one in zip(runs, benchmarks, strict=True)]
-    )
+    table = _settled(runs, benchmarks, sheet)
     baselines = _baselines(benchmark, runs[0], table, asked, blind)
     rows = table.rows(baselines, num_resamples, seed)
     if any(cell.value is not None and cell.interval is None for row in rows for cell in row.cells):
@@ -167,7 +166,6 @@ class _Measured:
     """A run's statistics over the sheet's questions, and the values that its result holds."""
 
     statistics: Mapping[Key, Statistic]
-    forms: Mapping[Key, int]
     published: Mapping[Key, float]
     is_whole: bool
 
@@ -178,22 +176,38 @@ class _Measured:
         return self.published.get(key) if self.is_whole else None
 
 
-def _measured(run: ScoredRun, benchmark: Benchmark | None, shared: Sheet) -> _Measured:
-    """Statistics are found on the run's own draw, where its result says what they must give, then narrowed."""
+def _settled(runs: Sequence[ScoredRun], benchmarks: Sequence[Benchmark | None], sheet: Sheet) -> _Table:
+    """Every run measured over the sheet, each measure in a form that gives all of the runs' published values."""
+    found = [_found(run, benchmark, sheet) for run, benchmark in zip(runs, benchmarks, strict=True)]
+    forms: dict[Key, int] = {}
+    for key, known in found[0].items():
+        fitting = [form for form in known if all(form in other.get(key, {}) for other in found)]
+        if fitting:
+            forms[key] = fitting[0]
+    measured = []
+    for run, of_run in zip(runs, found, strict=True):
+        published = {
+            (row.domain, name): one.value for row in _domain_rows(run.result) for name, one in row.measures.items()
+        }
+        is_whole = len(sheet.ids) == sum(not is_twin(name) for name in run.answers)
+        measured.append(_Measured({key: of_run[key][form] for key, form in forms.items()}, published, is_whole))
+    return _Table(runs[0].result, sheet, measured, forms)
+
+
+def _found(run: ScoredRun, benchmark: Benchmark | None, shared: Sheet) -> dict[Key, dict[int, Statistic]]:
+    """Statistics found on the run's own draw, where its result says what they must give, narrowed to the sheet."""
     own = make_sheet(benchmark, run.answers)
     scores = scores_of(benchmark, own, run.answers)
     place = {name: number for number, name in enumerate(own.ids)}
     chosen_N = np.asarray([place[name] for name in shared.ids], dtype=np.int64)
-    statistics, forms, published = {}, {}, {}
+    found = {}
     for row in _domain_rows(run.result):
         for name, measure in row.measures.items():
-            key = (row.domain, name)
-            published[key] = measure.value
-            found = find_statistic(name, row.domain, own, scores, measure.value)
-            if found is not None:
-                forms[key], whole = found
-                statistics[key] = Statistic(whole.terms_NK[chosen_N], whole.combine)
-    return _Measured(statistics, forms, published, is_whole=len(shared.ids) == len(own.ids))
+            fitting = find_statistics(name, row.domain, own, scores, measure.value)
+            found[row.domain, name] = {
+                form: Statistic(whole.terms_NK[chosen_N], whole.combine) for form, whole in fitting.items()
+            }
+    return found
 
 
 def _domain_rows(result: BenchmarkResult) -> list[ScoreRow]:
@@ -207,6 +221,7 @@ class _Table:
     result: BenchmarkResult
     sheet: Sheet
     runs: Sequence[_Measured]
+    forms: Mapping[Key, int]
 
     def rows(self, baselines: Mapping[str, _Measured], num_resamples: int, seed: int) -> tuple[ComparedRow, ...]:
         values = self._resampled(num_resamples, seed)
@@ -272,7 +287,7 @@ def _applied(benchmark: Benchmark | None, table: _Table, answers: Mapping[str, A
     scores = scores_of(benchmark, table.sheet, answers)
     statistics = {
         key: statistic
-        for key, form in table.runs[0].forms.items()
+        for key, form in table.forms.items()
         if (statistic := statistic_of(form, key[1], key[0], table.sheet, scores)) is not None
     }
-    return _Measured(statistics, {}, {}, is_whole=False)
+    return _Measured(statistics, {}, is_whole=False)

@@ -68,13 +68,13 @@ def split_scores(run: ScoredRun, benchmark: Benchmark, kinds: Mapping[str, str])
                 num = int((leaked_N & sheet.inside(row.domain)).sum())
                 rows.append(SplitScore(row.domain, name, measure.num_questions, num, measure.value, None, None))
                 continue
-            terms_NK, combine = found[1].terms_NK, found[1].combine
+            terms_NK, combine = found.terms_NK, found.combine
             inside, outside = Statistic(terms_NK[leaked_N], combine), Statistic(terms_NK[~leaked_N], combine)
             rows.append(
                 SplitScore(
                     domain=row.domain,
                     measure=name,
-                    num_questions=found[1].num_questions,
+                    num_questions=found.num_questions,
                     num_leaked=inside.num_questions,
                     value=measure.value,
                     without=_known(outside),

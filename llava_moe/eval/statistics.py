@@ -41,22 +41,27 @@ class Statistic:
         return int((self.terms_NK != 0).any(axis=1).sum())
 
 
-def find_statistic(
-    name: str, domain: str, sheet: Sheet, scores: Scores, expected: float
-) -> tuple[int, Statistic] | None:
-    """The statistic that gives the measure's published value, with its form, or None where none known here does.
+def find_statistics(name: str, domain: str, sheet: Sheet, scores: Scores, expected: float) -> dict[int, Statistic]:
+    """The statistics that give the measure's published value, by form; empty where none known here does.
 
-    A measure that this module has no terms for is thus shown as its benchmark computed it, without an interval.
+    A measure that this module has no terms for is thus shown as its benchmark computed it, without an interval. Few
+    answers may fit several forms; what is compared must be of one form.
 
     Args:
         name: the measure.
         domain: the row that it stands in.
         expected: what the benchmark itself made of the same answers.
     """
-    for form, statistic in enumerate(_candidates(name, domain, sheet, scores)):
-        if abs(statistic.value() - expected) <= TOLERANCE * max(1.0, abs(expected)):
-            return form, statistic
-    return None
+    return {
+        form: statistic
+        for form, statistic in enumerate(_candidates(name, domain, sheet, scores))
+        if abs(statistic.value() - expected) <= TOLERANCE * max(1.0, abs(expected))
+    }
+
+
+def find_statistic(name: str, domain: str, sheet: Sheet, scores: Scores, expected: float) -> Statistic | None:
+    """The likeliest of :func:`find_statistics`."""
+    return next(iter(find_statistics(name, domain, sheet, scores, expected).values()), None)
 
 
 def statistic_of(form: int, name: str, domain: str, sheet: Sheet, scores: Scores) -> Statistic | None:
@@ -68,6 +73,10 @@ def _candidates(name: str, domain: str, sheet: Sheet, scores: Scores) -> Iterato
     inside_N = sheet.inside(domain)
     if name in scores:
         yield Statistic(_mean_terms(scores[name], inside_N), ratio)
+        if domain == ALL_DOMAINS:
+            # POPE's sets count alike whatever their sizes.
+            num_parts = len(set(sheet.domains))
+            yield _over_parts(sheet, lambda part_N: _mean_terms(scores[name], part_N), ratio, 1 / num_parts)
     if name == "mmbench_circular" and "mmbench_rotation_accuracy" in scores:
         yield Statistic(_group_terms(scores["mmbench_rotation_accuracy"], sheet, inside_N), ratio)
     if name == "tiny_lvlm_overall" and "tiny_lvlm_word_match" in scores:
@@ -77,10 +86,10 @@ def _candidates(name: str, domain: str, sheet: Sheet, scores: Scores) -> Iterato
     prefix, _, kind = name.partition("_")
     if kind in YES_NO and f"{prefix}_accuracy" in scores:
         terms_NK = _yes_no_terms(prefix, sheet, scores)
-        yield Statistic(terms_NK * inside_N[:, None], YES_NO[kind])
         if domain == ALL_DOMAINS:
             num_parts = len(set(sheet.domains))
             yield _over_parts(sheet, lambda part_N: terms_NK * part_N[:, None], YES_NO[kind], 1 / num_parts)
+        yield Statistic(terms_NK * inside_N[:, None], YES_NO[kind])
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
