@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from llava_moe.assemble import Assembled, open_checkpoint, restore
 from llava_moe.errors import UserError
+from llava_moe.eval.generate import with_system
 from llava_moe.lmms.answering import Replies
 
 AUTOMATIC_BATCH = 32
@@ -35,6 +37,7 @@ class LlavaMoe(lmms):
         device: None: the GPU of this rank, or the CPU.
         batch_size: questions answered together; ``auto`` is 32.
         seed: of sampled answers, for tasks that sample.
+        system: the sentence before the question, or a file that holds it; None: the one the model was trained with.
 
     Raises:
         UserError: not exactly one model is named, an argument is unknown, or the folder holds no model.
@@ -51,19 +54,21 @@ class LlavaMoe(lmms):
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         seed: int = 0,
+        system: str | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
         if unknown:
             raise UserError(
-                f"model_args {', '.join(sorted(unknown))}: llava_moe knows run, pretrained, dtype, device, batch_size "
-                "and seed"
+                f"model_args {', '.join(sorted(unknown))}: llava_moe knows run, pretrained, dtype, device, batch_size, "
+                "seed and system"
             )
         if (run is None) == (pretrained is None):
             raise UserError("model_args: name one model: run=FOLDER, or pretrained= a LLaVA checkpoint's folder")
         self.batch_size = _read_batch_size(batch_size, max_batch_size)
         self.device = torch.device(device or _device_of_rank())
         self._seed = seed
+        self._system = None if system is None else self._resolve_system_prompt(_unquoted(system))
         self._assembled: Assembled | None = (
             restore(_unquoted(run), self.device, dtype)
             if pretrained is None
@@ -98,8 +103,9 @@ class LlavaMoe(lmms):
     @contextmanager
     def _replies(self, total: int | None) -> Iterator[Replies]:
         assert self._assembled is not None, "asked after clean()"
+        assembled = replace(self._assembled, encoder=with_system(self._assembled.encoder, self._system))
         with tqdm(total=total, desc="llava_moe", disable=self.rank != 0) as bar:
-            yield Replies(self._assembled, self.task_dict, self.batch_size, self._seed, lambda done: bar.update(done))
+            yield Replies(assembled, self.task_dict, self.batch_size, self._seed, lambda done: bar.update(done))
 
 
 def _unquoted(path: object) -> str:

@@ -152,6 +152,16 @@ def test_a_task_of_text_alone_is_answered(model: Any, own_tasks: Path) -> None:
     assert len(samples) == 4 and all(isinstance(sample["filtered_resps"][0], str) for sample in samples)
 
 
+def test_a_system_prompt_replaces_the_models_own(run: Path, tmp_path: Path) -> None:
+    from lmms_eval.models import get_model
+
+    (tmp_path / "system.txt").write_text("Speak, briefly.\n")
+    for given in ("Speak, briefly.", str(tmp_path / "system.txt")):
+        model = get_model(manifest.MODEL_ID)(run=str(run), system=given)
+        with model._replies(0) as replies:
+            assert replies.assembled.encoder.template.system == "Speak, briefly."
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
