@@ -21,6 +21,7 @@ from llava_moe.commands.settings import cache_folder
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.blind import BLIND_FOLDER, BlindBenchmark
+from llava_moe.eval.generate import Answerer
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
 from llava_moe.eval.ranks import ALONE, Ranks, ToldElsewhereError
 from llava_moe.eval.run import ask_benchmark
@@ -120,7 +121,7 @@ def evaluate_run(
 
 
 def evaluate(
-    model: ScoredModel,
+    model: ScoredModel[Answerer],
     folder: Path,
     benchmarks: Sequence[Benchmark],
     console: Console,

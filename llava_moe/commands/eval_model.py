@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import torch
 
@@ -35,11 +35,14 @@ BELONGS_TO = {
 }
 
 
+Asked = TypeVar("Asked", bound=Answerer, covariant=True)
+
+
 @dataclass(frozen=True)
-class ScoredModel:
+class ScoredModel(Generic[Asked]):
     """Whom to ask, the name of its weights, and what results say of it."""
 
-    answerer: Answerer
+    answerer: Asked
     fingerprint: str
     facts: ModelFacts
 
@@ -76,7 +79,7 @@ def _ways(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"run": config["run"], "model.path": model["path"], "model.endpoint": model["endpoint"]}
 
 
-def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE) -> ScoredModel:
+def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE) -> ScoredModel[Answerer]:
     """Load the model that the settings name, or greet its server.
 
     Raises:
@@ -92,7 +95,9 @@ def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = A
     return scored_model(restore(config["run"], device, config["dtype"]), config["run"], batch_size, ranks)
 
 
-def scored_model(assembled: Assembled, source: str, batch_size: int = 32, ranks: Ranks = ALONE) -> ScoredModel:
+def scored_model(
+    assembled: Assembled, source: str, batch_size: int = 32, ranks: Ranks = ALONE
+) -> ScoredModel[LocalModel]:
     """A model of ours, asked as it was trained.
 
     Raises:
@@ -112,7 +117,7 @@ def scored_model(assembled: Assembled, source: str, batch_size: int = 32, ranks:
         batch_size=batch_size,
         num_processes=ranks.world,
     )
-    answerer = LocalModel(assembled.model, encoder, batch_size)
+    answerer = LocalModel(assembled.model, encoder, batch_size, shares_prefix=_is_causal(assembled))
     return ScoredModel(answerer, model_fingerprint(assembled.model), facts)
 
 
@@ -130,7 +135,7 @@ def server_of(given: Mapping[str, Any]) -> ChatServer:
     return ChatServer(given["endpoint"], given["name"], key, **settings)
 
 
-def _served(server: ChatServer, batch_size: int) -> ScoredModel:
+def _served(server: ChatServer, batch_size: int) -> ScoredModel[Answerer]:
     facts = ModelFacts(
         source=f"{server.model} at {server.address}",
         template=SERVERS_OWN,
@@ -143,7 +148,7 @@ def _served(server: ChatServer, batch_size: int) -> ScoredModel:
 
 def _checkpoint(
     given: Mapping[str, Any], dtype: str | None, device: torch.device, batch_size: int, ranks: Ranks
-) -> ScoredModel:
+) -> ScoredModel[Answerer]:
     from llava_moe.adapters.load import load_adapter_with_modules
     from llava_moe.assemble import open_checkpoint
 
@@ -162,7 +167,7 @@ def _checkpoint(
     template, place = _own_template(given["template"], places)
     plain = scored_model(replace(assembled, encoder=encoder), path, batch_size, ranks)
     facts = replace(plain.facts, adapter=peft or "", template=f"chat template of {place}" if template else "v1")
-    answerer = LocalModel(assembled.model, encoder, batch_size)
+    answerer = plain.answerer
     if template:
         answerer = replace(answerer, write_prompt=ChatPrompts(encoder, template, place))
     return ScoredModel(answerer, _asked_so(plain.fingerprint, template, mode), facts)
@@ -185,6 +190,13 @@ def _asked_so(fingerprint: str, template: str | None, mode: Literal["pad", "crop
     if template is None and mode == "pad":
         return fingerprint
     return hashlib.sha256(f"{fingerprint}|{mode}|{template}".encode()).hexdigest()[:16]
+
+
+def _is_causal(assembled: Assembled) -> bool:
+    """Whether no token depends on a later one: these adapters choose by the whole prompt."""
+    from llava_moe.adapters import MixLora, Mole
+
+    return not isinstance(assembled.attached.config, MixLora | Mole)
 
 
 def _dtype_of(assembled: Assembled) -> str:

@@ -23,6 +23,7 @@ from llava_moe.data.images import open_image
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.decoding import StopTexts, cut_at_stop, logits_processors
+from llava_moe.eval.prefix import order_by_image, read_prefix, shared_length
 from llava_moe.eval.ranks import ALONE, Ranks
 
 PromptWriter = Callable[[Question], np.ndarray]
@@ -54,6 +55,7 @@ class LocalModel:
     batch_size: int = 32
     image_root: str | None = None
     write_prompt: PromptWriter | None = None
+    shares_prefix: bool = False
 
     def answers(self, questions: Sequence[Question], ranks: Ranks) -> Iterator[list[Generated]]:
         """See :class:`Answerer`."""
@@ -64,6 +66,7 @@ class LocalModel:
             batch_size=self.batch_size,
             image_root=self.image_root,
             write_prompt=self.write_prompt,
+            shares_prefix=self.shares_prefix,
             ranks=ranks,
         )
 
@@ -92,6 +95,7 @@ def iterate_answers(
     batch_size: int = 32,
     image_root: str | None = None,
     write_prompt: PromptWriter | None = None,
+    shares_prefix: bool = False,
     ranks: Ranks = ALONE,
 ) -> Iterator[list[Generated]]:
     """Answers, one batch at a time, the longest prompts first so that memory runs out early or not at all.
@@ -108,6 +112,8 @@ def iterate_answers(
         batch_size: questions asked together.
         image_root: folder that image paths are relative to.
         write_prompt: what writes the prompts; None: the encoder, as training did.
+        shares_prefix: questions about one image are asked together, and it is read once for all of them; only for
+            models in which no token depends on a later one (see ``prefix.py``).
         ranks: the processes that share the batches; this one's are yielded.
 
     Raises:
@@ -120,11 +126,14 @@ def iterate_answers(
         raise ValueError("questions that are asked together must share their decoding")
     prompts = [*map(write_prompt or trained_prompts(encoder), questions)]
     _refuse_too_long(model, questions, prompts)
-    order = sorted(range(len(questions)), key=lambda index: (-len(prompts[index]), index))
+    lengths = [len(prompt) for prompt in prompts]
+    order = sorted(range(len(questions)), key=lambda index: (-lengths[index], index))
+    if shares_prefix:
+        order = order_by_image(questions, lengths)
     batches = ranks.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
 
-    def pixels_of(chosen: Sequence[int]) -> list[np.ndarray]:
-        return [encoder.transform(image) for index in chosen for image in _open_images(questions[index], image_root)]
+    def pixels_of(chosen: Sequence[int]) -> list[list[np.ndarray]]:
+        return [[*map(encoder.transform, _open_images(questions[index], image_root))] for index in chosen]
 
     # The images of the next batch are opened while this one is answered.
     with ThreadPoolExecutor(1) as opener:
@@ -135,7 +144,9 @@ def iterate_answers(
             if number + 1 < len(batches):
                 opened = opener.submit(pixels_of, batches[number + 1])
             asked = [questions[index] for index in chosen]
-            texts = _answer_batch(model, encoder, asked, [prompts[index] for index in chosen], pixels)
+            written = [prompts[index] for index in chosen]
+            num_shared = shared_length(asked, written, encoder.image_token_id) if shares_prefix else 0
+            texts = _answer_batch(model, encoder, asked, written, pixels, num_shared)
             yield [Generated(index, text) for index, text in zip(chosen, texts, strict=True)]
 
 
@@ -182,9 +193,17 @@ def _answer_batch(
     encoder: Encoder,
     questions: Sequence[Question],
     prompts: Sequence[np.ndarray],
-    pixels: Sequence[np.ndarray],
+    pixels: Sequence[Sequence[np.ndarray]],
+    num_shared: int = 0,
 ) -> list[str]:
-    inputs = prompt_inputs(model, encoder, prompts, pixels)
+    """``num_shared`` tokens are read once for each image; the padding then stands behind them."""
+    if num_shared:
+        inputs: dict[str, Any] = prompt_inputs(model, encoder, [prompt[num_shared:] for prompt in prompts], [])
+        head_BP = torch.from_numpy(prompts[0][:num_shared]).to(inputs["input_ids"].device).expand(len(prompts), -1)
+        inputs["input_ids"] = torch.cat([head_BP, inputs["input_ids"]], dim=1)
+        inputs["attention_mask"] = torch.cat([torch.ones_like(head_BP), inputs["attention_mask"]], dim=1)
+    else:
+        inputs = prompt_inputs(model, encoder, prompts, [one for of_question in pixels for one in of_question])
     num_positions, decoding = _num_positions(model), questions[0].decoding
     limits = [
         min(question.max_new_tokens, num_positions - len(prompt))
@@ -198,6 +217,8 @@ def _answer_batch(
     if decoding.stop:
         arguments["stopping_criteria"] = [StopTexts(encoder.tokenizer, decoding.stop, num_prompt_tokens)]
     with answering(model), torch.inference_mode():
+        if num_shared:
+            arguments["past_key_values"] = read_prefix(model, encoder, questions, prompts[0][:num_shared], pixels)
         # transformers types `generate` for a protocol its own LLaVA class does not match.
         sequences_BT = cast(Any, model).generate(**inputs, **arguments)
     answers_BT = sequences_BT[:, num_prompt_tokens:].tolist()

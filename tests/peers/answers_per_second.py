@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,8 @@ from PIL import Image
 
 from llava_moe.assemble import Assembled, processor_of, restore
 from llava_moe.eval.benchmark import Question
-from llava_moe.eval.generate import answer_questions
+from llava_moe.eval.generate import LocalModel
+from llava_moe.eval.ranks import ALONE
 from llava_moe.eval.tasks import open_benchmark
 
 DEFAULTS = {"questions": 96, "rounds": 5, "batch_size": 32, "threads": 1}
@@ -42,6 +44,12 @@ def one_by_one(assembled: Assembled, questions: list[Question]) -> list[str]:
     return answers
 
 
+def answered(engine: LocalModel, questions: list[Question]) -> list[str]:
+    """Our answers, in the order of the questions."""
+    found = {one.index: one.text for batch in engine.answers(questions, ALONE) for one in batch}
+    return [found[index] for index in range(len(questions))]
+
+
 def timed(answer: Callable[[], list[str]]) -> tuple[list[str], float, float]:
     """Answers, seconds by the wall clock, seconds of processor time."""
     wall, processor = time.perf_counter(), time.process_time()
@@ -55,15 +63,12 @@ def main(words: list[str]) -> int:
     settings = DEFAULTS | {name: int(value) for name, value in given.items()}
     torch.set_num_threads(settings["threads"])
     assembled = restore(run)
-    every = open_benchmark("demo", limit=0).questions()
-    # Every few of them: questions beside one another are about one image.
-    questions = list(every)[:: max(1, len(every) // settings["questions"])][: settings["questions"]]
-    ways = {
-        "generate() one by one": lambda: one_by_one(assembled, questions),
-        f"engine, batches of {settings['batch_size']}": lambda: answer_questions(
-            assembled.model, assembled.encoder, questions, batch_size=settings["batch_size"]
-        ),
-    }
+    questions = list(open_benchmark("demo").questions())[: settings["questions"]]
+    ways: dict[str, Callable[[], list[str]]] = {"generate() one by one": lambda: one_by_one(assembled, questions)}
+    for shares in (False, True):
+        engine = LocalModel(assembled.model, assembled.encoder, settings["batch_size"], shares_prefix=shares)
+        name = f"engine, {settings['batch_size']} together" + ", images read once" * shares
+        ways[name] = partial(answered, engine, questions)
     for answer in ways.values():  # warm-up
         answer()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -77,12 +82,14 @@ def main(words: list[str]) -> int:
         for name, rounds in seconds.items()
     }
     print(f"{len(questions)} questions, median of {settings['rounds']} rounds, {settings['threads']} thread(s)")
-    print(f"{'':<24}{'answers/s, wall':>18}{'answers/s, processor':>24}")
-    for name, (wall, processor) in rates.items():
-        print(f"{name:<24}{wall:>18.2f}{processor:>24.2f}")
-    slow, fast = rates.values()
-    print(f"{'ratio of medians':<24}{fast[0] / slow[0]:>18.2f}{fast[1] / slow[1]:>24.2f}")
-    differing = [pair for pair in zip(*answers.values(), strict=True) if pair[0] != pair[1]]
+    num_images = len({question.images for question in questions})
+    print(f"about {num_images} images; in brackets: beside generate(), the ratio of the medians")
+    print(f"{'':<38}{'answers/s, wall':>24}{'answers/s, processor':>24}")
+    slow = next(iter(rates.values()))
+    for name, clocks in rates.items():
+        cells = [f"{rate:.2f} ({rate / before:.2f})" for rate, before in zip(clocks, slow, strict=True)]
+        print(f"{name:<38}{cells[0]:>24}{cells[1]:>24}")
+    differing = [texts for texts in zip(*answers.values(), strict=True) if len(set(texts)) > 1]
     print(f"{len(differing)} of {len(questions)} answers differ{f', such as {differing[0]}' if differing else ''}")
     return 1 if differing else 0
 
