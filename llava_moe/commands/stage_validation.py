@@ -81,7 +81,7 @@ def check_validation(config: Mapping[str, Any]) -> None:
     for benchmark in _benchmarks_of(config):
         known += [f"{benchmark.name}.{name}" for name in _measure_names(benchmark)]
     if given["best"] is not None and given["best"] not in known:
-        shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+        shown = ", ".join(name for name in known if name.count(".") < 2)
         near = suggest(given["best"], known)
         raise UserError(f"eval.best={given['best']} will not be measured{near}: there is {shown}")
 

@@ -55,7 +55,7 @@ def colours_of(domains: Sequence[str]) -> dict[str, str]:
 
 
 def loss_chart(stage: StageLog, colours: Mapping[str, str]) -> str:
-    """Cross-entropy per supervised token over the steps, a line a domain; an empty text without steps."""
+    """Cross-entropy per supervised token over the steps, a line a domain, held-out records dotted; "" without steps."""
     if not stage.steps:
         return ""
     with rc_context(_STYLE):
@@ -63,6 +63,13 @@ def loss_chart(stage: StageLog, colours: Mapping[str, str]) -> str:
         for domain in stage.domains:
             points = _bin(stage.steps, _domain_loss(domain))
             axes.plot(*points, color=colours[domain], label=domain)
+            held_out = [
+                (one["step"], one["domains"][domain]["loss"])
+                for one in stage.validations
+                if one.get("domains", {}).get(domain, {}).get("loss") is not None
+            ]
+            if held_out:
+                axes.plot(*zip(*held_out, strict=True), color=colours[domain], linestyle=":", marker="o", markersize=4)
         axes.set_xlabel("step")
         axes.set_ylabel("loss, nats per answer token")
         axes.set_ylim(bottom=0)

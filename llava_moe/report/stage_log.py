@@ -16,7 +16,8 @@ from llava_moe.errors import UserError
 class StageLog:
     """One stage as its folder holds it; whatever file is missing is empty here.
 
-    ``steps`` are the objects of ``log.jsonl`` in order of their step, ``config`` is the text of ``config.yaml``.
+    ``steps`` are the objects of ``log.jsonl`` in order of their step, ``validations`` those of ``validation.jsonl``,
+    ``config`` is the text of ``config.yaml``.
     """
 
     name: str
@@ -24,6 +25,7 @@ class StageLog:
     config: str = ""
     environment: Mapping[str, Any] | None = None
     quarantine: tuple[Mapping[str, Any], ...] = ()
+    validations: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -32,6 +34,11 @@ class StageLog:
         for step in self.steps:
             names.update(dict.fromkeys(step.get("domains", {})))
         return tuple(names)
+
+    @property
+    def has_held_out_loss(self) -> bool:
+        """Whether records that were not trained on were measured on the way."""
+        return any(one.get("domains") for one in self.validations)
 
     @property
     def seconds(self) -> float:
@@ -74,6 +81,7 @@ def read_stage(folder: Path) -> StageLog:
             config=config.read_text(encoding="utf-8") if config.exists() else "",
             environment=json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else None,
             quarantine=tuple(_read_lines(folder / "quarantine.jsonl")),
+            validations=tuple(_read_lines(folder / "validation.jsonl")),
         )
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the stage in {folder}: {error}; mend or delete the file named") from error

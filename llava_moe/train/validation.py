@@ -46,9 +46,9 @@ class Validation:
                 HELD_OUT_LOSS: sums.loss,
                 "supervised_tokens": int(sums.supervised_D.sum()),
                 "samples": int(sums.samples_D.sum()),
-                "domains": loss_by_domain(sums, domains),
+                "domains": {name: _finite(ledger) for name, ledger in loss_by_domain(sums, domains).items()},
             }
-        return Validation(fields | {"benchmarks": {name: dict(scores) for name, scores in benchmarks.items()}})
+        return Validation(fields | {"benchmarks": {name: _finite(scores) for name, scores in benchmarks.items()}})
 
     @property
     def step(self) -> int:
@@ -63,8 +63,12 @@ class Validation:
             scores[f"{HELD_OUT_LOSS}.{domain}"] = ledger["loss"]
         for benchmark, measures in self.fields["benchmarks"].items():
             scores |= {f"{benchmark}.{name}": value for name, value in measures.items()}
-        # What was not finite stands in the file as null.
+        # What is not finite is null in the file.
         return {name: float(value) for name, value in scores.items() if value is not None}
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 @dataclass(frozen=True)
