@@ -75,9 +75,16 @@ class Download:
         """As :func:`find`.
 
         Raises:
-            UserError: nothing is there; the line says what was looked for and how to get it.
+            UserError: nothing is there, the line says what was looked for and how to get it; or several lists of
+                questions are, of which only the user knows which to ask.
         """
-        if found := self.find(*patterns):
+        found = self.find(*patterns)
+        if len(lists := [file for file in found if file.endswith((".json", ".jsonl", ".tsv"))]) > 1:
+            raise UserError(
+                f"benchmark {self.name}: {lists[0]} and {lists[1]} both hold questions; name one of them with "
+                f"benchmark_paths={{{self.name}: FILE}}"
+            )
+        if found:
             return found
         where = f"no {' and no '.join(patterns)} in {self.place}"
         if not is_address(self.place) and not Path(self.place).expanduser().exists():
@@ -131,8 +138,8 @@ class Download:
     def image(self, name: str, *folders: str, beside: str) -> str:
         """The path of an image that a row of the file ``beside`` names.
 
-        Looked for beside that file and at the place itself, there as named and by its last name in ``folders``. One
-        that is not there is noted: :func:`refuse_missing` names it.
+        Looked for beside that file, at the place itself and one folder up, in each as named and by its last name in
+        ``folders``. One that is not there is noted: :func:`refuse_missing` names it.
         """
         for one in [name, *(f"{folder}/{name_of(name)}" for folder in folders)]:
             if found := self.existing(one, beside):
@@ -141,7 +148,7 @@ class Download:
         return name
 
     def existing(self, name: str, beside: str) -> str | None:
-        """The path of a file by its name beside another file or at the place; None where there is none.
+        """The path of a file by its name, looked for as :func:`image` does; None where there is none.
 
         Raises:
             UserError: the data lies at an address, where only files that carry their images can be read.
@@ -151,7 +158,10 @@ class Download:
                 f"benchmark {self.name}: {beside} names its images by path, which are not read from an address; fetch "
                 "the folder, or give the address of Parquet files"
             )
-        for root in dict.fromkeys([folder_of(beside) or ".", str(Path(self.place).expanduser())]):
+        folder = folder_of(beside) or "."
+        for root in dict.fromkeys(
+            [folder, str(Path(self.place).expanduser()), os.path.dirname(os.path.abspath(folder))]
+        ):
             if os.path.exists(path := os.path.join(root, name)):
                 return os.path.abspath(path)
         return None

@@ -15,13 +15,15 @@ from llava_moe.eval.metrics import docvqa_anls, docvqa_anls_due
 from llava_moe.eval.protocol import SHORT_ANSWER, Wording
 from llava_moe.eval.published import Item, Published, Scored, Scorer
 
+VAL = ("val_v1.0_withQT.json", "val_v1.0.json")
+
 
 def read(download: Download) -> Iterator[Item]:
     """``val_v1.0*.json`` beside ``documents/`` or ``spdocvqa_images/``, or the hub's Parquet.
 
     The test split is read where its file is named: ``benchmark_paths={docvqa: FOLDER/test_v1.0.json}``.
     """
-    for file in download.need("DocVQA/validation-*.parquet", "validation-*.parquet", "val_v1.0*.json"):
+    for file in download.need("DocVQA/validation-*.parquet", "validation-*.parquet", *VAL):
         for row in download.rows(file):
             image = download.text(row, "image")
             if not file.endswith(".parquet"):

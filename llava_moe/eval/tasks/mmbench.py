@@ -17,16 +17,16 @@ from llava_moe.eval.protocol import OPTION_LETTER, Wording
 from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
 
 ROTATION = 1_000_000
+NAMES = {
+    "en": ("MMBench_DEV_EN.tsv", "mmbench_dev_en*.tsv", "mmbench_dev_2*.tsv", "MMBench_DEV_EN*.tsv"),
+    "cn": ("MMBench_DEV_CN.tsv", "mmbench_dev_cn*.tsv", "MMBench_DEV_CN*.tsv"),
+}
 OPTIONS = "{hint_line}{question}\n{options}"
 
 
 def read(download: Download, language: str = "en") -> Iterator[Item]:
     """``mmbench_dev_*.tsv`` with base64 images, or the hub's ``en/dev-*.parquet``."""
-    names = {
-        "en": ("mmbench_dev_en*.tsv", "MMBench_DEV_EN*.tsv", "mmbench_dev_2*.tsv"),
-        "cn": ("*dev_cn*.tsv", "*DEV_CN*.tsv"),
-    }
-    for file in download.need(f"{language}/dev-*.parquet", *names[language]):
+    for file in download.need(f"{language}/dev-*.parquet", *NAMES[language]):
         for row in download.rows(file):
             index = int(download.text(row, "index"))
             choices = {letter: str(row[letter]) for letter in "ABCD" if not _is_nothing(row.get(letter))}

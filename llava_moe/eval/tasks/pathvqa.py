@@ -25,7 +25,7 @@ from llava_moe.eval.published import Item, Published, Scorer
 
 def read(download: Download) -> Iterator[Item]:
     """The hub's ``test-*.parquet``, or LLaVA-Med's ``test.json`` of conversations beside ``images/``."""
-    for file in download.need("test-*.parquet", "*test*.json", "*test*.jsonl"):
+    for file in download.need("test-*.parquet", "test.json", "*test*.json", "*test*.jsonl"):
         for number, row in enumerate(download.rows(file)):
             if "conversations" in row:
                 question, answer = (str(turn["value"]) for turn in row["conversations"][:2])

@@ -22,7 +22,7 @@ def read(download: Download) -> Iterator[Item]:
     if download.find("visual_spatial_reasoning.jsonl") and not download.find("test*.jsonl"):
         yield from mixlora_items(download, "visual_spatial_reasoning", closed=True, references=_yes_or_no)
         return
-    for file in download.need("test*.jsonl", "test-*.parquet", "test/*.parquet"):
+    for file in download.need("test.jsonl", "test*.jsonl", "test-*.parquet", "test/*.parquet"):
         for number, row in enumerate(download.rows(file)):
             image = download.text(row, "image")
             caption = download.text(row, "caption")

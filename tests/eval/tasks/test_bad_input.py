@@ -194,6 +194,14 @@ def test_images_by_path_are_not_read_from_an_address(tmp_path: Path, line) -> No
     assert "names its images by path, which are not read from an address" in line("vsr", Path(place).as_uri())
 
 
+def test_of_several_lists_of_questions_the_user_names_one(tmp_path: Path, line) -> None:
+    LAYOUTS["vsr"]["jsonl"](tmp_path / "vsr_random")
+    place = LAYOUTS["vsr"]["jsonl"](tmp_path / "vsr_zeroshot")
+    found = line("vsr", tmp_path)
+    assert f"vsr_random/test.jsonl and {place}/test.jsonl both hold questions; name one" in found
+    assert open_benchmark("vsr", places=Places(paths={"vsr": f"{place}/test.jsonl"})).facts.num_questions == 2
+
+
 def test_a_changed_file_is_laid_out_anew_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
     place = LAYOUTS["pope"]["lmms_lab"](tmp_path / "data")
     places = Places(paths={"pope": str(place)}, cache=tmp_path / "cache")
