@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +16,15 @@ from rich.console import Console
 
 from llava_moe.account.seating import Seats
 from llava_moe.assemble import encoder_of, recipe_of
-from llava_moe.cli import FREE_TEXT, config_folder
+from llava_moe.cli import config_folder
 from llava_moe.commands.compose_config import compose_again, resolved, run_composed
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import Limit, check_settings
 from llava_moe.commands.processes import Processes
 from llava_moe.commands.stage import check_stage
 from llava_moe.commands.stage_data import OpenData, open_data
-from llava_moe.commands.train import Stage, plan_stages, set_threads
+from llava_moe.commands.stages import Stage, plan_stages, set_threads
+from llava_moe.commands.typed_words import as_typed
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
 
@@ -93,39 +92,6 @@ def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+")
 
 
-def as_typed(word: str) -> str:
-    """A word as the user typed it: without the quotes and the ``++`` that it was given for Hydra."""
-    word = word.removeprefix("++")
-    key, equals, value = word.partition("=")
-    if key not in FREE_TEXT or len(value) < 2 or not value.startswith("'"):
-        return word
-    text = re.sub(r"(\\+)$", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
-    text = re.sub(r"((?:\\\\)*)\\'", lambda found: found[1][: len(found[1]) // 2] + "'", text)
-    text = re.sub(r"((?:\\\\)*)\\\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", text)
-    return f"{key}{equals}{text}"
-
-
-def open_console() -> Console:
-    """Standard output; characters that its encoding lacks become question marks rather than an error."""
-    if not (sys.stdout.encoding or "").lower().startswith("utf"):
-        reconfigure = getattr(sys.stdout, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="replace")
-    return _PipedConsole(highlight=False, markup=False)
-
-
-class _PipedConsole(Console):
-    """A console whose reader may leave early, ``head`` say, which is no failure of ours."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def open_progress() -> Console:
-    """Standard error for what passes by while one waits; silent where nobody watches."""
-    return Console(stderr=True, quiet=not sys.stderr.isatty())
-
-
 def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
     """A stage's data with the encoder that training would have; no weight is read.
 
@@ -156,10 +122,3 @@ def next_commands(job: Job, *names: str) -> list[str]:
     if len(job.words) <= _MANY_WORDS:
         return [f"llava-moe {name} {job.words}".rstrip() for name in names]
     return [f"llava-moe {names[0]} {job.words}", *(f"llava-moe {name} ...   # the same words" for name in names[1:])]
-
-
-def say_next(console: Console, commands: Sequence[str]) -> None:
-    """Print the commands, one a line, never folded."""
-    console.print("\nNext:")
-    for command in commands:
-        console.print(f"  {command}", soft_wrap=True)

@@ -12,7 +12,7 @@ from llava_moe.check.known import Known
 from llava_moe.check.sources import Trouble
 from llava_moe.check.view import View
 from llava_moe.commands.settings import cache_folder, mixture_of
-from llava_moe.commands.train import Stage
+from llava_moe.commands.stages import Stage
 from llava_moe.data.encode import Encoder
 from llava_moe.data.records import Records, Source
 from llava_moe.data.shard_records import ShardRecords

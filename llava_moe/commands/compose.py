@@ -15,8 +15,8 @@ from llava_moe.commands.compose_config import as_yaml, compose_again, resolved, 
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
 from llava_moe.commands.processes import join_processes
 from llava_moe.commands.settings import fingerprint, settle
+from llava_moe.commands.stages import RUNS, set_threads
 from llava_moe.commands.stop_signals import StopSignals
-from llava_moe.commands.train import RUNS, set_threads
 from llava_moe.errors import UserError
 
 MERGES = ("linear", "normalized_linear", "svd", "ties", "dare_ties")

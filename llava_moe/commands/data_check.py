@@ -13,9 +13,10 @@ from llava_moe.check.findings import quarantine_list
 from llava_moe.check.kinds import KINDS
 from llava_moe.check.mix import Checked, check_mix
 from llava_moe.check.page import write_page
-from llava_moe.commands.account_words import Job, open_console, open_progress, run_job, say_next
+from llava_moe.commands.account_words import Job, run_job
 from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
+from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole
 from llava_moe.commands.settings import cache_folder
 from llava_moe.data.quarantine import Quarantined

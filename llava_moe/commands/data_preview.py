@@ -16,16 +16,14 @@ from llava_moe.account.visible import visible
 from llava_moe.commands.account_words import (
     Job,
     next_commands,
-    open_console,
-    open_progress,
     open_stage,
     run_job,
-    say_next,
     seats_of,
 )
+from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.limits import Limit, OrNull, Whole
 from llava_moe.commands.limits import Text as TextLimit
-from llava_moe.commands.train import Stage
+from llava_moe.commands.stages import Stage
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically

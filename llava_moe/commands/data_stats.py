@@ -16,15 +16,13 @@ from llava_moe.account.terminal import print_account
 from llava_moe.commands.account_words import (
     Job,
     next_commands,
-    open_console,
-    open_progress,
     open_stage,
     run_job,
-    say_next,
     seats_of,
 )
+from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.limits import Limit, OrNull, Text, Whole
-from llava_moe.commands.train import Stage
+from llava_moe.commands.stages import Stage
 from llava_moe.eval.files import write_atomically
 
 LIMITS: dict[str, Limit] = {"out": OrNull(Text()), "epochs": OrNull(Whole(1)), "ranks": Whole(1)}

@@ -12,14 +12,15 @@ import torch
 from rich.console import Console
 
 from llava_moe.assemble import Recipe, encoder_of, newest_checkpoint, recipe_of
-from llava_moe.commands.account_words import Job, open_console, open_progress, run_job, say_next
+from llava_moe.commands.account_words import Job, run_job
+from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.limits import FLAG, Limit, OrNull, Real, Text, Whole
 from llava_moe.commands.plan_data import plan_data
 from llava_moe.commands.plan_probe import Probed, probe_stage
 from llava_moe.commands.processes import zero_of
 from llava_moe.commands.settings import optimizer_of
 from llava_moe.commands.stage import objective_of, trainable_parts
-from llava_moe.commands.train import Stage
+from llava_moe.commands.stages import Stage
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically

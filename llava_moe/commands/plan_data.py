@@ -14,7 +14,7 @@ from rich.console import Console
 from llava_moe.commands.account_words import open_stage
 from llava_moe.commands.settings import mixture_of
 from llava_moe.commands.stage import num_steps_of
-from llava_moe.commands.train import Stage
+from llava_moe.commands.stages import Stage
 from llava_moe.data.encode import Encoder
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import Mixture

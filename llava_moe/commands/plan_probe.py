@@ -13,8 +13,8 @@ from rich.console import Console
 from llava_moe.commands.compose_config import as_yaml
 from llava_moe.commands.processes import Processes
 from llava_moe.commands.stage import train_stage
+from llava_moe.commands.stages import Stage
 from llava_moe.commands.stop_signals import StopSignals
-from llava_moe.commands.train import Stage
 
 STEPS = 20
 # The first steps make optimizer state, warm caches and start data workers.

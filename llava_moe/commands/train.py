@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from omegaconf import DictConfig
 from rich.console import Console
 
-from llava_moe.commands.compose_config import as_yaml, compose_again, resolved, run_composed
-from llava_moe.commands.limits import TRAIN, check_settings
+from llava_moe.commands.compose_config import as_yaml, resolved, run_composed
 from llava_moe.commands.processes import join_processes
-from llava_moe.commands.settings import fingerprint, settle
+from llava_moe.commands.stages import Stage, plan_stages, set_threads
 from llava_moe.commands.stop_signals import StopSignals
-from llava_moe.errors import UserError
-from llava_moe.train.checkpoint import STAGE_NAME
-
-RUNS = Path("runs")
-LISTS = ("overrides", "ignores")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage to run: its folder, resolved configuration and title."""
-
-    folder: Path
-    config: dict[str, Any]
-    title: str
 
 
 def main(words: Sequence[str]) -> int:
@@ -76,60 +57,6 @@ def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
             check_stage(stage.config | {"init_from": None} if follows else stage.config)
     for name in config["eval"]["benchmarks"]:
         open_benchmark(name, config["eval"]["limit"], config["seed"])
-
-
-def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
-    """The stages of an experiment with their folders; an experiment without ``stages`` is one stage.
-
-    Raises:
-        UserError: a value that a setting cannot have, or a stage that is not described as one.
-    """
-    check_settings(config, TRAIN)
-    name = experiment_name(words)
-    if config["stages"] is None:
-        own = settle(config)
-        folder = Path(own["out"]) if own["out"] else RUNS / f"{name}-{fingerprint(own)}"
-        return [Stage(folder, own, name)]
-    configs = []
-    for entry in config["stages"]:
-        _check_entry(entry)
-        ignored = ("exp", "scale", "out", *entry["ignores"])
-        kept = [word for word in words if not any(fnmatchcase(_key(word), pattern) for pattern in ignored)]
-        child = settle(resolved(compose_again("train", [*entry["overrides"], *kept])))
-        if child["stages"] is not None:
-            raise UserError(f"stages: {entry['overrides']} is itself an experiment of several stages")
-        configs.append(child)
-    digest = fingerprint({str(number): child for number, child in enumerate(configs)})
-    root = Path(config["out"]) if config["out"] else RUNS / f"{name}-{digest}"
-    stages: list[Stage] = []
-    for entry, child in zip(config["stages"], configs, strict=True):
-        if stages:
-            child["init_from"] = str(stages[-1].folder)
-        stages.append(Stage(root / entry["name"], child, f"{name} {entry['name']}"))
-    return stages
-
-
-def _check_entry(entry: Mapping[str, Any]) -> None:
-    if set(entry) != {"name", "overrides", "ignores"} or not all(isinstance(entry[key], list) for key in LISTS):
-        raise UserError(f"stages: {dict(entry)} must have a name and the lists overrides and ignores, as in exp=demo")
-    if not STAGE_NAME.fullmatch(str(entry["name"])):
-        raise UserError(f"stages: the name {entry['name']!r} must be a number, a dash and a word, such as 1-pretrain")
-
-
-def experiment_name(words: Sequence[str]) -> str:
-    """The ``exp=`` of the command line; ``demo`` without one."""
-    named = [word.partition("=")[2] for word in words if _key(word) == "exp"]
-    return named[-1] if named else "demo"
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
-
-
-def set_threads(config: Mapping[str, Any]) -> None:
-    """Bound torch's CPU threads where the configuration does."""
-    if config["train"]["num_threads"] is not None:
-        torch.set_num_threads(int(config["train"]["num_threads"]))
 
 
 def _finish(

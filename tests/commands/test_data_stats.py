@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llava_moe.cli import prepare_override, run
-from llava_moe.commands.account_words import as_typed
+from llava_moe.commands.typed_words import as_typed
 from llava_moe.data.mixture import Mixture
 
 Refused = Callable[..., str]

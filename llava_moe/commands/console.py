@@ -1,0 +1,36 @@
+"""Where commands print: standard output, standard error for what passes by, and the commands to type next."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+
+def open_console() -> Console:
+    """Standard output; characters that its encoding lacks become question marks rather than an error."""
+    if not (sys.stdout.encoding or "").lower().startswith("utf"):
+        reconfigure = getattr(sys.stdout, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    return _PipedConsole(highlight=False, markup=False)
+
+
+class _PipedConsole(Console):
+    """A console whose reader may leave early, ``head`` say, which is no failure of ours."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def open_progress() -> Console:
+    """Standard error for what passes by while one waits; silent where nobody watches."""
+    return Console(stderr=True, quiet=not sys.stderr.isatty())
+
+
+def say_next(console: Console, commands: Sequence[str]) -> None:
+    """Print the commands, one a line, never folded."""
+    console.print("\nNext:")
+    for command in commands:
+        console.print(f"  {command}", soft_wrap=True)
