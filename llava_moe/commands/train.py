@@ -18,10 +18,10 @@ from llava_moe.commands.stop_signals import StopSignals
 
 def main(words: Sequence[str]) -> int:
     """Compose the configuration and train."""
-    return run_composed("train", words, _train)
+    return run_composed("train", words, lambda config, overrides: _train(config, overrides, words))
 
 
-def _train(config: DictConfig, words: list[str]) -> int:
+def _train(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
     # Heavy imports only once the configuration stands: a typing mistake is answered at once.
     from llava_moe.commands.stage import is_finished, train_stage
 
@@ -40,7 +40,7 @@ def _train(config: DictConfig, words: list[str]) -> int:
             text = as_yaml(stage.config)
             train_stage(stage.config, text, stage.folder, stage.title, processes, console, stop_signals)
         if processes.rank == 0:
-            _finish(plain, stages, console, time.monotonic() - started, was_finished)
+            _finish(plain, stages, console, time.monotonic() - started, was_finished, typed)
     return 0
 
 
@@ -60,7 +60,12 @@ def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
 
 
 def _finish(
-    config: Mapping[str, Any], stages: Sequence[Stage], console: Console, seconds: float, was_finished: bool
+    config: Mapping[str, Any],
+    stages: Sequence[Stage],
+    console: Console,
+    seconds: float,
+    was_finished: bool,
+    typed: Sequence[str],
 ) -> None:
     from llava_moe.commands.eval import evaluate_run, show_results
     from llava_moe.commands.reporting import next_commands, write_run_report
@@ -70,7 +75,7 @@ def _finish(
     benchmarks = config["eval"]["benchmarks"]
     if benchmarks:
         results = evaluate_run(root, benchmarks, console, limit=config["eval"]["limit"], seed=config["seed"])
-    report = write_run_report(root, [stage.folder for stage in stages])
+    report = write_run_report(root, [stage.folder for stage in stages], typed)
     if results is not None:
         show_results(results, console)
     if was_finished:
@@ -78,5 +83,5 @@ def _finish(
     else:
         console.print(f"done in {seconds / 60:.1f} minutes: {root}", highlight=False, markup=False)
     console.print(f"report: {report}\n\nNext:", highlight=False, markup=False)
-    for command in next_commands(root, has_scores=results is not None):
+    for command in next_commands(root, results is not None, typed):
         console.print(f"  {command}", highlight=False, markup=False)
