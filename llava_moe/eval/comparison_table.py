@@ -94,16 +94,38 @@ def explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[str, ..
     return (*told, *comparison.notes)
 
 
+def long_table(comparison: Comparison, compared: ComparedBenchmark) -> TextTable:
+    """The headline with a line for each run and baseline, narrow enough for a terminal."""
+    measures = dict.fromkeys(row.measure for row in compared.main_rows)
+    rows = []
+    for row in compared.main_rows:
+        named = row.domain if len(measures) < 2 else f"{row.domain}, {title_of(row.measure)}"
+        lines = [
+            (run, shown_value(row.measure, cell.value), shown_difference(row.measure, cell) if number else "")
+            for number, (run, cell) in enumerate(zip(comparison.runs, row.cells, strict=True))
+        ]
+        lines += [(name, shown_value(row.measure, value), "") for name, value in row.baselines.items()]
+        for number, line in enumerate(lines):
+            rows.append((*((named, f"{row.num_questions:,}") if number == 0 else ("", "")), *line))
+    title = comparison_table(comparison, compared).title
+    return TextTable(
+        title=f"{title}; {', '.join(map(title_of, measures))}" if len(measures) == 1 else title,
+        header=("domain", "n", "run", "score", f"against {comparison.runs[0]}"),
+        rows=tuple(rows),
+    )
+
+
 def rich_comparison(comparison: Comparison) -> list[Table]:
-    """A table a benchmark; differences that stand out are bold."""
+    """A table a benchmark; differences that stand out are bold, baselines dim."""
     drawn = []
     for compared in comparison.benchmarks:
-        table = comparison_table(comparison, compared)
-        one = Table(title=escape(table.title), title_justify="left", header_style="bold")
-        for index, name in enumerate(table.header):
-            one.add_column(escape(name), justify="left" if index < table.num_labels else "right")
+        table = long_table(comparison, compared)
+        one = Table(title=escape(table.title), title_justify="left", header_style="bold", box=None, pad_edge=False)
+        for name, side in zip(table.header, ("left", "right", "left", "right", "right"), strict=True):
+            one.add_column(escape(name), justify="left" if side == "left" else "right", overflow="fold")
         for row in table.rows:
-            one.add_row(*(f"[bold]{escape(cell)}[/bold]" if STANDS_OUT in cell else escape(cell) for cell in row))
+            style = "dim" if row[2] in compared.baselines else "bold" if STANDS_OUT in row[-1] else None
+            one.add_row(*map(escape, row), style=style)
         drawn.append(one)
     return drawn
 

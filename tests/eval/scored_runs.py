@@ -32,11 +32,14 @@ def write_scored(folder: Path, benchmark: Benchmark, predict: Predict) -> Path:
 
 
 def guesser(benchmark: Benchmark, seed: int, skill: float) -> Predict:
-    """Right with a chance of ``skill``; otherwise the right answer to another question, or nothing."""
+    """Right with a chance of ``skill``; otherwise the right answer to another question, or nothing.
+
+    The hash differs from the one that benchmarks draw their questions by, which are those of small hashes.
+    """
     oracle = [benchmark.oracle(question) for question in benchmark.questions() if question.references] or [""]
 
     def predict(question: Question) -> str:
-        drawn = hashlib.sha256(f"{seed}:{question.id}".encode()).digest()
+        drawn = hashlib.sha256(f"answer {seed}:{question.id}".encode()).digest()
         if drawn[0] < 256 * skill and question.references:
             return benchmark.oracle(question)
         return [*oracle, ""][int.from_bytes(drawn[1:5]) % (len(oracle) + 1)]

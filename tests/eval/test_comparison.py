@@ -17,6 +17,7 @@ from llava_moe.eval.comparison_table import (
     comparison_table,
     explanation,
     json_comparison,
+    long_table,
     markdown_comparison,
     rich_comparison,
     shown_difference,
@@ -285,6 +286,9 @@ def test_tables_say_what_differs_and_what_stands_out() -> None:
     assert comparison.num_differences == 4 and comparison.num_standing_out == 2
     assert "2 of the 4 differences" in " ".join(explanation(comparison))
     assert len(rich_comparison(comparison)) == 1
+    lines = long_table(comparison, comparison.benchmarks[0]).rows
+    assert lines[1] == ("", "", "two", "71.2", "+21.2 [+16.2, +26.2] *")
+    assert lines[3] == ("", "", "majority answer", "25.0", "") and lines[4][:2] == ("all", "300")
     markdown = markdown_comparison(comparison)
     for line in markdown.splitlines():
         if line.startswith("| "):
