@@ -47,6 +47,7 @@ def probe_stage(stage: Stage) -> Probed:
     config = json.loads(json.dumps(stage.config))
     config["train"] |= {"max_steps": STEPS, "save_every": 0}
     config["log"] |= {"every": 1, "tensorboard": False, "wandb": "off"}
+    config["eval"] |= {"every": 0, "during": [], "best": None}
     config["parallel"]["engine"] = "local"
     with tempfile.TemporaryDirectory(prefix="llava-moe-probe-") as place, StopSignals() as stop_signals:
         folder = Path(place) / "run"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llava_moe.train.log import StepRecord
+from llava_moe.train.validation import in_words
 
 
 class TrainingConsole:
@@ -58,8 +59,8 @@ class TrainingConsole:
             )
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if name.count(".") < 2)
-        self.console.print(f"{self.title} {step}/{self.num_steps} validation: {shown}", highlight=False, markup=False)
+        text = f"{self.title} {step}/{self.num_steps} {in_words(scores)}"
+        self.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         if self.progress is not None:

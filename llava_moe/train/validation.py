@@ -99,6 +99,23 @@ class BestBy:
         return best
 
 
+def in_words(scores: Mapping[str, float]) -> str:
+    """Scores in a line: ``held-out loss 1.2345 (general 1.1 documents 1.3), demo.exact_match 0.4``.
+
+    Of a benchmark's measures only those over all its questions.
+    """
+    by_domain, parts = [], []
+    for name, value in scores.items():
+        benchmark, _, rest = name.partition(".")
+        if benchmark == HELD_OUT_LOSS and rest:
+            by_domain.append(f"{rest} {value:.4f}")
+        elif rest and "." not in rest:
+            parts.append(f"{name} {value:.4f}")
+    if HELD_OUT_LOSS in scores:
+        parts.insert(0, f"held-out loss {scores[HELD_OUT_LOSS]:.4f} ({' '.join(by_domain)})")
+    return ", ".join(parts)
+
+
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Eval mode while this lasts; then each part's mode and all random generators of this process are as before."""
