@@ -145,6 +145,49 @@ def test_a_damaged_manifest_is_one_clear_line(folder: Path, content: str) -> Non
         opened(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": 5},
+        {"counts": None},
+        {"counts": {"train": None}},
+        {"counts": {"train": {"records": "12"}}},
+        {"counts": {"train": {"rejected": {"no_turns": "2"}}}},
+        {"recipe": None},
+        {"raw": [1]},
+        {"about": []},
+    ],
+)
+def test_a_manifest_with_a_field_of_the_wrong_type_is_one_clear_line(folder: Path, change: dict[str, Any]) -> None:
+    told = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(told | change))
+    with pytest.raises(
+        UserError, match=rf"manifest\.json: not a manifest \(.*{next(iter(change))}.* is .*restart=true"
+    ):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_records", "7"),
+        ("num_records", -1),
+        ("num_bytes", True),
+        ("split", 1),
+        ("sha256", None),
+        *(("file", name) for name in ("../../../etc/passwd", "/etc/passwd", "..", "", "a\0b", 3)),
+    ],
+)
+def test_a_shard_that_no_preparation_wrote_is_refused_before_it_is_looked_for(
+    folder: Path, field: str, value: Any
+) -> None:
+    told = json.loads((folder / MANIFEST).read_text())
+    told["shards"][0][field] = value
+    (folder / MANIFEST).write_text(json.dumps(told))
+    with pytest.raises(UserError, match=rf"manifest\.json: not a manifest \({field} of .*restart=true"):
+        opened(folder)
+
+
 def test_another_version_of_the_manifest_is_refused(folder: Path) -> None:
     content = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(content | {"version": 99}))

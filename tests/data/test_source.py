@@ -292,6 +292,12 @@ def test_a_broken_json_file_is_one_clear_line(tmp_path: Path, open_path: Open, c
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
+def test_a_number_that_python_refuses_to_read_is_a_fault_of_its_line(tmp_path: Path, open_path: Open) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": 1}\n{"id": ' + "7" * 5000 + "}\n")
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: not valid JSON \(a number with too many digits"):
+        open_path(tmp_path / "a.jsonl")
+
+
 def test_the_line_of_a_fault_is_right_far_into_a_long_file(tmp_path: Path, open_path: Open) -> None:
     lines = [json.dumps({"id": n, "conversations": said("what ? " * 40)}) for n in range(12_000)]
     lines[11_000] = lines[11_000].replace('"from"', "from", 1)

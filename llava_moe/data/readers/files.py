@@ -24,6 +24,13 @@ def is_address(path: str) -> bool:
     return "://" in path
 
 
+def is_litter(name: str, asked: str) -> bool:
+    """Whether a file that was found for ``asked`` is hidden or what a Mac's archiver adds (``__MACOSX/._a.json``);
+    what the user named himself is not."""
+    found = set(name.split("/")) - set(asked.split("/"))
+    return any(part.startswith(".") or part == "__MACOSX" for part in found)
+
+
 def find_raw(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     """Files of a path in order: itself, the files of a folder with one of the suffixes, or those a glob matches.
 
@@ -34,13 +41,15 @@ def find_raw(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
         return _find_remote(path, suffixes)
     place = Path(path).expanduser()
     if place.is_dir():
-        files = sorted(str(file) for file in place.iterdir() if file.suffix in suffixes)
+        there = (str(file) for file in place.iterdir() if file.suffix in suffixes)
+        files = sorted(name for name in there if not is_litter(name, str(place)))
         if not files:
             raise UserError(f"no {', '.join(suffixes[:-1])} or {suffixes[-1]} file in {place}; check path")
         return files
     if place.exists():
         return [str(place)]
-    files = sorted(filter(os.path.isfile, glob(str(place)))) if has_magic(str(place)) else []
+    matches = glob(str(place)) if has_magic(str(place)) else []
+    files = sorted(name for name in matches if os.path.isfile(name) and not is_litter(name, str(place)))
     if not files:
         raise UserError(f"no file {place}; check path")
     return files
@@ -68,6 +77,10 @@ def unreachable(path: str, error: Exception) -> UserError:
     """What to say of an address that failed: behind it stands any of fsspec's backends, each with a network library's
     own exceptions, so that no narrower kind can be named."""
     reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    if isinstance(error, ImportError):
+        is_web = path.startswith(("http://", "https://"))
+        remedy = "pip install aiohttp requests" if is_web else "install what is named there"
+        return UserError(f"{path}: cannot be read without another package ({reason}): {remedy}")
     return UserError(f"{path}: cannot be reached ({reason}); check the address and the network")
 
 
@@ -113,6 +126,7 @@ def _find_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
             found = [inside] if system.exists(inside) else []
     except Exception as error:
         raise unreachable(path, error) from error
+    found = [name for name in found if not is_litter(name, inside)]
     if not found:
         raise UserError(f"no file {path}; check the address")
     return sorted(system.unstrip_protocol(name) for name in found)

@@ -96,6 +96,9 @@ class _Window:
                 if not self.more():
                     is_cut = is_open or not self.text[self.at + offset :].strip()
                     raise self.fault(error.msg, self.at + offset, ended=is_cut) from error
+            except ValueError as error:
+                # Python refuses to read a number of more than 4,300 digits, which takes quadratic time.
+                raise self.fault("a number with too many digits", self.at) from error
             else:
                 self.at = end
                 return value

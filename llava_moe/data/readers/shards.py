@@ -121,13 +121,49 @@ def read_manifest(folder: Path) -> Manifest:
         fields = json.loads(path.read_text(encoding="utf-8"))
         shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
         manifest = Manifest(shards=shards, raw=tuple(fields.pop("raw", ())), **fields)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if manifest.version == VERSION:
+            _check_fields(manifest)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a manifest ({error}); {again} with restart=true") from error
     if manifest.version != VERSION:
         raise UserError(f"{path}: version {manifest.version}, this program reads {VERSION}; {again} with restart=true")
     for shard in manifest.shards:
         _hold_against(folder, shard, again)
     return manifest
+
+
+def _check_fields(manifest: Manifest) -> None:
+    """Raise ``ValueError`` for a field that no preparation wrote: the file may come from anywhere."""
+    _expect(isinstance(manifest.recipe, str), "recipe", manifest.recipe, "text")
+    _expect(isinstance(manifest.images, str | None), "images", manifest.images, "a folder or null")
+    _expect(isinstance(manifest.about, Mapping), "about", manifest.about, "a mapping")
+    _expect(all(isinstance(one, Mapping) for one in manifest.raw), "raw", manifest.raw, "a list of mappings")
+    _expect(isinstance(manifest.counts, Mapping), "counts", manifest.counts, "a mapping")
+    for split, account in manifest.counts.items():
+        name = f"counts of {split}"
+        _expect(isinstance(account, Mapping), name, account, "a mapping")
+        records, rejected = account.get("records"), account.get("rejected")
+        _expect(records is None or _is_count(records), f"records in the {name}", records, "a number")
+        fits = rejected is None or (isinstance(rejected, Mapping) and all(map(_is_count, rejected.values())))
+        _expect(fits, f"rejected in the {name}", rejected, "a mapping to numbers")
+    for shard in manifest.shards:
+        is_name = (
+            isinstance(shard.file, str) and shard.file not in ("", ".", "..") and not set(shard.file) & set("/\\\0")
+        )
+        _expect(is_name, "file of a shard", shard.file, "a file's name, without folders")
+        _expect(isinstance(shard.split, str | None), f"split of {shard.file}", shard.split, "text or null")
+        _expect(_is_count(shard.num_records), f"num_records of {shard.file}", shard.num_records, "a number")
+        _expect(_is_count(shard.num_bytes), f"num_bytes of {shard.file}", shard.num_bytes, "a number")
+        _expect(isinstance(shard.sha256, str), f"sha256 of {shard.file}", shard.sha256, "text")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _expect(holds: bool, name: str, value: Any, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {str(value)[:100]!r}, not {wanted}")
 
 
 def _hold_against(folder: Path, shard: Shard, again: str) -> None:

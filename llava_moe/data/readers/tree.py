@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
-from llava_moe.data.readers.files import is_address, unreachable
+from llava_moe.data.readers.files import is_address, is_litter, unreachable
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 
@@ -17,7 +17,7 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 def files_below(path: str, suffixes: tuple[str, ...]) -> list[str]:
     """Files with one of the suffixes: itself, those anywhere below a folder, or those a glob (``**`` too) matches.
 
-    In the order of their names; empty where nothing is there.
+    In the order of their names; empty where nothing is there. Hidden files and folders are passed by.
 
     Raises:
         UserError: an address that cannot be reached.
@@ -33,7 +33,7 @@ def files_below(path: str, suffixes: tuple[str, ...]) -> list[str]:
         found = (os.path.join(folder, name) for folder, _, names in walk for name in names)
     else:
         found = (name for name in glob(str(place), recursive=True) if os.path.isfile(name))
-    return sorted(name for name in found if name.endswith(suffixes))
+    return sorted(name for name in found if name.endswith(suffixes) and not is_litter(name, str(place)))
 
 
 def _below_address(path: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -49,7 +49,7 @@ def _below_address(path: str, suffixes: tuple[str, ...]) -> list[str]:
         return []
     except Exception as error:
         raise unreachable(path, error) from error
-    return sorted(system.unstrip_protocol(name) for name in found)
+    return sorted(system.unstrip_protocol(name) for name in found if not is_litter(str(name), inside))
 
 
 def neighbour(path: str, name: str) -> str | None:

@@ -21,11 +21,12 @@ from PIL import Image
 
 from llava_moe.data.conversation import BadRecord, Turn, settle_turns
 from llava_moe.data.images import open_image
+from llava_moe.data.readers.files import find_raw, unreachable
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.m3it import copies_among, embedded_images
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row
-from llava_moe.data.readers.tree import date_of, split_of
+from llava_moe.data.readers.tree import date_of, files_below, split_of
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
@@ -333,6 +334,25 @@ def test_an_address_gives_the_rows_that_the_folder_gives(recipe: str, tmp_path: 
     assert local and rows_of(recipe, f"memory://{recipe}") == local
     assert rows_of(recipe, f"file://{folder}") == local
     assert rows_of(recipe, f"memory://{recipe}/**") == local
+
+
+def test_hidden_files_and_a_macs_litter_are_no_data(tmp_path: Path) -> None:
+    for name in ("a.json", "._a.json", "__MACOSX/a.json", ".cache/b.json", "sub/c.json"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_text("[]")
+    place = str(tmp_path / "set")
+    assert find_raw(place) == [f"{place}/a.json"]
+    assert find_raw(f"{place}/*/*.json") == [f"{place}/sub/c.json"]
+    assert files_below(place, (".json",)) == files_below(f"{place}/**/*.json", (".json",))
+    assert files_below(place, (".json",)) == [f"{place}/a.json", f"{place}/sub/c.json"]
+    assert files_below(f"file://{place}", (".json",)) == [f"file://{place}/a.json", f"file://{place}/sub/c.json"]
+    assert find_raw(f"file://{place}") == [f"file://{place}/a.json"]
+    assert find_raw(f"{place}/.cache") == [f"{place}/.cache/b.json"]
+
+
+def test_a_web_address_without_its_packages_says_what_to_install() -> None:
+    line = str(unreachable("https://x.org/a.json", ImportError('HTTPFileSystem requires "requests" and "aiohttp"')))
+    assert line.endswith(": pip install aiohttp requests") and "network" not in line
 
 
 def test_folders_that_are_links_are_entered(tmp_path: Path) -> None:
