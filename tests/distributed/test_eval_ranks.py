@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from llava_moe.cli import run
+from llava_moe.commands.eval_progress import EvalProgress
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -168,6 +169,30 @@ def test_one_process_goes_on_where_several_stopped(words: list[str], expected: d
     for name, some in (("", lines[3:20]), (".part2", lines[18:30]), (".part7", lines[50:])):
         (tmp_path / "eval" / f"chartqa.answers{name}.jsonl").write_text("".join(some))
     assert run(["eval", *words, "batch_size=8", f"out={tmp_path}"]) == 0
+    assert files_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_keeps_the_answers_so_far_and_the_same_command_goes_on(
+    number: signal.Signals,
+    status: int,
+    words: list[str],
+    expected: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command, tell = ["eval", *words, "batch_size=8", f"out={tmp_path}"], EvalProgress.tell
+
+    def tell_and_stop(self: EvalProgress, done: int, total: int) -> None:
+        tell(self, done, total)
+        if done == 24:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvalProgress, "tell", tell_and_stop)
+        assert run(command) == status
+    assert (tmp_path / "eval" / "chartqa.answers.jsonl").read_text().count("\n") == 24
+    assert run(command) == 0
     assert files_of(tmp_path) == expected
 
 
