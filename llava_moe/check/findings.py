@@ -100,7 +100,8 @@ def quarantine_list(findings: Sequence[Findings]) -> tuple[list[Quarantined], li
             if all(number in one.faults or number in one.dropped or _lacks(one, number) for one in alike):
                 found = next(one.faults[number] for one in alike if number in one.faults)
                 domain = alike[0].view.source.domain
-                listed.append(Quarantined(name, domain, number, found.id, found.reason, _told(found)))
+                total = alike[0].view.records.num_in_files
+                listed.append(Quarantined(name, domain, number, found.id, found.reason, _told(found), total))
     return listed, ambiguous
 
 

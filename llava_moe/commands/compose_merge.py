@@ -28,8 +28,9 @@ from llava_moe.assemble import (
     restore,
 )
 from llava_moe.commands.compose_config import as_yaml
-from llava_moe.commands.environment import describe_environment
+from llava_moe.commands.environment import describe_environment, fingerprint_files
 from llava_moe.commands.export_data import open_held_out
+from llava_moe.commands.settings import mixture_of
 from llava_moe.compose.base_parts import common_start
 from llava_moe.compose.pick import Candidate, Picked
 from llava_moe.compose.static_merge import METHODS, StaticMerge, merge
@@ -108,7 +109,7 @@ class UntrainedRun:
         (partial / MARKER).write_text("")
         partial.rename(self.folder / "checkpoints" / STEP)
         write_atomically(self.folder / "checkpoints" / "last", STEP + "\n")
-        environment = describe_environment(plain, model)
+        environment = describe_environment(fingerprint_files(mixture_of(plain)), model)
         write_atomically(self.folder / "environment.json", json.dumps(environment, indent=1))
         write_atomically(self.folder / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
 

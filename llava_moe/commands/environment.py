@@ -16,12 +16,9 @@ import torch
 from torch import nn
 
 from llava_moe import __version__
-from llava_moe.commands.settings import mixture_of
-from llava_moe.data.readers.shards import MANIFEST
-from llava_moe.data.source import Source, prepared_folder
+from llava_moe.data.mixture import Mixture
 from llava_moe.eval.run import model_fingerprint
 
-QUARANTINE = "data.quarantine"
 PACKAGES = (
     "torch",
     "transformers",
@@ -35,8 +32,8 @@ PACKAGES = (
 )
 
 
-def describe_environment(config: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """The content of ``environment.json``."""
+def describe_environment(data: Mapping[str, str], model: nn.Module) -> dict[str, Any]:
+    """The content of ``environment.json``; ``data`` holds the fingerprint of each source."""
     return {
         "llava_moe": __version__,
         "python": platform.python_version(),
@@ -51,7 +48,7 @@ def describe_environment(config: Mapping[str, Any], model: nn.Module) -> dict[st
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "data": fingerprint_data(config),
+        "data": dict(data),
         "base_model": model_fingerprint(model),
     }
 
@@ -82,16 +79,9 @@ def commit() -> str | None:
     return head.stdout.strip() or None
 
 
-def fingerprint_data(config: Mapping[str, Any]) -> dict[str, str]:
-    """Source -> fingerprint of its file; ``data.quarantine`` -> that of the list, where one is given."""
-    found = {source.name: _fingerprint_source(source) for source in mixture_of(config).sources}
-    listed = config["data"].get("quarantine")
-    return found if listed is None else found | {QUARANTINE: fingerprint_file(Path(listed).expanduser())}
-
-
-def _fingerprint_source(source: Source) -> str:
-    folder = prepared_folder(source)
-    return fingerprint_file(Path(source.path).expanduser() if folder is None else folder / MANIFEST)
+def fingerprint_files(mixture: Mixture) -> dict[str, str]:
+    """Source -> fingerprint of its file."""
+    return {source.name: fingerprint_file(Path(source.path).expanduser()) for source in mixture.sources}
 
 
 def fingerprint_file(path: Path) -> str:

@@ -17,7 +17,13 @@ from llava_moe.assemble import DTYPES, Assembled, new_model, newest_checkpoint, 
 from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.processes import Processes, zero_of
 from llava_moe.commands.settings import mixture_of, optimizer_of
-from llava_moe.commands.stage_data import OpenData, open_data, open_quarantine, refuse_changed_data
+from llava_moe.commands.stage_data import (
+    OpenData,
+    fingerprint_samples,
+    open_data,
+    open_quarantine,
+    refuse_changed_data,
+)
 from llava_moe.commands.stage_run import StageRun
 from llava_moe.commands.stage_validation import check_validation, open_validation
 from llava_moe.commands.stop_signals import StopSignals
@@ -89,8 +95,6 @@ def _train_locked(
         return
     console.print(f"[bold]{escape(title)}[/bold]  {escape(str(folder))}")
     checkpoint = last_checkpoint(folder)
-    if checkpoint is not None:
-        refuse_changed_data(folder, config)
     assembled = new_model(recipe_of(config), processes.device)
     groups = prepare_stage(
         assembled.model,
@@ -98,6 +102,8 @@ def _train_locked(
         assembled.attached.trainable_parameters() if "adapter" in config["stage"]["learning_rates"] else {},
     )
     data = open_data(config, assembled.encoder, processes, console)
+    if checkpoint is not None:
+        refuse_changed_data(folder, data)
     quarantine = None
     if processes.rank == 0:
         quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
@@ -114,7 +120,8 @@ def _train_locked(
         torch.manual_seed(config["seed"] * 1009 + processes.rank)
     if processes.rank == 0:
         write_atomically(
-            folder / "environment.json", json.dumps(describe_environment(config, assembled.model), indent=1)
+            folder / "environment.json",
+            json.dumps(describe_environment(fingerprint_samples(data), assembled.model), indent=1),
         )
     objective = objective_of(assembled)
     steps = schedule.num_steps

@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
-from llava_moe.commands.environment import QUARANTINE, fingerprint_data
 from llava_moe.commands.processes import Processes
 from llava_moe.commands.settings import cache_folder, mixture_of
 from llava_moe.data.conversation import BadRecord
@@ -79,6 +80,9 @@ def open_data(config: Mapping[str, Any], encoder: Encoder, processes: Processes,
     if list_path is not None:
         kept, accepted = leave_out(mixture.sources, records, kept, listed, Path(list_path))
         console.print(f"  {len(accepted):,} records left out by {list_path}", highlight=False, markup=False)
+        if listed and not accepted:
+            named = ", ".join(sorted({entry.source for entry in listed}))
+            console.print(f"  none of its {len(listed):,} records is read here: they are of {named}", markup=False)
     kept, held_out = split_held_out(mixture.sources, kept, mixture.held_out)
     if mixture.held_out:
         num_held = sum(len(index.rows) for index in held_out)
@@ -123,26 +127,35 @@ def _is_still_bad(data: OpenData, encoder: Encoder, entry: Quarantined) -> bool:
     return False
 
 
-def refuse_changed_data(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse to resume on data files that are not those the run began with: their samples would be others.
+def fingerprint_samples(data: OpenData) -> dict[str, str]:
+    """Source -> 24 hex digits over the keys of the records it trains on, in order.
+
+    Nothing else decides what a step holds: not where a file lies, when it was written, or in which format.
+    """
+    found = {}
+    for source, index in zip(data.mixture.sources, data.indexes, strict=True):
+        digest = sha256(f"{len(index.rows)} ".encode() + np.ascontiguousarray(index.keys).tobytes())
+        digest.update(np.ascontiguousarray(index.lengths).tobytes())
+        found[source.name] = digest.hexdigest()[:24]
+    return found
+
+
+def refuse_changed_data(folder: Path, data: OpenData) -> None:
+    """Refuse to resume on records that are not those the run began with: its steps would hold other samples.
 
     Raises:
-        UserError: naming the source and its file.
+        UserError: naming the source and its path.
     """
-    mixture = mixture_of(config)
     environment = folder / "environment.json"
     if not environment.is_file():
         return
-    before = json.loads(environment.read_text(encoding="utf-8"))["data"]
-    now = fingerprint_data(config)
-    for source in mixture.sources:
-        if before.get(source.name) != now[source.name]:
+    before, now = json.loads(environment.read_text(encoding="utf-8"))["data"], fingerprint_samples(data)
+    for source in data.mixture.sources:
+        told = before.get(source.name, "")
+        # A run that an earlier release began tells of the file's head and tail, in fewer digits.
+        if len(told) == len(now[source.name]) and told != now[source.name]:
             raise UserError(
-                f"data source {source.name!r}: {source.path} has changed since the run in {folder} began, so its steps "
-                "would hold other samples: put the file back, or choose another folder with out="
+                f"data source {source.name!r}: {source.path} (or data.quarantine's list) has changed since the run in "
+                f"{folder} began, so its steps would hold other samples: put it back, or choose another folder "
+                "with out="
             )
-    if before.get(QUARANTINE) != now.get(QUARANTINE):
-        raise UserError(
-            f"{QUARANTINE}={config['data'].get('quarantine')}: the list has changed since the run in {folder} began, "
-            "so its steps would hold other samples: put it back, or choose another folder with out="
-        )

@@ -7,6 +7,8 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llava_moe.data.pages import split_page
+
 
 @dataclass(frozen=True)
 class StoredImage:
@@ -159,12 +161,16 @@ def record_key(conversation: Conversation) -> str:
 
 
 def image_identity(ref: ImageRef) -> int:
-    """64 bits that are the same for the same image: a path as the record writes it, or an image's encoded bytes.
+    """64 bits that are the same for the same image: the end of its path, or its encoded bytes.
 
-    A path counts without its root, so that moving a folder moves no image to the other side of a held-out split.
+    Of a path the last two parts count, without suffix: data sets write one file behind different folders
+    (``00453/x.jpg`` in LLaVA-Pretrain, ``llava/llava_pretrain/images/00453/x.jpg`` in ShareGPT4V), and as .jpg what was
+    downloaded as .gif. All pages of a document are one image. A renamed or re-encoded copy is another.
     """
     if isinstance(ref, StoredImage):
         return int(ref.sha256[:16], 16)
     if isinstance(ref, bytes):
         return int.from_bytes(hashlib.sha256(ref).digest()[:8], "big")
-    return int.from_bytes(hashlib.sha256(posixpath.normpath(ref).encode()).digest()[:8], "big")
+    parts = posixpath.normpath(split_page(ref)[0]).rsplit("/", 2)[-2:]
+    name = "/".join([*parts[:-1], posixpath.splitext(parts[-1])[0]])
+    return int.from_bytes(hashlib.sha256(b"path " + name.encode()).digest()[:8], "big")

@@ -149,10 +149,13 @@ def open_image(
         raise BadRecord("image_too_large", f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise BadRecord("image_unreadable", f"{name} is no image that Pillow knows") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, BadRecord):
-            raise
-        raise BadRecord("image_unreadable", f"{name}: {error}") from error
+    except (BadRecord, MemoryError):
+        raise
+    except Exception as error:
+        # Trap: on damaged files Pillow's decoders raise what they happen to trip over (RuntimeError, IndexError,
+        # NotImplementedError, struct.error, ...), and none of it may end a run.
+        told = str(error) or type(error).__name__
+        raise BadRecord("image_unreadable", f"{name}: {told.splitlines()[0]}") from error
 
 
 def find_image(ref: str, root: str | None) -> Path:
@@ -169,6 +172,8 @@ def find_image(ref: str, root: str | None) -> Path:
     try:
         path = Path(root or "", split_page(ref)[0]).expanduser()
         if root is not None:
+            # Trap: behind a linked folder the system takes .. for the parent of what is linked to.
+            path = Path(os.path.normpath(path))
             _stay_inside(path, ref, root)
         found = _existing(path)
         if found is not None and root is not None and found.is_symlink():
@@ -183,11 +188,12 @@ def find_image(ref: str, root: str | None) -> Path:
 
 
 def _existing(path: Path) -> Path | None:
-    if path.exists():
+    # Not whatever exists: a named pipe would be read for ever. A folder is found, and is no image.
+    if path.is_file() or path.is_dir():
         return path
     if path.suffix:
         for suffix in _SUFFIXES:
-            if (neighbour := path.with_suffix(suffix)).exists():
+            if (neighbour := path.with_suffix(suffix)).is_file():
                 return neighbour
     return None
 

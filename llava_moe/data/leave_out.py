@@ -45,6 +45,7 @@ def read_list(path: Path) -> tuple[Quarantined, ...]:
                     id=str(fields["id"]),
                     reason=str(fields["reason"]),
                     detail=str(fields.get("detail", "")),
+                    num_records=int(fields.get("num_records", 0)),
                 )
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -80,26 +81,34 @@ def leave_out(
             kept.append(index)
             continue
         rows = _rows_of(source, content, mine, path)
-        is_kept = ~np.isin(index.rows, rows)
+        is_kept = ~np.isin(index.rows, [row for row in rows if row is not None])
         if not is_kept.any():
             raise UserError(
                 f"data.quarantine={path} leaves nothing of source {source.name!r}: mend the source, or drop it from "
                 "the mixture"
             )
         kept.append(take(index, is_kept))
-        accepted += mine
+        accepted += [entry for entry, row in zip(mine, rows, strict=True) if row is not None]
     return tuple(kept), tuple(accepted)
 
 
-def _rows_of(source: Source, records: Records, listed: Sequence[Quarantined], path: Path) -> np.ndarray:
-    rows = [records.find(entry.index) for entry in listed]
+def _rows_of(source: Source, records: Records, listed: Sequence[Quarantined], path: Path) -> list[int | None]:
+    """The place of each listed record; None for one of another split."""
+    total = records.num_in_files
     probes = set(np.linspace(0, len(listed) - 1, min(NUM_PROBES, len(listed))).astype(int).tolist())
-    for place, (entry, row) in enumerate(zip(listed, rows, strict=True)):
-        if row is None and source.split is not None:
-            continue  # of another split
-        if row is None or (place in probes and records.read(row, row + 1)[0].id != entry.id):
+    rows = []
+    for place, entry in enumerate(listed):
+        if entry.num_records not in (0, total) or not 0 <= entry.index < total:
+            there = f"of {entry.num_records:,} " if entry.num_records else ""
+            raise UserError(
+                f"data.quarantine={path} was made of other data: it lists record {entry.index} {there}of "
+                f"{source.name!r}, which has {total:,} here; run llava-moe data check again"
+            )
+        row = records.find(entry.index)
+        if place in probes and row is not None and records.read(row, row + 1)[0].id != entry.id:
             raise UserError(
                 f"data.quarantine={path} was made of other data: record {entry.index} of {source.name!r} is not "
                 f"{entry.id!r} here; run llava-moe data check again"
             )
-    return np.asarray([row for row in rows if row is not None], dtype=np.int64)
+        rows.append(row)
+    return rows

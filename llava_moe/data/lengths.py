@@ -26,7 +26,7 @@ from llava_moe.data.template import Rendered
 from llava_moe.data.workers import num_cores, work_ahead
 from llava_moe.errors import UserError
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the index of the same records would come out otherwise."""
 
 CHUNK = 1024

@@ -17,7 +17,11 @@ TOO_LONG = "too_long"
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One record left out: where it stands (``index``: its number in the source's file, from 0) and why."""
+    """One record left out: where it stands (``index``: its number in the source's file, from 0) and why.
+
+    ``num_records`` says how many records the source's files hold, where the entry is for another run to read: ids may
+    be missing, and a list of other data should be told apart. 0: not said.
+    """
 
     source: str
     domain: str
@@ -25,6 +29,7 @@ class Quarantined:
     id: str
     reason: str
     detail: str
+    num_records: int = 0
 
 
 class Quarantine:
@@ -146,4 +151,7 @@ class Quarantine:
 
 
 def _line(entry: Quarantined) -> str:
-    return json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+    fields = asdict(entry)
+    if not entry.num_records:
+        del fields["num_records"]
+    return json.dumps(fields, ensure_ascii=False) + "\n"

@@ -88,6 +88,10 @@ class Records(Protocol):
     def image_root(self) -> str | None:
         """The folder that image paths start from."""
 
+    @property
+    def num_in_files(self) -> int:
+        """Records of all splits."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Conversation:

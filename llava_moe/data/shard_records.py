@@ -52,6 +52,11 @@ class ShardRecords:
         """The source's image folder, else the manifest's."""
         return self.source.images if self.source.images is not None else self.manifest.images
 
+    @property
+    def num_in_files(self) -> int:
+        """Records of all splits."""
+        return sum(shard.num_records for shard in self.manifest.shards)
+
     def __len__(self) -> int:
         return int(self.starts[-1])
 

@@ -45,6 +45,11 @@ class ArrowRecords:
         """The source's image folder."""
         return self.source.images
 
+    @property
+    def num_in_files(self) -> int:
+        """Records of all splits."""
+        return len(self.rows)
+
     def __len__(self) -> int:
         return len(self.rows) if self.chosen is None else len(self.chosen)
 

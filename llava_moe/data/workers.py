@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from llava_moe.errors import UserError
+
 Item = TypeVar("Item")
 
 
@@ -28,9 +30,12 @@ def work_ahead(
         prefetch: items that each worker keeps ready: with them memory is bounded.
         start_method: ``fork``, ``spawn``, ... for the workers; None for the platform's own.
         pin_memory: call each item's ``pin_memory()`` in a thread of the loader, while the one before is in use.
+
+    Raises:
+        UserError: as ``dataset[i]`` did, in whatever process.
     """
     loader = DataLoader(
-        dataset,
+        _Guarded(dataset),
         batch_size=None,
         sampler=order,
         # Trap: without one of its own the loader draws from torch's global generator, whose state is the run's.
@@ -45,9 +50,25 @@ def work_ahead(
     with _while_starting_workers(num_workers):
         items = iter(loader)
     try:
-        yield from items
+        for item in items:
+            if isinstance(item, UserError):
+                raise item
+            yield item
     finally:
         _end_workers(items)
+
+
+class _Guarded(Dataset[Any]):
+    """A ``UserError`` crosses to this process as a value: the loader would fold a worker's traceback into its text."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except UserError as error:
+            return error
 
 
 def num_cores() -> int:

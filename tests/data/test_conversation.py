@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from llava_moe.data.conversation import (
     BadRecord,
     Conversation,
+    StoredImage,
     Turn,
     check_images,
+    image_identity,
     record_key,
     settle_turns,
 )
@@ -120,3 +123,17 @@ def test_a_bad_record_crosses_process_borders() -> None:
         "no file a.jpg",
         "image_missing: no file a.jpg",
     )
+
+
+def test_an_image_is_known_again_behind_another_folder_or_suffix() -> None:
+    one = image_identity("00453/004539375.jpg")
+    for same in (
+        "llava/llava_pretrain/images/00453/004539375.jpg",
+        "./00453//004539375.gif",
+        "a/../00453/004539375.png",
+    ):
+        assert image_identity(same) == one
+    for other in ("00454/004539375.jpg", "004539375.jpg", "00453/004539376.jpg"):
+        assert image_identity(other) != one
+    assert image_identity("scans/form.tif.2") == image_identity("scans/form.tif.0") != image_identity("scans/form2.tif")
+    assert image_identity(b"abc") == image_identity(StoredImage(sha256(b"abc").hexdigest())) != image_identity("abc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -200,3 +201,35 @@ def test_the_limits_can_be_set() -> None:
     assert open_image(content, max_side=50_000).size == (50_000, 2)
     with pytest.raises(BadRecord, match="at most 99999 pixels"):
         open_image(content, max_pixels=99_999, max_side=50_000)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to decode image"), IndexError(), NotImplementedError("DDS")])
+def test_whatever_a_decoder_trips_over_makes_the_image_unreadable(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise(7, 9).save(tmp_path / "a.png")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(BadRecord) as caught:
+        open_image("a.png", str(tmp_path))
+    assert caught.value.reason == "image_unreadable" and (str(error) or type(error).__name__) in caught.value.detail
+
+
+def test_a_named_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(BadRecord) as caught:
+        open_image("pipe.jpg", str(tmp_path))
+    assert caught.value.reason == "image_missing"
+
+
+def test_a_way_up_does_not_lead_out_through_a_linked_folder(tmp_path: Path) -> None:
+    (tmp_path / "other" / "images").mkdir(parents=True)
+    (tmp_path / "root").mkdir()
+    noise(7, 9).save(tmp_path / "other" / "secret.png")
+    (tmp_path / "root" / "sub").symlink_to(tmp_path / "other" / "images")
+    with pytest.raises(BadRecord) as caught:
+        open_image("sub/../secret.png", str(tmp_path / "root"))
+    assert caught.value.reason == "image_missing"

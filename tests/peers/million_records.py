@@ -1,7 +1,7 @@
 """A million LLaVA-style records on disk, text as long as the real mix's, images few; and what preparing them takes.
 
-``python -m tests.peers.million_records FOLDER [--records 1000000] [--model demo] [--processes 2]`` writes the records
-unless they are there (1.3 GB, a minute) and prepares them into ``FOLDER/data/million``.
+``python -m tests.peers.million_records FOLDER [--records 1000000] [--text demo] [--model demo] [--processes 2]``
+writes the records unless they are there (1.3 GB, a minute) and prepares them into ``FOLDER/data/million``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from llava_moe.cli import run
+from llava_moe.commands.settings import embedded_images
 from llava_moe.prepare import chunks
 
 NUM_RECORDS = 1_000_000
@@ -96,8 +98,29 @@ def records(num: int, seed: int = 0) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def write_million(folder: Path, num: int = NUM_RECORDS) -> Path:
-    """Write ``million.json``, its images and its recipe page ``million.py``; returns the records' file."""
+def demo_records(num: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Records whose texts are the embedded demo's real ones: a question and its answer drawn for each."""
+    draw = random.Random(seed)
+    pairs = []
+    for file in sorted(embedded_images().glob("*.parquet")):
+        for row in pq.read_table(file, columns=["conversations"]).to_pylist():
+            turns = [turn["text"].replace("<image>", "").strip() for turn in row["conversations"]]
+            pairs += list(zip(turns[::2], turns[1::2], strict=True))
+    for number in range(num):
+        record: dict[str, Any] = {"id": f"{number:012d}"}
+        question, answer = draw.choice(pairs)
+        if draw.random() >= 0.06:
+            record["image"] = f"images/{number % NUM_IMAGES:03d}.jpg"
+            question = f"<image>\n{question}"
+        record["conversations"] = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+        yield record
+
+
+def write_million(folder: Path, num: int = NUM_RECORDS, text: str = "long") -> Path:
+    """Write ``million.json``, its images and its recipe page ``million.py``; returns the records' file.
+
+    ``text``: ``long`` has the lengths of the real mix and words that look like a language's, ``demo`` real short texts.
+    """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0)
     for number in range(NUM_IMAGES):
@@ -108,7 +131,7 @@ def write_million(folder: Path, num: int = NUM_RECORDS) -> Path:
     part = folder / "million.json.part"
     with open(part, "w", encoding="utf-8") as file:
         file.write("[")
-        for number, record in enumerate(records(num)):
+        for number, record in enumerate((records if text == "long" else demo_records)(num)):
             file.write(", " * bool(number) + json.dumps(record))
         file.write("]")
     part.replace(path)
@@ -141,6 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--records", type=int, default=NUM_RECORDS)
+    parser.add_argument("--text", choices=("long", "demo"), default="long")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--model", default=None, help="whose tokenizer counts; without it none does")
     parser.add_argument("--rows-a-chunk", type=int, default=chunks.ROWS_A_CHUNK)
@@ -149,7 +173,7 @@ def main() -> None:
     path = options.folder / "million.json"
     if not path.exists():
         started = time.monotonic()
-        write_million(options.folder, options.records)
+        write_million(options.folder, options.records, options.text)
         print(f"written in {time.monotonic() - started:.0f} s: {path}, {path.stat().st_size / 1e9:.2f} GB")
     words = [f"recipe={options.folder / 'million.py'}", f"downloads={options.folder}", f"out={options.folder / 'data'}"]
     words += [f"num_processes={options.processes}"] + ([f"model={options.model}"] if options.model else [])

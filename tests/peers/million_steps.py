@@ -1,0 +1,67 @@
+"""What a million prepared records take before the first step: index, plan, memory, and a start from a warm cache.
+
+``python -m tests.peers.million_steps FOLDER`` reads ``FOLDER/data/million`` (see ``million_records.py``) with the
+demo's tokenizer, indexes it into an empty cache under ``FOLDER``, plans an epoch, and starts a training of one step twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from llava_moe.commands.settings import settle
+from tests.peers.million_records import peak
+
+WORDS = ("exp=mix_general", "data=mine", "model=tiny", "train.dtype=fp32", "train.max_length=1500", "train.max_steps=1")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    cache = options.folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    os.environ["LLAVA_MOE_CACHE"] = str(cache)
+    _index(options.folder / "data" / "million")
+    for name in ("first", "second"):
+        run = options.folder / f"run-{name}"
+        shutil.rmtree(run, ignore_errors=True)
+        words = [*WORDS, f"path={options.folder / 'data' / 'million'}", f"out={run}"]
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "llava_moe", "train", *words], check=True, stdout=subprocess.DEVNULL)
+        print(f"a run of one step, {name}: {time.monotonic() - started:.1f} s from the command to its end")
+
+
+def _index(path: Path) -> None:
+    from llava_moe.assemble import encoder_of, recipe_of
+    from llava_moe.commands.compose_config import compose_again, resolved
+    from llava_moe.commands.settings import cache_folder, mixture_of
+    from llava_moe.data.lengths import index_source
+    from llava_moe.data.source import open_records
+
+    config = settle(resolved(compose_again("train", [*WORDS, f"path={path}"])))
+    (source,) = mixture_of(config).sources
+    encoder = encoder_of(recipe_of(config))
+    started = time.monotonic()
+    records = open_records(source, cache_folder())
+    index = index_source(source, records, encoder, cache_folder())
+    indexed = time.monotonic()
+    mixture_of(config).plan([index], 0)
+    planned = time.monotonic()
+    words = index.lengths.mean() - index.num_images.mean() * encoder.num_image_tokens
+    print(
+        f"{len(records):,} records, {words:.0f} text tokens each: indexed in {indexed - started:.1f} s, an epoch planned "
+        f"in {planned - indexed:.1f} s; peak resident memory {peak('self'):.0f} MiB"
+    )
+    started = time.monotonic()
+    index_source(source, records, encoder, cache_folder())
+    print(f"from the cache in {time.monotonic() - started:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
