@@ -19,6 +19,8 @@ from llava_moe.cli import run
 from llava_moe.commands.eval_model import ScoredModel, open_model
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.ranks import ALONE
+from tests.distributed.test_eval_ranks import NUM_QUESTIONS, write_charts
+from tests.eval.test_endpoint import Server
 
 Refused = Callable[..., str]
 CPU = torch.device("cpu")
@@ -216,3 +218,19 @@ def test_an_endpoint_is_asked_by_one_process(refused: Refused, monkeypatch: pyte
     check_one_model(config)
     with pytest.raises(UserError, match="one process asks an endpoint, not 2"):
         check_one_model(config, Ranks(0, 2))
+
+
+def test_a_served_model_is_scored_and_named_in_the_result(tmp_path: Path, tiny_words: list[str]) -> None:
+    write_charts(tmp_path / "charts")
+    server = Server()
+    words = [f"model.endpoint={server.address}", "model.name=tiny", "benchmarks=[chartqa]", f"out={tmp_path / 'out'}"]
+    try:
+        assert run(["eval", *words, f"benchmark_paths.chartqa={tmp_path / 'charts'}", "batch_size=4"]) == 0
+    finally:
+        server.stop()
+    assert len(server.seen) == NUM_QUESTIONS and server.most <= 4
+    result = json.loads((tmp_path / "out" / "eval" / "chartqa.json").read_text())
+    assert result["answered_by"] == {
+        **{"source": f"tiny at {server.address}", "template": "the server's own", "images": "the server's own"},
+        **{"dtype": "the server's own", "batch_size": 4, "num_processes": 1, "adapter": ""},
+    }
