@@ -28,7 +28,7 @@ def show(console: Console, checked: Checked, notes: Sequence[str]) -> None:
     )
     if rows:
         console.print(_table(labels, rows))
-    else:
+    elif not checked.troubles:
         console.print("nothing was found")
     for trouble in checked.troubles:
         severity = KINDS[trouble.kind].severity

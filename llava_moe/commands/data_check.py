@@ -13,6 +13,7 @@ from llava_moe.check.findings import quarantine_list
 from llava_moe.check.kinds import KINDS
 from llava_moe.check.mix import Checked, check_mix
 from llava_moe.check.page import write_page
+from llava_moe.check.sources import Trouble
 from llava_moe.commands.account_words import Job, run_job
 from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
@@ -60,15 +61,18 @@ def _check(job: Job) -> int:
     checked.troubles[:0] = troubles
     listed, ambiguous = quarantine_list(checked.findings)
     notes = _notes(job, checked, listed, ambiguous, asked)
-    following = _next_commands(job, folder, listed)
+    blocking = [trouble for trouble in checked.troubles if KINDS[trouble.kind].severity == "fault"]
+    # The same words would only meet the same trouble.
+    following = [] if blocking else _next_commands(job, folder, listed)
     write_list(folder, listed)
     about = {"train": job.words, "against": [one.name for one in asked], "notes": notes}
     write_numbers(folder, about, checked, listed)
     page = write_page(folder, folder.name, job.words, checked, len(listed), notes, following)
     show(console, checked, notes)
     console.print(f"\npage: {page}\nlist: {folder / LIST}, {len(listed):,} records", soft_wrap=True)
-    say_next(console, following)
-    _refuse(job, folder, checked, listed)
+    if following:
+        say_next(console, following)
+    _refuse(job, folder, checked, blocking, listed)
     return 0
 
 
@@ -134,9 +138,10 @@ def _next_commands(job: Job, folder: Path, listed: Sequence[Quarantined]) -> lis
     return [f"{words} {shlex.quote(f'data.quarantine={folder / LIST}')}"]
 
 
-def _refuse(job: Job, folder: Path, checked: Checked, listed: Sequence[Quarantined]) -> None:
+def _refuse(
+    job: Job, folder: Path, checked: Checked, blocking: Sequence[Trouble], listed: Sequence[Quarantined]
+) -> None:
     """Exit as training would: a source that it would not begin with; or, where asked for, on any fault."""
-    blocking = [trouble for trouble in checked.troubles if KINDS[trouble.kind].severity == "fault"]
     if blocking:
         more = f" (and {len(blocking) - 1} more; see {folder})" if len(blocking) > 1 else ""
         raise UserError(f"{blocking[0].label}: {blocking[0].kind}: {blocking[0].detail}{more}")

@@ -237,6 +237,19 @@ def test_bad_words_are_one_line(mine: list[str], refused: Refused, word: str, to
     assert told in refused(*words)
 
 
+def test_while_training_would_not_begin_nothing_is_praised_and_no_training_is_advised(
+    mine: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*(word for word in mine if not word.startswith("images=")), "images=nowhere", "out=found"]) == 2
+    shown = capfd.readouterr().out
+    assert "fault: mine: image_root" in shown
+    assert "nothing was found" not in shown and "Next:" not in shown and "llava-moe train" not in shown
+    assert "<h2>Next</h2>" not in Path("found/check.html").read_text()
+    assert run([*mine, "out=found"]) == 0
+    shown = capfd.readouterr().out
+    assert "nothing was found" in shown and "Next:\n  llava-moe train" in shown
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
