@@ -21,7 +21,7 @@ from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.readers.shards import MANIFEST, PREPARING, Manifest, read_manifest
 from llava_moe.errors import UserError
 from llava_moe.prepare.preparation import Choices, Preparation, settle_preparation
-from llava_moe.prepare.recipe import SPLITS, Recipe, load_recipe
+from llava_moe.prepare.recipe import Recipe, load_recipe
 from llava_moe.prepare.run import prepare
 from llava_moe.prepare.table import account_lines, account_table
 from llava_moe.prepare.tokens import TextTokenizer
@@ -30,7 +30,7 @@ LIMITS: dict[str, Limit] = {
     "downloads": OrNull(Text()),
     "from": Choice(("downloads", "hub")),
     "out": Text(),
-    "splits": OrNull(ListOf(Choice(SPLITS))),
+    "splits": OrNull(ListOf(Text())),
     "images": OrNull(Text()),
     "probe_images": FLAG,
     "num_processes": OrNull(Whole(1)),

@@ -86,12 +86,19 @@ def _split_account(
 def _difference(found: int, expected: int | None, what: str, known: str) -> str | None:
     if expected is None or found == expected:
         return None
-    share = f"{abs(found - expected):,} ({abs(found - expected) / expected:.2%})"
+    share = f"{abs(found - expected):,} ({_percent(abs(found - expected) / expected, is_part=0 < found < expected)})"
     if found < expected:
         why = "the download is not whole, or its publisher took some out"
     else:
         why = "files of another version lie beside it, or its publisher added some"
     return f"{found:,} {what}, {expected:,} {known}: {share} {'fewer' if found < expected else 'more'}; {why}"
+
+
+def _percent(share: float, is_part: bool) -> str:
+    """A share in percent; a part is never rounded up to all, nor any difference down to none."""
+    if is_part and share > 0.9999:
+        return "more than 99.99%"
+    return "less than 0.01%" if share < 0.0001 else f"{share:.2%}"
 
 
 def _nothing(preparation: Preparation, made: Mapping[int, Made], num_raw: int) -> UserError:

@@ -102,7 +102,9 @@ def settle_preparation(recipe: Recipe, choices: Choices) -> Preparation:
     parts = [part for part in recipe.parts if choices.splits is None or part.split in choices.splits]
     unknown = [split for split in choices.splits or () if split not in recipe.splits]
     if unknown or not parts:
-        raise UserError(f"splits={list(choices.splits or ())}: recipe {recipe.name} has {', '.join(recipe.splits)}")
+        asked = ",".join(choices.splits or ())
+        there = ", ".join(recipe.splits)
+        raise UserError(f"splits=[{asked}]: recipe {recipe.name} has {there}: name one or more, or leave out splits=")
     root, prefixes = _image_roots(recipe, choices, base, parts)
     files = [
         _part_file(raw, part, recipe.parts.index(part), prefix, base)
@@ -135,19 +137,35 @@ def _get(recipe: Recipe) -> str:
 
 def _find(recipe: Recipe, part: Part, base: str) -> list[RawFile]:
     place = base if part.find == "." else f"{base}/{part.find}"
-    more = "" if len(recipe.splits) == 1 else f"; to do without it: splits=[{','.join(_others(recipe, part))}]"
     try:
-        found = FORMATS[recipe.format].find(place)
+        files = _files(recipe, part, base)
     except UserError as error:
-        raise UserError(f"recipe {recipe.name}: {error}; to get it: {_get(recipe)}{more}") from error
-    files = [raw for raw in found if raw.split in (None, part.split)]
+        missing = f"recipe {recipe.name}: {error}; to get it: {_get(recipe)}"
+        raise UserError(f"{missing}{_way_round(recipe, part, base)}") from error
     if not files:
-        raise UserError(f"recipe {recipe.name}: no {part.split} file in {place}; to get it: {_get(recipe)}{more}")
+        missing = f"recipe {recipe.name}: no {part.split} file in {place}; to get it: {_get(recipe)}"
+        raise UserError(f"{missing}{_way_round(recipe, part, base)}")
     return files
 
 
-def _others(recipe: Recipe, part: Part) -> list[str]:
-    return [split for split in recipe.splits if split != part.split]
+def _files(recipe: Recipe, part: Part, base: str) -> list[RawFile]:
+    found = FORMATS[recipe.format].find(base if part.find == "." else f"{base}/{part.find}")
+    return [raw for raw in found if raw.split in (None, part.split)]
+
+
+def _way_round(recipe: Recipe, missing: Part, base: str) -> str:
+    """The splits that can do without the missing one: those of which every file is there."""
+    others = dict.fromkeys(split for split in recipe.splits if split != missing.split)
+    lacks = {part.split for part in recipe.parts if part.split in others and not _is_there(recipe, part, base)}
+    there = [split for split in others if split not in lacks]
+    return f"; to do without it: splits=[{','.join(there)}]" if there else ""
+
+
+def _is_there(recipe: Recipe, part: Part, base: str) -> bool:
+    try:
+        return bool(_files(recipe, part, base))
+    except UserError:
+        return False
 
 
 def _image_roots(

@@ -29,6 +29,18 @@ def test_the_files_are_those_of_the_recipe_under_the_downloads(tmp_path: Path) -
     assert [file.split for file in only.files] == ["val"]
 
 
+def test_only_splits_whose_files_are_there_are_offered_instead(tmp_path: Path) -> None:
+    parts = 'Part("train", "a.jsonl", 1), Part("val", "b.jsonl", 1), Part("test", "c.jsonl", 1)'
+    page = write_page(tmp_path, parts=parts)
+    (tmp_path / "dl").mkdir()
+    with pytest.raises(UserError, match=r"no file .*a\.jsonl") as nothing:
+        settle(page, downloads=str(tmp_path / "dl"))
+    assert "splits=" not in str(nothing.value)
+    save(tmp_path / "dl" / "c.jsonl", b"{}\n")
+    with pytest.raises(UserError, match=r"no file .*a\.jsonl.*to do without it: splits=\[test\]$"):
+        settle(page, downloads=str(tmp_path / "dl"))
+
+
 def test_a_folder_of_the_recipes_name_is_taken_for_the_downloads(tmp_path: Path) -> None:
     write_records(tmp_path / "dl" / "own", 2)
     assert settle(write_page(tmp_path), downloads=str(tmp_path / "dl")).base == str(tmp_path / "dl" / "own")
