@@ -204,6 +204,7 @@ def test_the_demo_measures_its_split_by_domain(
     total = sum(one["loss"] * one["supervised_tokens"] for one in line["domains"].values())
     assert line["held_out_loss"] == pytest.approx(total / line["supervised_tokens"], rel=1e-9)
     assert (folder / "checkpoints" / "best").read_text().startswith("step-00000")
+    assert "dotted: on" in (folder / "report.html").read_text()
     assert f"2/2 held-out loss {line['held_out_loss']:.4f} (general " in capfd.readouterr().out
 
 
