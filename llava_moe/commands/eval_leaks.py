@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +18,9 @@ from llava_moe.eval.files import write_atomically
 from llava_moe.eval.leaks import LeakReport, leak_table, leaks_json, leaks_list, split_scores
 from llava_moe.eval.protocol import find_protocol
 from llava_moe.eval.scored import ScoredRun, open_asked, read_scored, scored_benchmarks
+
+if TYPE_CHECKING:
+    from llava_moe.check.trained_on import TrainedOn
 
 
 def report_leaks(config: Mapping[str, Any], names: Sequence[str] | None, console: Console) -> int:
@@ -54,15 +57,8 @@ def report_leaks(config: Mapping[str, Any], names: Sequence[str] | None, console
         kinds = found.items[name]
         reports.append(LeakReport(name, num, kinds, split_scores(one, benchmark, kinds), found.num_unseen[name]))
     unread = [f"{trouble.label}: {trouble.detail}" for trouble in (*troubles, *found.troubles)]
-    about = {
-        "run": str(run),
-        "sources": sorted({view.source.name for view in views}),
-        "num_records": found.num_records,
-        "num_images": found.num_images,
-        "not_looked_at": unread,
-    }
-    write_atomically(folder / "eval" / "leaks.json", leaks_json(reports, about))
-    write_atomically(folder / "eval" / "leaks.jsonl", leaks_list(reports))
+    sources = sorted({view.source.name for view in views})
+    _write(folder, reports, {"run": str(run), "sources": sources, "not_looked_at": unread}, found)
     for report in reports:
         _show(report, console)
     for trouble in unread:
@@ -76,6 +72,12 @@ def report_leaks(config: Mapping[str, Any], names: Sequence[str] | None, console
         markup=False,
     )
     return 0
+
+
+def _write(folder: Path, reports: Sequence[LeakReport], about: Mapping[str, Any], found: TrainedOn) -> None:
+    counted = {**about, "num_records": found.num_records, "num_images": found.num_images}
+    write_atomically(folder / "eval" / "leaks.json", leaks_json(reports, counted))
+    write_atomically(folder / "eval" / "leaks.jsonl", leaks_list(reports))
 
 
 def _show(report: LeakReport, console: Console) -> None:
