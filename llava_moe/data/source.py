@@ -20,7 +20,7 @@ from llava_moe.data.readers import store
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.reader import RawFile, Reader
 from llava_moe.data.readers.row import Row
-from llava_moe.data.readers.shards import is_prepared
+from llava_moe.data.readers.shards import is_ours, is_prepared
 from llava_moe.data.records import AUTO, Entry, Records, Source, entry_of
 from llava_moe.data.shard_records import ShardRecords, open_shards
 from llava_moe.errors import UserError
@@ -126,9 +126,20 @@ def _refuse_empty(source: Source, records: Records) -> None:
 
 
 def prepared_folder(source: Source) -> Path | None:
-    """The folder of a source that ``data prepare`` made or has begun; None for raw files."""
+    """The folder of a source that ``data prepare`` made or has begun; None for raw files.
+
+    Raises:
+        UserError: it was made by ``data prepare``, and the format of raw files is asked for.
+    """
     path = Path(source.path).expanduser()
-    return path if source.format in (AUTO, "records") and is_prepared(path) else None
+    if not is_prepared(path):
+        return None
+    if source.format in (AUTO, "records"):
+        return path
+    # Raw files may have a manifest of their own beside them.
+    if is_ours(path):
+        raise UserError(f"data source {source.name!r}: {path} is prepared: leave out format={source.format}")
+    return None
 
 
 def check_image_root(source: Source, records: Records, num_probes: int = 32) -> None:

@@ -16,7 +16,7 @@ import pytest
 from llava_moe.data.conversation import BadRecord, StoredImage, image_identity, record_key
 from llava_moe.data.readers.shards import MANIFEST, PREPARING, SHARD_SCHEMA, Manifest, Shard, write_manifest
 from llava_moe.data.shard_records import ShardRecords
-from llava_moe.data.source import Source, open_records
+from llava_moe.data.source import Source, open_records, prepared_folder
 from llava_moe.errors import UserError
 
 
@@ -186,6 +186,14 @@ def test_a_shard_that_no_preparation_wrote_is_refused_before_it_is_looked_for(
     (folder / MANIFEST).write_text(json.dumps(told))
     with pytest.raises(UserError, match=rf"manifest\.json: not a manifest \({field} of .*restart=true"):
         opened(folder)
+
+
+def test_a_prepared_folder_is_not_read_in_the_format_of_its_raw_files(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"data source 'mine': .*set is prepared: leave out format=pathvqa$"):
+        opened(folder, format="pathvqa")
+    assert len(opened(folder, format="records")) == 21
+    (folder / MANIFEST).write_text('{"name": "of a download"}')
+    assert prepared_folder(Source("mine", "general", str(folder), format="pathvqa")) is None
 
 
 def test_another_version_of_the_manifest_is_refused(folder: Path) -> None:

@@ -97,6 +97,17 @@ def is_prepared(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or (folder / PREPARING).is_dir()
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether a folder with a manifest is certainly one of ``data prepare``: another program's may have that name."""
+    if (folder / PREPARING).is_dir():
+        return True
+    try:
+        told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and {"recipe", "shards", "version"} <= told.keys()
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``; it appears whole or not at all."""
     part = folder / f".{MANIFEST}.partial"
