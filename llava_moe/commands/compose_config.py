@@ -23,7 +23,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llava_moe.cli import config_folder
+from llava_moe.cli import OPEN_ENDED, config_folder
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.errors import UserError
 
@@ -163,6 +163,11 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
         return f"unknown key {unknown}{suggest(unknown, known)}"
     first = re.sub(r" See https://\S+.*", "", " ".join(messages.split()))[:300]
     if isinstance(error, OverrideParseException):
+        # A mistyped key of free text was not quoted for Hydra, which then stumbles over its value.
+        bare = str(error.override).partition("=")[0].lstrip("+~")
+        known = _known_keys(name, words)
+        if bare not in known and not bare.startswith(OPEN_ENDED) and (near := suggest(bare, known)):
+            return f"unknown key {bare}{near}"
         return (
             f"cannot read {error.override}: {first}; write key=value, and text with blanks or commas as key=\"'...'\""
         )

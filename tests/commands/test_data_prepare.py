@@ -365,6 +365,7 @@ def test_nothing_is_begun_where_one_of_several_is_wrong(words: list[str], refuse
         (["splits=[]"], "splits=[]: recipe own has train"),
         (["splits=5"], "splits=5: give a list"),
         (["model.path=/nowhere"], "no such folder"),
+        (["download=it's here"], "unknown key download (did you mean downloads?)"),
         (["probe_image=true"], "unknown key probe_image (did you mean probe_images?)"),
         (["out=dl/train.jsonl"], "cannot be written (Not a directory); give another out="),
         (["out=/proc/none"], "cannot be written"),
