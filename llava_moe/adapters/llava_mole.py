@@ -16,7 +16,7 @@ from llava_moe.adapters.fitting import Fitting
 from llava_moe.adapters.gated_mlp import is_gated_mlp
 from llava_moe.adapters.lora import check_low_rank, frozen_targets, low_rank_scale
 from llava_moe.adapters.own_format import write_folder
-from llava_moe.adapters.router import ROUTER_MODES, FollowRouter, TokenRouter
+from llava_moe.adapters.router import ROUTER_MODES, FollowRouter, LastRecomputed, TokenRouter
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import WideLinear
 from llava_moe.errors import UserError
@@ -122,6 +122,7 @@ class LlavaMole:
             )
         linears: dict[str, WideLinear] = {}
         routers: dict[str, TokenRouter] = {}
+        last_recomputed = LastRecomputed()
         for name, base in body.select(self.target_modules).items():
             layer = body.layer_of(name)
             num_experts = self._most_experts if layer is None else counts.get(layer, 0)
@@ -130,7 +131,8 @@ class LlavaMole:
                 continue
             ranks = {f"experts.{k}": self.r for k in range(num_experts)}
             read_ranks = {"shared": self.r} if self.shared_A else None
-            gate = self._follow(routers, name.rpartition(".")[0], body, num_experts, base) if num_experts > 1 else None
+            block = name.rpartition(".")[0]
+            gate = self._follow(routers, block, body, num_experts, base, last_recomputed) if num_experts > 1 else None
             linears[name] = WideLinear(base, ranks, scale, gate, self.lora_dropout, read_ranks)
         if not routers:
             return Fitting(linears)
@@ -153,14 +155,20 @@ class LlavaMole:
         return {layer: counts[layer] for layer in chosen}
 
     def _follow(
-        self, routers: dict[str, TokenRouter], block: str, body: Body, num_experts: int, base: nn.Linear
+        self,
+        routers: dict[str, TokenRouter],
+        block: str,
+        body: Body,
+        num_experts: int,
+        base: nn.Linear,
+        last_recomputed: LastRecomputed,
     ) -> FollowRouter:
         """The gate of a bank in ``block``, whose router is made when its first bank asks for it."""
         if block not in routers:
             is_sorted = self._sorts(body.model.get_submodule(block), block, num_experts)
             weight = base.weight
             routers[block] = TokenRouter(
-                body.hidden_size, num_experts, self.router, weight.device, is_sorted, weight.dtype
+                body.hidden_size, num_experts, self.router, weight.device, is_sorted, weight.dtype, last_recomputed
             )
         return FollowRouter(routers[block], self.shared_A)
 

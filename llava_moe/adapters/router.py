@@ -78,6 +78,19 @@ class Uncast(nn.Module):
         return self
 
 
+class LastRecomputed:
+    """The router that was recomputed last, of those that share this: the one whose decision is still held."""
+
+    def __init__(self) -> None:
+        self.router: TokenRouter | None = None
+
+    def becomes(self, router: TokenRouter) -> None:
+        """Let go of the last one's weights, and with them of its layer's recomputed activations."""
+        if self.router is not None and self.router is not router:
+            self.router.forget_weights()
+        self.router = router
+
+
 class TokenRouter(Uncast):
     """p = softmax(W x + b) per token, j = argmax p; one router per MLP block (arXiv 2401.16160).
 
@@ -89,7 +102,8 @@ class TokenRouter(Uncast):
     partitions weights (ZeRO-3) brings them back for the backward pass by a hook on that output.
 
     The last decision is kept by assignment, never appended: recomputation under activation checkpointing runs a router
-    twice.
+    twice. What it decides then is for its block alone: :attr:`routing` stays the forward pass's, and the weights go
+    when the next router is recomputed, since through their graph they hold all that their layer computed anew.
     """
 
     def __init__(
@@ -100,13 +114,16 @@ class TokenRouter(Uncast):
         device: torch.device | None = None,
         is_sorted: bool = False,
         dtype: torch.dtype = torch.float32,
+        last_recomputed: LastRecomputed | None = None,
     ) -> None:
         super().__init__()
+        self.last_recomputed = last_recomputed or LastRecomputed()
         linear = nn.Linear(in_features, num_experts, dtype=router_dtype(dtype), device=device)
         self.weight, self.bias, self.mode, self.is_sorted = linear.weight, linear.bias, mode, is_sorted
         self.num_experts = num_experts
         self.routing: Routing | None = None
         self.weights_BTK: Tensor | None = None
+        self.chosen_BT: Tensor | None = None
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return the logits [B, T, K] for the block input ``x_BTD``, fp32."""
@@ -120,8 +137,16 @@ class TokenRouter(Uncast):
         """Route every token of ``x_BTD``; leaves :attr:`routing` and :attr:`weights_BTK` (fp32) behind."""
         probs_BTK = self(x_BTD).softmax(-1)
         chosen_BT = probs_BTK.argmax(-1)
-        self.routing = Routing(probs_BTK, chosen_BT)
+        if torch._C._current_graph_task_id() == -1:
+            self.routing = Routing(probs_BTK, chosen_BT)
+        else:
+            self.last_recomputed.becomes(self)
+        self.chosen_BT = chosen_BT
         self.weights_BTK = expert_weights(probs_BTK, chosen_BT, self.mode)
+
+    def forget_weights(self) -> None:
+        """Drop :attr:`weights_BTK`, which no linear of the block asks for any more."""
+        self.weights_BTK = None
 
     def sorts(self) -> bool:
         """Whether the block is to run in expert order: asked for, and no autocast, for which that form is not made."""
@@ -133,8 +158,8 @@ class TokenRouter(Uncast):
         Returns:
             order_N and inverse_N: rows in the order of their experts, ties in their own, and the way back; the runs.
         """
-        assert self.routing is not None and self.weights_BTK is not None, "a router decides before it sorts"
-        chosen_N = self.routing.chosen_BT.flatten()
+        assert self.chosen_BT is not None and self.weights_BTK is not None, "a router decides before it sorts"
+        chosen_N = self.chosen_BT.flatten()
         order_N = chosen_N.argsort(stable=True)
         weights_N1 = self.weights_BTK.flatten(0, -2).gather(-1, chosen_N.unsqueeze(-1))
         self.weights_BTK = weights_N1.index_select(0, order_N).unsqueeze(0)
@@ -147,7 +172,7 @@ class TokenRouter(Uncast):
 
     def __getstate__(self) -> dict[str, Any]:
         # The last decision hangs on an autograd graph, which neither deepcopy nor pickle can take along.
-        return self.__dict__ | {"routing": None, "weights_BTK": None}
+        return self.__dict__ | {"routing": None, "weights_BTK": None, "last_recomputed": LastRecomputed()}
 
 
 class FollowRouter:

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, attach
 from llava_moe.adapters.body import MLP_LINEARS
 from llava_moe.adapters.lean import Dropping, Runs, activate, read, write
+from llava_moe.adapters.router import TokenRouter
 
 METHODS = {
     "lora": Lora(r=3, lora_alpha=5),
@@ -303,6 +304,22 @@ def test_two_calls_before_one_backward_are_recomputed_each_by_its_own(method: An
         return {name: tensor.grad for name, tensor in attached.named_parameters().items() if tensor.grad is not None}
 
     assert_same(gradients(True), gradients(False), 1e-12)
+
+
+@pytest.mark.parametrize("dispatch", ["masked", "sorted"])
+def test_a_recomputed_router_holds_its_layer_no_longer_than_it_takes(dispatch: str) -> None:
+    model = small().train()
+    attached = attach(model, LlavaMole(num_experts=3, r=2, dispatch=dispatch))
+    randomise(attached)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    input_ids = torch.randint(1, 64, (1, 9), generator=torch.Generator().manual_seed(1))
+    loss = model(input_ids, labels=input_ids, use_cache=False).loss
+    before = attached.routings()
+    (loss + attached.auxiliary_loss()).backward()
+    after = attached.routings()
+    assert all(after[name].probs_BTK is before[name].probs_BTK for name in before)
+    routers = [module for module in model.modules() if isinstance(module, TokenRouter)]
+    assert len(routers) > 1 and sum(router.weights_BTK is not None for router in routers) == 1
 
 
 def quantised(model: LlamaForCausalLM, bits: int) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """What a million prepared records take before the first step: index, plan, memory, and a start from a warm cache.
 
 ``python -m tests.peers.million_steps FOLDER`` reads ``FOLDER/data/million`` (see ``million_records.py``) with the
-demo's tokenizer, indexes it into an empty cache under ``FOLDER``, plans an epoch, and starts a training of one step twice.
+demo's tokenizer, indexes it into an empty cache under ``FOLDER``, plans an epoch, and starts a training of one step
+twice.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def _index(path: Path) -> None:
     planned = time.monotonic()
     words = index.lengths.mean() - index.num_images.mean() * encoder.num_image_tokens
     print(
-        f"{len(records):,} records, {words:.0f} text tokens each: indexed in {indexed - started:.1f} s, an epoch planned "
-        f"in {planned - indexed:.1f} s; peak resident memory {peak('self'):.0f} MiB"
+        f"{len(records):,} records, {words:.0f} text tokens each: indexed in {indexed - started:.1f} s, an epoch "
+        f"planned in {planned - indexed:.1f} s; peak resident memory {peak('self'):.0f} MiB"
     )
     started = time.monotonic()
     index_source(source, records, encoder, cache_folder())
