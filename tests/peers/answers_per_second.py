@@ -29,6 +29,16 @@ from llava_moe.eval.tasks import open_benchmark
 DEFAULTS = {"questions": 96, "rounds": 5, "batch_size": 32, "threads": 1}
 
 
+def some_questions(count: int) -> list[Question]:
+    """About this many of the benchmark's questions: all that it asks about some images, drawn evenly."""
+    by_image: dict[object, list[Question]] = {}
+    every = open_benchmark("demo").questions()
+    for question in every:
+        by_image.setdefault(question.images, []).append(question)
+    step = max(1, len(every) // count)
+    return [question for group in list(by_image.values())[::step] for question in group]
+
+
 def one_by_one(assembled: Assembled, questions: list[Question]) -> list[str]:
     """The recipe of Hugging Face's model page: processor, `generate`, decode."""
     model, processor = assembled.model, processor_of(assembled)
@@ -63,7 +73,7 @@ def main(words: list[str]) -> int:
     settings = DEFAULTS | {name: int(value) for name, value in given.items()}
     torch.set_num_threads(settings["threads"])
     assembled = restore(run)
-    questions = list(open_benchmark("demo").questions())[: settings["questions"]]
+    questions = some_questions(settings["questions"])
     ways: dict[str, Callable[[], list[str]]] = {"generate() one by one": lambda: one_by_one(assembled, questions)}
     for shares in (False, True):
         engine = LocalModel(assembled.model, assembled.encoder, settings["batch_size"], shares_prefix=shares)
