@@ -66,4 +66,10 @@ def warning_lines(account: StageAccount) -> tuple[str, ...]:
         "list them (data check), or raise the share"
         for group in account.refused
     ]
+    lines += [
+        f"{visible(group.name)}: an epoch takes none of its {count(group.records.usable)} records: raise its repeats, "
+        "cap or weight"
+        for group in account.of("source")
+        if group.records.usable and not group.epoch.tally.samples
+    ]
     return tuple(lines)

@@ -79,6 +79,11 @@ def plan_data(stage: Stage, encoder: Encoder, progress: Console) -> PlanData:
             f"image and {EXPECTED_TEXT} text tokens a sample, {EXPECTED_SUPERVISED:.0%} of it learnt"
         )
     notes += [f"{name}: how many records it has was not published; it is left out of the count" for name in unknown]
+    notes += [
+        f"{source.name}: an epoch takes none of its {len(index.rows):,} records: raise its repeats, cap or weight"
+        for source, index, number in zip(mixture.sources, ordered, mixture.counts(ordered), strict=True)
+        if len(index.rows) and not number
+    ]
     return PlanData(mixture, _count(config, mixture, ordered, encoder, list(expected)), tuple(expected), tuple(notes))
 
 

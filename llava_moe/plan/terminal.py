@@ -23,7 +23,7 @@ PARTS = {
     "inputs": "the step's inputs",
     "activations": "activations kept",
     "logits": "logits and loss",
-    "temporary": "temporary at peak",
+    "temporary": "temporary",
 }
 
 
@@ -104,12 +104,13 @@ def _print_steps(plan: StagePlan, console: Console) -> None:
 
 def _print_memory(plan: StagePlan, console: Console) -> None:
     first = plan.asked
-    devices = first.choice.parallel.num_devices
+    parallel = first.choice.parallel
+    recomputed = ", activations recomputed" if first.choice.activation_checkpointing else ""
     console.print()
     console.print(
         Text(
-            f"Memory of each device: {devices} x {plan.device.name}, parallel={first.choice.parallel.name}, "
-            f"{plan.dtype}{', activations recomputed' if first.choice.activation_checkpointing else ''}",
+            f"Memory of each device at the peak: {parallel.num_devices} x {plan.device.name}, "
+            f"parallel={parallel.name}, {plan.dtype}{recomputed}",
             style="bold",
         )
     )

@@ -96,6 +96,21 @@ def test_the_tables_the_files_and_the_next_command_are_named(
     assert "path=" in after and "++" not in after and "out=" not in after
 
 
+@pytest.mark.parametrize("command", [["data", "stats"], ["plan", "device=cpu"]], ids=["stats", "plan"])
+def test_a_source_of_which_an_epoch_takes_nothing_is_told(
+    command: list[str], mixed_words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    told = "texts: an epoch takes none of its 9 records: raise its repeats"
+    texts = next(word for word in mixed_words if word.startswith("data.sources.texts="))
+    words = [word for word in mixed_words if word != texts]
+    assert run([*command, *words, texts.replace("{", "{repeats: 0.01, ")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("takes none of its") == 1 and told in shown
+    assert run([*command, *words, texts]) == 0
+    assert "takes none of its" not in capsys.readouterr().out
+
+
 def test_too_many_bad_records_are_told_as_training_would(
     mixed_words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], refused: Refused
 ) -> None:

@@ -128,6 +128,7 @@ def test_data_that_is_not_there_is_counted_as_published(
     assert plan["num_steps"] == -(-source["samples"] // 128)
     shown = capsys.readouterr().out
     told, commands = shown.split("numbers: ")
+    assert "Memory of each device at the peak: 1 x " in told
     assert "as published" in told and "llava-moe data check" in commands
     assert max(map(len, told.splitlines())) <= 80
 
