@@ -118,7 +118,7 @@ def test_ones_own_data_file_that_lacks_a_key_is_told_which(
     refused: Refused, tiny_words: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "own" / "data").mkdir(parents=True)
-    (tmp_path / "own" / "data" / "own.yaml").write_text("sources:\n  a: {domain: d, path: x.json}\n")
+    (tmp_path / "own" / "data" / "own.yaml").write_text("root: data\nsources:\n  a: {domain: d, path: x.json}\n")
     words = [word for word in tiny_words if not word.startswith("data.")]
     line = refused("train", *words, "--config-dir", str(tmp_path / "own"), "data=own")
     assert "data.max_bad_share is not set" in line and "0.01" in line
