@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from llava_moe.html_page import page_template
 
 # Readable on white and on near-black, and told apart by the colour-blind in this order.
 COLOURS = ("#3987e5", "#d95926", "#199e70", "#c98500", "#9085e9", "#d55181")
@@ -19,13 +19,5 @@ def colours_of(domains: Sequence[str]) -> dict[str, str]:
 
 def render(template: str, **values: Any) -> str:
     """The page of a template beside this file; every value is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.filters["percent"] = lambda share: f"{100 * share:.2f} %"
-    return environment.get_template(template).render(**values)
+    page = page_template(Path(__file__).with_name(template), percent=lambda share: f"{100 * share:.2f} %")
+    return page.render(**values)

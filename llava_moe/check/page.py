@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llava_moe.check.examples import examples_of
 from llava_moe.check.files import PAGE
@@ -14,6 +11,9 @@ from llava_moe.check.kinds import KINDS
 from llava_moe.check.mix import Checked
 from llava_moe.check.table import kind_rows, visible
 from llava_moe.eval.files import write_atomically
+from llava_moe.html_page import page_template
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
 def write_page(
@@ -36,7 +36,7 @@ def write_page(
         UserError: the folder cannot be written.
     """
     path = folder / PAGE
-    page = _template().render(
+    page = page_template(TEMPLATE, visible=visible).render(
         title=title,
         words=words,
         checked=checked,
@@ -49,16 +49,3 @@ def write_page(
     )
     write_atomically(path, page)
     return path
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.filters["visible"] = visible
-    return environment.get_template("page.html.j2")

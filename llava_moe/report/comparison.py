@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from llava_moe.eval.bootstrap import Interval
@@ -18,10 +17,14 @@ from llava_moe.eval.comparison_table import comparison_table, explanation, scale
 from llava_moe.eval.disagreements import Disagreement
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.table import TextTable, title_of
+from llava_moe.html_page import page_template
 from llava_moe.report.charts import COLOURS
 from llava_moe.report.pictures import picture_of
 
 _WIDTH, _HEIGHT, _MARGIN = 260.0, 16.0, 6.0
+
+
+TEMPLATE = Path(__file__).with_name("comparison.html.j2")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def write_comparison_page(folder: Path, comparison: Comparison, next_commands: S
         UserError: the folder cannot be written.
     """
     path = folder / "comparison.html"
-    page = _template().render(
+    page = page_template(TEMPLATE).render(
         comparison=comparison,
         sections=[_section(comparison, compared) for compared in comparison.benchmarks],
         listed=list(zip(comparison.runs, comparison.folders, _colours(comparison), strict=True)),
@@ -81,18 +84,6 @@ def write_comparison_page(folder: Path, comparison: Comparison, next_commands: S
     )
     write_atomically(path, page)
     return path
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    return environment.get_template("comparison.html.j2")
 
 
 def _colours(comparison: Comparison) -> list[str]:

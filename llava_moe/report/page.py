@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.table import TextTable, domain_table, kind_table, paper_table
+from llava_moe.html_page import page_template
 from llava_moe.report.charts import colours_of, loss_chart, score_chart, step_charts
 from llava_moe.report.examples import ShownAnswer
 from llava_moe.report.stage_log import (
@@ -28,6 +28,8 @@ from llava_moe.report.stage_log import (
     count_reasons,
     last_expert_shares,
 )
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def write_report(
     """
     colours = colours_of(tuple(dict.fromkeys(_all_domains(stages, evaluation))))
     path = folder / "report.html"
-    page = _template().render(
+    page = page_template(TEMPLATE, percent=_percent).render(
         title=title or folder.resolve().name,
         colours=colours,
         scores=[_scores(result, colours) for result in evaluation],
@@ -98,17 +100,8 @@ def write_report(
     return path
 
 
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.filters["percent"] = lambda share: f"{100 * share:.0f}"
-    return environment.get_template("page.html.j2")
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}"
 
 
 def _all_domains(stages: Sequence[StageLog], evaluation: Sequence[BenchmarkResult]) -> list[str]:
