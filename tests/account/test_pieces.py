@@ -54,7 +54,7 @@ def test_pieces_joined_are_the_text(tokenizer: PreTrainedTokenizerBase, text: st
         return
     pieces = pieces_of(tokenizer, text)
     # The dummy prefix is a token of its own, or part of the first.
-    assert joined(pieces).removeprefix(" ") == text.removeprefix(" ")
+    assert joined(pieces) in (text, f" {text}")
     positions = [token.position for piece in pieces for token in piece.tokens]
     assert positions == list(range(len(positions)))
 

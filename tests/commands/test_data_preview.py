@@ -56,6 +56,7 @@ def test_colours_are_left_out_where_no_colour_is_wanted(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("TERM", "xterm-256color")
     assert run(["data", "preview", *tiny_words, "rows=1"]) == 0
     coloured = capsys.readouterr().out
     assert "▀" in coloured and "\x1b[1;32m" in coloured and "«" not in coloured

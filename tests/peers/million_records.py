@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from llava_moe.cli import run
-from llava_moe.commands.settings import embedded_images
 from llava_moe.prepare import chunks
 
+DEMO = Path(__file__).resolve().parents[2] / "llava_moe" / "demo" / "images"
 NUM_RECORDS = 1_000_000
 NUM_IMAGES = 64
 SUFFIX = "\nAnswer the question using a single word or phrase."
@@ -102,7 +102,7 @@ def demo_records(num: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Records whose texts are the embedded demo's real ones: a question and its answer drawn for each."""
     draw = random.Random(seed)
     pairs = []
-    for file in sorted(embedded_images().glob("*.parquet")):
+    for file in sorted(DEMO.glob("*.parquet")):
         for row in pq.read_table(file, columns=["conversations"]).to_pylist():
             turns = [turn["text"].replace("<image>", "").strip() for turn in row["conversations"]]
             pairs += list(zip(turns[::2], turns[1::2], strict=True))
