@@ -14,6 +14,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
 
 from llava_moe.commands.settings import settle
 from tests.peers.million_records import peak
@@ -39,13 +42,21 @@ def main() -> None:
 
 
 def _index(path: Path) -> None:
+    from llava_moe.commands.compose_config import resolved, run_composed
+
+    def job(config: DictConfig, words: list[str]) -> int:
+        _measure(settle(resolved(config)))
+        return 0
+
+    run_composed("train", [*WORDS, f"path={path}"], job)
+
+
+def _measure(config: dict[str, Any]) -> None:
     from llava_moe.assemble import encoder_of, recipe_of
-    from llava_moe.commands.compose_config import compose_again, resolved
     from llava_moe.commands.settings import cache_folder, mixture_of
     from llava_moe.data.lengths import index_source
     from llava_moe.data.source import open_records
 
-    config = settle(resolved(compose_again("train", [*WORDS, f"path={path}"])))
     (source,) = mixture_of(config).sources
     encoder = encoder_of(recipe_of(config))
     started = time.monotonic()
