@@ -17,8 +17,9 @@ from transformers import DynamicCache
 from llava_moe.adapters.fitting import Forward
 from llava_moe.adapters.mole_gate import ExpertGate
 from llava_moe.errors import UserError
+from llava_moe.kv_cache import CACHE_NAMES, find_cache, returned_cache
 
-NO_CACHE = {"use_cache": False, "past_key_values": None}
+NO_CACHE = {"use_cache": False, **dict.fromkeys(CACHE_NAMES)}
 
 
 class ExactUnit:
@@ -43,11 +44,12 @@ class ExactUnit:
     def __call__(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         """Run the unit's own ``forward`` for each expert and mix what they change."""
         self._refuse_recomputed_parts()
-        num_experts, cache = len(self.gate.widths), kwargs.get("past_key_values")
+        num_experts, given = len(self.gate.widths), find_cache(kwargs)
+        name, cache = given or ("", None)
         others = self._caches_beside(cache, num_experts)
         plain = self._run(None, forward, args, kwargs)
         results = [
-            self._run(index, forward, args, kwargs if cache is None else kwargs | {"past_key_values": others[index]})
+            self._run(index, forward, args, kwargs if cache is None else kwargs | {name: others[index]})
             for index in range(num_experts)
         ]
         self._remember(plain, results)
@@ -105,9 +107,9 @@ class ExactUnit:
 
     def _remember(self, plain: Any, results: list[Any]) -> None:
         """A language model that was given no cache has made them itself."""
-        made = getattr(plain, "past_key_values", None)
+        made = returned_cache(plain)
         if made is not None and made not in self._caches:
-            self._caches[made] = [result.past_key_values for result in results]
+            self._caches[made] = [returned_cache(result) for result in results]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"gate": self.gate, "unit": self.unit}

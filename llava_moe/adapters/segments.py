@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from llava_moe.adapters.bin_mean import mean_by_bin
+from llava_moe.kv_cache import cached_length, check_cache_name
 
 IGNORED = -100
 # What is known of one call of the language model.
@@ -73,7 +74,11 @@ class Segments:
         """Read every call of ``language_model``, and the labels with which ``model`` around it is called.
 
         Returns the handles that stop it.
+
+        Raises:
+            ValueError: the language model takes its cache by a name that is not known here.
         """
+        check_cache_name(type(language_model).forward)
         handles = [language_model.register_forward_pre_hook(self._read, with_kwargs=True)]
         for name, module in language_model.named_modules():
             if name.endswith("self_attn"):
@@ -120,8 +125,7 @@ class Segments:
             self._told_is_text = ~torch.isin(input_ids, known)
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Hugging Face passes all by keyword; input_ids and attention_mask lead the signature when given by position.
-        named = dict(zip(("input_ids", "attention_mask", "position_ids"), args, strict=False)) | kwargs
+        named = _named(module, args, kwargs)
         tokens = named.get("inputs_embeds") if named.get("inputs_embeds") is not None else named.get("input_ids")
         if tokens is None:
             raise ValueError("the language model was called with neither input_ids nor inputs_embeds")
@@ -132,7 +136,7 @@ class Segments:
         if self._labels is not None and tuple(self._labels.shape) != self._shape:
             raise ValueError(f"labels are {tuple(self._labels.shape)}, the language model got {self._shape} tokens")
         self._is_training = module.training
-        self.cache_was_filled = self._continues_cache = _cached_length(named) > 0
+        self.cache_was_filled = self._continues_cache = cached_length(named) > 0
         self._attention_mask = _padding(named.get("attention_mask"), *self._shape, self._continues_cache)
         self._examples, self._num_segments, self._bins, self._pooled = None, None, None, None
         if self.reads_text:
@@ -329,6 +333,8 @@ def _padding(mask: Any, rows: int, length: int, continues_cache: bool) -> Tensor
     return itself_BT if itself_BT.dtype == torch.bool else itself_BT == 0
 
 
-def _cached_length(named: Mapping[str, Any]) -> int:
-    cache = named.get("past_key_values")
-    return int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0
+def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name. Hugging Face passes all by keyword; people do not always."""
+    # The class's own forward: another library may have patched the module's.
+    given = inspect.signature(type(module).forward).bind_partial(module, *args).arguments if args else {}
+    return {**given, **kwargs}

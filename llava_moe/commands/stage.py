@@ -29,7 +29,7 @@ from llava_moe.commands.stage_validation import check_validation, open_validatio
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
-from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage
+from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import FINISHED, FolderLock, claim_configuration
@@ -159,8 +159,7 @@ def _engine(
 ) -> Engine:
     train_config = config["train"]
     if train_config["activation_checkpointing"]:
-        # Reentrant checkpointing drops the balance loss's gradient: it is not an option.
-        assembled.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(assembled.model)
     if processes.engine == "local":
         return LocalEngine(assembled.model, groups, optimizer_of(config), processes.device)
     from llava_moe.train.deepspeed_engine import DeepSpeedEngine

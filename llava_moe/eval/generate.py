@@ -25,6 +25,7 @@ from llava_moe.eval.benchmark import Question
 from llava_moe.eval.decoding import StopTexts, cut_at_stop, logits_processors
 from llava_moe.eval.prefix import order_by_image, read_prefix, shared_length
 from llava_moe.eval.ranks import ALONE, Ranks
+from llava_moe.kv_cache import cache_name
 
 PromptWriter = Callable[[Question], np.ndarray]
 """Token ids int64 [t] to generate from, images expanded."""
@@ -218,7 +219,8 @@ def _answer_batch(
         arguments["stopping_criteria"] = [StopTexts(encoder.tokenizer, decoding.stop, num_prompt_tokens)]
     with answering(model), torch.inference_mode():
         if num_shared:
-            arguments["past_key_values"] = read_prefix(model, encoder, questions, prompts[0][:num_shared], pixels)
+            prefix = read_prefix(model, encoder, questions, prompts[0][:num_shared], pixels)
+            arguments[cache_name(type(model).forward)] = prefix
         # transformers types `generate` for a protocol its own LLaVA class does not match.
         sequences_BT = cast(Any, model).generate(**inputs, **arguments)
     answers_BT = sequences_BT[:, num_prompt_tokens:].tolist()

@@ -20,6 +20,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 from llava_moe.data.conversation import ImageRef, StoredImage
 from llava_moe.data.encode import Encoder
 from llava_moe.eval.benchmark import Question
+from llava_moe.kv_cache import cache_name
 
 ImageKey = tuple[Hashable, ...]
 
@@ -84,9 +85,9 @@ def read_prefix(
         input_ids=input_ids_UP,
         attention_mask=torch.ones_like(input_ids_UP),
         pixel_values=encoder.transform.normalise(pixels_I3HW).to(dtype),
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{cache_name(type(model).forward): cache},
     )
     cache.batch_select_indices(torch.tensor(which_B, device=device))
     return cache

@@ -14,6 +14,7 @@ from llava_moe.model.build import (
     read_base,
     vision_config,
 )
+from llava_moe.model.recompute import recompute_activations
 from llava_moe.model.stages import ParameterGroup, TrainableParts, prepare_stage
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "packing_arguments",
     "prepare_stage",
     "read_base",
+    "recompute_activations",
     "vision_config",
 ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llava_moe.assemble import Assembled, Recipe, new_model_without_weights
-from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage
+from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.plan.hollow import Hollow
 from llava_moe.plan.rows import Row, hollow_batch
 from llava_moe.train.engine import LocalEngine
@@ -200,7 +200,7 @@ def _trace(blueprint: Blueprint, assembled: Assembled, row: Row, is_one_of_many:
     trainable = assembled.attached.trainable_parameters() if "adapter" in blueprint.parts.learning_rates else {}
     groups = prepare_stage(model, blueprint.parts, trainable)
     if blueprint.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     # It stands where it trains; torch would swap fake parameters one by one.
     vars(model)["to"] = lambda *_: model
     model.train()

@@ -20,6 +20,7 @@ from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, attach
 from llava_moe.adapters.body import MLP_LINEARS
 from llava_moe.adapters.lean import Dropping, Runs, activate, read, write
 from llava_moe.adapters.router import TokenRouter
+from llava_moe.model import recompute_activations
 
 METHODS = {
     "lora": Lora(r=3, lora_alpha=5),
@@ -61,7 +62,7 @@ def loss_and_gradients(
     attached = attach(model.train(), method, core=core)
     randomise(attached)
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     torch.manual_seed(2)
     # Of random embeddings, so that gradients reach the input of the first layer too.
     x = torch.randn(2, 13, model.config.hidden_size).to(model.dtype).requires_grad_()
@@ -293,7 +294,7 @@ def test_two_calls_before_one_backward_are_recomputed_each_by_its_own(method: An
         attached = attach(model, method)
         randomise(attached)
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(model)
         loss: Any = 0.0
         for seed, prompt in ((1, 3), (2, 6)):
             input_ids = torch.randint(1, 64, (1, 9), generator=torch.Generator().manual_seed(seed))
@@ -311,7 +312,7 @@ def test_a_recomputed_router_holds_its_layer_no_longer_than_it_takes(dispatch: s
     model = small().train()
     attached = attach(model, LlavaMole(num_experts=3, r=2, dispatch=dispatch))
     randomise(attached)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(model)
     input_ids = torch.randint(1, 64, (1, 9), generator=torch.Generator().manual_seed(1))
     loss = model(input_ids, labels=input_ids, use_cache=False).loss
     before = attached.routings()

@@ -21,6 +21,7 @@ from llava_moe.adapters.factor_gate import FactorGate, conditional_probs, strong
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import CORES, WideLinear
 from llava_moe.errors import UserError
+from llava_moe.model import recompute_activations
 
 Build = Callable[[], LlamaForCausalLM]
 BuildLlava = Callable[[], LlavaForConditionalGeneration]
@@ -399,7 +400,7 @@ def test_recomputation_chooses_alike(build_llama: Build, routing: str) -> None:
         model, attached = adapted(build_llama, routing=routing)
         model.train()
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(model)
         torch.manual_seed(5)
         attached.mark_prompts(torch.where(sample()["position_ids"] < 3, -100, 1))
         model(**sample()).logits.square().mean().backward()

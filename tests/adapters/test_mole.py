@@ -22,6 +22,7 @@ from llava_moe.adapters.mole_gate import ExpertGate
 from llava_moe.adapters.router import ExampleRouting
 from llava_moe.adapters.segments import Segments
 from llava_moe.errors import UserError
+from llava_moe.model import recompute_activations
 
 Build = Callable[[], LlamaForCausalLM]
 EVERYWHERE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -640,7 +641,7 @@ def test_checkpointing_changes_no_gradient_of_exact_units(build_llama: Build, tw
         attached = attach(model, Mole(two, granularity=granularity, exact=True))
         randomise_gates(attached)
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(model)
         attached.mark_prompts(labels())
         (model(**packed()).logits.square().mean() + attached.auxiliary_loss()).backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -674,6 +675,6 @@ def test_frozen_experts_keep_no_input_for_the_backward_pass(build_llama: Build, 
 def test_network_as_a_whole_refuses_recomputation(build_llama: Build, two: list[str]) -> None:
     model = build_llama().train()
     attach(model, Mole(two, granularity="network", exact=True))
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(model)
     with pytest.raises(UserError, match="exclude each other"):
         model(**packed())

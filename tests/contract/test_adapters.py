@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, attach, load_adapter
+from llava_moe.model import recompute_activations
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "adapter").glob("*.yaml"))
 IMAGE_TOKEN, IMAGE_LENGTH = 60, 4
@@ -206,7 +207,7 @@ def test_checkpointing_changes_no_gradient(config: Any) -> None:
         attached = attach(model, config)
         randomise(attached)
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(model)
         # The projector trains too, as in the instruct stage: without an adapter it is what has a gradient.
         model.model.multi_modal_projector.requires_grad_(True)
         torch.manual_seed(3)

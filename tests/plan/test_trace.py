@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, NoAdapter
 from llava_moe.assemble import Assembled, new_model
-from llava_moe.model import prepare_stage
+from llava_moe.model import prepare_stage, recompute_activations
 from llava_moe.plan.hollow import FLOPS, Hollow
 from llava_moe.plan.rows import Row, hollow_batch
 from llava_moe.plan.trace import Blueprint, trace
@@ -52,7 +52,7 @@ class RealStage:
         trains_adapter = "adapter" in plan.parts.learning_rates
         groups = prepare_stage(model, plan.parts, attached.trainable_parameters() if trains_adapter else {})
         if plan.activation_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(model)
         model.train()
         self.engine = LocalEngine(model, groups, plan.optimizer, CPU)
         self.objective, self.rates = plan.objective_of(self.assembled), [group.learning_rate for group in groups]
@@ -100,7 +100,6 @@ CASES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_the_traced_peak_is_the_allocators(blueprint: MakeBlueprint, case: str) -> None:
     adapter, dtype, recomputes, row, num_rows = CASES[case]

@@ -1,0 +1,170 @@
+"""Every place that leans on another library's private or moving name, and what it counts on there.
+
+A name with an underscore may go with any release. So may a few public ones, which other projects have renamed before:
+they stand here with what we count on, so that a release that moves one fails here, and not by a silent wrong result.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.llama import modeling_llama
+
+from llava_moe import kv_cache
+
+PACKAGE = Path(__file__).resolve().parent.parent / "llava_moe"
+
+PRIVATE = {
+    "adapters.gated_mlp": {"_forward_hooks", "_forward_pre_hooks"},
+    "adapters.router": {"_C", "_current_graph_task_id"},
+    "adapters.segments": {"_C", "_current_graph_task_id"},
+    "adapters.wide": {
+        *("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks"),
+        *("_is_view", "_version"),
+    },
+    "commands.compose_config": {"hydra._internal.utils", "_actions"},
+    "data.workers": {"_shutdown_workers"},
+    # lmms-eval's own hook for models; its copy is held by tests/lmms.
+    "lmms.model": {"_resolve_system_prompt"},
+    "model.build": {"_from_config"},
+    "plan.hollow": {
+        *("torch._subclasses.fake_tensor", "torch.utils._python_dispatch", "torch.utils._pytree"),
+        *("_cdata", "_local_scalar_dense", "_overloadpacket"),
+        *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward"),
+    },
+    "plan.rows": {"torch._subclasses.fake_tensor"},
+}
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """Names with a leading underscore that ``tree`` takes from elsewhere: imports, attributes that it never sets."""
+    nodes = list(ast.walk(tree))
+    set_here = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    set_here |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    set_here |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith("llava_moe"):
+            found |= {node.module} if "._" in node.module else set()
+            found |= {alias.name for alias in node.names if alias.name.startswith("_")}
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+            found |= {node.attr} - set_here
+    return found
+
+
+def test_every_private_name_of_another_library_is_listed() -> None:
+    found = defaultdict(set)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if names := private_names(ast.parse(path.read_text(encoding="utf-8"))):
+            found[module] = names
+    assert dict(found) == PRIVATE
+
+
+def _llama() -> LlamaForCausalLM:
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes))
+
+
+def _cache_goes_round() -> None:
+    """A decoder takes and returns its cache by a name that ``kv_cache`` reads, and hands it to its layers by one."""
+    model, seen = _llama().eval(), {}
+    ids = torch.ones(1, 3, dtype=torch.int64)
+    layer = model.model.layers[0]
+    layer.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    cache = kv_cache.returned_cache(model(input_ids=ids, use_cache=True))
+    assert isinstance(cache, DynamicCache) and cache.get_seq_length() == 3
+    model(input_ids=ids[:, :1], **{kv_cache.cache_name(type(model).forward): cache})
+    assert kv_cache.find_cache(seen) is not None and kv_cache.cached_length(seen) == 4
+
+
+def _llava_takes_a_cache() -> None:
+    kv_cache.cache_name(LlavaForConditionalGeneration.forward)
+    assert isinstance(BaseModelOutputWithPast(last_hidden_state=torch.ones(1)), dict)
+
+
+def _attention_is_handed_its_rotary_embeddings() -> None:
+    """``Segments`` tells calls apart by them."""
+    assert "position_embeddings" in inspect.signature(modeling_llama.LlamaAttention.forward).parameters
+
+
+def _checkpointing_flag() -> None:
+    """``ExactUnit`` reads and sets the flag on layers."""
+    assert _llama().model.layers[0].gradient_checkpointing is False
+
+
+def _gated_mlp_is_the_product_that_is_recomputed() -> None:
+    source = inspect.getsource(modeling_llama.LlamaMLP.forward)
+    assert "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))" in source
+
+
+def _packed_mask_is_built_from_positions() -> None:
+    """Packed rows are masked by positions alone where no cache is asked for; see ``model/attention.py``."""
+    masks = importlib.import_module("transformers.masking_utils")
+    assert callable(masks.sdpa_mask) and callable(masks.create_causal_mask)
+    sdpa = importlib.import_module("transformers.integrations.sdpa_attention")
+    assert callable(sdpa.repeat_kv) and callable(sdpa.sdpa_attention_forward)
+
+
+def _pil_image_processor() -> None:
+    importlib.import_module("transformers.models.llava.image_processing_pil_llava").LlavaImageProcessorPil()
+
+
+def _fast_tokenizer_backend() -> None:
+    """Offsets are read from the backend itself."""
+    base = importlib.import_module("transformers").PreTrainedTokenizerFast
+    assert isinstance(vars(base)["backend_tokenizer"], property) and callable(Tokenizer.encode_batch)
+
+
+def _deepspeed_compatible_ops() -> None:
+    """A flag there keeps DeepSpeed from compiling a shared-memory backend on a machine without GPU."""
+    ops = pytest.importorskip("deepspeed").ops
+    assert "deepspeed_shm_comm" in ops.__compatible_ops__
+
+
+def _hooks_of_a_module() -> None:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    assert not any(getattr(nn.Linear(1, 1), name) for name in hooks)
+
+
+def _graph_task() -> None:
+    """-1 outside a backward pass, another number within one: how recomputation is told from a first pass."""
+    seen: list[int] = []
+    x = torch.ones(1, requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda _: seen.append(torch._C._current_graph_task_id()))
+    assert torch._C._current_graph_task_id() == -1
+    y.backward()
+    assert seen and seen[0] != -1
+
+
+MOVING: list[Callable[[], Any]] = [
+    _cache_goes_round,
+    _llava_takes_a_cache,
+    _attention_is_handed_its_rotary_embeddings,
+    _checkpointing_flag,
+    _gated_mlp_is_the_product_that_is_recomputed,
+    _packed_mask_is_built_from_positions,
+    _pil_image_processor,
+    _fast_tokenizer_backend,
+    _deepspeed_compatible_ops,
+    _hooks_of_a_module,
+    _graph_task,
+]
+
+
+@pytest.mark.parametrize("counted_on", MOVING, ids=lambda check: check.__name__.strip("_"))
+def test_what_is_counted_on_is_there(counted_on: Callable[[], Any]) -> None:
+    counted_on()
