@@ -5,8 +5,7 @@
 #
 # RUN: a run's folder; without it a short demo run is trained (a minute or two). FOLDER: where environment, data and
 # scores go (default: a folder of the machine's own for temporary files); kept, so that a second call is quicker.
-# lmms-eval stays out of our environment: its own dependencies would bring torchvision, so it is installed without them.
-# The packages of .venv are shared where there is one.
+# The environment is made by the lines that docs/lmms_eval.md gives, so that the page is proved with the plug-in.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder="$(realpath -m "${2:-${TMPDIR:-/tmp}/llava-moe-lmms-eval}")"
@@ -17,19 +16,15 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 unset PYTHONDONTWRITEBYTECODE
 
 if [ ! -e "$folder/venv/.installed" ]; then
+  rm -rf "$folder/venv"
   mkdir -p "$folder"
-  "${PYTHON:-python3}" -m venv "$folder/venv"
-  if [ -x .venv/bin/python ]; then
-    shared="$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-    echo "$shared" > "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
-    "$python" -m pip install --quiet --disable-pip-version-check --no-deps -e .
-  else
-    "$python" -m pip install --quiet --disable-pip-version-check -e ".[train]" pytest pytest-timeout
-  fi
-  "$python" -m pip install --quiet --disable-pip-version-check --no-deps lmms-eval==0.7.3
-  # What lmms-eval imports and we do not have; it uses pytz without saying so.
-  "$python" -m pip install --quiet --disable-pip-version-check \
-    accelerate loguru pytz tenacity sacrebleu scikit-learn evaluate pytablewriter zstandard
+  # The page's first block of bash makes the environment, in a folder that is called lmms there.
+  lines="$(awk '/^```/ { if (inside) exit; inside = 1; next } inside' docs/lmms_eval.md)"
+  [[ "$lines" == *"lmms-eval=="* ]] || { echo "docs/lmms_eval.md: its first block does not install lmms-eval" >&2; exit 1; }
+  lines="${lines/venv lmms/venv $folder/venv}"
+  lines="${lines/. lmms\//. $folder/venv/}"
+  PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1 bash -euo pipefail -c "$lines"
+  "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest pytest-timeout
   touch "$folder/venv/.installed"
 fi
 if [ $# -eq 0 ] && [ ! -e "$run/checkpoints/last" ]; then

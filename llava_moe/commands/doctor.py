@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +43,8 @@ def main(words: Sequence[str]) -> int:
 
 def _packages() -> list[Finding]:
     found: list[Finding] = [("ok", "Python", sys.version.split()[0], "")]
-    found += [("ok", name, installed(name) or "?", "") for name in ("torch", "transformers", "datasets")]
+    ranges = tested_ranges()
+    found += [_version(name, ranges) for name in ("torch", "transformers", "datasets")]
     torchvision = installed("torchvision")
     if torchvision is not None and not torch.cuda.is_available():
         found.append(
@@ -54,9 +58,25 @@ def _packages() -> list[Finding]:
         "peft": "only to load our LoRA folders outside this package: pip install peft",
     }
     for name, remedy in optional.items():
-        version = installed(name)
-        found.append(("ok", name, version, "") if version else ("note", name, "not installed", remedy))
-    return found
+        found.append(_version(name, ranges) if installed(name) else ("note", name, "not installed", remedy))
+    told = {what for _, what, _, _ in found}
+    others = (_version(name, ranges) for name in sorted(ranges) if name not in told and installed(name))
+    return found + [finding for finding in others if finding[0] != "ok"]
+
+
+def tested_ranges() -> dict[str, SpecifierSet]:
+    """The range of versions that the suite passed with, by package: the bounds of our own metadata."""
+    requirements = [Requirement(line) for line in importlib.metadata.requires("llava-moe") or ()]
+    return {one.name: one.specifier for one in requirements if one.specifier}
+
+
+def _version(name: str, ranges: Mapping[str, SpecifierSet]) -> Finding:
+    version, tested = installed(name), ranges.get(name)
+    if version is None:
+        return ("missing", name, "not installed", f"pip install '{name}{tested or ''}'")
+    if tested is None or tested.contains(version, prereleases=True):
+        return ("ok", name, version, "")
+    return ("note", name, f"{version}, not tested", f"tested is {tested}: pip install '{name}{tested}'")
 
 
 def _devices() -> list[Finding]:
