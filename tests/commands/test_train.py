@@ -97,6 +97,17 @@ def test_a_run_killed_at_any_step_and_started_again_equals_one_never_stopped(
     assert_same_run(tmp_path / "unbroken", broken)
 
 
+@pytest.mark.slow
+def test_neither_training_nor_evaluation_prints_a_librarys_warning(tiny_words: list[str], tmp_path: Path) -> None:
+    words = [*tiny_words, "train.max_steps=2", "train.activation_checkpointing=true", "adapter=mixlora"]
+    for command in (["train", *words, f"out={tmp_path / 'run'}"], ["eval", f"run={tmp_path / 'run'}", "limit=1"]):
+        told = subprocess.run([sys.executable, "-m", "llava_moe", *command], capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        lines = [line for line in (told.stdout + told.stderr).splitlines() if "warning" in line.lower()]
+        lines += [line for line in (told.stdout + told.stderr).splitlines() if "deprecated" in line]
+        assert not lines
+
+
 def num_logged(folder: Path) -> int:
     path = folder / "log.jsonl"
     return len(path.read_bytes().splitlines()) if path.exists() else 0
