@@ -6,7 +6,7 @@ The only file where ``model/``, ``adapters/`` and ``data/`` meet below ``command
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,10 +20,11 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from llava_moe.adapters import Attached, Mole, NoAdapter, attach, load_adapter
+from llava_moe.adapters import Attached, Mole, NoAdapter, attach, load_adapter, load_adapter_with_modules
 from llava_moe.adapters.field_types import first_misfit
 from llava_moe.adapters.own_format import read_settings
 from llava_moe.data.batch import Batch
+from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.encode import Encoder
 from llava_moe.data.images import ImageTransform
 from llava_moe.data.template import Template, chat_template
@@ -41,6 +42,10 @@ from llava_moe.model import (
     read_base,
     vision_config,
 )
+from llava_moe.model.build import resolve
+from llava_moe.model.checkpoint_files import read_chat_template
+from llava_moe.model.image_processor import ImageMode, read_image_processor
+from llava_moe.model.kinds import TOWERS
 from llava_moe.train.checkpoint import last_checkpoint, stage_folders
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,7 +60,8 @@ class Recipe:
         architecture: where the base comes from.
         adapter: the adapter's configuration (``NoAdapter()`` for none).
         dtype: ``fp32``, ``bf16`` or ``fp16`` of the base weights.
-        template: prompt format; ``image_mode`` is ``pad`` (LLaVA-1.5 instruct) or ``crop`` (pretrain).
+        template: prompt format.
+        image_mode: ``pad`` (LLaVA-1.5 instruct), ``crop`` (pretrain), or ``resize`` (as SigLIP's own processor does).
         max_length, over_length: longest example in tokens after image expansion, and what happens to longer ones.
         init_from: run whose weights are the start.
     """
@@ -64,7 +70,7 @@ class Recipe:
     adapter: Any
     dtype: str
     template: Template
-    image_mode: Literal["pad", "crop"]
+    image_mode: ImageMode
     max_length: int
     over_length: Literal["cut", "drop"]
     attn_implementation: str = "auto"
@@ -105,8 +111,8 @@ def new_model(recipe: Recipe, device: torch.device) -> Assembled:
     Raises:
         UserError: a checkpoint is missing, or its adapter does not fit the one asked for.
     """
-    base = build_base(recipe.architecture, _dtype(recipe), recipe.seed)
-    attention = _set_attention(base, recipe, device)
+    base = build_base(recipe.architecture, _dtype(recipe.dtype), recipe.seed)
+    attention = _set_attention(base, recipe.attn_implementation, device, _dtype(recipe.dtype))
     start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
     if start is not None:
         load_lineage(base.model, start)
@@ -128,8 +134,8 @@ def new_model_without_weights(recipe: Recipe, device: torch.device, place: torch
     Raises:
         UserError: as :func:`new_model`, weights apart.
     """
-    base = build_base_without_weights(recipe.architecture, _dtype(recipe), place)
-    attention = _set_attention(base, recipe, device)
+    base = build_base_without_weights(recipe.architecture, _dtype(recipe.dtype), place)
+    attention = _set_attention(base, recipe.attn_implementation, device, _dtype(recipe.dtype))
     start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
     with torch.random.fork_rng(devices=[]):
         attached = _attach_from(base.model, recipe.adapter, start)
@@ -145,15 +151,15 @@ def encoder_of(recipe: Recipe) -> Encoder:
     return _encoder(recipe, read_base(recipe.architecture))
 
 
-def _dtype(recipe: Recipe) -> torch.dtype:
-    dtype = DTYPES.get(recipe.dtype)
+def _dtype(name: str) -> torch.dtype:
+    dtype = DTYPES.get(name)
     if dtype is None:
-        raise UserError(f"train.dtype={recipe.dtype}: choose fp32, bf16 or fp16")
+        raise UserError(f"train.dtype={name}: choose fp32, bf16 or fp16")
     return dtype
 
 
-def _set_attention(base: BaseModel, recipe: Recipe, device: torch.device) -> AttentionChoice:
-    attention = choose_attention(recipe.attn_implementation, device, _dtype(recipe))
+def _set_attention(base: BaseModel, wanted: str, device: torch.device, dtype: torch.dtype) -> AttentionChoice:
+    attention = choose_attention(wanted, device, dtype)
     base.model.set_attn_implementation({"text_config": attention.name, "vision_config": "sdpa"})
     return attention
 
@@ -203,15 +209,26 @@ def _difference(theirs: Any, ours: Any) -> str:
 
 
 def _encoder(recipe: Recipe, base: BaseFacts) -> Encoder:
+    transform = ImageTransform(base.image_size, recipe.image_mode, base.image_mean, base.image_std)
+    return _encoder_for(base, recipe.template, transform, recipe.max_length, recipe.over_length)
+
+
+def _encoder_for(
+    base: BaseFacts,
+    template: Template | ChatTemplate,
+    transform: ImageTransform,
+    max_length: int,
+    over_length: Literal["cut", "drop"],
+) -> Encoder:
     try:
         return Encoder(
             tokenizer=base.tokenizer,
-            template=recipe.template,
-            transform=ImageTransform(base.image_size, recipe.image_mode, base.image_mean, base.image_std),
+            template=template,
+            transform=transform,
             image_token_id=base.image_token_id,
             num_image_tokens=base.num_image_tokens,
-            max_length=recipe.max_length,
-            over_length=recipe.over_length,
+            max_length=max_length,
+            over_length=over_length,
         )
     except ValueError as error:
         raise UserError(
@@ -379,26 +396,64 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     return bare
 
 
-def open_checkpoint(path: str, dtype: str | None = None, device: torch.device | None = None) -> Assembled:
-    """A Hugging Face LLaVA checkpoint, folder or hub id, read with LLaVA-1.5's template; in eval mode.
+def open_checkpoint(
+    path: str,
+    dtype: str | None = None,
+    device: torch.device | None = None,
+    *,
+    peft: str | None = None,
+    template: str | None = None,
+    image_mode: ImageMode | None = None,
+) -> Assembled:
+    """A Hugging Face LLaVA checkpoint, asked as its own files say: chat template, image processor; in eval mode.
+
+    What lies beside a PEFT LoRA goes before what lies beside its base: it is nearer to how the model was trained. A
+    checkpoint without a chat template is asked in LLaVA-1.5's ``v1``, one without an image processor pads to a square.
 
     Args:
+        path: folder or hub id.
         dtype: ``fp32``, ``bf16`` or ``fp16``; None: bf16 on a GPU, fp32 elsewhere.
         device: None: the first GPU if there is one.
+        peft: folder of a PEFT LoRA to put on it, ``modules_to_save`` included.
+        template: ``chat`` insists on a chat template, ``v1`` takes LLaVA-1.5's format whatever the files say.
+        image_mode: goes before what the image processor says.
+
+    Raises:
+        UserError: it is not there, is not of a kind that is read, or its files say what cannot be followed.
     """
+    if peft is not None and not (Path(peft).expanduser() / "adapter_config.json").is_file():
+        raise UserError(f"model.peft={peft} is not an adapter folder: it has no adapter_config.json")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = Recipe(
-        architecture=FromCheckpoint(path),
-        adapter=NoAdapter(),
-        dtype=dtype or ("bf16" if device.type == "cuda" else "fp32"),
-        template=Template("v1"),
-        image_mode="pad",
-        max_length=4096,
-        over_length="cut",
-    )
-    assembled = new_model(recipe, device)
-    nn.Module.to(assembled.model, device).eval()
-    return assembled
+    dtype = dtype or ("bf16" if device.type == "cuda" else "fp32")
+    base = build_base(FromCheckpoint(path), _dtype(dtype))
+    attention = _set_attention(base, "auto", device, _dtype(dtype))
+    places = [str(Path(place).expanduser()) for place in (peft,) if place is not None] + [resolve(path)]
+    written = _template_of(base, places, template)
+    nearest = read_image_processor(places[0]) if peft is not None else None
+    transform = ImageTransform(base.image_size, image_mode or base.image_mode or "pad", base.image_mean, base.image_std)
+    if nearest is not None:
+        transform = replace(
+            transform, mode=image_mode or nearest.mode(base.image_size), mean=nearest.mean, std=nearest.std
+        )
+    encoder = _encoder_for(base, written, transform, max_length=4096, over_length="cut")
+    attached = attach(base.model, NoAdapter())
+    if peft is not None:
+        attached.detach()
+        attached = load_adapter_with_modules(base.model, Path(peft).expanduser())
+    nn.Module.to(base.model, device).eval()
+    return Assembled(base, attached, encoder, attention, has_adapter=peft is not None)
+
+
+def _template_of(base: BaseFacts, places: Sequence[str], wanted: str | None) -> Template | ChatTemplate:
+    """The first chat template of these places, or LLaVA-1.5's format."""
+    for place in places if wanted != "v1" else ():
+        if source := read_chat_template(place):
+            written = ChatTemplate(base.tokenizer, source, place)
+            written.check()
+            return written
+    if wanted == "chat":
+        raise UserError(f"model.template=chat: {places[-1]} has no chat template; leave model.template= out")
+    return Template("v1")
 
 
 def lineage(checkpoint: Path) -> list[Path]:
@@ -427,8 +482,15 @@ def load_run(folder: str | Path) -> tuple[LlavaForConditionalGeneration, LlavaPr
 
 
 def processor_of(assembled: Assembled) -> LlavaProcessor:
-    """A Hugging Face processor that writes prompts and pixels as training did, padding to a square included."""
+    """A Hugging Face processor that writes prompts and pixels as training did, padding to a square included.
+
+    Raises:
+        ValueError: the model is no run of ours: it has a processor of its own.
+    """
     base, encoder = assembled.base, assembled.encoder
+    if isinstance(encoder.template, ChatTemplate) or encoder.transform.mode == "resize":
+        raise ValueError("a checkpoint that is asked as its own files say has a processor of its own")
+    vision: Any = vision_config(base.model)
     pixels = LlavaImageProcessorPil(
         do_pad=encoder.transform.mode == "pad",
         size={"shortest_edge": base.image_size},
@@ -439,8 +501,8 @@ def processor_of(assembled: Assembled) -> LlavaProcessor:
     return LlavaProcessor(
         image_processor=pixels,
         tokenizer=base.tokenizer,
-        patch_size=vision_config(base.model).patch_size,
+        patch_size=vision.patch_size,
         vision_feature_select_strategy=base.model.config.vision_feature_select_strategy,
-        num_additional_image_tokens=1,
+        num_additional_image_tokens=TOWERS[vision.model_type],
         chat_template=chat_template(encoder.template),
     )

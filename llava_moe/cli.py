@@ -89,15 +89,18 @@ Protocols fix wording, decoding and scorer: llava_1_5 (default), lmms_eval, llav
 in data/benchmarks/NAME unless said otherwise; llava-moe ls benchmark lists them.
 Answers go to FOLDER/eval/BENCHMARK.answers.jsonl as they come; an interrupted evaluation goes on where it was,
 with any number of processes. A server's key comes from the environment: LLAVA_MOE_API_KEY, or the variable that
-model.api_key_env= names.""",
+model.api_key_env= names. A checkpoint is asked as its files say (chat template, image processor); model.template=v1 and
+model.image_mode=pad ask as LLaVA-1.5 was trained.""",
     ),
     "chat": Command(
         "talk to a run (or a Hugging Face LLaVA: model.path=) about images, in the terminal",
         """llava-moe chat run=FOLDER                                talk; drag images into the window, /help there
 llava-moe chat run=FOLDER image=FILE prompt='What is this?'   one question: prints the answer alone
 llava-moe chat run=FOLDER < questions.txt                     a question a line: prints an answer a line or more
-llava-moe chat model.path=llava-hf/llava-1.5-7b-hf
+llava-moe chat model.path=llava-hf/llava-1.5-7b-hf [model.peft=FOLDER]
 
+A checkpoint is asked as its files say (chat template, image processor); model.template=v1 and model.image_mode=pad ask
+as LLaVA-1.5 was trained.
 Keys: max_new_tokens=512, temperature=0 (greedy), top_p=1, repetition_penalty=1 (the answer's own tokens), seed,
 num_threads, dtype=fp32|bf16|fp16. Answers go to standard output, all else to standard error.
 Ctrl-C stops an answer; twice, or Ctrl-D, leaves.""",

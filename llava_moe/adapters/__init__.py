@@ -4,7 +4,7 @@ from llava_moe.adapters.adapter import Attached, attach
 from llava_moe.adapters.balance import ExpertTotals
 from llava_moe.adapters.fitting import Method
 from llava_moe.adapters.llava_mole import LlavaMole
-from llava_moe.adapters.load import load_adapter
+from llava_moe.adapters.load import load_adapter, load_adapter_with_modules
 from llava_moe.adapters.lora import Lora
 from llava_moe.adapters.mixlora import MixLora
 from llava_moe.adapters.mole import Mole, drop_experts, mask_experts
@@ -24,5 +24,6 @@ __all__ = [
     "attach",
     "drop_experts",
     "load_adapter",
+    "load_adapter_with_modules",
     "mask_experts",
 ]

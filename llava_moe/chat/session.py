@@ -169,9 +169,11 @@ class Session:
     def _labels(self, prompt_T: np.ndarray, asked: Sequence[Turn]) -> torch.Tensor:
         """int64 [1, T] that sets the first question apart: -100 up to where its answer begins."""
         first_T = self._encoder.encode_prompt(asked[:1])
-        assert np.array_equal(first_T, prompt_T[: len(first_T)]), "an answer changed the tokens of the question"
+        # A chat template may write a question otherwise once it is answered: what both have in front is the question.
+        shorter = min(len(first_T), len(prompt_T))
+        differs = np.flatnonzero(first_T[:shorter] != prompt_T[:shorter])
         labels_BT = torch.from_numpy(prompt_T).clone().unsqueeze(0)
-        labels_BT[:, : len(first_T)] = IGNORED
+        labels_BT[:, : int(differs[0]) if len(differs) else shorter] = IGNORED
         return labels_BT
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LIMITS: dict[str, Limit] = {
     **{key: EVAL[key] for key in ("run", "num_threads", "dtype")},
     **{key: SHARED[key] for key in ("seed", "model.path")},
+    **{key: EVAL[key] for key in ("model.peft", "model.template", "model.image_mode")},
     "image": OrNull(Text()),
     "prompt": OrNull(Text(may_be_empty=True)),
     "max_new_tokens": Whole(1),
@@ -79,8 +80,12 @@ def _talk(config: DictConfig) -> int:
 def _check_before_loading(plain: Mapping[str, Any], image: Path | None) -> None:
     from llava_moe.assemble import newest_checkpoint
 
-    if (plain["run"] is None) == (plain["model"]["path"] is None):
+    given = plain["model"]
+    if (plain["run"] is None) == (given["path"] is None):
         raise UserError("chat needs one model: run=FOLDER, or model.path= a LLaVA checkpoint's folder or hub id")
+    for key in ("peft", "template", "image_mode"):
+        if given[key] is not None and given["path"] is None:
+            raise UserError(f"model.{key}= belongs to model.path=, which is not given: leave it out, or give both")
     if 0 < plain["temperature"] < LOWEST_TEMPERATURE:
         raise UserError(
             f"temperature={plain['temperature']}: give 0 (always the likeliest token) or at least {LOWEST_TEMPERATURE}"
@@ -94,10 +99,11 @@ def _check_before_loading(plain: Mapping[str, Any], image: Path | None) -> None:
 
 
 def _open(plain: Mapping[str, Any]) -> Assembled:
-    from llava_moe.assemble import open_checkpoint, restore
+    from llava_moe.assemble import restore
+    from llava_moe.commands.eval_model import open_named
 
     if plain["run"] is None:
-        return open_checkpoint(plain["model"]["path"], plain["dtype"])
+        return open_named(plain["model"], plain["dtype"])
     return restore(plain["run"], dtype=plain["dtype"])
 
 
@@ -106,7 +112,9 @@ def _welcome(plain: Mapping[str, Any], assembled: Assembled, session: Session) -
     from llava_moe.assemble import newest_checkpoint
 
     if plain["run"] is None:
-        source = plain["model"]["path"]
+        template = assembled.encoder.template
+        asked = "its chat template" if template.kind == "chat" else "LLaVA-1.5's format"
+        source = f"{plain['model']['path']} by {asked}"
     else:
         checkpoint = newest_checkpoint(Path(plain["run"]))
         source = f"{checkpoint.parent.parent} at {checkpoint.name}"

@@ -6,14 +6,15 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from llava_moe.data.chat_template import ChatTemplate
+from llava_moe.data.encode import Encoder
+from llava_moe.data.images import ImageTransform
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ModelFacts
-from llava_moe.eval.chat_template import ChatPrompts, read_chat_template, read_image_mode
 from llava_moe.eval.endpoint import Endpoint, endpoint_fingerprint
 from llava_moe.eval.generate import Answerer, LocalModel
 from llava_moe.eval.ranks import ALONE, Ranks
@@ -28,6 +29,7 @@ SERVERS_OWN = "the server's own"
 BELONGS_TO = {
     "peft": "path",
     "template": "path",
+    "image_mode": "path",
     "name": "endpoint",
     "api_key_env": "endpoint",
     "timeout": "endpoint",
@@ -98,7 +100,7 @@ def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = A
 def scored_model(
     assembled: Assembled, source: str, batch_size: int = 32, ranks: Ranks = ALONE
 ) -> ScoredModel[LocalModel]:
-    """A model of ours, asked as it was trained.
+    """A model in memory, asked as it was trained, or as its own files say.
 
     Raises:
         UserError: it was trained to caption and reads no question.
@@ -111,7 +113,7 @@ def scored_model(
         )
     facts = ModelFacts(
         source=source,
-        template=encoder.template.kind,
+        template=template_name(encoder),
         images=encoder.transform.mode,
         dtype=_dtype_of(assembled),
         batch_size=batch_size,
@@ -119,6 +121,12 @@ def scored_model(
     )
     answerer = LocalModel(assembled.model, encoder, batch_size, shares_prefix=_is_causal(assembled))
     return ScoredModel(answerer, model_fingerprint(assembled.model), facts)
+
+
+def template_name(encoder: Encoder) -> str:
+    """What prompts are written by, in words."""
+    template = encoder.template
+    return f"chat template of {template.place}" if isinstance(template, ChatTemplate) else template.kind
 
 
 def server_of(given: Mapping[str, Any]) -> ChatServer:
@@ -149,47 +157,31 @@ def _served(server: ChatServer, batch_size: int) -> ScoredModel[Answerer]:
 def _checkpoint(
     given: Mapping[str, Any], dtype: str | None, device: torch.device, batch_size: int, ranks: Ranks
 ) -> ScoredModel[Answerer]:
-    from llava_moe.adapters.load import load_adapter_with_modules
+    path, peft = given["path"], given["peft"]
+    assembled = open_named(given, dtype, device)
+    plain = scored_model(assembled, path, batch_size, ranks)
+    fingerprint = _asked_so(plain.fingerprint, assembled.encoder)
+    return ScoredModel(plain.answerer, fingerprint, replace(plain.facts, adapter=peft or ""))
+
+
+def open_named(given: Mapping[str, Any], dtype: str | None, device: torch.device | None = None) -> Assembled:
+    """The checkpoint that the keys below ``model.`` name; see :func:`llava_moe.assemble.open_checkpoint`."""
     from llava_moe.assemble import open_checkpoint
 
-    path, peft = given["path"], given["peft"]
-    if peft is not None and not (Path(peft) / "adapter_config.json").is_file():
-        raise UserError(f"model.peft={peft} is not an adapter folder: it has no adapter_config.json")
-    assembled = open_checkpoint(path, dtype, device)
-    if peft is not None:
-        load_adapter_with_modules(assembled.model, peft)
-        torch.nn.Module.to(assembled.model, device).eval()
-    # What was written beside the adapter is nearer to how the model was trained.
-    places = [place for place in (peft, path) if place is not None]
-    told = [mode for mode in map(read_image_mode, places) if mode is not None]
-    mode = told[0] if told else assembled.encoder.transform.mode
-    encoder = replace(assembled.encoder, transform=replace(assembled.encoder.transform, mode=mode))
-    template, place = _own_template(given["template"], places)
-    plain = scored_model(replace(assembled, encoder=encoder), path, batch_size, ranks)
-    facts = replace(plain.facts, adapter=peft or "", template=f"chat template of {place}" if template else "v1")
-    answerer = plain.answerer
-    if template:
-        answerer = replace(answerer, write_prompt=ChatPrompts(encoder, template, place))
-    return ScoredModel(answerer, _asked_so(plain.fingerprint, template, mode), facts)
+    words = {name: given[name] for name in ("peft", "template", "image_mode")}
+    return open_checkpoint(given["path"], dtype, device, **words)
 
 
-def _own_template(wanted: str | None, places: list[str]) -> tuple[str | None, str]:
-    """The first chat template in these places and its place; None and "" where LLaVA-1.5's format is to be used."""
-    if wanted == "v1":
-        return None, ""
-    for place in places:
-        if template := read_chat_template(place):
-            return template, place
-    if wanted == "chat":
-        raise UserError(f"model.template=chat: {places[-1]} has no chat template; leave model.template= out")
-    return None, ""
-
-
-def _asked_so(fingerprint: str, template: str | None, mode: Literal["pad", "crop"]) -> str:
+def _asked_so(fingerprint: str, encoder: Encoder) -> str:
     """The fingerprint of weights that are asked in another way than LLaVA-1.5's."""
-    if template is None and mode == "pad":
+    transform, plain = encoder.transform, ImageTransform()
+    source = encoder.template.source if isinstance(encoder.template, ChatTemplate) else None
+    parts = [fingerprint, transform.mode, str(source)]
+    if (transform.mean, transform.std) != (plain.mean, plain.std):
+        parts.append(f"{transform.mean} {transform.std}")
+    if parts[1:] == [plain.mode, "None"]:
         return fingerprint
-    return hashlib.sha256(f"{fingerprint}|{mode}|{template}".encode()).hexdigest()[:16]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 
 def _is_causal(assembled: Assembled) -> bool:

@@ -201,6 +201,7 @@ EVAL: dict[str, Limit] = SHARED | {
     "dtype": OrNull(Choice(("fp32", "bf16", "fp16"))),
     "model.peft": OrNull(Text()),
     "model.template": OrNull(Choice(("chat", "v1"))),
+    "model.image_mode": OrNull(Choice(("pad", "crop", "resize"))),
     "model.endpoint": OrNull(Text()),
     "model.name": OrNull(Text()),
     "model.api_key_env": OrNull(Text()),

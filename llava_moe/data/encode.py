@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
+from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.conversation import (
     IMAGE_PLACEHOLDER,
     BadRecord,
@@ -75,7 +76,7 @@ class Encoder:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    template: Template
+    template: Template | ChatTemplate
     transform: ImageTransform
     image_token_id: int
     num_image_tokens: int

@@ -37,17 +37,19 @@ class ImageTransform:
 
     ``pad`` (LLaVA-1.5, stage 2): centred on a square canvas in the colour ``int(255 * mean)``, then resized
     bicubically. ``crop`` (stage 1): the shortest side resized to ``size``, then the centre cut out, as CLIP does.
-    Source: ``expand2square`` in llava/mm_utils.py; ``CLIPImageProcessorPil`` in transformers.
+    ``resize``: both sides resized to ``size``, as SigLIP's own processor does; no stage of ours takes it.
+    Source: ``expand2square`` in llava/mm_utils.py; ``CLIPImageProcessorPil``, ``SiglipImageProcessorPil`` in
+    transformers.
     """
 
     size: int = 336
-    mode: Literal["pad", "crop"] = "pad"
+    mode: Literal["pad", "crop", "resize"] = "pad"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
     def __post_init__(self) -> None:
-        if self.mode not in ("pad", "crop"):
-            raise ValueError(f"image mode must be 'pad' or 'crop', got {self.mode!r}")
+        if self.mode not in ("pad", "crop", "resize"):
+            raise ValueError(f"image mode must be 'pad', 'crop' or 'resize', got {self.mode!r}")
         if self.size < 1:
             raise ValueError(f"image size must be positive, got {self.size}")
 
@@ -59,7 +61,8 @@ class ImageTransform:
         """
         if image.mode != "RGB":
             raise ValueError(f"an RGB image is needed, got mode {image.mode!r}; open it with open_image")
-        resized = self._pad(image) if self.mode == "pad" else self._crop(image)
+        ways = {"pad": self._pad, "crop": self._crop, "resize": self._resize}
+        resized = ways[self.mode](image)
         return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
     def normalise(self, pixels_I3HW: torch.Tensor) -> torch.Tensor:
@@ -93,6 +96,9 @@ class ImageTransform:
                 strip.paste(image.crop((0, top, width, bottom)), ((side - width) // 2, 0))
                 canvas.paste(strip.resize((size, bottom - top), Image.Resampling.BICUBIC), (0, top))
         return canvas.resize((size, size), Image.Resampling.BICUBIC)
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        return image.resize((self.size, self.size), Image.Resampling.BICUBIC)
 
     def _crop(self, image: Image.Image) -> Image.Image:
         width, height = image.size

@@ -32,7 +32,10 @@ class LlavaMoe(lmms):
 
     Args:
         run: a run's folder, an experiment's folder or one checkpoint.
-        pretrained: instead, a Hugging Face LLaVA folder or hub id (``export to=hf`` writes one).
+        pretrained: instead, a Hugging Face LLaVA folder or hub id (``export to=hf`` writes one), asked as its files
+            say.
+        peft: a PEFT LoRA folder on it.
+        template: ``chat`` or ``v1`` for the prompts of ``pretrained``; None: its own chat template if it has one.
         dtype: ``fp32``, ``bf16`` or ``fp16``; None: as the run trained.
         device: None: the GPU of this rank, or the CPU.
         batch_size: questions answered together; ``auto`` is 32.
@@ -55,16 +58,22 @@ class LlavaMoe(lmms):
         max_batch_size: int | None = None,
         seed: int = 0,
         system: str | None = None,
+        peft: str | None = None,
+        template: str | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
         if unknown:
             raise UserError(
-                f"model_args {', '.join(sorted(unknown))}: llava_moe knows run, pretrained, dtype, device, batch_size, "
-                "seed and system"
+                f"model_args {', '.join(sorted(unknown))}: llava_moe knows run, pretrained, peft, template, dtype, "
+                "device, batch_size, seed and system"
             )
         if (run is None) == (pretrained is None):
             raise UserError("model_args: name one model: run=FOLDER, or pretrained= a LLaVA checkpoint's folder")
+        if template not in (None, "chat", "v1"):
+            raise UserError(f"model_args template={template}: give chat or v1")
+        if run is not None and (peft is not None or template is not None):
+            raise UserError("model_args: peft= and template= belong to pretrained=: leave them out")
         self.batch_size = _read_batch_size(batch_size, max_batch_size)
         self.device = torch.device(device or _device_of_rank())
         self._seed = seed
@@ -72,7 +81,13 @@ class LlavaMoe(lmms):
         self._assembled: Assembled | None = (
             restore(_unquoted(run), self.device, dtype)
             if pretrained is None
-            else open_checkpoint(_unquoted(pretrained), dtype, self.device)
+            else open_checkpoint(
+                _unquoted(pretrained),
+                dtype,
+                self.device,
+                peft=None if peft is None else _unquoted(peft),
+                template=template,
+            )
         )
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:

@@ -10,7 +10,6 @@ from llava_moe.model.build import (
     FromShape,
     build_base,
     build_base_without_weights,
-    describe_base,
     read_base,
     vision_config,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "build_base",
     "build_base_without_weights",
     "choose_attention",
-    "describe_base",
     "packing_arguments",
     "prepare_stage",
     "read_base",

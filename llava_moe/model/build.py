@@ -14,11 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from tokenizers import AddedToken
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -26,10 +24,13 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
 
 from llava_moe.errors import UserError
+from llava_moe.model.image_processor import ImageMode, ImageProcessor, read_image_processor
+from llava_moe.model.kinds import check_llava, num_image_tokens, refuse_other_kind
 
 EMBEDDED = "embedded:"
 ConfigKind = TypeVar("ConfigKind", LlamaConfig, CLIPVisionConfig)
@@ -58,7 +59,7 @@ class FromParts:
 
 @dataclass(frozen=True)
 class FromCheckpoint:
-    """An existing ``llava-hf/llava-1.5-7b-hf``-style checkpoint: hub id or folder."""
+    """An existing ``llava-hf/llava-1.5-7b-hf``-style checkpoint: hub id or folder. See ``kinds.py`` for its parts."""
 
     path: str
 
@@ -84,7 +85,11 @@ Architecture = FromParts | FromCheckpoint | FromShape
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What the data path must know of a base model: its tokenizer, and how its tower sees images."""
+    """What the data path must know of a base model: its tokenizer, and how its tower sees images.
+
+    Attributes:
+        image_mode: how its own image processor makes a square of an image; None where it has no processor.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     image_size: int
@@ -92,6 +97,7 @@ class BaseFacts:
     image_token_id: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    image_mode: ImageMode | None
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,9 @@ class BaseModel(BaseFacts):
 
     model: LlavaForConditionalGeneration
 
+
+KINDS: dict[Any, tuple[str, ...]] = {CLIPVisionModel: ("clip", "clip_vision_model"), LlamaForCausalLM: ("llama",)}
+"""Values of ``model_type`` that a class is loaded from; LLaVA's own is ``llava``."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -138,16 +147,15 @@ def build_base(architecture: Architecture, dtype: torch.dtype, seed: int = 0) ->
             model, tokenizer = _from_checkpoint(architecture, dtype)
         else:
             model, tokenizer = _from_shape(architecture, dtype)
-    return describe_base(model, tokenizer)
+    return _described(model, tokenizer, architecture)
 
 
-def describe_base(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> BaseModel:
-    """Read from a model what the data path must know."""
-    text = model.config.text_config
-    assert isinstance(text, LlamaConfig)
+def _described(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, architecture: Architecture
+) -> BaseModel:
     # Trap: the text tower reads its own use_cache; left on, packed rows leak into each other (masking_utils.py).
-    text.use_cache = False
-    return BaseModel(model=model, **vars(_facts_of(model.config, tokenizer)))
+    model.config.get_text_config().use_cache = False
+    return BaseModel(model=model, **vars(_facts_of(model.config, tokenizer, architecture)))
 
 
 def read_base(architecture: Architecture) -> BaseFacts:
@@ -156,7 +164,7 @@ def read_base(architecture: Architecture) -> BaseFacts:
     Raises:
         UserError: as :func:`build_base`, weights apart.
     """
-    return _facts_of(*_config_of(architecture))
+    return _facts_of(*_config_of(architecture), architecture)
 
 
 def build_base_without_weights(
@@ -173,30 +181,57 @@ def build_base_without_weights(
     config, tokenizer = _config_of(architecture)
     with torch.device(place):
         model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
-    return describe_base(model, tokenizer)
+    return _described(model, tokenizer, architecture)
 
 
-def _facts_of(config: LlavaConfig, tokenizer: PreTrainedTokenizerBase) -> BaseFacts:
-    vision = config.vision_config
-    assert isinstance(vision, CLIPVisionConfig)
-    assert isinstance(vision.image_size, int) and isinstance(vision.patch_size, int)
-    num_patches = (vision.image_size // vision.patch_size) ** 2
-    extra = 0 if config.vision_feature_select_strategy == "default" else 1
+def _facts_of(config: LlavaConfig, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> BaseFacts:
+    check_llava(config, _name_of(architecture))
+    size = vision_size(config)
+    processor = _image_processor(config, architecture)
+    is_whole = isinstance(architecture, FromCheckpoint)
     return BaseFacts(
         tokenizer=tokenizer,
-        image_size=vision.image_size,
-        num_image_tokens=num_patches + extra,
+        image_size=size,
+        num_image_tokens=num_image_tokens(config),
         image_token_id=config.image_token_id,
-        image_mean=CLIP_MEAN,
-        image_std=CLIP_STD,
+        image_mean=CLIP_MEAN if processor is None else processor.mean,
+        image_std=CLIP_STD if processor is None else processor.std,
+        # What becomes of a tower's own images says nothing of a LLaVA that is still to be trained.
+        image_mode=processor.mode(size) if processor is not None and is_whole else None,
     )
+
+
+def _image_processor(config: LlavaConfig, architecture: Architecture) -> ImageProcessor | None:
+    if isinstance(architecture, FromShape):
+        return None
+    where = architecture.path if isinstance(architecture, FromCheckpoint) else architecture.vision_tower
+    processor = read_image_processor(resolve(where))
+    tower = getattr(config.vision_config, "model_type", None)
+    if processor is None and tower != "clip_vision_model":
+        raise UserError(
+            f"model {where} has no image processor (preprocessor_config.json), and its tower is a {tower}, whose "
+            "pixels are not CLIP's: put the file of the checkpoint there"
+        )
+    return processor
+
+
+def _name_of(architecture: Architecture) -> str:
+    if isinstance(architecture, FromCheckpoint):
+        return architecture.path
+    if isinstance(architecture, FromShape):
+        return "of model.architecture"
+    return f"of {architecture.vision_tower} and {architecture.language_model}"
 
 
 def _config_of(architecture: Architecture) -> tuple[LlavaConfig, PreTrainedTokenizerBase]:
     if isinstance(architecture, FromShape):
         return _shape_config(architecture)
     if isinstance(architecture, FromCheckpoint):
-        return _read_config(LlavaForConditionalGeneration, architecture.path), load_tokenizer(architecture.path)
+        config = _read_config(LlavaForConditionalGeneration, architecture.path)
+        check_llava(config, architecture.path)
+        tokenizer = load_tokenizer(architecture.path)
+        _refuse_other_tokenizer(architecture.path, config, tokenizer)
+        return config, tokenizer
     tokenizer = load_tokenizer(architecture.language_model)
     vision = _read_config(CLIPVisionModel, architecture.vision_tower)
     text = _read_config(LlamaForCausalLM, architecture.language_model)
@@ -207,9 +242,12 @@ def _config_of(architecture: Architecture) -> tuple[LlavaConfig, PreTrainedToken
 def _read_config(kind: Any, reference: str) -> Any:
     path = resolve(reference)
     try:
-        _check_kind(kind, path, reference)
+        refuse_other_kind(path, reference, KINDS.get(kind, ("llava",)))
         return kind.config_class.from_pretrained(path)
-    except (OSError, ValueError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        # Trap: on a damaged config.json transformers raises what it happens to trip over.
         raise UserError(f"model {reference} cannot be loaded: {_first_line(error)}") from error
 
 
@@ -217,11 +255,17 @@ def _table_rows(num_tokens: int) -> int:
     return -(-num_tokens // TABLE_MULTIPLE) * TABLE_MULTIPLE
 
 
-def vision_config(model: LlavaForConditionalGeneration) -> CLIPVisionConfig:
+def vision_config(model: LlavaForConditionalGeneration) -> PreTrainedConfig:
     """The tower's configuration."""
     config = model.config.vision_config
-    assert isinstance(config, CLIPVisionConfig)
+    assert isinstance(config, PreTrainedConfig)
     return config
+
+
+def vision_size(config: LlavaConfig) -> int:
+    """Side of the square image that the tower sees, in pixels."""
+    vision: Any = config.vision_config
+    return int(vision.image_size)
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -239,14 +283,16 @@ def llava_config(
     vision: CLIPVisionConfig, text: LlamaConfig, tokenizer: PreTrainedTokenizerBase, layer: int
 ) -> LlavaConfig:
     """LLaVA-1.5's configuration over two given towers."""
-    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    assert isinstance(image_token_id, int)
-    assert isinstance(vision.image_size, int) and isinstance(vision.patch_size, int)
+    sides = (vision.image_size, vision.patch_size)
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(
+            f"the vision tower has image_size={sides[0]}, patch_size={sides[1]}: give whole numbers above 0"
+        )
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=image_token_id,
-        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        image_token_index=int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)),  # type: ignore[arg-type]
+        image_seq_length=(int(sides[0]) // int(sides[1])) ** 2,  # type: ignore[arg-type]
         projector_hidden_act="gelu",
         vision_feature_select_strategy="default",
         vision_feature_layer=layer,
@@ -318,12 +364,8 @@ def _fresh_projector(
 def _from_checkpoint(
     checkpoint: FromCheckpoint, dtype: torch.dtype
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
-    config, tokenizer = _config_of(checkpoint)
-    _refuse_other_tokenizer(checkpoint.path, config, tokenizer)
-    model = _pretrained(LlavaForConditionalGeneration, checkpoint.path, dtype)
-    if model.config.model_type != "llava":
-        raise UserError(f"model.path={checkpoint.path} is a {model.config.model_type} model: a llava one is needed")
-    return model, tokenizer
+    _, tokenizer = _config_of(checkpoint)
+    return _pretrained(LlavaForConditionalGeneration, checkpoint.path, dtype), tokenizer
 
 
 def _refuse_other_tokenizer(reference: str, config: LlavaConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -369,18 +411,20 @@ def _shaped(kind: type[ConfigKind], given: Mapping[str, Any], part: str) -> Conf
 def _pretrained(kind: Any, reference: str, dtype: torch.dtype) -> Any:
     path = resolve(reference)
     try:
-        _check_kind(kind, path, reference)
-        return kind.from_pretrained(path, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        refuse_other_kind(path, reference, KINDS.get(kind, ("llava",)))
+        model, told = kind.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    except UserError:
+        raise
+    except Exception as error:
+        # Trap: on damaged files transformers raises what it happens to trip over, assertions of torch among it.
         raise UserError(f"model {reference} cannot be loaded: {_first_line(error)}") from error
-
-
-def _check_kind(kind: Any, path: str, reference: str) -> None:
-    """Refuse a checkpoint of another architecture: from_pretrained would fill its weights at random with a warning."""
-    wanted = {CLIPVisionModel: ("clip", "clip_vision_model"), LlamaForCausalLM: ("llama",)}.get(kind, ("llava",))
-    found = AutoConfig.from_pretrained(path).model_type
-    if found not in wanted:
-        raise UserError(f"model {reference} is of type {found}, where one of type {' or '.join(wanted)} is needed")
+    if missing := sorted(told["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"model {reference} lacks the weights {missing[0]}{more}, which would be left at random: copy its files "
+            "again, or take the checkpoint that is whole"
+        )
+    return model
 
 
 def _first_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
 from llava_moe.model.build import vision_config
+from llava_moe.model.kinds import feature_layers
 
 PARTS = ("adapter", "projector", "language_model", "vision_tower")
 
@@ -93,15 +94,15 @@ def _of_part(
         return {name: p for name, p in named.items() if "multi_modal_projector" in name}
     if part == "language_model":
         return {name: p for name, p in named.items() if "language_model" in name or name.startswith("lm_head")}
-    assert vision_layers is not None
+    assert vision_layers is not None, "TrainableParts names the layers where it names the tower"
     first, last = vision_layers
-    feature_layer = model.config.vision_feature_layer
-    assert isinstance(feature_layer, int)
-    last_read = vision_config(model).num_hidden_layers + feature_layer
+    # Hidden state 0 is what goes into layer 0, and the last one what comes out of the last layer.
+    num_states = vision_config(model).num_hidden_layers + 1
+    last_read = max(layer % num_states for layer in feature_layers(model.config)) - 1
     if not 0 <= first <= last <= last_read:
         raise UserError(
             f"stage.vision_layers={list(vision_layers)}: the tower's layers that are read are 0 to {last_read} "
-            f"(the feature layer is {feature_layer})"
+            f"(the feature layer is {model.config.vision_feature_layer})"
         )
     layer_of = re.compile(r"vision_tower\..*encoder\.layers\.(\d+)\.")
     return {name: p for name, p in named.items() if (found := layer_of.search(name)) and first <= int(found[1]) <= last}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from llava_moe.assemble import open_checkpoint
+from llava_moe.chat.answer import Decoding
+from llava_moe.chat.session import Session
 from llava_moe.cli import run
 from llava_moe.commands.eval_model import ScoredModel, open_model
+from llava_moe.data.conversation import USER, Turn
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.ranks import ALONE
 from tests.distributed.test_eval_ranks import NUM_QUESTIONS, write_charts
@@ -32,7 +36,8 @@ LLAVA_HF = (
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 NO_MODEL: dict[str, Any] = {
-    **dict.fromkeys(("path", "peft", "template", "endpoint", "name", "api_key_env", "timeout", "attempts")),
+    **dict.fromkeys(("path", "peft", "template", "image_mode")),
+    **dict.fromkeys(("endpoint", "name", "api_key_env", "timeout", "attempts")),
 }
 
 
@@ -70,6 +75,10 @@ def questions(own_data: Path, **settings: Any) -> list[Question]:
     ]
 
 
+def encoder_of(model: ScoredModel) -> Any:
+    return model.answerer.encoder
+
+
 def answers(model: ScoredModel, these: list[Question]) -> dict[int, str]:
     return {one.index: one.text for batch in model.answerer.answers(these, ALONE) for one in batch}
 
@@ -102,23 +111,85 @@ def test_a_checkpoints_own_chat_template_writes_the_prompt_and_is_named(
     model, plain = opened(path=str(tmp_path / "hf")), opened(path=str(tmp_path / "hf"), template="v1")
     assert plain.facts.template == "v1"
     assert model.fingerprint != plain.fingerprint, "answers to another template are another model's"
-    [question] = questions(own_data)[:1]
-    write = model.answerer.write_prompt  # type: ignore[attr-defined]
-    assert write.write(question) == "USER: <image>\nWhat colour is the square? ASSISTANT:"
-    assert write.write(Question(**vars(question) | {"system": "Be kind."})).startswith("Be kind. USER: <image>\n")
+    template = encoder_of(model).template
+    asked = [Turn(USER, "<image>\nWhat colour is the square?")]
     text = "USER: <image>\nWhat colour is the square? ASSISTANT:"
+    assert template.prompt(asked) == text
+    assert replace(template, system="Be kind.").prompt(asked).startswith("Be kind. USER: <image>\n")
     tokenizer = AutoTokenizer.from_pretrained(trained / "hf")
-    ids = tokenizer(text).input_ids
-    assert [one for one in write(question) if one != tokenizer.convert_tokens_to_ids("<image>")] == [
-        one for one in ids if one != tokenizer.convert_tokens_to_ids("<image>")
-    ]
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    prompt = [one for one in encoder_of(model).encode_prompt(asked) if one != image_token]
+    assert prompt == [one for one in tokenizer(text).input_ids if one != image_token]
+
+
+SHOUTED = LLAVA_HF.replace("ASSISTANT:", "Answer:")
+
+
+def test_chat_asks_a_checkpoint_as_its_files_say_word_for_word_as_eval_does(
+    trained: Path, own_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "hf", tmp_path / "hf")
+    (tmp_path / "hf" / "chat_template.jinja").write_text(SHOUTED)
+    settings = json.loads((tmp_path / "hf" / "processor_config.json").read_text())
+    settings["image_processor"] |= {"do_pad": False, "image_mean": [0.9, 0.1, 0.4]}
+    (tmp_path / "hf" / "processor_config.json").write_text(json.dumps(settings))
+    [base] = [path.parent for path in trained.glob("peft/**/model.safetensors")]
+    [question] = questions(own_data)[:1]
+    said = set()
+    for model in (
+        {"path": str(tmp_path / "hf")},
+        {"path": str(tmp_path / "hf"), "template": "v1"},
+        {"path": str(tmp_path / "hf"), "image_mode": "pad"},
+        {"path": str(trained / "hf")},
+        {"path": str(base), "peft": str(trained / "peft")},
+        {"path": str(base)},
+    ):
+        [expected] = answers(opened(**model), [question]).values()
+        words = [f"model.{key}={value}" for key, value in model.items()]
+        asked = [f"image={question.images[0]}", f"prompt={question.prompt}", "max_new_tokens=8", "dtype=fp32"]
+        capfd.readouterr()
+        assert run(["chat", *words, *asked]) == 0
+        assert capfd.readouterr().out == expected + "\n", model
+        said.add(expected)
+    # The run itself, its merged form and its PEFT form are one model; each other way of asking shows.
+    assert len(said) == 5
+
+
+def test_a_conversation_by_a_chat_template_holds_what_was_said_before(trained: Path, own_data: Path) -> None:
+    shutil.copytree(trained / "hf", trained / "shouted", dirs_exist_ok=True)
+    (trained / "shouted" / "chat_template.jinja").write_text(SHOUTED)
+    assembled = open_checkpoint(str(trained / "shouted"), "fp32", CPU)
+    session = Session(assembled.model, assembled.encoder, assembled.attached, Decoding(max_new_tokens=4))
+    session.attach(own_data / "0.png")
+    first = session.ask("What colour is the square?", lambda _: None).text
+    second = session.ask("Is it small?", lambda _: None).text
+    turns = [turn for exchange in session.exchanges[:1] for turn in exchange.turns] + [Turn(USER, "Is it small?")]
+    written = assembled.encoder.template.prompt(turns)
+    assert written == f"USER: <image>\nWhat colour is the square? ASSISTANT: {first} USER: Is it small? Answer:"
+    pixels = torch.from_numpy(session.pictures[0].pixels)[None]
+    ids = torch.from_numpy(assembled.encoder.encode_written(written))[None]
+    told = assembled.model.generate(
+        **{"input_ids": ids, "pixel_values": assembled.encoder.transform.normalise(pixels)},
+        **{"max_new_tokens": 4, "do_sample": False, "pad_token_id": assembled.encoder.pad_token_id},
+    )
+    assert second == assembled.encoder.tokenizer.decode(told[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_chat_refuses_settings_of_another_kind_of_model(trained: Path, refused: Refused) -> None:
+    for key in ("peft=x", "template=v1", "image_mode=pad"):
+        told = refused("chat", f"run={trained / 'run'}", "prompt=a", f"model.{key}")
+        assert f"model.{key.partition('=')[0]}= belongs to model.path=" in told
+    assert "model.image_mode=wide: give pad or crop or resize" in refused(
+        "chat", f"model.path={trained / 'hf'}", "prompt=a", "model.image_mode=wide"
+    )
 
 
 def test_a_template_that_leaves_the_image_out_is_refused(trained: Path, tmp_path: Path, refused: Refused) -> None:
     shutil.copytree(trained / "hf", tmp_path / "hf")
     (tmp_path / "hf" / "chat_template.jinja").write_text("{{ raise_exception('text only') }}")
-    told = refused("eval", f"model.path={tmp_path / 'hf'}", f"out={tmp_path}")
-    assert f"chat template of {tmp_path / 'hf'} does not take a question" in told and "model.template=v1" in told
+    for command in (["eval", f"out={tmp_path}"], ["chat", "prompt=a"]):
+        told = refused(*command, f"model.path={tmp_path / 'hf'}")
+        assert f"chat template of {tmp_path / 'hf'} does not take a question" in told and "model.template=v1" in told
 
 
 def peft_folder(trained: Path, folder: Path, **settings: Any) -> PeftModel:

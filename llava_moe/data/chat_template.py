@@ -1,0 +1,143 @@
+"""A checkpoint's own prompt format: the chat template in its files, in the place of LLaVA-1.5's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from llava_moe.data.conversation import (
+    ASSISTANT,
+    IMAGE_PLACEHOLDER,
+    USER,
+    BadRecord,
+    Conversation,
+    Turn,
+    count_placeholders,
+    merge_turns,
+    settle_turns,
+)
+from llava_moe.data.template import Rendered
+from llava_moe.errors import UserError
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """Writes turns as a Jinja template says. It stands where :class:`~llava_moe.data.template.Template` does.
+
+    Attributes:
+        tokenizer: applies the template; its end token ends answers.
+        source: the template, Jinja.
+        place: where the template is from, for error messages.
+        system: the text before the first turn; None leaves it to the template.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    place: str
+    system: str | None = None
+
+    @property
+    def kind(self) -> Literal["chat"]:
+        return "chat"
+
+    @property
+    def eos(self) -> str:
+        """The text of the tokenizer's end token."""
+        return str(self.tokenizer.eos_token)
+
+    def check(self) -> None:
+        """Ask about an image, for the error alone.
+
+        Raises:
+            UserError: as :meth:`prompt`.
+        """
+        self.prompt([Turn(USER, f"{IMAGE_PLACEHOLDER}\nIs this a probe?")])
+
+    def prompt(self, turns: Sequence[Turn]) -> str:
+        """The text a model is to continue, without the tokenizer's first token, from turns that end with a question.
+
+        Raises:
+            ValueError: the turns do not alternate or do not end with the user.
+            UserError: the template fails, or leaves out an image, a text or the system prompt.
+        """
+        merged = merge_turns(turns)
+        if len(merged) % 2 == 0 or any(turn.role != (USER, ASSISTANT)[i % 2] for i, turn in enumerate(merged)):
+            raise ValueError(f"a prompt needs turns user, assistant, ..., user, got {[turn.role for turn in turns]}")
+        return self._write(merged, is_answered=False)
+
+    def render(self, conversation: Conversation) -> Rendered:
+        """Write a whole conversation, its answers and the end tokens behind them supervised.
+
+        Raises:
+            BadRecord: the turns do not settle, or the template writes an answer elsewhere than behind its prompt.
+            UserError: as :meth:`prompt`.
+        """
+        turns = settle_turns(conversation.turns)
+        text, spans = self._write(turns, is_answered=True), []
+        for number in range(1, len(turns), 2):
+            prompt, answer = self.prompt(turns[:number]), turns[number].text.strip()
+            found = text.find(answer, len(prompt)) if text.startswith(prompt) else -1
+            if found < 0 or text[len(prompt) : found].strip():
+                raise BadRecord("not_chat", f"the chat template of {self.place} writes no answer behind its prompt")
+            end = found + len(answer)
+            spans.append((len(prompt), end + len(self.eos) if text.startswith(self.eos, end) else end))
+        return Rendered(text, tuple(spans))
+
+    def _write(self, turns: Sequence[Turn], *, is_answered: bool) -> str:
+        for messages in self._spellings(turns):
+            text = self._render(messages, is_answered)
+            if text is not None and self._is_whole(text, turns):
+                return text.removeprefix(self.tokenizer.bos_token or "")
+        what = "a question with its images" if self.system is None else "a system prompt, which this protocol has,"
+        raise UserError(
+            f"the chat template of {self.place} does not take {what}: add model.template=v1 for LLaVA-1.5's own format"
+        )
+
+    def _render(self, messages: list[Message], is_answered: bool) -> str | None:
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, chat_template=self.source, tokenize=False, add_generation_prompt=not is_answered
+            )
+        except (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError):
+            return None  # not this spelling
+        return str(text)
+
+    def _spellings(self, turns: Sequence[Turn]) -> list[list[Message]]:
+        """The messages with parts, as processors' templates take them, and as text alone, as tokenizers' do."""
+        parts = [{"role": turn.role, "content": _parts(turn.text)} for turn in turns]
+        plain = [{"role": turn.role, "content": _image_first(turn.text)} for turn in turns]
+        if self.system is None:
+            return [parts, plain]
+        told = {"role": "system", "content": [{"type": "text", "text": self.system}]}
+        return [[told, *parts], [{"role": "system", "content": self.system}, *plain]]
+
+    def _is_whole(self, text: str, turns: Sequence[Turn]) -> bool:
+        # Templates strip outer blanks; a list of parts that was written as it stands shows its quotes.
+        pieces = [piece.strip() for turn in turns for piece in turn.text.split(IMAGE_PLACEHOLDER)]
+        if self.system is not None:
+            pieces.append(self.system.strip())
+        shows_parts = "'type'" in text and not any("'type'" in piece for piece in pieces)
+        has_images = text.count(IMAGE_PLACEHOLDER) == count_placeholders(turns)
+        return has_images and not shows_parts and all(piece in text for piece in pieces)
+
+
+def _image_first(text: str) -> str:
+    """A turn's text, its image moved to a line in front where it has exactly one, as LLaVA does."""
+    if text.count(IMAGE_PLACEHOLDER) != 1:
+        return text
+    return f"{IMAGE_PLACEHOLDER}\n{text.replace(IMAGE_PLACEHOLDER, '').strip()}".rstrip("\n")
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    """A turn's text as a list of images and texts; blanks between an image and a text are the template's to write."""
+    before, *behind = _image_first(text).split(IMAGE_PLACEHOLDER)
+    parts = [{"type": "text", "text": before.strip() if behind else before}]
+    for piece in behind:
+        parts += [{"type": "image"}, {"type": "text", "text": piece.strip()}]
+    return [part for part in parts if part["type"] == "image" or part["text"]]

@@ -1,0 +1,73 @@
+"""The small files of a checkpoint that stand beside its weights: in a folder, or on the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from llava_moe.errors import UserError
+
+
+def read_chat_template(reference: str) -> str | None:
+    """The chat template in a checkpoint's own files, the processor's before the tokenizer's; None: there is none.
+
+    Args:
+        reference: a folder or hub id.
+
+    Raises:
+        UserError: a file that should be text or JSON is not.
+    """
+    if path := file_of(reference, "chat_template.jinja"):
+        return _read_text(path)
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        found = read_json(reference, name).get("chat_template")
+        if isinstance(found, list):  # several, by name
+            named = [one for one in found if isinstance(one, dict)]
+            found = {one.get("name"): one.get("template") for one in named}.get("default")
+        if isinstance(found, str) and found.strip():
+            return found
+    return None
+
+
+def read_json(reference: str, name: str) -> dict[str, Any]:
+    """A JSON object among a checkpoint's files; empty where it has none of that name.
+
+    Raises:
+        UserError: the file is no JSON.
+    """
+    path = file_of(reference, name)
+    if path is None:
+        return {}
+    try:
+        settings = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        told = str(error) or type(error).__name__
+        raise UserError(f"{path} is not valid JSON ({told}): copy the checkpoint again") from error
+    return settings if isinstance(settings, dict) else {}
+
+
+def file_of(reference: str, name: str) -> Path | None:
+    """Where a file of a checkpoint lies, fetched from the hub if need be; None where it has none of that name."""
+    if (folder := Path(reference).expanduser()).is_dir():
+        return path if (path := folder / name).is_file() else None
+    try:
+        found = cached_file(
+            reference,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+    except (OSError, ValueError):  # no such repository: loading its weights says so
+        return None
+    return None if found is None else Path(found)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): copy the checkpoint again") from error

@@ -1,0 +1,92 @@
+"""A checkpoint's own chat template writes whole conversations, images in their places, or is told in a line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llava_moe.data.chat_template import ChatTemplate
+from llava_moe.data.conversation import ASSISTANT, USER, BadRecord, Conversation, Turn
+from llava_moe.data.template import Template, chat_template
+from llava_moe.errors import UserError
+from llava_moe.model.build import extend_tokenizer
+
+CHATML = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>' }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{{ '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+# A tokenizer's: contents are text. It puts the begin token in front itself.
+PLAIN = (
+    "{{ bos_token }}{% for message in messages %}{{ '[' + message['role'] + '] ' + message['content'] + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '[assistant] ' }}{% endif %}"
+)
+TURNS = [
+    Turn(USER, "<image>\nWhat colour?"),
+    Turn(ASSISTANT, "red"),
+    Turn(USER, "Is it small?"),
+    Turn(ASSISTANT, "Yes"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> PreTrainedTokenizerBase:
+    return extend_tokenizer(AutoTokenizer.from_pretrained(tokenizer_folder))
+
+
+def test_a_prompt_is_written_with_parts_or_as_text_as_the_template_takes_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    parts, plain = (ChatTemplate(tokenizer, source, "here") for source in (CHATML, PLAIN))
+    assert parts.prompt(TURNS[:3]) == (
+        "<|user|><image>What colour?</s><|assistant|>red</s><|user|>Is it small?</s><|assistant|>"
+    )
+    assert plain.prompt(TURNS[:3]) == "[user] <image>\nWhat colour?\n[assistant] red\n[user] Is it small?\n[assistant] "
+    assert replace(plain, system="Be kind.").prompt(TURNS[:1]).startswith("[system] Be kind.\n[user] <image>")
+
+
+def test_one_image_goes_to_the_front_of_its_turn_and_several_stay_where_they_stand(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    template = ChatTemplate(tokenizer, CHATML, "here")
+    assert template.prompt([Turn(USER, "Look: <image> red?")]).startswith("<|user|><image>Look:  red?</s>")
+    two = template.prompt([Turn(USER, "First <image>, then <image>?")])
+    assert two.startswith("<|user|>First<image>, then<image>?</s>")
+
+
+def test_answers_and_their_end_are_supervised(tokenizer: PreTrainedTokenizerBase) -> None:
+    rendered = ChatTemplate(tokenizer, CHATML, "here").render(Conversation("a", ("b.png",), tuple(TURNS), "", ""))
+    assert [rendered.text[start:end] for start, end in rendered.spans] == ["red</s>", "Yes</s>"]
+    with pytest.raises(BadRecord, match="writes no answer behind its prompt"):
+        ChatTemplate(tokenizer, CHATML.replace("<|assistant|>", "<|said|>"), "here").render(
+            Conversation("a", ("b.png",), tuple(TURNS), "", "")
+        )
+
+
+def test_the_template_of_an_export_writes_what_training_wrote(tokenizer: PreTrainedTokenizerBase) -> None:
+    own = Template("v1")
+    again = ChatTemplate(tokenizer, chat_template(own), "here")
+    conversation = Conversation("a", ("b.png",), tuple(TURNS), "", "")
+    assert again.prompt(TURNS[:3]) == own.prompt(TURNS[:3])
+    assert again.render(conversation).text.replace("</s>USER", "</s> USER") == own.render(conversation).text.replace(
+        "</s>USER", "</s> USER"
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ messages[0]['content'] | length }}",
+        "{{ messages[0]['content'][9]['text'] }}",
+        "{% for message in messages %}USER: {{ message['content'][-1]['text'] }}{% endfor %}",
+        "{{ undefined_name.field }}",
+        "{% if %}",
+    ],
+)
+def test_a_template_that_fails_or_leaves_something_out_is_told(source: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    template = ChatTemplate(tokenizer, source, "a/folder")
+    with pytest.raises(UserError, match="the chat template of a/folder does not take a question with its images"):
+        template.check()
