@@ -16,10 +16,11 @@ from hydra import compose, initialize_config_dir
 from llava_moe.assemble import Recipe, from_target, recipe_of
 from llava_moe.cli import config_folder, prepare_override
 from llava_moe.commands.compose_config import resolved
-from llava_moe.commands.settings import mixture_of, optimizer_of, settle
+from llava_moe.commands.settings import fingerprint, mixture_of, optimizer_of, settle
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.errors import UserError
 from llava_moe.model import TrainableParts
+from llava_moe.train.folder import claim_configuration
 
 NAMED_BY_THE_INTERFACE = {
     *("demo", "pretrain_llava_558k", "pretrain_sharegpt4v", "mix_general", "mix_doc", "mix_med", "mix_general_doc"),
@@ -72,6 +73,59 @@ def test_an_experiment_takes_every_adapter_at_both_scales(experiment: str, adapt
 def test_no_experiment_sets_what_only_one_adapter_has() -> None:
     for name in names("exp"):
         assert "adapter" not in yaml.safe_load((config_folder() / "exp" / f"{name}.yaml").read_text()), name
+
+
+def lora_of(*words: str) -> tuple[int, float]:
+    adapter = from_target(composed(*words)["adapter"])
+    return adapter.r, adapter.lora_alpha
+
+
+def test_llava_1_5s_own_mix_has_its_scripts_lora_and_takes_every_adapter_at_both_scales() -> None:
+    for words in ((), ("adapter=lora",), ("scale=demo",), ("scale=demo", "adapter=lora")):
+        assert lora_of("exp=llava_mix665k", *words) == (128, 256), words
+        assert lora_of("exp=mix_general", "adapter=lora", *words) == (32, 64), words
+    assert lora_of("exp=llava_mix665k", "adapter.r=8", "adapter.lora_alpha=4") == (8, 4)
+    script = composed("exp=llava_mix665k")
+    assert script["stage"]["learning_rates"] == {"adapter": 2e-4, "projector": 2e-5}
+    assert (script["train"]["global_batch_size"], script["train"]["epochs"]) == (128, 1)
+    assert (script["train"]["gradient_clipping"], script["adapter"]["lora_dropout"]) == (0.0, 0.05)
+    for adapter in ("llava_mole", "mixlora", "none"):
+        for scale in ((), ("scale=demo",)):
+            words = (f"adapter={adapter}", *scale)
+            ours, others = composed("exp=llava_mix665k", *words), composed("exp=mix_general", *words)
+            build_all(ours)
+            assert ours["adapter"] == others["adapter"], words
+
+
+def test_a_run_of_an_earlier_release_goes_on_without_the_size_that_experiments_set(tmp_path: Path) -> None:
+    config = composed("exp=mix_general", "adapter=lora")
+    before = {key: value for key, value in config.items() if key != "lora"}
+    assert fingerprint(before) == fingerprint(config)
+    claim_configuration(tmp_path, before, "")
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    claim_configuration(tmp_path, config, "")
+    with pytest.raises(UserError, match=r"adapter\.r"):
+        claim_configuration(tmp_path, composed("exp=llava_mix665k"), "")
+
+
+def test_conditional_mixlora_does_not_clip_as_its_zero3_file_does_not() -> None:
+    config = composed("exp=mixlora_vision_flan")
+    assert (config["train"]["gradient_clipping"], config["train"]["max_length"]) == (0.0, 1792)
+    assert config["stage"]["learning_rates"] == {"adapter": 4e-5, "projector": 4e-5}
+
+
+@pytest.mark.parametrize("experiment", [name for name in names("exp") if name.startswith("mix_")])
+def test_llava_moles_second_hand_settings_are_one_word_on_each_of_its_mixes(experiment: str) -> None:
+    stand_in, told = (composed(f"exp={experiment}", *word) for word in ((), ("stage=instruct_llava_mole",)))
+    assert told["stage"]["learning_rates"] == {"adapter": 2e-5, "projector": 2e-5}
+    assert (stand_in["train"]["global_batch_size"], told["train"]["global_batch_size"]) == (128, 64)
+    told["stage"]["learning_rates"] = stand_in["stage"]["learning_rates"]
+    told["train"]["global_batch_size"] = 128
+    assert told == stand_in, "nothing else differs"
+    demo = [composed(f"exp={experiment}", "scale=demo", *word) for word in ((), ("stage=instruct_llava_mole",))]
+    assert demo[0] == demo[1]
+    comment = (config_folder() / "exp" / f"{experiment}.yaml").read_text().replace("\n# ", " ")
+    assert "stage=instruct_llava_mole takes what a digest of the paper tells instead: rate 2e-5, batch 64." in comment
 
 
 @pytest.mark.parametrize("model", names("model"))
