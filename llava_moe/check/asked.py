@@ -11,6 +11,7 @@ from llava_moe.check.scan import AskedPicture, hash_text
 from llava_moe.check.text import normal_question
 from llava_moe.data.conversation import USER, BadRecord, ImageRef
 from llava_moe.data.readers.shards import is_prepared
+from llava_moe.data.readers.splits import EVERY
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
@@ -62,7 +63,7 @@ def open_asked(name_or_path: str, images: str | None, cache: Path, seed: int) ->
             )
         if images is None and not is_prepared(path):
             images = str(path if path.is_dir() else path.parent)
-        source = Source(path.stem, "evaluation", name_or_path, images=images)
+        source = Source(path.stem, "evaluation", name_or_path, images=images, split=EVERY)
         found = _collect(name_or_path, list(_recorded(open_records(source, cache))))
     if not found.items:
         raise UserError(f"against={name_or_path}: holds no question about an image; give an evaluation set")

@@ -74,6 +74,11 @@ _SOURCES = [
             "A download may be cut short, or the publisher changed the file: compare it with the recipe's page.",
         ),
         (
+            "split_unread",
+            "The source holds splits that are not read: without split= training reads train.",
+            "Nothing to do; or name the split with split=.",
+        ),
+        (
             "rejected_by_prepare",
             "The preparation left raw records out.",
             "rejected.jsonl in the prepared folder names each with its reason.",
@@ -86,7 +91,16 @@ _TEXT = _faults(
         "The record is no object, or its conversation is missing or has another shape.",
         "Mend the record; turns stand under conversations, as from and value, or role and text.",
     ),
-    ("unreadable_text", "The text holds half a surrogate pair, which no UTF-8 can hold.", "Write the text anew."),
+    (
+        "unreadable_text",
+        "A text of the record is no UTF-8, or holds half a surrogate pair, which no UTF-8 can hold.",
+        "Write the text again.",
+    ),
+    (
+        "doubled_key",
+        "A key stands twice in one object of the record: which of the two values is meant, nothing says.",
+        "Drop or rename one of the two.",
+    ),
     ("no_turns", "No turn is the user's.", "Add the question, or leave the record out."),
     (
         "unknown_role",

@@ -26,6 +26,7 @@ from llava_moe.check.sources import (
     rejected_trouble,
     shard_places,
     shard_trouble,
+    split_trouble,
 )
 from llava_moe.check.view import View
 from llava_moe.check.workers import Workers
@@ -88,7 +89,7 @@ def check_mix(
     views, troubles = _settle_roots(views)
     expected = expected or {}
     for view in views:
-        told = [count_trouble(view, expected.get(view.label)), rejected_trouble(view)]
+        told = [count_trouble(view, expected.get(view.label)), rejected_trouble(view), split_trouble(view)]
         troubles += [trouble for trouble in told if trouble is not None]
     job = Job(
         tuple(views),

@@ -57,6 +57,12 @@ def count_trouble(view: View, expected: int | None) -> Trouble | None:
     return Trouble(view.label, "count_differs", f"{found:,} records, published are {expected:,}: {difference}")
 
 
+def split_trouble(view: View) -> Trouble | None:
+    """The splits of a source that are not read for want of ``split=``."""
+    line = view.records.unread
+    return None if line is None else Trouble(view.label, "split_unread", line)
+
+
 def rejected_trouble(view: View) -> Trouble | None:
     """What the preparation left out, by reason."""
     reasons = rejected(view)

@@ -11,9 +11,11 @@ from llava_moe.assemble import encoder_of, recipe_of
 from llava_moe.check.known import Known
 from llava_moe.check.sources import Trouble
 from llava_moe.check.view import View
-from llava_moe.commands.settings import cache_folder, mixture_of
+from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.settings import mixture_of
 from llava_moe.commands.stages import Stage
 from llava_moe.data.encode import Encoder
+from llava_moe.data.readers.splits import is_read
 from llava_moe.data.records import Records, Source
 from llava_moe.data.shard_records import ShardRecords
 from llava_moe.data.source import open_records
@@ -87,11 +89,7 @@ def published(view: View) -> int | None:
     recipe = _recipe(view)
     if recipe is None or recipe.draw is not None:
         return None
-    splits = recipe.splits
-    if view.source.split is not None:
-        splits = (view.source.split,)
-    elif isinstance(view.records, ShardRecords):
-        splits = tuple(dict.fromkeys(str(shard.split) for shard in view.records.shards))
+    splits = tuple(split for split in view.records.splits if is_read(split, view.source.split))
     counts = [recipe.expected(split) for split in splits]
     return sum(count for count in counts if count is not None) if counts and None not in counts else None
 

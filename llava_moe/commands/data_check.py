@@ -15,11 +15,11 @@ from llava_moe.check.mix import Checked, check_mix
 from llava_moe.check.page import write_page
 from llava_moe.check.sources import Trouble
 from llava_moe.commands.account_words import Job, run_job
+from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole
-from llava_moe.commands.settings import cache_folder
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.workers import num_cores
 from llava_moe.errors import UserError

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from llava_moe.cli import config_folder, quote
+from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole, check_settings
 from llava_moe.commands.prepare_progress import PrepareProgress
@@ -139,6 +140,7 @@ def _choices(plain: Mapping[str, Any]) -> Choices:
         splits=None if plain["splits"] is None else tuple(plain["splits"]),
         tokenizer_was_asked_for=_names_tokenizer(plain["model"]),
         probe_images=plain["probe_images"],
+        memory=cache_folder(),
     )
 
 
@@ -192,7 +194,9 @@ def _show(manifest: Manifest, job: _Job, console: Console) -> None:
 
 def _next_commands(job: _Job, manifest: Manifest) -> list[str]:
     place = shlex.quote(str(job.folder))
-    split = " data.sources.mine.split=train" if len(manifest.counts) > 1 and "train" in manifest.counts else ""
+    splits = list(manifest.counts)
+    first = "train" if "train" in splits else next(iter(splits), "train")
+    split = f" data.sources.mine.split={first}" if splits not in ([], ["train"]) else ""
     commands = [f"llava-moe data check data=mine path={place}{split}"]
     root = "" if job.folder.parent == Path("data") else f" data.root={shlex.quote(str(job.folder.parent))}"
     commands += [f"llava-moe data check data={name}{root}" for name in _mixtures_with(job.recipe.name)[:1]]

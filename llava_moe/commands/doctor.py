@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llava_moe.cli import config_folder
+from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.environment import installed
-from llava_moe.commands.settings import cache_folder, embedded_images
+from llava_moe.commands.settings import embedded_images
 from llava_moe.errors import UserError
 from llava_moe.model.attention import choose_attention
 from llava_moe.model.build import embedded_folder

@@ -11,13 +11,13 @@ import transformers
 from omegaconf import DictConfig
 from rich.console import Console
 
+from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.eval_compare import read_results, reads_results
 from llava_moe.commands.eval_model import ScoredModel, check_one_model, open_model, scored_model
 from llava_moe.commands.eval_progress import EvalProgress
 from llava_moe.commands.limits import EVAL, check_settings
 from llava_moe.commands.processes import answering_together
-from llava_moe.commands.settings import cache_folder
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.blind import BLIND_FOLDER, BlindBenchmark

@@ -12,10 +12,12 @@ import numpy as np
 
 from llava_moe.adapters import NoAdapter
 from llava_moe.assemble import Assembled, Recipe
-from llava_moe.commands.settings import cache_folder, mixture_of
+from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.settings import mixture_of
 from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder, Example
+from llava_moe.data.readers.splits import is_read, settled
 from llava_moe.data.source import Records, Source, open_records
 from llava_moe.errors import UserError
 from llava_moe.eval.files import read_result
@@ -50,10 +52,12 @@ def open_held_out(run: Mapping[str, Any], assembled: Assembled, split: str, limi
     notes = []
     for source in mixture.sources:
         share = -(-limit // sum(other.domain == source.domain for other in mixture.sources))
-        held_out = source if source.split is None else replace(source, split=split)
-        if held_out.split == source.split:
+        held_out, records = source, open_records(source, cache_folder())
+        if (source.split is not None or settled(split) in records.splits) and not is_read(split, source.split):
+            held_out = replace(source, split=split)
+            records = open_records(held_out, cache_folder())
+        else:
             notes.append(f"{source.name}: no held-out split, so its training records are measured")
-        records = open_records(held_out, cache_folder())
         examples[source.domain] += _sample(records, held_out, assembled.encoder, share, seed, mixture.domains)
     rows = {}
     for domain, found in examples.items():

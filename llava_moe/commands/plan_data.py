@@ -18,6 +18,7 @@ from llava_moe.commands.stages import Stage
 from llava_moe.data.encode import Encoder
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import Mixture
+from llava_moe.data.readers.splits import settled
 from llava_moe.data.source import Source
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
@@ -100,7 +101,7 @@ def _is_there(source: Source) -> bool:
 
 
 def _published(source: Source) -> int | None:
-    return load_recipe(source.recipe).expected(source.split or "train") if source.recipe else None
+    return load_recipe(source.recipe).expected(settled(source.split)) if source.recipe else None
 
 
 def _indexes(stage: Stage, names: list[str], encoder: Encoder, progress: Console) -> dict[str, SourceIndex]:

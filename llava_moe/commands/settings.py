@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,14 +28,6 @@ Kind = TypeVar("Kind")
 def embedded_images() -> Path:
     """Folder of the images that ship with the package."""
     return Path(__file__).resolve().parent.parent / "demo" / "images"
-
-
-def cache_folder() -> Path:
-    """Where indexes and converted records are kept: ``LLAVA_MOE_CACHE``, or the user's cache folder."""
-    named = os.environ.get("LLAVA_MOE_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "llava_moe"
 
 
 def settle(config: dict[str, Any]) -> dict[str, Any]:

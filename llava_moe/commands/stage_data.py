@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
+from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.processes import Processes
-from llava_moe.commands.settings import cache_folder, mixture_of
+from llava_moe.commands.settings import mixture_of
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder
 from llava_moe.data.held_out import split_held_out
@@ -74,6 +75,8 @@ def open_data(config: Mapping[str, Any], encoder: Encoder, processes: Processes,
             highlight=False,
             markup=False,
         )
+        if content.unread is not None:
+            console.print(f"  {content.unread}", highlight=False, markup=False, soft_wrap=True)
     if processes.rank == 0:
         processes.wait()
     kept, accepted = tuple(indexes), tuple[Quarantined, ...]()

@@ -13,15 +13,17 @@ import numpy as np
 from rich.console import Console
 
 from llava_moe.assemble import Assembled
+from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.eval_model import scored_model
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.processes import Processes
-from llava_moe.commands.settings import cache_folder, mixture_of
+from llava_moe.commands.settings import mixture_of
 from llava_moe.commands.stage_data import OpenData
 from llava_moe.data.encode import Encoder
 from llava_moe.data.held_out import take
 from llava_moe.data.lengths import SourceIndex, index_source
 from llava_moe.data.mixture import Mixture
+from llava_moe.data.readers.splits import is_read
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
 from llava_moe.data.stream import StepStream
@@ -68,7 +70,7 @@ def check_validation(config: Mapping[str, Any]) -> None:
     sources = mixture_of(config).sources
     has_held_out = given["split"] is not None or bool(data.get("held_out"))
     for source in sources:
-        if given["split"] is not None and source.split == given["split"]:
+        if given["split"] is not None and is_read(given["split"], source.split):
             raise UserError(f"eval.split={given['split']}: source {source.name!r} trains on it; name another split")
     if not has_held_out and not given["during"]:
         there = "eval.split=val, " if any(source.split for source in sources) else ""

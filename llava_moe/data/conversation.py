@@ -61,7 +61,7 @@ class BadRecord(ValueError):
     Attributes:
         reason: a short code: ``not_a_conversation``, ``unreadable_text``, ``no_turns``, ``role_order``,
             ``image_count``, ``empty_question``, ``empty_answer``, ``not_plain``, ``too_long``, ``image_missing``,
-            ``image_unreadable``, ``image_too_large``, ``image_outside``, ``image_address``.
+            ``image_unreadable``, ``image_too_large``, ``image_outside``, ``image_address``, ``doubled_key``.
         detail: one line for people.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -31,10 +32,11 @@ class Source:
         name: unique in a mixture.
         domain: what its losses and experts are counted under.
         path: a file, a folder of Parquet/JSON/JSONL files, a glob, an address (``hf://datasets/...``), or a folder
-            that ``data prepare`` made.
+            that ``data prepare`` made. JSON may be compressed (``.jsonl.gz``).
         format: one of ``FORMATS``; ``auto`` tells prepared folders, ``llava`` and ``records`` apart.
         images: the folder that image paths start from; a prepared folder knows its own.
-        split: keep only records whose ``split`` column says this.
+        split: read the records of this split, as their ``split`` column, their shard or their file's name says;
+            None: those of ``train`` and those that say none; ``all``: every record. See ``readers/splits.py``.
         text: ``caption`` makes of each record one image and its ``caption`` column.
         recipe: the recipe that prepares ``path``, for what to do where it is not there.
         repeats: passes over the source in an epoch (fractions allowed); ``cap``: most records in an epoch;
@@ -91,6 +93,14 @@ class Records(Protocol):
     @property
     def num_in_files(self) -> int:
         """Records of all splits."""
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """How many records each split has, by its one name, those included that are not read."""
+
+    @property
+    def unread(self) -> str | None:
+        """A line that names the splits that are not read for want of ``split=``; None where there is none."""
 
     def __len__(self) -> int: ...
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from llava_moe.data.conversation import BadRecord, Conversation, ImageRef, StoredImage
 from llava_moe.data.readers.row import Row
 from llava_moe.data.readers.shards import Manifest, Shard, read_manifest
+from llava_moe.data.readers.splits import is_read, no_such_split, settled, unread_line
 from llava_moe.data.records import Entry, Source, entry_of
 from llava_moe.errors import UserError
 
@@ -44,8 +45,23 @@ class ShardRecords:
 
     @property
     def fingerprint(self) -> str:
-        """The manifest's fingerprint, the split and the text."""
-        return f"{self.manifest.fingerprint}:{self.source.split}:{self.source.text}"
+        """The manifest's fingerprint, the splits that are read and the text."""
+        read = sorted({settled(shard.split) for shard in self.shards})
+        return f"{self.manifest.fingerprint}:{read}:{self.source.text}"
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """How many records each split has."""
+        counts: Counter[str] = Counter()
+        for shard in self.manifest.shards:
+            counts[settled(shard.split)] += shard.num_records
+        return counts
+
+    @property
+    def unread(self) -> str | None:
+        """The line that names the splits that are not read for want of ``split=``."""
+        others = {split: count for split, count in self.splits.items() if not is_read(split, self.source.split)}
+        return unread_line(self.source.name, self.source.split, others)
 
     @property
     def image_root(self) -> str | None:
@@ -162,10 +178,10 @@ def open_shards(source: Source, folder: Path) -> ShardRecords:
     """
     manifest = read_manifest(folder)
     numbers = list(accumulate((shard.num_records for shard in manifest.shards), initial=0))
-    chosen = [place for place, shard in enumerate(manifest.shards) if source.split in (None, shard.split)]
+    chosen = [place for place, shard in enumerate(manifest.shards) if is_read(shard.split, source.split)]
     if not chosen and manifest.shards:
-        there = json.dumps(sorted({str(shard.split) for shard in manifest.shards if shard.split is not None}))
-        raise UserError(f"no record of split {source.split!r}; {folder} has {there}")
+        there = {settled(shard.split) for shard in manifest.shards}
+        raise UserError(no_such_split(source.split, folder, there))
     shards = tuple(manifest.shards[place] for place in chosen)
     starts = np.fromiter(accumulate((shard.num_records for shard in shards), initial=0), dtype=np.int64)
     return ShardRecords(source, folder, manifest, shards, starts, np.asarray([numbers[place] for place in chosen]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +21,8 @@ from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.reader import RawFile, Reader
 from llava_moe.data.readers.row import Row
 from llava_moe.data.readers.shards import is_ours, is_prepared
+from llava_moe.data.readers.splits import is_read, no_such_split, settled, unread_line
+from llava_moe.data.readers.tree import name_of, split_of
 from llava_moe.data.records import AUTO, Entry, Records, Source, entry_of
 from llava_moe.data.shard_records import ShardRecords, open_shards
 from llava_moe.errors import UserError
@@ -32,13 +34,22 @@ class ArrowRecords:
 
     source: Source
     path: Path
+    named: str | None = None
     chosen: np.ndarray | None = None
+    splits: Mapping[str, int] = field(default_factory=dict)
     _rows: Dataset | None = field(default=None, repr=False)
 
     @property
     def fingerprint(self) -> str:
-        """The kept file's name (which holds the raw files' fingerprint) and the split."""
-        return f"{self.path.name}:{self.source.split}:{self.source.text}"
+        """The kept file's name (which holds the raw files' fingerprint) and the splits that are read."""
+        read = [split for split in sorted(self.splits) if is_read(split, self.source.split, self.named)]
+        return f"{self.path.name}:{read}:{self.source.text}"
+
+    @property
+    def unread(self) -> str | None:
+        """The line that names the splits that are not read for want of ``split=``."""
+        others = {one: num for one, num in self.splits.items() if not is_read(one, self.source.split, self.named)}
+        return unread_line(self.source.name, self.source.split, others)
 
     @property
     def image_root(self) -> str | None:
@@ -95,7 +106,7 @@ class ArrowRecords:
 
 def open_records(source: Source, cache: Path) -> ArrowRecords | ShardRecords:
     """Open a source: a prepared folder in place; raw files by way of an Arrow file under ``cache``, which is made once
-    and keyed by their paths, sizes and times.
+    and keyed by their paths and content.
 
     Raises:
         UserError: a missing or unreadable file (with the line), an empty source, a split that is not there.
@@ -110,12 +121,13 @@ def open_records(source: Source, cache: Path) -> ArrowRecords | ShardRecords:
         return prepared
     files = find_files(source)
     kind = _format(source, files)
-    key = store.fingerprint([path for file in files for path in (file.path, *file.beside)], kind)
+    named = split_of(source.path) if [name_of(file.path) for file in files] == [name_of(source.path)] else None
+    told = [kind, *(f"{file.split} {file.label}" for file in files)]
+    key = store.fingerprint([path for file in files for path in (file.path, *file.beside)], Path(cache), *told)
     path = Path(cache) / f"{store.slug(Path(files[0].path).stem)}-{key[:24]}.arrow"
     store.keep(_rows(files, FORMATS[kind]), path)
-    records = ArrowRecords(source, path)
-    if source.split is not None:
-        records.chosen = _choose_split(records.rows, source)
+    records = ArrowRecords(source, path, named)
+    _choose_split(records)
     _refuse_empty(source, records)
     return records
 
@@ -207,10 +219,24 @@ def _rows(files: list[RawFile], reader: Reader) -> Iterator[Row]:
             number += 1
 
 
-def _choose_split(rows: Dataset, source: Source) -> np.ndarray:
-    column = rows.data.column("split")
-    chosen = np.flatnonzero(pc.fill_null(pc.equal(column, source.split), False).to_numpy(zero_copy_only=False))
-    if not len(chosen):
-        there = json.dumps(sorted(str(value) for value in pc.unique(column).to_pylist() if value is not None))
-        raise UserError(f"data source {source.name!r}: no record of split {source.split!r}; {source.path} has {there}")
-    return chosen.astype(np.int64)
+def _choose_split(records: ArrowRecords) -> None:
+    """Choose the records of the splits that are read.
+
+    Raises:
+        UserError: there is none; the line names the splits that are there.
+    """
+    source, column = records.source, records.rows.data.column("split")
+    if not len(column):
+        return
+    counts = {one["values"]: one["counts"] for one in pc.value_counts(column).to_pylist()}
+    read = [split for split in counts if is_read(split, source.split, records.named)]
+    splits: Counter[str] = Counter()
+    for split, count in counts.items():
+        own = split or (source.split if split in read else None)
+        splits[settled(own)] += count
+    records.splits = dict(splits)
+    if not read:
+        raise UserError(f"data source {source.name!r}: {no_such_split(source.split, source.path, splits)}")
+    if len(read) < len(counts):
+        is_chosen = pc.is_in(column, pa.array(read, column.type), skip_nulls=False)
+        records.chosen = np.flatnonzero(is_chosen.to_numpy(zero_copy_only=False)).astype(np.int64)

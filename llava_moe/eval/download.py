@@ -176,7 +176,7 @@ class Download:
             )
 
     def _laid_out(self, file: str) -> Iterator[Row]:
-        key = store.fingerprint([file], _LAYOUT)[:24]
+        key = store.fingerprint([file], self.cache, _LAYOUT)[:24]
         folder = self.cache / "benchmarks" / f"{store.slug(self.name)}-{key}"
         index = folder / "rows.jsonl"
         try:

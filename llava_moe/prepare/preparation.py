@@ -12,6 +12,7 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
+from llava_moe.data.readers.content import content_hash
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.readers.reader import RawFile
@@ -38,6 +39,7 @@ class Choices:
         tokenizer: counts tokens; None where none is at hand.
         tokenizer_was_asked_for: by the user, by name; else any that counted will do.
         probe_images: look at every image path, not a sample.
+        memory: folder that remembers what raw files hold, see ``content_hash``.
     """
 
     downloads: str | None
@@ -46,6 +48,7 @@ class Choices:
     tokenizer: TextTokenizer | None = None
     tokenizer_was_asked_for: bool = False
     probe_images: bool = False
+    memory: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def settle_preparation(recipe: Recipe, choices: Choices) -> Preparation:
         raise UserError(f"splits=[{asked}]: recipe {recipe.name} has {there}: name one or more, or leave out splits=")
     root, prefixes = _image_roots(recipe, choices, base, parts)
     files = [
-        _part_file(raw, part, recipe.parts.index(part), prefix, base)
+        _part_file(raw, part, recipe.parts.index(part), prefix, base, choices.memory)
         for part, prefix in zip(parts, prefixes, strict=True)
         for raw in _find(recipe, part, base)
     ]
@@ -186,19 +189,18 @@ def _image_roots(
     return common, tuple("" if prefix == "." else Path(prefix).as_posix() for prefix in prefixes)
 
 
-def _part_file(raw: RawFile, part: Part, number: int, prefix: str, base: str) -> PartFile:
+def _part_file(raw: RawFile, part: Part, number: int, prefix: str, base: str, memory: Path | None) -> PartFile:
     name = posixpath.relpath(raw.path, base) if raw.path.startswith(f"{base}/") else raw.path
-    size, changed = _state(raw.path)
-    beside = [_state(path)[1] for path in raw.beside]
+    size, changed = _state(raw.path, memory)
+    beside = [_state(path, memory)[1] for path in raw.beside]
     return PartFile(raw, name, part.split, number, prefix, size, "; ".join([changed, *beside]))
 
 
-def _state(path: str) -> tuple[int | None, str]:
+def _state(path: str, memory: Path | None) -> tuple[int | None, str]:
     """Size of a file and a word that changes when it does."""
     try:
         if not is_address(path):
-            status = os.stat(path)
-            return status.st_size, f"{status.st_size} bytes of {status.st_mtime_ns}"
+            return os.stat(path).st_size, f"content {content_hash(path, memory)[:16]}"
         system, inside = url_to_fs(path)
         told: Mapping[str, Any] = system.info(inside)
     except Exception as error:

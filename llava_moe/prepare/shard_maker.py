@@ -16,6 +16,7 @@ from llava_moe.data.conversation import BadRecord
 from llava_moe.data.images import find_image
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.row import Row
+from llava_moe.data.readers.splits import settled
 from llava_moe.prepare.chunks import Chunk
 from llava_moe.prepare.counts import Counts
 from llava_moe.prepare.headers import read_header
@@ -118,7 +119,7 @@ class ShardMaker:
         for place, blob in enumerate(chunk.records):
             number, record = pickle.loads(blob)
             row = row_of(self.reader, record, chunk.offset + number)
-            if row["split"] not in (None, chunk.split):
+            if row["split"] and settled(row["split"]) != chunk.split:
                 counts.other_split += 1
             elif row["fault"] is not None:
                 counts.rejected[row["fault"]] += 1

@@ -61,7 +61,7 @@ def opened(folder: Path, **more: Any) -> ShardRecords:
 
 
 def test_every_record_is_read_whole_alone_and_without_its_image_in_a_stretch(folder: Path) -> None:
-    records = opened(folder)
+    records = opened(folder, split="all")
     assert len(records) == 21 and records.image_root == str(folder / "images")
     for start, stop in ((0, 21), (0, 1), (6, 8), (3, 9), (7, 20), (20, 40)):
         entries = records.read(start, stop)
@@ -82,14 +82,15 @@ def test_a_split_keeps_the_records_numbers(folder: Path) -> None:
     records = opened(folder, split="test", images="/my/images")
     assert len(records) == 1 and records[0].id == "r20" and records.image_root == "/my/images"
     assert records.number(0) == 20 and records.find(20) == 0 and records.find(3) is None
-    assert opened(folder).find(8) == 8 and opened(folder).find(21) is None
+    assert opened(folder, split="all").find(8) == 8 and opened(folder, split="all").find(21) is None
     with pytest.raises(UserError, match=r'no record of split \'val\'; .* has \["test", "train"\]'):
         opened(folder, split="val")
 
 
 def test_records_are_those_that_the_raw_reader_finds(folder: Path, tmp_path: Path) -> None:
-    prepared = opened(folder)
-    raw = open_records(Source("mine", "general", str(folder / "*.parquet"), format="records"), tmp_path / "raw-cache")
+    prepared = opened(folder, split="all")
+    source = Source("mine", "general", str(folder / "*.parquet"), format="records", split="all")
+    raw = open_records(source, tmp_path / "raw-cache")
     by_id = {raw[index].id: record_key(raw[index]) for index in range(len(raw))}
     assert {prepared[index].id: record_key(prepared[index]) for index in range(21)} == by_id
 
@@ -99,7 +100,7 @@ def _ids(records: ShardRecords, queue: Any) -> None:
 
 
 def test_records_cross_process_borders(folder: Path) -> None:
-    records = opened(folder)
+    records = opened(folder, split="all")
     assert records[5].id == "r5"
     assert pickle.loads(pickle.dumps(records))[5].id == "r5"
     context = multiprocessing.get_context("fork")
@@ -191,7 +192,7 @@ def test_a_shard_that_no_preparation_wrote_is_refused_before_it_is_looked_for(
 def test_a_prepared_folder_is_not_read_in_the_format_of_its_raw_files(folder: Path) -> None:
     with pytest.raises(UserError, match=r"data source 'mine': .*set is prepared: leave out format=pathvqa$"):
         opened(folder, format="pathvqa")
-    assert len(opened(folder, format="records")) == 21
+    assert len(opened(folder, format="records")) == 20
     (folder / MANIFEST).write_text('{"name": "of a download"}')
     assert prepared_folder(Source("mine", "general", str(folder), format="pathvqa")) is None
 

@@ -177,7 +177,7 @@ def test_parquet_records_choose_a_split_and_put_the_image_first(
     tmp_path: Path, open_path: Open, image_folder: Path
 ) -> None:
     pq.write_table(demo_table(image_folder), tmp_path / "demo.parquet")
-    whole = open_path(tmp_path / "demo.parquet")
+    whole = open_path(tmp_path / "demo.parquet", split="all")
     assert len(whole) == 9
     val = open_path(tmp_path / "demo.parquet", split="val")
     assert [val[n].id for n in range(len(val))] == ["r1", "r4", "r7"] and val.number(1) == 4
@@ -192,13 +192,13 @@ def test_parquet_records_choose_a_split_and_put_the_image_first(
             ("assistant", "red"),
         ]
     )
-    with pytest.raises(UserError, match=r'no record of split \'dev\'.*\["test", "train", "val"\]'):
-        open_path(tmp_path / "demo.parquet", split="dev")
+    with pytest.raises(UserError, match=r'no record of split \'tset\'.*\["test", "train", "val"\]'):
+        open_path(tmp_path / "demo.parquet", split="tset")
 
 
 def test_captions_become_an_image_and_its_caption(tmp_path: Path, open_path: Open, image_folder: Path) -> None:
     pq.write_table(demo_table(image_folder), tmp_path / "demo.parquet")
-    records = open_path(tmp_path / "demo.parquet", text="caption")
+    records = open_path(tmp_path / "demo.parquet", text="caption", split="all")
     assert records[3].turns == (Turn("user", "<image>"), Turn("assistant", "a picture of 3 cats"))
     assert reason(records, 4) == "empty_answer"
 
@@ -292,10 +292,9 @@ def test_a_broken_json_file_is_one_clear_line(tmp_path: Path, open_path: Open, c
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
-def test_a_number_that_python_refuses_to_read_is_a_fault_of_its_line(tmp_path: Path, open_path: Open) -> None:
+def test_a_number_that_python_refuses_to_read_keeps_its_digits(tmp_path: Path, open_path: Open) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": 1}\n{"id": ' + "7" * 5000 + "}\n")
-    with pytest.raises(UserError, match=r"a\.jsonl, line 2: not valid JSON \(a number with too many digits"):
-        open_path(tmp_path / "a.jsonl")
+    assert [entry.id for entry in open_path(tmp_path / "a.jsonl").read(0, 2)] == ["1", "7" * 5000]
 
 
 def test_the_line_of_a_fault_is_right_far_into_a_long_file(tmp_path: Path, open_path: Open) -> None:

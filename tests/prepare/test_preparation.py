@@ -62,18 +62,23 @@ def test_parts_with_image_folders_of_their_own_get_one_root_that_holds_them(tmp_
     assert chosen.images == str(tmp_path / "mine") and {file.prefix for file in chosen.files} == {""}
 
 
-@pytest.mark.parametrize("touch", ["longer", "later"])
-def test_a_raw_file_that_changed_is_told_from_the_one_before(touch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("touch", ["longer", "alike", "later"])
+def test_a_raw_file_whose_content_changed_is_told_from_the_one_before(touch: str, tmp_path: Path) -> None:
     write_records(tmp_path / "dl", 3)
     page, raw = write_page(tmp_path), tmp_path / "dl" / "train.jsonl"
     before = settle(page, downloads=str(tmp_path / "dl")).facts()
     assert list(differences(before, settle(page, downloads=str(tmp_path / "dl")).facts())) == []
     if touch == "longer":
         raw.write_text(raw.read_text() + "{}\n")
+    elif touch == "alike":
+        stamp = raw.stat()
+        raw.write_text(raw.read_text().replace("a", "b"))
+        os.utime(raw, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     else:
         os.utime(raw, ns=(5, 5))
-    (told,) = differences(before, settle(page, downloads=str(tmp_path / "dl")).facts())
-    assert told.startswith("raw file train.jsonl has changed")
+    told = list(differences(before, settle(page, downloads=str(tmp_path / "dl")).facts()))
+    assert len(told) == (touch != "later")
+    assert all(one.startswith("raw file train.jsonl has changed") for one in told)
 
 
 def test_files_read_beside_count_as_the_raw_file(tmp_path: Path) -> None:

@@ -188,16 +188,17 @@ def test_what_is_no_record_is_rejected_with_its_place_and_what_training_judges_s
     page = write_page(tmp_path, parts='Part("train", "a.jsonl", 8)')
     preparation = settle_preparation(load_recipe(str(page)), Choices(str(tmp_path / "dl")))
     told = prepare(preparation, tmp_path / "out", 1, False, Silent())
-    assert [row["id"] for row in rows(tmp_path / "out")] == ["good", "roles", "places", "odd ? id"]
+    assert [row["id"] for row in rows(tmp_path / "out")] == ["good", "roles", "places"]
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert [(one["file"], one["number"], one["id"], one["reason"]) for one in rejected] == [
         ("a.jsonl", 1, "1", "not_a_conversation"),
         ("a.jsonl", 2, "no turns", "not_a_conversation"),
         ("a.jsonl", 3, "half ?", "unreadable_text"),
         ("a.jsonl", 4, "broken", "image_unreadable"),
+        ("a.jsonl", 7, "odd ? id", "unreadable_text"),
     ]
     assert all(one["detail"] for one in rejected)
-    assert told.counts["train"]["rejected"] == {"image_unreadable": 1, "not_a_conversation": 2, "unreadable_text": 1}
+    assert told.counts["train"]["rejected"] == {"image_unreadable": 1, "not_a_conversation": 2, "unreadable_text": 2}
     assert told.counts["train"]["pictures"]["faults"] == {"image_missing": 1}
 
 

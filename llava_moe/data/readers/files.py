@@ -13,10 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
+from llava_moe.data.readers.arrow_rows import refuse_doubled, rows_of
 from llava_moe.data.readers.json_rows import read_json_stream
+from llava_moe.data.readers.packed import PACKED, remedy_for, unpacked
+from llava_moe.data.readers.splits import WORDS
 from llava_moe.errors import UserError
 
-SUFFIXES = (".parquet", ".json", ".jsonl")
+SUFFIXES = (".parquet", ".json", ".jsonl", ".ndjson")
+_WANTED = ".parquet, .json or .jsonl"
+_METADATA = ("dataset_info.json", "dataset_infos.json")
+"""What the datasets library writes beside its files; no records."""
 
 
 def is_address(path: str) -> bool:
@@ -31,27 +37,74 @@ def is_litter(name: str, asked: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in found)
 
 
-def find_raw(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-    """Files of a path in order: itself, the files of a folder with one of the suffixes, or those a glob matches.
+def find_raw(path: str) -> list[str]:
+    """Files of a path in order: itself, those of a folder that hold records, or those a glob matches.
+
+    Of a folder without such a file those in ``data/`` and in folders named after a split (``train/``, ``test/``).
 
     Raises:
-        UserError: nothing is there.
+        UserError: nothing is there that can be read, or a file beside its own compressed copy.
     """
     if is_address(path):
-        return _find_remote(path, suffixes)
+        return _find_remote(path)
     place = Path(path).expanduser()
     if place.is_dir():
-        there = (str(file) for file in place.iterdir() if file.suffix in suffixes)
-        files = sorted(name for name in there if not is_litter(name, str(place)))
+        files = sorted(_of_folder(place))
         if not files:
-            raise UserError(f"no {', '.join(suffixes[:-1])} or {suffixes[-1]} file in {place}; check path")
+            raise UserError(f"{_none_in(str(place), sorted(os.listdir(place)))}")
+    elif place.exists():
+        files = [str(place)]
+    else:
+        matches = glob(str(place)) if has_magic(str(place)) else []
+        files = sorted(name for name in matches if os.path.isfile(name) and not is_litter(name, str(place)))
+        if not files:
+            raise UserError(f"no file {place}; check path")
+    return _settled(files)
+
+
+def holds_records(name: str) -> bool:
+    """Whether a file's name says that it holds records, compressed or not."""
+    bare = next((name.removesuffix(end) for end in PACKED if name.endswith(end)), name)
+    return bare.endswith(SUFFIXES) and not (bare != name and bare.endswith(".parquet")) and _last(name) not in _METADATA
+
+
+def _of_folder(place: Path) -> list[str]:
+    there = [entry for entry in place.iterdir() if not is_litter(str(entry), str(place))]
+    files = [str(entry) for entry in there if holds_records(entry.name) and not entry.is_dir()]
+    if files:
         return files
-    if place.exists():
-        return [str(place)]
-    matches = glob(str(place)) if has_magic(str(place)) else []
-    files = sorted(name for name in matches if os.path.isfile(name) and not is_litter(name, str(place)))
-    if not files:
-        raise UserError(f"no file {place}; check path")
+    inner = [entry for entry in there if _may_hold(entry.name) and entry.is_dir()]
+    return [file for folder in inner for file in _of_folder(folder)]
+
+
+def _may_hold(folder: str) -> bool:
+    return folder == "data" or folder.lower() in WORDS
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _none_in(place: str, names: list[str]) -> str:
+    for name in names:
+        if (remedy := remedy_for(name)) is not None:
+            return f"no {_WANTED} file in {place}; {name}: {remedy}"
+    return f"no {_WANTED} file in {place}; check path"
+
+
+def _settled(files: list[str]) -> list[str]:
+    """The files, none of which is of a kind that is not read or stands there twice.
+
+    Raises:
+        UserError: naming the file and what to do.
+    """
+    known = set(files)
+    for name in files:
+        if (remedy := remedy_for(name)) is not None and not is_address(name):
+            raise UserError(f"{name}: {remedy}")
+        bare = next((name.removesuffix(end) for end in PACKED if name.endswith(end)), name)
+        if bare != name and bare in known:
+            raise UserError(f"{bare} and {name} are both there: move one of them away, or give the other as path")
     return files
 
 
@@ -103,25 +156,27 @@ def raw_records(path: str) -> Iterator[Any]:
 def _read(path: str) -> Iterator[Any]:
     with open_raw(path) as file:
         if not path.endswith(".parquet"):
-            yield from read_json_stream(path, file)
+            with unpacked(path, file) as content:
+                yield from read_json_stream(path, content)
             return
         try:
             # Pyarrow would read all row groups ahead: a file of a gigabyte would stand in memory whole.
             table = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+            refuse_doubled(path, table.schema_arrow)
             for batch in table.iter_batches(batch_size=64):
-                yield from batch.to_pylist()
+                yield from rows_of(batch)
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: not a readable Parquet file ({reason}); fetch it again") from error
 
 
-def _find_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
+def _find_remote(path: str) -> list[str]:
     try:
         system, inside = url_to_fs(path)
         if has_magic(inside):
             found = [name for name in system.glob(inside) if system.isfile(name)]
         elif system.isdir(inside):
-            found = [name for name in system.ls(inside, detail=False) if str(name).endswith(suffixes)]
+            found = _of_remote_folder(system, inside)
         else:
             found = [inside] if system.exists(inside) else []
     except Exception as error:
@@ -129,4 +184,13 @@ def _find_remote(path: str, suffixes: tuple[str, ...]) -> list[str]:
     found = [name for name in found if not is_litter(name, inside)]
     if not found:
         raise UserError(f"no file {path}; check the address")
-    return sorted(system.unstrip_protocol(name) for name in found)
+    return _settled(sorted(system.unstrip_protocol(name) for name in found))
+
+
+def _of_remote_folder(system: Any, folder: str) -> list[str]:
+    there = [(str(entry["name"]).rstrip("/"), entry["type"]) for entry in system.ls(folder, detail=True)]
+    files = [name for name, kind in there if kind == "file" and holds_records(name)]
+    if files:
+        return files
+    inner = [name for name, kind in there if kind == "directory" and _may_hold(_last(name))]
+    return [file for name in inner for file in _of_remote_folder(system, name)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.readers.files import find_raw, raw_records
+from llava_moe.data.readers.json_values import FaultyRecord
 from llava_moe.data.readers.llava import llava_row
 from llava_moe.data.readers.m3it import M3itReader
 from llava_moe.data.readers.m3it80 import M3it80Reader
@@ -16,6 +17,7 @@ from llava_moe.data.readers.pathvqa import PathVqaReader
 from llava_moe.data.readers.reader import RawFile, Reader
 from llava_moe.data.readers.records import records_row
 from llava_moe.data.readers.row import Row, faulty_row
+from llava_moe.data.readers.tree import split_within
 from llava_moe.data.readers.ureader import UReader
 
 
@@ -27,7 +29,7 @@ class PlainReader:
 
     def find(self, path: str) -> list[RawFile]:
         """See :class:`Reader`."""
-        return [RawFile(file) for file in find_raw(path)]
+        return [RawFile(file, split_within(path, file)) for file in find_raw(path)]
 
     def records(self, file: RawFile) -> Iterator[Any]:
         """See :class:`Reader`."""
@@ -52,6 +54,8 @@ FORMATS: Mapping[str, Reader] = MappingProxyType(
 
 def row_of(reader: Reader, record: Any, number: int) -> Row:
     """The row of a record, or the faulty row that names what is wrong with it."""
+    if isinstance(record, FaultyRecord):
+        return faulty_row(record.content, number, record.fault)
     try:
         if not isinstance(record, Mapping):
             raise BadRecord("not_a_conversation", f"the record is {type(record).__name__}, not an object")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, TextIO
 
+from llava_moe.data.readers.json_values import FaultyRecord, JsonDecoder
 from llava_moe.errors import UserError
 
 _CHUNK = 1 << 20
@@ -16,6 +17,8 @@ _BLANKS = re.compile(r"\s*")
 
 def read_json_stream(name: str, file: BinaryIO) -> Iterator[Any]:
     """Yield the values of a JSON list, or of JSON Lines (any values one behind the other).
+
+    A value with a key twice in one object, or with half a surrogate pair, comes as a ``FaultyRecord``.
 
     Args:
         name: what the file is called in messages.
@@ -29,6 +32,8 @@ def read_json_stream(name: str, file: BinaryIO) -> Iterator[Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not UTF-8 text ({error.reason}); convert the file to UTF-8") from error
     except OSError as error:
+        if error.errno is None:  # not the disk's word, but a decompressor's
+            raise
         raise UserError(f"{name}: cannot be read ({error.strerror or error}); check the data source's path") from error
 
 
@@ -42,7 +47,7 @@ class _Window:
         self.at = 0
         self.lines_dropped = 0
         self.columns_dropped = 0
-        self.decoder = json.JSONDecoder()
+        self.decoder = JsonDecoder()
 
     def values(self) -> Iterator[Any]:
         first = self.peek()
@@ -84,7 +89,7 @@ class _Window:
         self.peek()
         while True:
             try:
-                value, end = self.decoder.raw_decode(self.text, self.at)
+                value, end = self.decoder.value(self.text, self.at)
             except RecursionError as error:
                 raise self.fault("brackets too deep", self.at) from error
             except json.JSONDecodeError as error:
@@ -96,12 +101,10 @@ class _Window:
                 if not self.more():
                     is_cut = is_open or not self.text[self.at + offset :].strip()
                     raise self.fault(error.msg, self.at + offset, ended=is_cut) from error
-            except ValueError as error:
-                # Python refuses to read a number of more than 4,300 digits, which takes quadratic time.
-                raise self.fault("a number with too many digits", self.at) from error
             else:
+                fault = self.decoder.fault(value, self.text, self.at, end)
                 self.at = end
-                return value
+                return value if fault is None else FaultyRecord(value, fault)
 
     def more(self) -> bool:
         """Read on and let go of what is done with. The longer a record, the more is read at once."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_moe.data.conversation import ASSISTANT, USER, BadRecord
+from llava_moe.data.readers.json_values import SpelledNumber, half_pair
 
 Row = dict[str, Any]
 
@@ -23,6 +25,8 @@ def new_row(
     record: Mapping[str, Any], number: int, images: list[dict[str, Any]], turns: list[dict[str, str]], task: Any
 ) -> Row:
     """Put the parts of a record into a row; columns that the record lacks are None."""
+    if isinstance(record.get("id"), bool | float | str):
+        optional_text(record["id"])
     return {
         "id": record_id(record, number),
         "images": images,
@@ -44,7 +48,7 @@ def faulty_row(record: Any, number: int, fault: BadRecord) -> Row:
         "images": [],
         "turns": [],
         "caption": None,
-        "split": split if isinstance(split, str) else None,
+        "split": split if isinstance(split, str) and half_pair(split) is None else None,
         "task": None,
         "fault": fault.reason,
         "detail": fault.detail,
@@ -58,11 +62,17 @@ def record_id(record: Mapping[str, Any], number: int) -> str:
 
 
 def optional_text(value: Any) -> str | None:
-    """Text as UTF-8 can hold it; numbers are written out."""
+    """Text as UTF-8 can hold it; numbers are written out as their file spells them.
+
+    Raises:
+        BadRecord: a boolean, ``NaN``, an infinity, anything else that is neither text nor number.
+    """
     if value is None:
         return None
-    if not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRecord("not_a_conversation", f"text expected, got {type(value).__name__}")
+    if isinstance(value, float) and not isinstance(value, SpelledNumber) and not math.isfinite(value):
+        raise BadRecord("not_a_conversation", f"text expected, got {value}, which is no number either")
     text = str(value)
     try:
         text.encode()
@@ -80,7 +90,10 @@ def read_turns(messages: Any, role_key: str, text_key: str) -> list[dict[str, st
         if not isinstance(message, Mapping) or role_key not in message or text_key not in message:
             raise BadRecord("not_a_conversation", f"turn {number} lacks {role_key!r} or {text_key!r}")
         role = optional_text(message[role_key]) or ""
-        turns.append({"role": _ROLES.get(role.lower(), role), "text": optional_text(message[text_key]) or ""})
+        role, text = _ROLES.get(role.lower(), role), optional_text(message[text_key])
+        if text is None and role != ASSISTANT:  # an answer that is null is an empty answer
+            raise BadRecord("not_a_conversation", f"the text of turn {number} is null")
+        turns.append({"role": role, "text": text or ""})
     return turns
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset
 from filelock import FileLock
-from fsspec.core import url_to_fs
 
+from llava_moe.data.readers.content import content_of
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.row import Row
 from llava_moe.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Raised whenever rows of the same file would come out otherwise."""
 
 SCHEMA = pa.schema(
@@ -33,22 +33,23 @@ SCHEMA = pa.schema(
     ]
 )
 
-_VERSIONS = ("mtime", "blob_id", "etag", "ETag", "last_commit")
 _ROWS_A_BATCH = 1000
 _BYTES_A_BATCH = 64 << 20
 
 
-def fingerprint(files: Iterable[str], *facts: str) -> str:
-    """SHA-256 over each file's path, size and time of change, and over whatever else decides the rows."""
+def fingerprint(files: Iterable[str], cache: Path, *facts: str) -> str:
+    """SHA-256 over what each file holds, and over whatever else decides the rows.
+
+    Args:
+        cache: folder that remembers the hashes of files that have not changed since.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
     digest = sha256(repr((VERSION, facts)).encode())
     for file in files:
-        if is_address(file):
-            system, inside = url_to_fs(file)
-            known = system.info(inside)
-            digest.update(repr((file, known.get("size"), *(known.get(key) for key in _VERSIONS))).encode())
-            continue
-        status = Path(file).stat()
-        digest.update(repr((str(Path(file).resolve()), status.st_size, status.st_mtime_ns)).encode())
+        name = file if is_address(file) else str(Path(file).resolve())
+        digest.update(repr((name, content_of(file, cache))).encode())
     return digest.hexdigest()
 
 

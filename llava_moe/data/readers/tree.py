@@ -10,8 +10,7 @@ from pathlib import Path
 from fsspec.core import url_to_fs
 
 from llava_moe.data.readers.files import is_address, is_litter, unreachable
-
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+from llava_moe.data.readers.splits import WORDS
 
 
 def files_below(path: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -74,7 +73,24 @@ def name_of(path: str) -> str:
 def split_of(path: str) -> str | None:
     """The split that a file's name says: the first word of it that is one (``esnlive_train.jsonl`` is train)."""
     words = re.split(r"[._-]", name_of(path).lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+    return next((WORDS[word] for word in words if word in WORDS), None)
+
+
+def split_within(root: str, path: str) -> str | None:
+    """The split of a file found for ``root``: what its name says, else its folder's below ``root``.
+
+    None for a file that is ``root`` itself: it was asked for, whatever its name.
+    """
+    if name_of(path) == name_of(root):
+        return None
+    told = split_of(path)
+    start = root if is_address(root) else os.path.expanduser(root).rstrip("/")
+    while has_magic(start):
+        start = folder_of(start)
+    folder = folder_of(path)
+    while told is None and len(folder) > len(start):
+        told, folder = WORDS.get(name_of(folder).lower()), folder_of(folder)
+    return told
 
 
 def date_of(path: str) -> str | None:

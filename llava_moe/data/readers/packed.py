@@ -1,0 +1,125 @@
+"""Compressed files read as if they were not, and the files that no reader takes, each with what to do."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+
+from llava_moe.errors import UserError
+
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+"""Endings of JSON and JSON Lines files that are read through their compression."""
+
+_AS_JSONL = "save its rows as JSON Lines or Parquet in one of the formats of llava-moe"
+_TABLE = "{program}(FILE).to_json('train.jsonl', orient='records', lines=True), with its columns as a format wants them"
+_UNPACK = "unpack it and give the folder"
+REMEDIES = {
+    ".csv": f"turn it into JSON Lines: {_TABLE.format(program='pandas.read_csv')}",
+    ".tsv": f"turn it into JSON Lines: {_TABLE.format(program='pandas.read_table')}",
+    ".xlsx": f"turn it into JSON Lines: {_TABLE.format(program='pandas.read_excel')}",
+    ".xls": f"turn it into JSON Lines: {_TABLE.format(program='pandas.read_excel')}",
+    ".zip": _UNPACK,
+    ".tar": _UNPACK,
+    ".tgz": _UNPACK,
+    ".7z": _UNPACK,
+    ".rar": _UNPACK,
+    ".parquet.gz": "unpack it with gunzip: Parquet is compressed inside",
+    ".arrow": "save it as Parquet: datasets.Dataset.from_file(FILE).to_parquet('train.parquet')",
+    ".feather": "save it as Parquet: pandas.read_feather(FILE).to_parquet('train.parquet')",
+    ".pkl": f"a pickle can run programs and is never opened: {_AS_JSONL}",
+    ".pickle": f"a pickle can run programs and is never opened: {_AS_JSONL}",
+    ".pt": f"a pickle can run programs and is never opened: {_AS_JSONL}",
+    ".xml": _AS_JSONL,
+    ".h5": _AS_JSONL,
+    ".hdf5": _AS_JSONL,
+    ".db": _AS_JSONL,
+    ".sqlite": _AS_JSONL,
+    ".lance": _AS_JSONL,
+    ".tfrecord": _AS_JSONL,
+}
+"""What is not read, by its ending."""
+
+_MAGIC = {
+    b"PK\x03\x04": ("a zip archive or a spreadsheet", f"{_UNPACK}, or save the sheet as JSON Lines"),
+    b"PAR1": ("Parquet", "rename it to end in .parquet"),
+    b"ARROW1": ("an Arrow file", "save it as Parquet"),
+    b"SQLite": ("a data base", _AS_JSONL),
+    b"\x80\x02": ("a pickle", f"it can run programs and is never opened: {_AS_JSONL}"),
+    b"\x80\x03": ("a pickle", f"it can run programs and is never opened: {_AS_JSONL}"),
+    b"\x80\x04": ("a pickle", f"it can run programs and is never opened: {_AS_JSONL}"),
+    b"\x80\x05": ("a pickle", f"it can run programs and is never opened: {_AS_JSONL}"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself with git lfs pull"),
+}
+_LONGEST_MAGIC = 24
+
+
+def remedy_for(name: str) -> str | None:
+    """What to say of a file that no reader takes, by its ending; None where nothing is known against it."""
+    lower = name.lower()
+    bare = next((lower.removesuffix(end) for end in PACKED if lower.endswith(end)), lower)
+    for candidate in (lower, bare):
+        for ending, remedy in REMEDIES.items():
+            if candidate.endswith(ending):
+                return f"{ending[1:].upper()} is not read: {remedy}"
+    return None
+
+
+@contextmanager
+def unpacked(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
+    """The content of a file, decompressed where it is compressed: its first bytes decide, whatever it is called.
+
+    Raises:
+        UserError: the compressed content is damaged or cut short, or the file is of a kind that no reader takes.
+    """
+    buffered = file if hasattr(file, "peek") else io.BufferedReader(cast(io.RawIOBase, file))
+    head = bytes(cast(Any, buffered).peek(_LONGEST_MAGIC)[:_LONGEST_MAGIC])
+    for magic, (kind, remedy) in _MAGIC.items():
+        if head.startswith(magic):
+            raise UserError(f"{name}: is {kind}, not JSON; {remedy}")
+    opened = _open(head, cast(BinaryIO, buffered))
+    try:
+        yield opened
+    except EOFError as error:
+        raise UserError(f"{name}: the compressed file ends too early; it was cut short, fetch it again") from error
+    except (zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{name}: the compressed file is damaged ({error}); fetch it again") from error
+
+
+def _open(head: bytes, file: BinaryIO) -> BinaryIO:
+    if head.startswith(b"\x1f\x8b"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if head.startswith(b"BZh"):
+        return cast(BinaryIO, bz2.BZ2File(file))
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return cast(BinaryIO, lzma.LZMAFile(file))
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        return cast(BinaryIO, _Zstandard(file))
+    return file
+
+
+class _Zstandard(io.RawIOBase):
+    """A Zstandard stream; one that is cut short raises ``EOFError`` as the other kinds do."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            block = self._stream.read(len(buffer))
+        except OSError as error:
+            raise EOFError(str(error)) from error
+        buffer[: len(block)] = block
+        return len(block)
