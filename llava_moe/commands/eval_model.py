@@ -18,7 +18,7 @@ from llava_moe.eval.benchmark import ModelFacts
 from llava_moe.eval.endpoint import Endpoint, endpoint_fingerprint
 from llava_moe.eval.generate import Answerer, LocalModel
 from llava_moe.eval.ranks import ALONE, Ranks
-from llava_moe.eval.run import model_fingerprint
+from llava_moe.eval.run import answerer_fingerprint
 from llava_moe.eval.server import ChatServer
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def scored_model(
         num_processes=ranks.world,
     )
     answerer = LocalModel(assembled.model, encoder, batch_size, shares_prefix=_is_causal(assembled))
-    return ScoredModel(answerer, model_fingerprint(assembled.model), facts)
+    return ScoredModel(answerer, answerer_fingerprint(assembled.model, encoder), facts)
 
 
 def template_name(encoder: Encoder) -> str:

@@ -23,8 +23,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from llava_moe.data.conversation import BadRecord, ImageRef
+from llava_moe.data.images import find_image
 from llava_moe.data.readers import store
 from llava_moe.data.readers.files import is_address, open_raw, raw_records
+from llava_moe.data.readers.json_values import FaultyRecord, SpelledNumber, parse_json
+from llava_moe.data.readers.row import optional_text
 from llava_moe.data.readers.tree import files_below, folder_of, name_of
 from llava_moe.errors import UserError
 
@@ -32,7 +36,7 @@ Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".tsv", ".parquet", ".txt", ".bin", "-ubyte", "-ubyte.gz")
 _LISTS = ("data", "questions", "annotations")
 _SHORTEST_IMAGE = 64
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Raised whenever the same file would be laid out otherwise."""
 
 
@@ -47,6 +51,7 @@ class Download:
         remedy: how to get the data, for messages.
         missing: images that rows name and that are not there.
         reading: the file and record that was read last, for messages.
+        file: the file that was read last.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Download:
     remedy: str
     missing: list[str] = field(default_factory=list)
     reading: str = ""
+    file: str = ""
     _files: list[str] | None = None
 
     def find(self, *patterns: str) -> list[str]:
@@ -102,7 +108,9 @@ class Download:
         """
         found = self._laid_out(file) if file.endswith((".parquet", ".tsv")) else _json_rows(file)
         for number, row in enumerate(found, start=1):
-            self.reading = f"{file}, record {number}"
+            self.reading, self.file = f"{file}, record {number}", file
+            if isinstance(row, FaultyRecord):
+                raise UserError(f"benchmark {self.name}: {self.reading}: {row.fault.detail}; fix or remove that record")
             if not isinstance(row, dict):
                 raise UserError(f"{self.reading}, is no object with fields; fetch the file again")
             yield row
@@ -122,8 +130,26 @@ class Download:
         )
 
     def text(self, row: Row, *columns: str) -> str:
-        """As :func:`cell`, as text."""
-        return str(self.cell(row, *columns))
+        """As :func:`cell`, as text: a number as its file spells it.
+
+        Raises:
+            UserError: as there, and where ``NaN``, an infinity or a boolean stands.
+        """
+        return self.as_text(self.cell(row, *columns), columns[0])
+
+    def as_text(self, value: Any, column: str) -> str:
+        """A value of the row that is read, as :func:`text` has it."""
+        try:
+            told = optional_text(value) if isinstance(value, str | float) else str(value)
+        except BadRecord as fault:
+            raise UserError(
+                f"benchmark {self.name}: {self.reading}, {column}: {fault.detail}; fix that record"
+            ) from fault
+        if told is None or isinstance(value, bool):
+            raise UserError(
+                f"benchmark {self.name}: {self.reading}, {column}: text expected, got {value}; fix that record"
+            )
+        return FoundImage(told) if isinstance(value, FoundImage) else told
 
     def whole(self, file: str) -> Any:
         """What a JSON file holds, as one value; raises as :func:`rows` does."""
@@ -145,25 +171,42 @@ class Download:
             if found := self.existing(one, beside):
                 return found
         self.missing.append(name)
-        return name
+        return FoundImage(name)
+
+    def settled(self, image: ImageRef) -> ImageRef:
+        """An image of an item: what a row names by path and nobody has looked for yet is looked for, as all are."""
+        is_name = isinstance(image, str) and not isinstance(image, FoundImage)
+        return self.image(image, beside=self.file) if is_name and isinstance(image, str) else image
 
     def existing(self, name: str, beside: str) -> str | None:
         """The path of a file by its name, looked for as :func:`image` does; None where there is none.
 
         Raises:
-            UserError: the data lies at an address, where only files that carry their images can be read.
+            UserError: the name leads out of the benchmark's folder (by ``..``, as an absolute path, by a link), or the
+                data lies at an address, where only files that carry their images can be read.
         """
         if is_address(beside):
             raise UserError(
                 f"benchmark {self.name}: {beside} names its images by path, which are not read from an address; fetch "
                 "the folder, or give the address of Parquet files"
             )
-        folder = folder_of(beside) or "."
-        for root in dict.fromkeys(
-            [folder, str(Path(self.place).expanduser()), os.path.dirname(os.path.abspath(folder))]
-        ):
-            if os.path.exists(path := os.path.join(root, name)):
-                return os.path.abspath(path)
+        folder = os.path.abspath(folder_of(beside) or ".")
+        place = os.path.abspath(Path(self.place).expanduser())
+        base = place if os.path.isdir(place) else folder
+        if os.path.isabs(name) or ".." in name.split("/"):
+            roots, name = [base], os.path.relpath(os.path.join(folder, name), base)
+        else:
+            roots = list(dict.fromkeys([folder, place, os.path.dirname(folder)]))
+        for root in roots:
+            try:
+                found = find_image(name, root)
+            except BadRecord as fault:
+                if fault.reason == "image_missing":
+                    continue
+                raise UserError(f"benchmark {self.name}: {self.reading or beside}: {fault.detail}") from fault
+            # Not a neighbour of another suffix: which of two files was meant is the benchmark's to say.
+            if os.path.basename(found) == os.path.basename(name):
+                return FoundImage(os.path.abspath(found))
         return None
 
     def refuse_missing(self, num_questions: int) -> None:
@@ -189,8 +232,12 @@ class Download:
                 f"cache {folder.parent}: cannot be written ({error.strerror}); set LLAVA_MOE_CACHE to another folder"
             ) from error
         with index.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield {name: _open_cell(value, folder) for name, value in json.loads(line).items()}
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = {name: _open_cell(value, folder) for name, value in json.loads(line).items()}
+                except (ValueError, AttributeError) as error:
+                    raise UserError(f"{index}, line {number}: damaged; delete the folder {folder}") from error
+                yield row
 
 
 def _ends_as(file: str, pattern: str) -> bool:
@@ -201,11 +248,16 @@ def _ends_as(file: str, pattern: str) -> bool:
 
 
 def texts_of(value: Any) -> tuple[str, ...]:
-    """One or several answers as texts; the empty ones that hide a test split's answers are left out."""
+    """One or several answers as texts; the empty ones that hide a test split's answers are left out.
+
+    Raises:
+        BadRecord: an answer is ``NaN``, an infinity, a boolean, or neither text nor number.
+    """
     if value is None:
         return ()
     answers = value if isinstance(value, list | tuple) else [value]
-    found = tuple(str(answer["answer"] if isinstance(answer, Mapping) else answer) for answer in answers)
+    said = (answer["answer"] if isinstance(answer, Mapping) else answer for answer in answers)
+    found = tuple(optional_text(answer) or "" for answer in said)
     return found if any(found) else ()
 
 
@@ -224,7 +276,7 @@ def _json_values(file: str) -> Iterable[Any]:
         text = opened.read()
     try:
         # Annotations of a whole benchmark are one object: read at once, in half the time.
-        value = json.loads(text.decode("utf-8-sig"))
+        value = parse_json(text.decode("utf-8-sig"))
     except ValueError:
         return raw_records(file)  # JSON Lines behind the name of JSON; of a damaged file it says where
     return value if isinstance(value, list) else [value]
@@ -236,15 +288,29 @@ def _lay_out(file: str, folder: Path) -> None:
     rows = _tsv_rows(file) if file.endswith(".tsv") else raw_records(file)
     part = folder / "rows.part"
     with part.open("w", encoding="utf-8") as out:
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
+            if isinstance(row, FaultyRecord):
+                raise UserError(f"{file}, record {number}: {row.fault.detail}; fetch the file again")
             kept = {name: _keep_cell(value, folder) for name, value in row.items()}
             out.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
     part.rename(folder / "rows.jsonl")
 
 
+class FoundImage(str):
+    """The path of an image that was looked for, or was laid out here: it is not looked for again."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self
+
+
 def _keep_cell(value: Any, folder: Path) -> Any:
     if isinstance(value, Mapping) and "bytes" in value:
         value = value["bytes"] if value["bytes"] is not None else value.get("path")
+    if isinstance(value, SpelledNumber):
+        # A narrow float is the shortest decimal of its own width; a decimal keeps its places.
+        return float(value.spelling) if repr(float(value.spelling)) == value.spelling else value.spelling
     if not isinstance(value, bytes | bytearray):
         return value
     name = sha256(value).hexdigest()
@@ -256,7 +322,7 @@ def _keep_cell(value: Any, folder: Path) -> Any:
 
 def _open_cell(value: Any, folder: Path) -> Any:
     if isinstance(value, dict) and set(value) == {"image"}:
-        return str(folder / "images" / value["image"])
+        return FoundImage(folder / "images" / value["image"])
     return value
 
 

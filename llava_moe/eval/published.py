@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -266,7 +266,7 @@ def open_published(
                     f"benchmark {name}: question id {item.id!r} stands twice in {place}; remove one of the two, "
                     "answers are kept by id"
                 )
-            items[item.id] = item
+            items[item.id] = replace(item, images=tuple(map(download.settled, item.images)))
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"benchmark {name}: {download.reading or place} is not as its source publishes it "

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from llava_moe.data.conversation import ImageRef, StoredImage
+from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
 from llava_moe.data.encode import Encoder
+from llava_moe.data.images import find_image
+from llava_moe.data.pages import split_page
+from llava_moe.data.readers.content import hash_of
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import GREEDY, Answer, Benchmark, BenchmarkResult, ModelFacts, Question
 from llava_moe.eval.files import answer_line, answers_path, write_answers, write_atomically, write_result
@@ -24,6 +28,7 @@ OnProgress = Callable[[int, int], None]
 """Called with (questions answered by all processes, questions in all)."""
 
 _SAMPLED_VALUES = 4096
+_SUMMED_AT_ONCE = 1 << 22
 
 
 def run_benchmark(
@@ -96,11 +101,16 @@ def ask_benchmark(
     """
     questions = benchmark.questions()
     path = answers_path(folder, benchmark.name)
-    answers, others = ranks.from_first(lambda: _keep_answers(path, questions, fingerprint, sets_aside))
+
+    def begin() -> tuple[dict[str, Answer], list[Answer], dict[str, str]]:
+        asked = question_hashes(questions, getattr(answerer, "image_root", None))
+        return *_keep_answers(benchmark, path, questions, asked, fingerprint, sets_aside), asked
+
+    answers, others, asked = ranks.from_first(begin)
     waiting = [question for question in questions if question.id not in answers]
     started = time.monotonic()
     progress = _Progress(on_progress if ranks.is_first else None, path, ranks, len(answers), len(questions))
-    new = _ask(benchmark, answerer, waiting, part_path(path, ranks.rank), fingerprint, progress, ranks)
+    new = _ask(benchmark, answerer, waiting, asked, part_path(path, ranks.rank), fingerprint, progress, ranks)
     for share in ranks.gather(new):
         answers |= share
     progress.tell(len(answers))
@@ -150,6 +160,7 @@ def _ask(
     benchmark: Benchmark,
     answerer: Answerer,
     waiting: Sequence[Question],
+    asked: Mapping[str, str],
     path: Path,
     fingerprint: str,
     progress: _Progress,
@@ -167,7 +178,7 @@ def _ask(
                         prediction=generated.text,
                         references=question.references,
                         score=benchmark.score(question, generated.text),
-                        asked=question_hash(question),
+                        asked=asked[question.id],
                         model=fingerprint,
                     )
                     file.write(answer_line(new[question.id]))
@@ -182,9 +193,17 @@ def _ask(
 
 
 def _keep_answers(
-    path: Path, questions: Sequence[Question], fingerprint: str, sets_aside: bool
+    benchmark: Benchmark,
+    path: Path,
+    questions: Sequence[Question],
+    asked: Mapping[str, str],
+    fingerprint: str,
+    sets_aside: bool,
 ) -> tuple[dict[str, Answer], list[Answer]]:
-    """Answers that stand for these questions, and those to other questions; stale ones leave the file."""
+    """Answers that stand for these questions, scored as the protocol scores now, and those to other questions.
+
+    Stale ones leave the file.
+    """
     refuse_second_writer(path)
     found = read_parts(path)
     strangers = sorted({answer.model for answer in found} - {fingerprint})
@@ -197,7 +216,11 @@ def _keep_answers(
         aside = path.with_name(f"{path.name.removesuffix('.jsonl')}.{stranger}.jsonl")
         write_answers(aside, [answer for answer in found if answer.model == stranger])
     found = [answer for answer in found if answer.model == fingerprint]
-    kept, others = _standing(found, {question.id: question_hash(question) for question in questions})
+    kept, others = _standing(found, asked)
+    for question in questions:
+        if question.id in kept:
+            score = benchmark.score(question, kept[question.id].prediction)
+            kept[question.id] = replace(kept[question.id], score=score)
     write_answers(path, [*kept.values(), *others])
     remove_parts(path)
     return kept, others
@@ -208,35 +231,69 @@ def _standing(found: Sequence[Answer], asked: Mapping[str, str]) -> tuple[dict[s
     return kept, [answer for answer in found if answer.question_id not in asked]
 
 
-def question_hash(question: Question) -> str:
+def question_hashes(questions: Sequence[Question], image_root: str | None = None) -> dict[str, str]:
+    """Each question's id with its :func:`question_hash`; every image file is read once."""
+    marks: dict[str, str | bytes] = {}
+    for question in questions:
+        for image in question.images:
+            if isinstance(image, str) and image not in marks:
+                marks[image] = _image_mark(image, image_root)
+    return {question.id: _hash(question, marks) for question in questions}
+
+
+def question_hash(question: Question, image_root: str | None = None) -> str:
     """16 hex digits over all that the model is given and held against: images, prompt, references, length, decoding.
 
-    An image's path counts by its last two names, so that a folder of images may move. What a question leaves at its
-    default adds nothing: answers to a question of an earlier version stand.
+    An image counts by its content, so that a folder of images may move, and other pictures under the same names are
+    other questions; one that is not there by the last two names of its path. What a question leaves at its default
+    adds nothing.
     """
+    return question_hashes([question], image_root)[question.id]
+
+
+def _hash(question: Question, marks: Mapping[str, str | bytes]) -> str:
     digest = hashlib.sha256()
     texts = [question.prompt, *question.references, str(question.max_new_tokens)]
     if question.decoding != GREEDY:
         texts.append(repr(question.decoding))
     if question.system is not None:
         texts.append(f"system: {question.system}")
-    for part in [*map(_image_mark, question.images), *texts]:
+    shown = [marks[image] if isinstance(image, str) else _image_mark(image, None) for image in question.images]
+    for part in [*shown, *texts]:
         encoded = part if isinstance(part, bytes) else part.encode()
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()[:16]
 
 
-def _image_mark(image: ImageRef) -> str | bytes:
+def _image_mark(image: ImageRef, image_root: str | None) -> str | bytes:
     if isinstance(image, StoredImage):
         return image.sha256
-    return "/".join(image.split("/")[-2:]) if isinstance(image, str) else image
+    if not isinstance(image, str):
+        return image
+    try:
+        with open(find_image(image, image_root), "rb") as file:
+            # A page of a document is told from the others by its number.
+            return f"{hash_of(file)} {split_page(image)[1]}"
+    except (OSError, BadRecord):
+        return "/".join(image.split("/")[-2:])
+
+
+def answerer_fingerprint(model: torch.nn.Module, encoder: Encoder) -> str:
+    """16 hex digits over the weights and what is made of a question for them: tokens, template, pixels."""
+    backend = encoder.tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    told = [f"{one.name}={getattr(encoder, one.name)!r}" for one in fields(encoder) if one.name != "tokenizer"]
+    digest = hashlib.sha256(f"{model_fingerprint(model)}|{'|'.join(told)}|".encode())
+    digest.update(backend.to_str().encode())
+    return digest.hexdigest()[:16]
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
     """16 hex digits over every tensor's name, shape, type and values.
 
-    Of a tensor with more than 4,096 values, as many are read at even distance: enough to tell checkpoints apart, and
-    cheap for 7 B parameters.
+    Of a tensor with more than 4,096 values, as many enter as they are, at even distance, and all by a sum of their bits
+    weighted by place, modulo 2**64: no single value can change unseen, and it is cheap for 7 B parameters.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -244,4 +301,18 @@ def model_fingerprint(model: torch.nn.Module) -> str:
         flat = tensor.detach().reshape(-1)
         stride = max(1, flat.numel() // _SAMPLED_VALUES)
         digest.update(flat[::stride].to("cpu", torch.float64).numpy().tobytes())
+        if stride > 1:
+            digest.update(_weighted_sum(flat).to_bytes(8, "little", signed=True))
     return digest.hexdigest()[:16]
+
+
+def _weighted_sum(flat_n: torch.Tensor) -> int:
+    """The sum of each value's bits times its odd place, modulo 2**64, on the tensor's own device."""
+    widths = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits_n = flat_n.contiguous().view(widths[flat_n.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=flat_n.device)
+    for start in range(0, len(bits_n), _SUMMED_AT_ONCE):
+        part_n = bits_n[start : start + _SUMMED_AT_ONCE].to(torch.int64)
+        place_n = torch.arange(start, start + len(part_n), device=flat_n.device)
+        total += (part_n * (2 * place_n + 1)).sum()
+    return int(total)

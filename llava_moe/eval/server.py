@@ -23,6 +23,9 @@ RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT = 60.0
 
 
+REDIRECTED = frozenset({300, 301, 302, 303, 305, 307, 308})
+
+
 class ServerError(UserError):
     """The server is gone, refuses us, or answers what is no answer. What came before stands."""
 
@@ -72,6 +75,8 @@ class ChatServer:
             raise ServerError(f"{error}: start the server, or mend model.endpoint=") from error
         if status in (401, 403):
             raise self._refused(status)
+        if status in REDIRECTED:
+            raise self._moved(status, text)
         if status != 200:
             return {}
         reply = self._json(text, "models")
@@ -111,6 +116,8 @@ class ChatServer:
                 trouble, wait = f"{self.address} says {status}{_reason(text)}", asked_wait
                 if status in (401, 403):
                     raise self._refused(status)
+                if status in REDIRECTED:
+                    raise self._moved(status, text)
                 if status not in RETRIED:
                     raise ServerError(f"{what}: {trouble}; mend the question or the server's settings, then run again")
             if attempt < self.attempts:
@@ -126,17 +133,19 @@ class ChatServer:
             time.sleep(min(left, 0.1))
 
     def _send(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> tuple[int, str, float]:
-        """Status, text and the seconds that the server asks us to wait."""
+        """Status, text and the seconds that the server asks us to wait; of a redirection the text is its target."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         request = urllib.request.Request(f"{self.address.rstrip('/')}/{path}", data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as reply:
+            with urllib.request.build_opener(_NoRedirection).open(request, timeout=timeout) as reply:
                 return reply.status, reply.read().decode("utf-8", "replace"), 0.0
         except urllib.error.HTTPError as error:
             with error:
+                if error.code in REDIRECTED:
+                    return error.code, error.headers.get("Location", ""), 0.0
                 return error.code, error.read().decode("utf-8", "replace"), _retry_after(error.headers)
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -147,6 +156,14 @@ class ChatServer:
         return ServerError(
             f"{self.address} refuses {key} ({status}): put the right one into the environment variable that "
             "model.api_key_env= names"
+        )
+
+    def _moved(self, status: int, target: str) -> ServerError:
+        parts = urllib.parse.urlsplit(urllib.parse.urljoin(f"{self.address.rstrip('/')}/", target))
+        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"[:200]
+        return ServerError(
+            f"{self.address} sends requests on to {place} ({status}), and the key goes nowhere else: if that is the "
+            "server, give its address as model.endpoint= or judge.endpoint="
         )
 
     def _json(self, text: str, what: str) -> dict[str, Any]:
@@ -174,6 +191,13 @@ class ChatServer:
                 "more tokens or its thinking switched off; nothing is scored as empty that may not be"
             )
         return content
+
+
+class _NoRedirection(urllib.request.HTTPRedirectHandler):
+    """Gives a redirection back as it came: urllib would send the key along to whatever host it names."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """No request is made of it."""
 
 
 def _reason(text: str) -> str:

@@ -203,6 +203,26 @@ def test_a_repetition_penalty_is_refused_before_anything_is_asked(server: Server
     assert server.seen == []
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_redirection_is_refused_and_the_key_does_not_travel(server: Server, status: int, host: str) -> None:
+    other = Server()
+    try:
+        place = other.address.replace("127.0.0.1", host)
+        server.headers = {"Location": f"{place}/chat/completions"}
+        server.reply, server.models = lambda _: (status, {}), (status, {})
+        chat = server.chat(api_key="secret")
+        for ask in (chat.describe, lambda: asked(Endpoint(chat, 1), questions(1))):
+            with pytest.raises(
+                ServerError, match=rf"sends requests on to {place}/chat/completions \({status}\)"
+            ) as told:
+                ask()
+            assert "secret" not in str(told.value) and "\n" not in str(told.value)
+        assert not other.seen and not other.keys and len(server.seen) == 1
+    finally:
+        other.stop()
+
+
 def test_the_key_is_sent_and_never_shown(server: Server) -> None:
     chat = server.chat(api_key="hidden-key")
     server.models = (401, {"error": "no"})

@@ -28,7 +28,7 @@ def read(download: Download) -> Iterator[Item]:
     for file in download.need("test-*.parquet", "test.json", "*test*.json", "*test*.jsonl"):
         for number, row in enumerate(download.rows(file)):
             if "conversations" in row:
-                question, answer = (str(turn["value"]) for turn in row["conversations"][:2])
+                question, answer = (download.as_text(turn["value"], "value") for turn in row["conversations"][:2])
                 image = download.image(download.text(row, "image"), "images", beside=file)
             else:
                 question, answer = download.text(row, "question"), download.text(row, "answer")

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llava_moe.errors import UserError
@@ -239,3 +241,68 @@ def test_a_result_opens_its_benchmark_again_until_the_data_has_moved(tmp_path: P
 def test_rows_of_a_json_that_are_no_objects_are_refused(tmp_path: Path, line) -> None:
     write_lines(tmp_path / "test.jsonl", ["text"])
     assert "record 1, is no object" in line("vsr", tmp_path)
+
+
+OUTSIDE = ["../../../secret.png", "val2014/../../../../secret.png", "{root}/secret.png", "link.png"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("name", ["pope", "tiny_lvlm", "vsr"])
+def test_an_image_path_that_leads_out_of_the_folder_is_refused(name: str, path: str, tmp_path: Path, line) -> None:
+    layout = next(iter(LAYOUTS[name].values()))
+    place = layout(tmp_path / "set")
+    (tmp_path / "secret.png").write_bytes(picture(1))
+    lists = [file for file in sorted((tmp_path / "set").rglob("*")) if file.suffix in (".json", ".jsonl")]
+    for folder in {file.parent for file in lists} | {tmp_path / "set"}:
+        (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    column = "image_path" if name == "tiny_lvlm" else "image"
+    for file in lists:
+        text = file.read_text()
+        rows = json.loads(text) if text.startswith("[") else [json.loads(one) for one in text.splitlines()]
+        for row in rows:
+            row[column] = path.format(root=tmp_path)
+        write_lines(file, rows)
+    found = line(name, place)
+    assert "out of the image folder" in found and ", record 1" in found
+
+
+@pytest.mark.parametrize("path", ["../../secret.png", "{root}/secret.png", "link.png"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_parquet_file_names_no_image_outside_either(path: str, plain: bool, tmp_path: Path, line) -> None:
+    LAYOUTS["pope"]["lmms_lab"](tmp_path / "set")
+    (tmp_path / "secret.png").write_bytes(picture(1))
+    (file,) = (tmp_path / "set").rglob("*.parquet")
+    (file.parent / "link.png").symlink_to(tmp_path / "secret.png")
+    table, told = pq.read_table(file), path.format(root=tmp_path)
+    cell = pa.array([told if plain else {"bytes": None, "path": told}] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("image"), "image", cell), file)
+    assert "out of the image folder" in line("pope", tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("NaN", "text expected, got nan"),
+        ("true", "text expected, got"),
+        ('"yes", "label": "no"', "'label' stands twice"),
+    ],
+)
+def test_what_is_no_text_is_named_with_its_record(label: str, words: str, tmp_path: Path, line) -> None:
+    LAYOUTS["pope"]["official"](tmp_path / "set")
+    file = sorted((tmp_path / "set").rglob("*.json"))[0]
+    lines = file.read_text().splitlines()
+    lines[1] = lines[1].replace('"label": "yes"', f'"label": {label}').replace('"label": "no"', f'"label": {label}', 1)
+    file.write_text("\n".join(lines))
+    found = line("pope", tmp_path / "set")
+    assert words in found and ", record 2" in found and file.name in found
+
+
+def test_a_reference_keeps_the_spelling_of_its_file(tmp_path: Path) -> None:
+    LAYOUTS["textvqa"]["official"](tmp_path / "set")
+    for file in (tmp_path / "set").rglob("*.json"):
+        content = json.loads(file.read_text())
+        for row in content.get("data", []):
+            row["answers"] = ["SPELLED"]
+        file.write_text(json.dumps(content).replace('"SPELLED"', "12.50"))
+    places = Places(paths={"textvqa": str(tmp_path / "set")}, cache=tmp_path / "cache")
+    assert {one.references for one in open_benchmark("textvqa", places=places).questions()} == {("12.50",)}
