@@ -44,6 +44,7 @@ from llava_moe.model import (
 )
 from llava_moe.model.build import resolve
 from llava_moe.model.checkpoint_files import read_chat_template
+from llava_moe.model.fingerprint import base_fingerprint
 from llava_moe.model.image_processor import ImageMode, read_image_processor
 from llava_moe.model.kinds import TOWERS
 from llava_moe.train.checkpoint import last_checkpoint, stage_folders
@@ -80,13 +81,19 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Assembled:
-    """A model with its adapter attached, and what encodes data for it."""
+    """A model with its adapter attached, and what encodes data for it.
+
+    Attributes:
+        base_fingerprint: names the weights of the base alone, as they were before any training; "" where the model
+            has no weights.
+    """
 
     base: BaseModel
     attached: Attached
     encoder: Encoder
     attention: AttentionChoice
     has_adapter: bool
+    base_fingerprint: str
 
     @property
     def model(self) -> LlavaForConditionalGeneration:
@@ -112,6 +119,7 @@ def new_model(recipe: Recipe, device: torch.device) -> Assembled:
         UserError: a checkpoint is missing, or its adapter does not fit the one asked for.
     """
     base = build_base(recipe.architecture, _dtype(recipe.dtype), recipe.seed)
+    fingerprint = base_fingerprint(base.model)
     attention = _set_attention(base, recipe.attn_implementation, device, _dtype(recipe.dtype))
     start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
     if start is not None:
@@ -119,7 +127,7 @@ def new_model(recipe: Recipe, device: torch.device) -> Assembled:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         attached = _attach_from(base.model, recipe.adapter, start)
-    return _assembled(recipe, base, attached, attention)
+    return _assembled(recipe, base, attached, attention, fingerprint)
 
 
 def new_model_without_weights(recipe: Recipe, device: torch.device, place: torch.device | str = "meta") -> Assembled:
@@ -139,7 +147,7 @@ def new_model_without_weights(recipe: Recipe, device: torch.device, place: torch
     start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
     with torch.random.fork_rng(devices=[]):
         attached = _attach_from(base.model, recipe.adapter, start)
-    return _assembled(recipe, base, attached, attention)
+    return _assembled(recipe, base, attached, attention, fingerprint="")
 
 
 def encoder_of(recipe: Recipe) -> Encoder:
@@ -164,8 +172,11 @@ def _set_attention(base: BaseModel, wanted: str, device: torch.device, dtype: to
     return attention
 
 
-def _assembled(recipe: Recipe, base: BaseModel, attached: Attached, attention: AttentionChoice) -> Assembled:
-    return Assembled(base, attached, _encoder(recipe, base), attention, not isinstance(recipe.adapter, NoAdapter))
+def _assembled(
+    recipe: Recipe, base: BaseModel, attached: Attached, attention: AttentionChoice, fingerprint: str
+) -> Assembled:
+    has_adapter = not isinstance(recipe.adapter, NoAdapter)
+    return Assembled(base, attached, _encoder(recipe, base), attention, has_adapter, fingerprint)
 
 
 def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path | None) -> Attached:
@@ -426,6 +437,7 @@ def open_checkpoint(
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bf16" if device.type == "cuda" else "fp32")
     base = build_base(FromCheckpoint(path), _dtype(dtype))
+    fingerprint = base_fingerprint(base.model)
     attention = _set_attention(base, "auto", device, _dtype(dtype))
     places = [str(Path(place).expanduser()) for place in (peft,) if place is not None] + [resolve(path)]
     written = _template_of(base, places, template)
@@ -441,7 +453,7 @@ def open_checkpoint(
         attached.detach()
         attached = load_adapter_with_modules(base.model, Path(peft).expanduser())
     nn.Module.to(base.model, device).eval()
-    return Assembled(base, attached, encoder, attention, has_adapter=peft is not None)
+    return Assembled(base, attached, encoder, attention, peft is not None, fingerprint)
 
 
 def _template_of(base: BaseFacts, places: Sequence[str], wanted: str | None) -> Template | ChatTemplate:

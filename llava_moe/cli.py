@@ -232,6 +232,7 @@ def run(arguments: list[str]) -> int:
     # Trap: OpenMP's threads spin while they wait. Beside other busy processes a step of the demo then takes ten times
     # as long (measured: 23 s against 2.5 s); libgomp reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    before, sys.argv = sys.argv, ["llava-moe", *arguments]
     try:
         module = importlib.import_module(f"llava_moe.commands.{name}")
         return int(module.main([prepare_override(word) for word in rest]) or 0)
@@ -255,6 +256,8 @@ def run(arguments: list[str]) -> int:
             )
         traceback.print_exc()
         return 1
+    finally:
+        sys.argv = before
 
 
 def prepare_override(word: str) -> str:

@@ -43,11 +43,14 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     failures: list[BaseException] = []
 
     def task(config: DictConfig) -> None:
+        words_for_hydra, sys.argv = sys.argv, arguments
         # Hydra writes a line of its own for an exception that reaches it.
         try:
             statuses.append(job(config, task_words()))
         except (Exception, KeyboardInterrupt) as error:
             failures.append(error)
+        finally:
+            sys.argv = words_for_hydra
 
     task.__module__ = "__main__"
     # Hydra then lets exceptions through instead of printing its own page and exiting with 1.

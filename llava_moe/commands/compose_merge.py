@@ -56,7 +56,7 @@ def write_merge(choices: Mapping[str, Any], plain: Mapping[str, Any], folder: Pa
         assembled = open_bare(plain)
         lora = merge(assembled.model, choices["experts"], how, run.adapter)
         adapter = {"_target_": "llava_moe.adapters.Lora", **asdict(lora)}
-        run.finish(plain, adapter, assembled.model)
+        run.finish(plain, adapter, assembled.base_fingerprint)
     experts = " + ".join(choices["experts"])
     console.print(f"merged {experts} by {how.method}: a LoRA of rank {lora.r}", highlight=False, markup=False)
 
@@ -82,7 +82,7 @@ def write_masked(choices: Mapping[str, Any], folder: Path, console: Console) -> 
         settings = json.loads((run.adapter / CONFIG_FILE).read_text(encoding="utf-8"))
         kept = [one["name"] for one in settings["experts"]]
         adapter = {**before["adapter"], "experts": settings["experts"], "mask": None}
-        run.finish({**before, "init_from": None if start is None else str(start)}, adapter, assembled.model)
+        run.finish({**before, "init_from": None if start is None else str(start)}, adapter, assembled.base_fingerprint)
     console.print(f"kept {', '.join(kept)} of {choices['run']}", highlight=False, markup=False)
 
 
@@ -99,7 +99,7 @@ class UntrainedRun:
     adapter: Path
     composition: Mapping[str, Any]
 
-    def finish(self, plain: Mapping[str, Any], adapter: Mapping[str, Any], model: nn.Module) -> None:
+    def finish(self, plain: Mapping[str, Any], adapter: Mapping[str, Any], base_fingerprint: str) -> None:
         """Publish the checkpoint whose adapter was written, with all that other commands read of a run."""
         settings = {"adapter": dict(adapter), "composition": dict(self.composition)}
         config = {**plain, **json.loads(json.dumps(settings))}
@@ -109,7 +109,7 @@ class UntrainedRun:
         (partial / MARKER).write_text("")
         partial.rename(self.folder / "checkpoints" / STEP)
         write_atomically(self.folder / "checkpoints" / "last", STEP + "\n")
-        environment = describe_environment(fingerprint_files(mixture_of(plain)), model)
+        environment = describe_environment(fingerprint_files(mixture_of(plain)), base_fingerprint)
         write_atomically(self.folder / "environment.json", json.dumps(environment, indent=1))
         write_atomically(self.folder / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
 

@@ -7,17 +7,15 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from llava_moe import __version__
+from llava_moe.commands.typed_words import typed_command
 from llava_moe.data.mixture import Mixture
-from llava_moe.eval.run import model_fingerprint
 
 PACKAGES = (
     "torch",
@@ -32,8 +30,13 @@ PACKAGES = (
 )
 
 
-def describe_environment(data: Mapping[str, str], model: nn.Module) -> dict[str, Any]:
-    """The content of ``environment.json``; ``data`` holds the fingerprint of each source."""
+def describe_environment(data: Mapping[str, str], base_model: str) -> dict[str, Any]:
+    """The content of ``environment.json``.
+
+    Args:
+        data: the fingerprint of each source.
+        base_model: that of the base alone, without projector, adapter and what was trained.
+    """
     return {
         "llava_moe": __version__,
         "python": platform.python_version(),
@@ -46,10 +49,10 @@ def describe_environment(data: Mapping[str, str], model: nn.Module) -> dict[str,
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             "threads": torch.get_num_threads(),
         },
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": typed_command(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data": dict(data),
-        "base_model": model_fingerprint(model),
+        "base_model": base_model,
     }
 
 

@@ -121,7 +121,7 @@ def _train_locked(
     if processes.rank == 0:
         write_atomically(
             folder / "environment.json",
-            json.dumps(describe_environment(fingerprint_samples(data), assembled.model), indent=1),
+            json.dumps(describe_environment(fingerprint_samples(data), assembled.base_fingerprint), indent=1),
         )
     objective = objective_of(assembled)
     steps = schedule.num_steps

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 
 from llava_moe.cli import FREE_TEXT
+
+
+def typed_command() -> str:
+    """The running command as it was typed, quoted for a shell: ``llava-moe train 'path=my data.json'``.
+
+    ``cli.run`` keeps ``sys.argv`` so, whatever started the process: the script, ``python -m`` or a launcher.
+    """
+    return shlex.join(["llava-moe", *sys.argv[1:]])
 
 
 def as_typed(word: str) -> str:

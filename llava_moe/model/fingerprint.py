@@ -1,0 +1,31 @@
+"""A name for the weights of a base model: the same for every stage and adapter that stands on it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+_SAMPLED_VALUES = 4096
+PROJECTOR = "multi_modal_projector"
+
+
+def base_fingerprint(model: nn.Module) -> str:
+    """16 hex digits over the tensors of vision tower and language model: their names, shapes and values.
+
+    The projector does not count: a stage trains it or draws it. Values count as rounded to bfloat16, so that a base
+    opened in bf16 and in fp32 is one. Of a tensor with more than 4,096 values, as many are read at even distance.
+
+    Args:
+        model: a LLaVA model as its base was opened: no adapter on it, no trained weights in it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if PROJECTOR in name:
+            continue
+        digest.update(f"{name}|{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        stride = max(1, flat.numel() // _SAMPLED_VALUES)
+        digest.update(flat[::stride].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
