@@ -18,6 +18,7 @@ from llava_moe.data.encode import IGNORED, EncodedText, Encoder
 from llava_moe.data.quarantine import TOO_LONG
 from llava_moe.data.records import Entry, Records
 from llava_moe.data.template import Rendered
+from llava_moe.errors import UserError
 
 CHUNK = 256
 PICTURES = 32
@@ -247,7 +248,8 @@ def look(job: Job, wanted: Places) -> list[Seen]:
     seen = []
     for row, place in zip(wanted.rows, wanted.places, strict=True):
         entry = together[row - first] if together is not None else view.records.read(row, row + 1)[0]
-        assert isinstance(entry.content, Conversation)
+        if isinstance(entry.content, BadRecord):
+            raise UserError(f"record {entry.number} of {view.source.name} changed while it was read: check it again")
         ref = entry.content.images[place]
         picture = look_at(read_ref(view.records, row, place, ref), view.records.image_root, job.readers)
         seen.append(Seen(picture, row, entry.number, entry.id, ref if isinstance(ref, str) else ""))

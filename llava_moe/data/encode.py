@@ -24,6 +24,7 @@ from llava_moe.data.conversation import (
 )
 from llava_moe.data.images import MAX_PIXELS, ImageTransform, open_image
 from llava_moe.data.template import Rendered, Template
+from llava_moe.errors import UserError
 
 IGNORED = -100
 """The label of a token that is read and not learnt (torch's ``ignore_index``)."""
@@ -106,7 +107,7 @@ class Encoder:
 
         Raises:
             BadRecord: the turns do not settle, ``image_count``, or ``too_long``.
-            AssertionError: a token straddles the edge of a span, so no exact labels exist with this tokenizer.
+            UserError: a token straddles the edge of a span, so no exact labels exist with this tokenizer.
         """
         check_images(conversation)
         rendered = self.template.render(conversation)
@@ -120,7 +121,7 @@ class Encoder:
         """Labels, expansion and over-length policy for one tokenised text; raises as ``encode_text`` does."""
         ids = np.asarray(encoding.ids, dtype=np.int64)
         offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        supervised = _inside(rendered, offsets)
+        supervised = _inside(rendered, offsets, self.tokenizer.name_or_path or type(self.tokenizer).__name__)
         bos = self.tokenizer.bos_token_id
         opening = 0 if bos is None else 1
         sizes = np.where(ids == self.image_token_id, self.num_image_tokens, 1)
@@ -201,7 +202,7 @@ class Encoder:
         raise BadRecord("too_long", f"{ends[-1]} tokens, at most {self.max_length}")
 
 
-def _inside(rendered: Rendered, offsets_t2: np.ndarray) -> np.ndarray:
+def _inside(rendered: Rendered, offsets_t2: np.ndarray, tokenizer_name: str) -> np.ndarray:
     """Bool [t]: which tokens lie inside a supervised span of characters.
 
     A token of no width (SentencePiece's dummy prefix) belongs to the span that it opens, not to the one it follows.
@@ -215,9 +216,10 @@ def _inside(rendered: Rendered, offsets_t2: np.ndarray) -> np.ndarray:
         if straddling.any():
             at = int(np.flatnonzero(straddling)[0])
             piece = rendered.text[starts[at] : ends[at]]
-            raise AssertionError(
-                f"the token of characters {starts[at]}..{ends[at]} ({piece!r}) straddles the edge of the span "
-                f"{span_start}..{span_end} to supervise; this tokenizer joins text across it"
+            raise UserError(
+                f"tokenizer {tokenizer_name} makes one token ({piece!r}) of text on both sides of where an answer "
+                f"begins or ends ({rendered.text[max(0, span_start - 20) : span_start]!r} before it), so that no exact "
+                "labels exist: give a tokenizer that splits there, as Llama's do"
             )
         supervised |= inside
     return supervised

@@ -31,7 +31,7 @@ def measure(encoder: Encoder, rendered: Sequence[Rendered]) -> list[Size | BadRe
     """The size of each text's example, or why there is none; exactly what ``Encoder.finish`` finds, some times faster.
 
     Raises:
-        AssertionError: a token straddles the edge of a supervised span (see ``Encoder.encode_text``).
+        UserError: a token straddles the edge of a supervised span (see ``Encoder.encode_text``).
     """
     if not rendered:
         return []

@@ -198,5 +198,8 @@ class _StepDecoder(Dataset[_Ready]):
             bad.append(Quarantined(source.name, source.domain, records.number(row), name, fault.reason, fault.detail))
             return self.stream.encoder.hole(length, domain, key)
         if len(example.input_ids) != length:
-            raise AssertionError(f"record {row} of {source.name} has {len(example.input_ids)} tokens, planned {length}")
+            raise UserError(
+                f"record {records.number(row)} of {source.name} has {len(example.input_ids)} tokens, where {length} "
+                "were planned: its file changed while training; leave it as it is and run the same command again"
+            )
         return replace(example, key=key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -95,11 +96,12 @@ def ask_benchmark(
         ranks: the processes that answer together.
 
     Raises:
-        UserError: the answers file holds another model's answers or is being written, an image is unreadable, a server
-            stopped answering, or the disk is full. Answers so far are kept.
+        UserError: two questions share an id, the answers file holds another model's or is being written, an image is
+            unreadable, a server stopped answering, or the disk is full. Answers so far are kept.
         ToldElsewhereError: in all processes but the first, where it raised an error before or after the asking.
     """
     questions = benchmark.questions()
+    _refuse_repeated(benchmark.name, questions)
     path = answers_path(folder, benchmark.name)
 
     def begin() -> tuple[dict[str, Answer], list[Answer], dict[str, str]]:
@@ -135,6 +137,15 @@ def ask_benchmark(
         return result
 
     return ranks.from_first(finish)
+
+
+def _refuse_repeated(name: str, questions: Sequence[Question]) -> None:
+    repeated = [identity for identity, count in Counter(question.id for question in questions).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"benchmark {name} has {len(repeated)} ids that several questions share, such as {repeated[0]!r}: give "
+            "each question an id of its own"
+        )
 
 
 class _Progress:

@@ -180,7 +180,7 @@ def build_base_without_weights(
     """
     config, tokenizer = _config_of(architecture)
     with torch.device(place):
-        model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
+        model = _made(config, dtype, architecture)
     return _described(model, tokenizer, architecture)
 
 
@@ -390,11 +390,21 @@ def _shape_config(shape: FromShape) -> tuple[LlavaConfig, PreTrainedTokenizerBas
 def _from_shape(shape: FromShape, dtype: torch.dtype) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
     config, tokenizer = _shape_config(shape)
     torch.manual_seed(shape.seed)
-    model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
+    model = _made(config, dtype, shape)
     for layer in model.model.multi_modal_projector.children():
         if isinstance(layer, nn.Linear):
             layer.reset_parameters()
     return model, tokenizer
+
+
+def _made(config: LlavaConfig, dtype: torch.dtype, architecture: Architecture) -> LlavaForConditionalGeneration:
+    check_llava(config, _name_of(architecture))
+    try:
+        model: LlavaForConditionalGeneration = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
+    except Exception as error:
+        # Trap: numbers that do not fit each other are told by whatever of torch or transformers meets them first.
+        raise UserError(f"model {_name_of(architecture)} cannot be built: {_first_line(error)}") from error
+    return model
 
 
 def _shaped(kind: type[ConfigKind], given: Mapping[str, Any], part: str) -> ConfigKind:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,6 +106,14 @@ def test_answers_of_another_model_are_refused_and_left_alone(tiny_llava, encoder
     with pytest.raises(UserError, match=r"another model \(abc, this one is def\)"):
         run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="def")
     assert files_of(folder) == before
+
+
+def test_questions_that_share_an_id_are_told_before_any_is_asked(tiny_llava, encoder, benchmark, folder: Path) -> None:
+    first, *others = benchmark.questions()
+    twice = SimpleNamespace(name="own", questions=lambda: [first, *others, first])
+    with pytest.raises(UserError, match=f"benchmark own has 1 ids .* such as '{first.id}'"):
+        run_benchmark(twice, tiny_llava, encoder, folder, fingerprint="abc")  # type: ignore[arg-type]
+    assert not folder.exists()
 
 
 def test_a_question_that_changed_is_asked_again(tiny_llava, encoder, benchmark, folder: Path) -> None:
