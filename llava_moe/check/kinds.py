@@ -53,6 +53,13 @@ _SOURCES = [
         "Give the folder that the paths in the records start from as images=.",
     ),
     Kind(
+        "no_images",
+        "fault",
+        "source",
+        "An image folder is given, and none of the source's records has an image that is read.",
+        "Put the images under the key image or images; leave images= out where the text is all there is.",
+    ),
+    Kind(
         "nothing_usable",
         "fault",
         "source",
@@ -101,11 +108,27 @@ _TEXT = _faults(
         "A key stands twice in one object of the record: which of the two values is meant, nothing says.",
         "Drop or rename one of the two.",
     ),
+    (
+        "unread_media",
+        "A key or a mark in the text carries an image, a video or sound that the format does not read.",
+        "Put images under image or images with <image> in the text; leave records with video or sound out.",
+    ),
+    ("tool_call", "The record calls tools or offers them, which is not supported.", "Leave the record out."),
+    (
+        "system_text",
+        "The record has two different system texts.",
+        "Keep one, as the first turn or under the key system.",
+    ),
+    (
+        "loss_flag",
+        "loss, train or weight holds another value than 0, 1, true or false, or would have a question learnt.",
+        "Write 0 or 1 on the assistant's turns; parts of a turn's weight are not supported.",
+    ),
     ("no_turns", "No turn is the user's.", "Add the question, or leave the record out."),
     (
         "unknown_role",
-        "A turn is by somebody who is neither user nor assistant.",
-        "Rename the role to human or gpt, or move a system turn into the template (model.system).",
+        "A turn is by somebody who is neither user nor assistant, or a system text stands behind another turn.",
+        "Rename the role to human or gpt; a system text stands first.",
     ),
     ("role_order", "Two answers follow each other.", "Join the answers or put the question between them."),
     ("no_answer", "The last question has no answer.", "Add the answer or drop the question."),
@@ -124,8 +147,8 @@ _TEXT = _faults(
     ),
     (
         "nothing_supervised",
-        "No token of the record carries a loss.",
-        "Give it an answer that fits into train.max_length.",
+        "No token of the record carries a loss: each answer is marked as not to be learnt, or none fits.",
+        "Mark an answer as learnt, and see that it fits into train.max_length.",
     ),
     (
         "end_token",
@@ -152,7 +175,7 @@ _TEXT_NOTES = _notes(
     ),
     (
         "leftover_placeholder",
-        "The text holds another program's mark for an image, such as <Image> or <image_1>.",
+        "The text holds what may be another program's mark for an image, such as <picture>, and speaks of HTML.",
         "Rewrite it as <image> where an image belongs, else take it out.",
     ),
     (

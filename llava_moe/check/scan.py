@@ -13,7 +13,7 @@ from llava_moe.check.kinds import is_fault
 from llava_moe.check.pictures import Picture, image_key, look_at
 from llava_moe.check.text import asked_questions, read_turns, refine, special_tokens, text_kinds
 from llava_moe.check.view import View
-from llava_moe.data.conversation import BadRecord, Conversation, ImageRef, StoredImage
+from llava_moe.data.conversation import SYSTEM, BadRecord, Conversation, ImageRef, StoredImage, Turn
 from llava_moe.data.encode import IGNORED, EncodedText, Encoder
 from llava_moe.data.quarantine import TOO_LONG
 from llava_moe.data.records import Entry, Records
@@ -169,7 +169,7 @@ def scan(job: Job, stretch: Stretch) -> Scanned:
             scanned.dropped.append(row)
             scanned.note(_found(row, entry, TOO_LONG, TOO_LONG, fault.detail))
             continue
-        scanned.texts[row - stretch.start] = hash_text(rendered.text)
+        scanned.texts[row - stretch.start] = hash_text(rendered.text + _apart(conversation))
         _note_text(view, row, entry, conversation, text, specials, scanned)
         # Images behind a cut are never opened by training either.
         for place, ref in enumerate(conversation.images[: text.num_images]):
@@ -188,6 +188,12 @@ def scan(job: Job, stretch: Stretch) -> Scanned:
     return scanned
 
 
+def _apart(conversation: Conversation) -> str:
+    """What tells records of the same rendered text apart: another system text, other answers that are learnt."""
+    skipped = [number for number, turn in enumerate(conversation.turns) if not turn.is_supervised]
+    return "" if conversation.system is None and not skipped else repr((conversation.system, skipped))
+
+
 def _found(row: int, entry: Entry, kind: str, reason: str, detail: str) -> Found:
     return Found(row, entry.number, entry.id, kind, reason, detail)
 
@@ -202,6 +208,8 @@ def _note_text(
     scanned: Scanned,
 ) -> None:
     turns = read_turns(conversation.turns, view.encoder)
+    if conversation.system is not None and view.encoder.template.kind != "plain":
+        turns = [Turn(SYSTEM, conversation.system), *turns]
     told = text_kinds(turns, view.encoder.template.eos, specials)
     if text.was_cut:
         told.append(("cut", f"{len(text.input_ids)} tokens are kept, at most {view.encoder.max_length}"))

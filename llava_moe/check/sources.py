@@ -12,7 +12,7 @@ from typing import Any
 from llava_moe.check.scan import Job
 from llava_moe.check.view import View
 from llava_moe.data.shard_records import ShardRecords
-from llava_moe.data.source import check_image_root
+from llava_moe.data.source import check_has_images, check_image_root
 from llava_moe.errors import UserError
 
 BLOCK = 1 << 22
@@ -37,10 +37,11 @@ class ShardPlace:
 
 def image_root_trouble(view: View) -> Trouble | None:
     """What training would say of the image folder before it begins."""
-    try:
-        check_image_root(view.source, view.records)
-    except UserError as error:
-        return Trouble(view.label, "image_root", str(error))
+    for kind, check in (("no_images", check_has_images), ("image_root", check_image_root)):
+        try:
+            check(view.source, view.records)
+        except UserError as error:
+            return Trouble(view.label, kind, str(error))
     return None
 
 

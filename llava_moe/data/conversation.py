@@ -30,21 +30,28 @@ ImageRef = str | bytes | StoredImage
 IMAGE_PLACEHOLDER = "<image>"
 USER = "user"
 ASSISTANT = "assistant"
+SYSTEM = "system"
+UNREAD_MEDIA = "unread_media"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message. ``role`` is ``"user"`` or ``"assistant"``; ``<image>`` in ``text`` marks the place of an image."""
+    """One message. ``role`` is ``"user"`` or ``"assistant"``; ``<image>`` in ``text`` marks the place of an image.
+
+    ``is_supervised`` is False for an answer that is read and not learnt; a question is never learnt, whatever it says.
+    """
 
     role: str
     text: str
+    is_supervised: bool = True
 
 
 @dataclass(frozen=True)
 class Conversation:
     """One record: its images in the order of their placeholders, and its turns.
 
-    ``id`` is for people: ids repeat in published data, so records are told apart by ``record_key``.
+    ``id`` is for people: ids repeat in published data, so records are told apart by ``record_key``. ``system`` stands
+    in place of the template's system text; None where the record has none.
     """
 
     id: str
@@ -53,15 +60,18 @@ class Conversation:
     source: str
     domain: str
     task: str | None = None
+    system: str | None = None
 
 
 class BadRecord(ValueError):
     """A record that cannot be trained on.
 
     Attributes:
-        reason: a short code: ``not_a_conversation``, ``unreadable_text``, ``no_turns``, ``role_order``,
-            ``image_count``, ``empty_question``, ``empty_answer``, ``not_plain``, ``too_long``, ``image_missing``,
-            ``image_unreadable``, ``image_too_large``, ``image_outside``, ``image_address``, ``doubled_key``.
+        reason: a short code: ``not_a_conversation``, ``unreadable_text``, ``unread_media``, ``tool_call``,
+            ``system_text``, ``loss_flag``, ``nothing_supervised``, ``no_turns``, ``role_order``, ``image_count``,
+            ``empty_question``, ``empty_answer``, ``not_plain``, ``too_long``, ``image_missing``, ``image_unreadable``,
+            ``image_too_large``, ``image_outside``, ``image_address``,
+            ``doubled_key``.
         detail: one line for people.
     """
 
@@ -101,6 +111,8 @@ def settle_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
             question without an answer), ``empty_answer`` (an answer of blanks).
     """
     for number, turn in enumerate(turns):
+        if turn.role == SYSTEM:
+            raise BadRecord("role_order", f"turn {number} has the role system, which only the first turn may have")
         if turn.role not in (USER, ASSISTANT):
             raise BadRecord("role_order", f"turn {number} has the role {turn.role!r}, not user or assistant")
     merged = merge_turns(turns)
@@ -138,7 +150,8 @@ def check_images(conversation: Conversation) -> None:
 def record_key(conversation: Conversation) -> str:
     """SHA-256 (64 hex digits) over source, id, image references and texts; images that are no paths count by content.
 
-    Every field enters behind its kind and length, so no two different records write the same stream.
+    A system text and answers that are not supervised enter only where the record has them. Every field enters behind
+    its kind and length, so no two different records write the same stream.
     """
     digest = hashlib.sha256()
 
@@ -155,8 +168,12 @@ def record_key(conversation: Conversation) -> str:
             field(b"b", bytes.fromhex(image.sha256))
         else:
             field(b"p", image.encode())
+    if conversation.system is not None:
+        field(b"y", conversation.system.encode())
     for turn in conversation.turns:
         field(b"t", turn.text.encode())
+        if not turn.is_supervised:
+            field(b"u", b"")
     return digest.hexdigest()
 
 

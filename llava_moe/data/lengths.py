@@ -21,12 +21,12 @@ from llava_moe.data.measure import measure
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.readers.store import slug
 from llava_moe.data.records import Entry, Records, Source
-from llava_moe.data.source import check_image_root
+from llava_moe.data.source import check_has_images, check_image_root
 from llava_moe.data.template import Rendered
 from llava_moe.data.workers import num_cores, work_ahead
 from llava_moe.errors import UserError
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the index of the same records would come out otherwise."""
 
 CHUNK = 1024
@@ -80,8 +80,10 @@ def index_source(
         num_processes: that read and tokenise; None: as many as there are cores, and this one alone for a small source.
 
     Raises:
-        UserError: no record is usable, none of the probed images is there, or the cache cannot be written.
+        UserError: no record is usable, none has an image although a folder is given, none of the probed images is
+            there, or the cache cannot be written.
     """
+    check_has_images(source, records)
     check_image_root(source, records)
     path = Path(cache) / f"index-{slug(source.name)}-{_key(source, records, encoder)[:24]}.npz"
     index = _load(path)

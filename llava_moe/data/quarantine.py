@@ -119,9 +119,12 @@ class Quarantine:
             entry.reason for entry in self._entries.values() if entry.source == source and self._counts(entry)
         )
         told = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common(3))
+        likely = (source, reasons.most_common(1)[0][0])
+        first = next(one for one in self._entries.values() if (one.source, one.reason) == likely and self._counts(one))
         raise UserError(
             f"data source {source!r}: {count} of {self.num_records[source]} records are bad ({told}), more than "
-            f"data.max_bad_share={self.max_bad_share:g}; see {self.path}, then mend the source or raise the share"
+            f"data.max_bad_share={self.max_bad_share:g}; see {self.path} (such as record {first.index}: "
+            f"{first.detail[:200]}), then mend the source or raise the share"
         )
 
     def _first_over(self) -> tuple[str, int] | None:

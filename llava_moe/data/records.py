@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 from llava_moe.data.conversation import (
     ASSISTANT,
     IMAGE_PLACEHOLDER,
+    SYSTEM,
+    UNREAD_MEDIA,
     USER,
     BadRecord,
     Conversation,
@@ -18,6 +20,7 @@ from llava_moe.data.conversation import (
     settle_turns,
 )
 from llava_moe.data.readers.formats import FORMATS
+from llava_moe.data.readers.media_tags import media_tag
 from llava_moe.data.readers.row import Row
 from llava_moe.errors import UserError
 
@@ -33,7 +36,7 @@ class Source:
         domain: what its losses and experts are counted under.
         path: a file, a folder of Parquet/JSON/JSONL files, a glob, an address (``hf://datasets/...``), or a folder
             that ``data prepare`` made. JSON may be compressed (``.jsonl.gz``).
-        format: one of ``FORMATS``; ``auto`` tells prepared folders, ``llava`` and ``records`` apart.
+        format: one of ``FORMATS``; ``auto`` tells prepared folders, ``llava``, ``records`` and ``messages`` apart.
         images: the folder that image paths start from; a prepared folder knows its own.
         split: read the records of this split, as their ``split`` column, their shard or their file's name says;
             None: those of ``train`` and those that say none; ``all``: every record. See ``readers/splits.py``.
@@ -134,13 +137,29 @@ def conversation_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> C
     if row["fault"] is not None:
         raise BadRecord(row["fault"], row["detail"])
     turns = settle_turns(turns_of(row, images, source))
-    conversation = Conversation(row["id"], images, turns, source.name, source.domain, row["task"])
+    # A caption stands for the whole conversation.
+    system = None if source.text == "caption" else row["system"]
+    conversation = Conversation(row["id"], images, turns, source.name, source.domain, row["task"], system)
+    _refuse_tags(conversation)
     check_images(conversation)
+    if not any(turn.is_supervised for turn in turns if turn.role == ASSISTANT):
+        raise BadRecord("nothing_supervised", "each of its answers is marked as not to be learnt")
     return conversation
+
+
+def _refuse_tags(conversation: Conversation) -> None:
+    said = [(turn.role, turn.text) for turn in conversation.turns]
+    if conversation.system is not None:
+        said.append((SYSTEM, conversation.system))
+    for role, text in said:
+        tag = media_tag(text, role)
+        if tag is not None:
+            told = f"{tag[:80]} stands for media in a text of the {role}; {IMAGE_PLACEHOLDER} alone is read"
+            raise BadRecord(UNREAD_MEDIA, told)
 
 
 def turns_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> tuple[Turn, ...]:
     """The turns of a row as they stand, or those that a caption stands for."""
     if source.text == "caption":
         return (Turn(USER, "\n".join([IMAGE_PLACEHOLDER] * len(images))), Turn(ASSISTANT, row["caption"] or ""))
-    return tuple(Turn(turn["role"], turn["text"]) for turn in row["turns"])
+    return tuple(Turn(turn["role"], turn["text"], turn.get("is_supervised") is not False) for turn in row["turns"])

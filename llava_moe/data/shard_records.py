@@ -24,10 +24,10 @@ from llava_moe.errors import UserError
 MAX_OPEN_SHARDS = 64
 _IMAGE = "images.list.element."
 _WITHOUT_BYTES = (
-    *("id", "conversations", "caption", "task"),
+    *("id", "conversations", "system", "caption", "task"),
     *(f"{_IMAGE}{name}" for name in ("path", "sha256", "width", "height")),
 )
-_WITH_BYTES = ("id", "conversations", "caption", "task", "images")
+_WITH_BYTES = ("id", "conversations", "system", "caption", "task", "images")
 
 
 @dataclass
@@ -166,7 +166,8 @@ class ShardRecords:
 
     def _entry(self, row: dict[str, Any], number: int) -> Entry:
         images = tuple(_image_ref(image) for image in row["images"] or ())
-        plain: Row = {**row, "turns": row["conversations"] or [], "fault": None, "detail": None}
+        # A shard of an earlier release has no system texts.
+        plain: Row = {"system": None, **row, "turns": row["conversations"] or [], "fault": None, "detail": None}
         return entry_of(plain, images, number, self.source)
 
 

@@ -14,18 +14,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from llava_moe.data.conversation import BadRecord, Conversation, ImageRef
+from llava_moe.data.conversation import UNREAD_MEDIA, BadRecord, Conversation, ImageRef
 from llava_moe.data.images import find_image
 from llava_moe.data.readers import store
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.reader import RawFile, Reader
 from llava_moe.data.readers.row import Row
+from llava_moe.data.readers.shapes import holds_anything, shape_of, unknown_shape
 from llava_moe.data.readers.shards import is_ours, is_prepared
 from llava_moe.data.readers.splits import is_read, no_such_split, settled, unread_line
 from llava_moe.data.readers.tree import name_of, split_of
 from llava_moe.data.records import AUTO, Entry, Records, Source, entry_of
 from llava_moe.data.shard_records import ShardRecords, open_shards
 from llava_moe.errors import UserError
+
+_FIRST_BLOCK, _LARGEST_BLOCK = 16, 512
+NUM_PEEKED = 100
+"""Records at the head of a file that its format is told by."""
 
 
 @dataclass
@@ -178,6 +183,37 @@ def check_image_root(source: Source, records: Records, num_probes: int = 32) -> 
         )
 
 
+def check_has_images(source: Source, records: Records) -> None:
+    """Stop before training where a folder of images is given and none of the usable records has an image.
+
+    Raises:
+        UserError: saying how the images may have been missed.
+    """
+    if source.images is None:
+        return
+    unread, num_usable = None, 0
+    start, size = 0, _FIRST_BLOCK
+    while start < len(records):
+        entries = records.read(start, start + size)
+        start, size = start + size, min(2 * size, _LARGEST_BLOCK)
+        for entry in entries:
+            content = entry.content
+            if isinstance(content, BadRecord):
+                unread = content if unread is None and content.reason == UNREAD_MEDIA else unread
+                if entry.images:
+                    return
+            elif content.images:
+                return
+            else:
+                num_usable += 1
+    if num_usable:
+        told = "images are read from image or images" if unread is None else str(unread)
+        raise UserError(
+            f"data source {source.name!r}: images={source.images} is given, and none of its {len(records)} records has "
+            f"an image that is read ({told}); leave images= out where the text is all there is"
+        )
+
+
 def find_files(source: Source) -> list[RawFile]:
     """The raw files of a source, in order; none for a prepared folder.
 
@@ -197,15 +233,22 @@ def find_files(source: Source) -> list[RawFile]:
 def _format(source: Source, files: list[RawFile]) -> str:
     if source.format != AUTO:
         return source.format
-    records = list(islice(FORMATS["records"].records(files[0]), 100))
+    records = list(islice(FORMATS["records"].records(files[0]), NUM_PEEKED))
+    where = f"data source {source.name!r}: {files[0].path}"
     if not any(isinstance(record, Mapping) for record in records):
-        raise UserError(f"data source {source.name!r}: {files[0].path} holds no records; check path and format")
+        raise UserError(f"{where} holds no records; check path and format")
     # A file may start with bad records, which say nothing of the others.
-    for record in records:
-        messages = record.get("conversations", record.get("conversatons")) if isinstance(record, Mapping) else None
-        if isinstance(messages, list) and messages and isinstance(messages[0], Mapping):
-            return "llava" if "from" in messages[0] else "records"
-    return "records"
+    shape = next((shape for record in records if (shape := shape_of(record)) is not None), None)
+    if shape is not None:
+        return shape
+    full = next((record for record in records if isinstance(record, Mapping) and holds_anything(record)), None)
+    if full is None:
+        return "records"
+    some = "first " if len(records) == NUM_PEEKED else ""
+    raise UserError(
+        f"{where}: none of {some}{len(records)} records is usable, since no reader knows their keys: "
+        f"{unknown_shape(full)}; rewrite them so"
+    )
 
 
 def _rows(files: list[RawFile], reader: Reader) -> Iterator[Row]:

@@ -18,7 +18,7 @@ _IMAGE = "images.list.element."
 _TURN = "conversations.list.element."
 # Encoded images do not shrink; left as they are they can be read without a copy.
 _STORED_AS_THEY_ARE = tuple(f"{_IMAGE}{name}" for name in ("path", "bytes", "sha256", "width", "height"))
-_FEW_VALUES = ("split", "source", "domain", "task", f"{_TURN}role")
+_FEW_VALUES = ("split", "source", "domain", "task", "system", f"{_TURN}role")
 _COMPRESSION = {name: "NONE" for name in _STORED_AS_THEY_ARE} | {
     name: "ZSTD" for name in ("id", "caption", f"{_TURN}text", *_FEW_VALUES)
 }

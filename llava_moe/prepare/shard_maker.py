@@ -146,6 +146,7 @@ class ShardMaker:
             "id": row["id"],
             "images": images,
             "conversations": row["turns"],
+            "system": row["system"],
             "caption": row["caption"],
             "split": chunk.split,
             "source": self.order.source,

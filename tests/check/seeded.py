@@ -124,7 +124,20 @@ class Mixture:
         long = [("human", "<image> short?"), ("gpt", "yes"), ("human", "long? " * 200), ("gpt", "no")]
         self.put("photos", self.turns(*long), notes=("cut",))
         self.add("pages", notes=("special_token",), question="<image> What does <s>this</s > say?")
-        self.add("pages", notes=("leftover_placeholder",), question="<image>\n<Image> What is this, here?")
+        self.add("pages", notes=("leftover_placeholder",), question="<image>\nWhat does the HTML tag <picture> do?")
+        self.add("pages", "unread_media", question="<image>\n<Image> What is this, here?")
+        self.add("photos", "unread_media", question="<image>\nWhat moves?", video="clip.mp4")
+        self.add("pages", "unread_media", question="<image>\nWhat moves?", img="other.png")
+        self.put("photos", self.turns(("system", "Be brief."), ("human", "<image> q"), ("gpt", "a")))
+        self.put(
+            "photos", self.turns(("human", "<image> q"), ("gpt", "a"), ("system", "Be."), ("gpt", "b")), "unknown_role"
+        )
+        self.add("photos", "system_text", system="Be brief.", system_prompt="Be long.")
+        self.add("photos", "tool_call", tools=[{"name": "zoom"}])
+        marked = self.turns(("human", "<image> q"), ("gpt", "a"))
+        for fault, value in (("nothing_supervised", False), ("loss_flag", 0.5)):
+            turns = [marked["conversations"][0], marked["conversations"][1] | {"weight": value}]
+            self.put("photos", self.turns() | {"conversations": turns}, fault)
         self.add("pages", notes=("replacement_character",), answer="caf\ufffd au lait")
         self.add("pages", notes=("mojibake",), answer="un cafÃ© au lait")
         self.add("pages", notes=("control_character",), answer="a\x00b\x1b[31mc")

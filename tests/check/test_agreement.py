@@ -40,6 +40,63 @@ ANYTHING = st.fixed_dictionaries(
     optional={"image": st.one_of(IMAGES, st.lists(IMAGES, max_size=2)), "id": st.sampled_from(["a", 1, None])},
 )
 
+FLAGS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("loss", "train", "weight"), st.sampled_from([0, 1, True, False, 0.5, "no", None]))
+)
+CONTENTS = st.one_of(
+    TEXTS,
+    st.lists(
+        st.sampled_from(
+            [
+                {"type": "text", "text": "What?"},
+                {"type": "image"},
+                {"type": "image_url", "image_url": {"url": "good.png"}},
+                {"type": "image", "text": None, "image_url": None},
+                {"type": "video", "video": "a.mp4"},
+                {"type": "text", "text": "<video>"},
+            ]
+        ),
+        max_size=3,
+    ),
+)
+MESSAGE = st.builds(
+    lambda role, content, flags: {"role": role, "content": content, **flags},
+    st.sampled_from(["user", "assistant", "assistant", "system", "tool", "model"]),
+    CONTENTS,
+    FLAGS,
+)
+MEDIA = st.fixed_dictionaries(
+    {},
+    optional={
+        "image": st.sampled_from(["good.png", "", None]),
+        "images": st.sampled_from([["good.png"], ["good.png", "good.png"], [], None, ["cut.jpg"]]),
+        "video": st.sampled_from(["a.mp4", None, []]),
+        "image_path": st.sampled_from(["good.png", "other.png", ""]),
+        "system": st.sampled_from(["Be brief.", "", None, "<image>", "<|image_1|>"]),
+        "system_prompt": st.sampled_from(["Be brief.", "Be long."]),
+        "tools": st.sampled_from([[], [{"name": "zoom"}]]),
+    },
+)
+OF_TODAY = st.builds(
+    lambda key, said, media: {key: said, **media},
+    st.sampled_from(["messages", "conversations"]),
+    st.one_of(
+        st.lists(MESSAGE, max_size=5),
+        st.builds(
+            lambda first, asked, answer, flags: [
+                *first,
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": answer, **flags},
+            ],
+            st.sampled_from([[], [{"role": "system", "content": "Be brief."}]]),
+            CONTENTS,
+            st.sampled_from(["yes", "no", "so"]),
+            FLAGS,
+        ),
+    ),
+    MEDIA,
+)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -63,11 +120,7 @@ def trained(records: Any, encoder: Encoder) -> dict[int, str]:
     return refused
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(drawn=st.lists(NEARLY_GOOD | ANYTHING, min_size=1, max_size=12))
-def test_what_training_refuses_is_found_and_nothing_else(
-    drawn: list[dict[str, Any]], folder: Path, encoder: Encoder
-) -> None:
+def judge_alike(drawn: list[dict[str, Any]], folder: Path, encoder: Encoder, format: str) -> None:
     good = {
         "image": "good.png",
         "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "!"}],
@@ -75,11 +128,25 @@ def test_what_training_refuses_is_found_and_nothing_else(
     path = folder.parent / "records.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in [good, *drawn]))
     path.with_suffix(".cache").mkdir(exist_ok=True)
-    source = Source("mine", "general", str(path), "llava", images=str(folder))
+    source = Source("mine", "general", str(path), format, images=str(folder))
     records = open_records(source, path.with_suffix(".cache"))
     checked = check_mix([View("mine", ("a",), source, records, encoder)])
     (findings,) = checked.findings
     found = {row: fault.reason for row, fault in findings.faults.items() if fault.kind not in CHECK_ONLY}
     dropped = dict.fromkeys(findings.dropped, "too_long")
     assert found | dropped == trained(records, encoder)
-    assert not any(trouble.kind == "image_root" for trouble in checked.troubles)
+    assert not any(trouble.kind in ("image_root", "no_images") for trouble in checked.troubles)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=st.lists(NEARLY_GOOD | ANYTHING, min_size=1, max_size=12))
+def test_what_training_refuses_is_found_and_nothing_else(
+    drawn: list[dict[str, Any]], folder: Path, encoder: Encoder
+) -> None:
+    judge_alike(drawn, folder, encoder, "llava")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=st.lists(OF_TODAY, min_size=1, max_size=12), format=st.sampled_from(["auto", "messages", "records"]))
+def test_of_the_formats_of_today_too(drawn: list[dict[str, Any]], format: str, folder: Path, encoder: Encoder) -> None:
+    judge_alike(drawn, folder, encoder, format)

@@ -296,6 +296,29 @@ def test_an_evaluation_set_that_is_none_is_refused(make_view: MakeView, tmp_path
         open_asked(str(tmp_path / "text.json"), None, tmp_path, 0)
 
 
+def test_records_of_other_system_texts_or_marks_of_loss_are_no_duplicates(
+    make_view: MakeView, pictures: list[str]
+) -> None:
+    plain = say(pictures[0], "<image> One?", "1", "Two?", "2")
+    first, second = ([*plain["conversations"]] for _ in range(2))
+    first[1] = first[1] | {"loss": False}
+    second[3] = second[3] | {"loss": False}
+    marked, other = plain | {"conversations": first}, plain | {"conversations": second}
+    kept = [plain, plain | {"system": "Be brief."}, plain | {"system": "Be long."}, marked, other]
+    checked = check_mix([make_view([*kept, plain | {"system": "Be long."}, other, plain | {"system_prompt": " "}])])
+    assert listed(checked) == [("mine", number, "duplicate") for number in (5, 6, 7)]
+    assert checked.findings[0].counts["end_token"] == 0
+    ended = check_mix([make_view([*kept, plain | {"system": "Stop</s>"}], "ended")])
+    assert ended.findings[0].counts["end_token"] == 1
+
+
+def test_a_folder_of_images_that_no_record_uses_is_a_fault_of_the_source(make_view: MakeView) -> None:
+    missed = say(None, "Which colour?", "red", image_path="red.png")
+    checked = check_mix([make_view([missed, say(None, "Who?", "me")])])
+    assert [trouble.kind for trouble in checked.troubles] == ["no_images"]
+    assert "the key image_path" in checked.troubles[0].detail and "leave images= out" in checked.troubles[0].detail
+
+
 def test_a_view_without_a_usable_record_says_so(make_view: MakeView) -> None:
     checked = check_mix([make_view([{"id": 1}, say(None, "Who?", " ")])])
     assert troubles(checked) == [("mine", "nothing_usable")] and len(listed(checked)) == 2

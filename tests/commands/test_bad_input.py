@@ -71,7 +71,7 @@ UNUSABLE = {
     "no_answer": ("role_order", record("no_answer", turns=record("")["conversations"][:1])),
     "a_system": (
         "role_order",
-        record("a_system", turns=[{"from": "system", "value": "x"}, *record("")["conversations"]]),
+        record("a_system", turns=[*record("")["conversations"], {"from": "system", "value": "x"}, *RED]),
     ),
     "no_turns": ("no_turns", record("no_turns", turns=RED)),
     "no_list": ("not_a_conversation", {"id": "no_list"}),
@@ -124,7 +124,8 @@ def test_too_many_bad_records_stop_the_run_and_both_remedies_work(
     assert len(quarantined(tmp_path / "run")) == len(UNUSABLE)
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert run([*words, "data.max_bad_share=0.5"]) == 0
-    (tmp_path / "odd" / "train.json").write_text(json.dumps([record(f"good{number}") for number in range(60)]))
+    mended = [record("seen", "plain.jpg"), *(record(f"good{number}") for number in range(59))]
+    (tmp_path / "odd" / "train.json").write_text(json.dumps(mended))
     assert run([*words[:-2], f"out={tmp_path / 'mended'}", words[-1]]) == 0
     assert not (tmp_path / "mended" / "quarantine.jsonl").exists()
 

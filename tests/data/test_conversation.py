@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pickle
 from hashlib import sha256
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import llava_moe
 from llava_moe.data.conversation import (
     BadRecord,
     Conversation,
@@ -19,6 +22,8 @@ from llava_moe.data.conversation import (
     record_key,
     settle_turns,
 )
+from llava_moe.data.readers.records import records_row
+from llava_moe.data.records import Source, entry_of
 
 turns_of_any_kind = st.lists(
     st.builds(
@@ -109,6 +114,34 @@ def test_record_keys_differ_with_source_id_images_and_texts_and_with_nothing_els
         conversation((), *turns("u:a.jpgwhat ?", "a:yes")),
     ]
     assert len({base, *map(record_key, others)}) == 10
+
+
+def test_a_system_text_and_marks_of_loss_change_the_key_only_where_they_are_there() -> None:
+    asked, said = turns("u:what ?", "a:yes")
+    base = Conversation("1", (), (asked, said), "s", "d")
+    assert record_key(base) == record_key(Conversation("1", (), (asked, said), "s", "d", system=None))
+    others = [
+        Conversation("1", (), (asked, said), "s", "d", system="be kind"),
+        Conversation("1", (), (asked, said), "s", "d", system="be kind "),
+        Conversation("1", (), (asked, said), "s", "d", system=""),
+        Conversation("1", (), (asked, Turn("assistant", "yes", is_supervised=False)), "s", "d"),
+        Conversation("1", (), (asked, Turn("assistant", "yes", is_supervised=False)), "s", "d", system="be kind"),
+    ]
+    assert len({record_key(base), *map(record_key, others)}) == 6
+
+
+def test_the_keys_of_the_demos_records_are_those_of_the_first_release() -> None:
+    digest = sha256()
+    for name in ("general", "documents", "medical"):
+        path = Path(llava_moe.__file__).parent / "demo" / "images" / f"{name}.parquet"
+        for number, record in enumerate(next(pq.ParquetFile(path).iter_batches(40)).to_pylist()):
+            row = records_row(record, number)
+            content = entry_of(
+                row, tuple(image["bytes"] for image in row["images"]), number, Source(name, name, "")
+            ).content
+            assert isinstance(content, Conversation)
+            digest.update(bytes.fromhex(record_key(content)))
+    assert digest.hexdigest() == "d49e89d89cdddfd8c6424b35323926704c3ca465bd21c0ae0d052c69392fe184"
 
 
 def test_the_key_of_an_image_in_bytes_is_that_of_its_content() -> None:

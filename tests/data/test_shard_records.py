@@ -31,14 +31,16 @@ def row(number: int, image: bytes | str | None, split: str = "train") -> dict[st
     return {"id": f"r{number}", "images": images, "conversations": conversations, "split": split, "task": "qa"}
 
 
-def prepare(folder: Path, splits: dict[str, list[list[dict[str, Any]]]], rows_a_group: int = 3) -> Manifest:
+def prepare(
+    folder: Path, splits: dict[str, list[list[dict[str, Any]]]], rows_a_group: int = 3, schema: pa.Schema = SHARD_SCHEMA
+) -> Manifest:
     """A prepared folder with the given shards of rows."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = []
     for split, parts in splits.items():
         for number, rows in enumerate(parts):
             name = f"{split}-{number:05d}.parquet"
-            pq.write_table(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), folder / name, row_group_size=rows_a_group)
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / name, row_group_size=rows_a_group)
             content = (folder / name).read_bytes()
             shards.append(Shard(name, split, len(rows), len(content), sha256(content).hexdigest()))
     manifest = Manifest("mine", str(folder / "images"), tuple(shards))
@@ -58,6 +60,20 @@ def opened(folder: Path, **more: Any) -> ShardRecords:
     records = open_records(Source("mine", "general", str(folder), **more), folder.parent / "cache")
     assert isinstance(records, ShardRecords)
     return records
+
+
+def test_a_folder_of_an_earlier_release_has_neither_system_texts_nor_marks_of_loss(tmp_path: Path) -> None:
+    def earlier(schema: pa.Schema) -> pa.Schema:
+        turn = pa.struct([("role", pa.string()), ("text", pa.string())])
+        schema = schema.remove(schema.get_field_index("system"))
+        return schema.set(schema.get_field_index("conversations"), pa.field("conversations", pa.list_(turn)))
+
+    rows = [row(number, "b.png") for number in range(3)]
+    prepare(tmp_path / "earlier", {"train": [rows]}, schema=earlier(SHARD_SCHEMA))
+    prepare(tmp_path / "now", {"train": [rows]})
+    before, now = opened(tmp_path / "earlier"), opened(tmp_path / "now")
+    assert [before[number] for number in range(3)] == [now[number] for number in range(3)]
+    assert [entry.content for entry in before.read(0, 3)] == [entry.content for entry in now.read(0, 3)]
 
 
 def test_every_record_is_read_whole_alone_and_without_its_image_in_a_stretch(folder: Path) -> None:

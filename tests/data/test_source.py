@@ -85,12 +85,11 @@ def test_bad_records_are_refused_one_by_one_with_a_reason(write_json: WriteJson,
         ],
         "empty_answer": [
             {"id": 4, "conversations": said("what ?", " \n")},
-            {"id": 5, "conversations": [{"from": "human", "value": "what ?"}, {"from": "gpt", "value": None}]},
         ],
         "role_order": [
             {"id": 6, "conversations": [*said(), *said()[1:]]},
             {"id": 7, "conversations": said()[:1]},
-            {"id": 8, "conversations": [{"from": "system", "value": "be kind"}, *said()]},
+            {"id": 8, "conversations": [*said(), {"from": "system", "value": "be kind"}, *said()]},
         ],
         "no_turns": [{"id": 9, "conversations": []}, {"id": 10, "conversations": said()[1:]}],
         "not_a_conversation": [
@@ -100,6 +99,7 @@ def test_bad_records_are_refused_one_by_one_with_a_reason(write_json: WriteJson,
             {"id": 14, "conversations": ["what ?", "a cat"]},
             {"id": 15, "image": {"url": 3}, "conversations": said("<image>")},
             {"id": 16, "image": [None], "conversations": said("<image>")},
+            {"id": 5, "conversations": [{"from": "human", "value": "what ?"}, {"from": "gpt", "value": None}]},
             {"id": 17, "conversations": said("what ?", ["a"])},  # type: ignore[arg-type]
             "not an object",
             ["nor this"],

@@ -12,8 +12,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from llava_moe.data.conversation import record_key
 from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.readers.shards import Manifest, read_manifest
+from llava_moe.data.records import Source
+from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from llava_moe.prepare import chunks, run
 from llava_moe.prepare.preparation import Choices, settle_preparation
@@ -23,7 +26,7 @@ from llava_moe.prepare.shard_maker import Made, ShardMaker
 from llava_moe.prepare.staging import OutFolder
 from llava_moe.prepare.tokens import TextTokenizer
 from llava_moe.prepare.workers import WorkerFailedError
-from tests.data.readers.raw import save, turns, write_lines
+from tests.data.readers.raw import base64_text, save, turns, write_lines
 from tests.prepare.own_data import contents, record, write_page, write_records
 
 Prepare = Callable[..., Manifest]
@@ -68,6 +71,36 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [row for shard in read_manifest(folder).shards for row in pq.read_table(folder / shard.file).to_pylist()]
 
 
+def test_system_texts_and_marks_of_loss_train_from_the_shards_as_from_the_raw_file(tmp_path: Path) -> None:
+    said = [("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in said]
+    unlearnt = [messages[0], messages[1] | {"weight": 0}, *messages[2:]]
+    system = {"role": "system", "content": "Be brief."}
+    image = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Colour?"}]}
+    told: list[dict[str, Any]] = [
+        {"id": "same", "messages": messages},
+        {"id": "same", "messages": unlearnt},
+        {"id": "same", "messages": [system, *messages]},
+        {"id": "same", "messages": messages, "system": "Be long."},
+        {"id": "same", "messages": [system, *unlearnt]},
+        {"id": "shown", "messages": [image, messages[1]], "images": [base64_text(1)]},
+        {"id": "bad", "messages": messages, "video": "clip.mp4"},
+        {"id": "bad", "messages": [*messages[:1], messages[1] | {"loss": 0.5}]},
+    ]
+    write_lines(tmp_path / "dl" / "train.jsonl", told)
+    page = write_page(tmp_path, format="messages", images=None, parts='Part("train", "train.jsonl", 8)')
+    preparation = settle_preparation(load_recipe(str(page)), Choices(downloads=str(tmp_path / "dl")))
+    manifest = prepare(preparation, tmp_path / "out", 1, False, Silent())
+    assert manifest.counts["train"]["rejected"] == {"unread_media": 1, "loss_flag": 1}
+    paths = (tmp_path / "dl" / "train.jsonl", tmp_path / "out", tmp_path / "out" / manifest.shards[0].file)
+    raw, prepared, shard = (open_records(Source("own", "general", str(path)), tmp_path / "cache") for path in paths)
+    assert (len(raw), len(prepared), len(shard)) == (8, 6, 6)
+    assert [raw[number] for number in range(6)] == [prepared[number] for number in range(6)]
+    keys = [record_key(raw[number]) for number in range(6)]
+    assert keys == [record_key(prepared[number]) for number in range(6)] and len(set(keys)) == 6
+    assert keys == [record_key(shard[number]) for number in range(6)]
+
+
 def test_every_record_is_in_the_shards_in_order_with_its_images_and_source(own: Prepare, tmp_path: Path) -> None:
     told = own(tmp_path / "out")
     assert [shard.file for shard in told.shards] == [
@@ -79,7 +112,9 @@ def test_every_record_is_in_the_shards_in_order_with_its_images_and_source(own: 
     for number, row in enumerate(found):
         raw = record(number)
         expected = FORMATS["llava"].row(raw, number)
-        assert row["id"] == raw["id"] and row["conversations"] == expected["turns"]
+        turns = [(turn["role"], turn["text"], turn["is_supervised"]) for turn in row["conversations"]]
+        assert row["id"] == raw["id"] and row["system"] is None
+        assert turns == [(turn["role"], turn["text"], None) for turn in expected["turns"]]
         assert (row["source"], row["domain"], row["task"]) == ("own", "general", raw["task_name"])
         assert row["split"] == ("train" if number < 31 else "val")
         pictures = [(image["path"], image["bytes"]) for image in row["images"]]

@@ -16,7 +16,11 @@ def row(number: int, content: bytes | None = None) -> dict[str, Any]:
     return {
         "id": f"r{number}",
         "images": [] if content is None else [image],
-        "conversations": [{"role": "user", "text": f"<image> {number}"}, {"role": "assistant", "text": "red " * 50}],
+        "conversations": [
+            {"role": "user", "text": f"<image> {number}", "is_supervised": None},
+            {"role": "assistant", "text": "red " * 50, "is_supervised": None if number else False},
+        ],
+        "system": "Be brief." if number else None,
         "caption": None,
         "split": "train",
         "source": "own",

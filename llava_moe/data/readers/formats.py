@@ -13,6 +13,7 @@ from llava_moe.data.readers.json_values import FaultyRecord
 from llava_moe.data.readers.llava import llava_row
 from llava_moe.data.readers.m3it import M3itReader
 from llava_moe.data.readers.m3it80 import M3it80Reader
+from llava_moe.data.readers.messages import messages_row
 from llava_moe.data.readers.pathvqa import PathVqaReader
 from llava_moe.data.readers.reader import RawFile, Reader
 from llava_moe.data.readers.records import records_row
@@ -44,6 +45,7 @@ FORMATS: Mapping[str, Reader] = MappingProxyType(
     {
         "llava": PlainReader(llava_row),
         "records": PlainReader(records_row),
+        "messages": PlainReader(messages_row),
         "m3it": M3itReader(),
         "m3it80": M3it80Reader(),
         "ureader": UReader(),

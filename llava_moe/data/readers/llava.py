@@ -1,7 +1,8 @@
 """LLaVA's records: ``{"id", "image", "conversations": [{"from", "value"}]}``, with what the wild does to them.
 
 So are ShareGPT4V, Vision-Flan and LLaVA-Med (which spells the key ``conversatons``). ``image`` is missing or None in
-text-only records, a path, a list of paths, or base64.
+text-only records, a path, a list of paths, or base64; ``images`` is read as well. What a turn may be, system texts and
+marks of what is learnt among it, stands in ``turns.py``.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llava_moe.data.readers.row import Row, new_row, read_images, read_turns
+from llava_moe.data.readers.image_refs import find_images
+from llava_moe.data.readers.row import Row, new_row
+from llava_moe.data.readers.shapes import CONVERSATION_KEYS, find_turns
+from llava_moe.data.readers.turns import SYSTEM_KEYS, read_spoken
+
+_READ = (*CONVERSATION_KEYS, *SYSTEM_KEYS, "tools", "functions", "task_name")
 
 
 def llava_row(record: Mapping[str, Any], number: int) -> Row:
     """The row of one LLaVA record.
 
     Raises:
-        BadRecord: ``not_a_conversation``, ``unreadable_text``, ``image_unreadable``.
+        BadRecord: as ``read_spoken``.
     """
-    messages = record.get("conversations", record.get("conversatons"))
-    by_role = isinstance(messages, list) and bool(messages) and isinstance(messages[0], dict) and "role" in messages[0]
-    turns = read_turns(messages, *(("role", "text") if by_role else ("from", "value")))
-    images = read_images(record.get("image", record.get("images")))
-    return new_row(record, number, images, turns, record.get("task_name", record.get("task", _flags(record))))
+    spoken = read_spoken(record, find_turns(record), find_images(record), opens=False)
+    task = record.get("task_name", record.get("task", _flags(record)))
+    return new_row(record, number, spoken.images, spoken.turns, task, other_keys=_READ, system=spoken.system)
 
 
 def _flags(record: Mapping[str, Any]) -> str | None:

@@ -20,8 +20,9 @@ from typing import Any
 
 from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER, USER, BadRecord
 from llava_moe.data.readers.files import open_raw, raw_records
+from llava_moe.data.readers.image_refs import are_same, find_images, is_empty, items_of, read_images
 from llava_moe.data.readers.reader import RawFile
-from llava_moe.data.readers.row import Row, new_row, optional_text, read_images
+from llava_moe.data.readers.row import Row, new_row, optional_text
 from llava_moe.data.readers.tree import date_of, files_below, folder_of, name_of, neighbour, split_of
 from llava_moe.errors import UserError
 
@@ -81,9 +82,10 @@ class M3itReader:
         """The row of one record: one question, one answer, the images' placeholders before the question.
 
         Raises:
-            BadRecord: ``not_a_conversation``, ``unreadable_text``, ``image_unreadable``.
+            BadRecord: ``not_a_conversation``, ``unreadable_text``, ``image_unreadable``, ``unread_media``.
         """
         flat = flatten(record)
+        _refuse_hidden(record)
         images = embedded_images(flat)
         instruction, inputs = optional_text(flat.get("instruction")) or "", optional_text(flat.get("inputs")) or ""
         prompt = "\n".join(text for text in (instruction, inputs) if text)
@@ -92,7 +94,8 @@ class M3itReader:
         if answer is None:
             raise BadRecord("not_a_conversation", "the record has neither outputs nor answer")
         turns = [{"role": USER, "text": question}, {"role": ASSISTANT, "text": answer}]
-        return new_row(flat, number, images, turns, flat.get("task"))
+        read = ("meta", "instruction", "inputs", "outputs", "answer")
+        return new_row(flat, number, images, turns, flat.get("task"), _IMAGES, read)
 
     def _raw_file(self, path: str) -> RawFile:
         instructions = neighbour(path, INSTRUCTIONS) if path.endswith(".jsonl") else None
@@ -107,20 +110,28 @@ def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
     meta = record.get("meta")
     flat = {key: value for key, value in record.items() if key not in ("meta", "answer")}
     if isinstance(meta, Mapping):
-        flat |= meta
+        flat |= {key: value for key, value in meta.items() if not is_empty(value) or is_empty(flat.get(key))}
     if flat.get("outputs") is None:
         flat["outputs"] = record.get("answer")
     return flat
+
+
+def _refuse_hidden(record: Mapping[str, Any]) -> None:
+    """Refuse a record whose images beside ``meta`` are others than those in it."""
+    meta = record.get("meta")
+    own, inner = find_images(record, _IMAGES), find_images(meta, _IMAGES) if isinstance(meta, Mapping) else None
+    if not is_empty(own) and not is_empty(inner) and not are_same(own, inner):
+        raise BadRecord("unread_media", "the record and its meta hold different images: which are meant?")
 
 
 def embedded_images(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The images of a record, whose text is base64 and never a path.
 
     Raises:
-        BadRecord: ``image_unreadable``, text that no image can be decoded from.
+        BadRecord: ``image_unreadable``, text that no image can be decoded from; ``unread_media``.
     """
-    value = next((record[key] for key in _IMAGES if record.get(key) is not None), None)
-    items = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    value = find_images(record, _IMAGES)
+    items = [] if value is None else items_of(value)
     images = []
     for number, item in enumerate(items, 1):
         if not item:

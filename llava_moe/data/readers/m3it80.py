@@ -60,7 +60,7 @@ class M3it80Reader:
             if not isinstance(text, Mapping) or not isinstance(source, Mapping):
                 yield text
                 continue
-            said = {key: value for key, value in flatten(text).items() if value is not None}
+            said = {key: value for key, value in flatten(text).items() if value is not None and value != []}
             yield {**flatten(source), "task": file.label, **said}
 
     def row(self, record: Any, number: int) -> Row:

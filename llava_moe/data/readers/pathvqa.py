@@ -10,8 +10,9 @@ from typing import Any
 
 from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER, USER, BadRecord
 from llava_moe.data.readers.files import raw_records
+from llava_moe.data.readers.image_refs import find_images, read_images
 from llava_moe.data.readers.reader import RawFile
-from llava_moe.data.readers.row import Row, new_row, optional_text, read_images
+from llava_moe.data.readers.row import Row, new_row, optional_text
 from llava_moe.data.readers.tree import files_below, split_of
 from llava_moe.errors import UserError
 
@@ -47,16 +48,17 @@ class PathVqaReader:
         """The row of one question; its task is ``closed`` where the answer is yes or no, else ``open``.
 
         Raises:
-            BadRecord: ``not_a_conversation``, ``unreadable_text``, ``image_missing``.
+            BadRecord: ``not_a_conversation``, ``unreadable_text``, ``image_missing``, ``unread_media``.
         """
         question, answer = optional_text(record.get("question")), optional_text(record.get("answer"))
         if question is None or answer is None:
             raise BadRecord("not_a_conversation", "the record lacks a question or an answer")
-        if record.get("image") is None:
+        images = read_images(find_images(record))
+        if not images:
             raise BadRecord("image_missing", "the record has no image")
-        images = read_images(record["image"])
         turns = [
-            {"role": USER, "text": f"{IMAGE_PLACEHOLDER}\n{question}"},
+            {"role": USER, "text": f"{IMAGE_PLACEHOLDER}\n" * len(images) + question},
             {"role": ASSISTANT, "text": answer},
         ]
-        return new_row(record, number, images, turns, CLOSED if answer.strip().lower() in ("yes", "no") else OPEN)
+        task = CLOSED if answer.strip().lower() in ("yes", "no") else OPEN
+        return new_row(record, number, images, turns, task, other_keys=("question", "answer"))

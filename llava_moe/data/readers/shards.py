@@ -39,7 +39,11 @@ SHARD_SCHEMA = pa.schema(
                 )
             ),
         ),
-        ("conversations", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
+        (
+            "conversations",
+            pa.list_(pa.struct([("role", pa.string()), ("text", pa.string()), ("is_supervised", pa.bool_())])),
+        ),
+        ("system", pa.string()),
         ("caption", pa.string()),
         ("split", pa.string()),
         ("source", pa.string()),
@@ -47,7 +51,11 @@ SHARD_SCHEMA = pa.schema(
         ("task", pa.string()),
     ]
 )
-"""One record a row: the ``records`` format. An image is a path, or bytes with their SHA-256 and size in pixels."""
+"""One record a row: the ``records`` format. An image is a path, or bytes with their SHA-256 and size in pixels.
+
+``is_supervised`` is False for an answer that is not learnt and null otherwise. Shards of earlier releases have neither
+it nor ``system``.
+"""
 
 ROWS_A_GROUP = 128
 BYTES_A_GROUP = 4 << 20

@@ -24,7 +24,8 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("images", pa.list_(pa.struct([("path", pa.string()), ("bytes", pa.large_binary())]))),
-        ("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
+        ("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string()), ("is_supervised", pa.bool_())]))),
+        ("system", pa.string()),
         ("caption", pa.string()),
         ("split", pa.string()),
         ("task", pa.string()),

@@ -2,8 +2,8 @@
 
 The first user turn is ``<image>`` alone and the question a second one: they are merged when turns are settled. Images
 are paths under one root, of which ``scan.tif.2`` is page 2 (from 0) of ``scan.tif``, or base64. The answer ``None`` is
-legal: it says that a form lacks the field. Source: Mizukiluke/ureader-instruction-1.0; doc_processor.py and
-xgpt3_dataset.py of UReader in mPLUG-DocOwl.
+legal: it says that a form lacks the field. A ``system_instruction`` that is not empty is the system text. Source:
+Mizukiluke/ureader-instruction-1.0; doc_processor.py and xgpt3_dataset.py of UReader in mPLUG-DocOwl.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from llava_moe.data.readers.files import raw_records
+from llava_moe.data.readers.image_refs import find_images
 from llava_moe.data.readers.reader import RawFile
-from llava_moe.data.readers.row import Row, new_row, optional_text, read_images, read_turns
+from llava_moe.data.readers.row import Row, new_row, optional_text
+from llava_moe.data.readers.shapes import CONVERSATION_KEYS, find_turns
 from llava_moe.data.readers.tree import files_below, name_of, split_of
+from llava_moe.data.readers.turns import SYSTEM_KEYS, read_spoken
 from llava_moe.errors import UserError
 
 
@@ -50,11 +53,12 @@ class UReader:
         """The row of one record; its task is the part of ``task_type`` before the processor's name (``qa_sft``: qa).
 
         Raises:
-            BadRecord: ``not_a_conversation``, ``unreadable_text``, ``image_unreadable``.
+            BadRecord: as ``read_spoken``.
         """
-        turns = read_turns(record.get("conversations"), "from", "value")
+        spoken = read_spoken(record, find_turns(record), find_images(record), opens=False)
         task = (optional_text(record.get("task_type")) or "").rpartition("_")[0]
-        return new_row(record, number, read_images(record.get("image")), turns, task or None)
+        read = (*CONVERSATION_KEYS, *SYSTEM_KEYS, "task_type", "prompt", "text")
+        return new_row(record, number, spoken.images, spoken.turns, task or None, other_keys=read, system=spoken.system)
 
 
 def _raw_file(path: str) -> RawFile:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llava_moe.data.conversation import BadRecord
-from llava_moe.data.readers.row import read_images
+from llava_moe.data.readers.image_refs import read_images
 from tests.data.readers.raw import encoded
 
 

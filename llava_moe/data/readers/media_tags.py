@@ -1,0 +1,65 @@
+"""Marks in a text that stand for media which nothing here reads: another program's image tags, videos, sounds.
+
+``<image>`` is read and no such mark. Some marks are no word of any other language: tokens of models
+(``<|vision_start|>``, ``<ImageHere>``, ``[IMG]``), numbered tags (``<image_1>``), and a file between tags
+(``<img>a.png</img>``): they stand for media wherever they stand. Others are HTML's too (``<video>``, ``<img>``,
+``<picture>``, and ``<Image>``, which is React's): they stand for media in a question, unless it speaks of HTML. It does
+where it closes the tag, names HTML, JSX or CSS, shows code, has another HTML tag, or says "tag" beside the mark. Tags
+with attributes, as ``<img src="a.png">``, are HTML's text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER
+
+_MEDIA = r"(?:image|img|picture|video|vid|audio|speech|sound)"
+_PART = (
+    r"(?:here|token|pad|placeholder|start|end|bos|eos|begin|patch(?:es)?|context|features?|soft[ _-]?token|newline"
+    r"|break)"
+)
+_MARK = re.compile(
+    rf"""
+    (?P<certain>
+      <\|\s*/?(?:{_MEDIA}|vision|frame)s?(?:[ _-]?\w+)?\s*\|>        # <|image_1|> <|vision_start|> <|AUDIO|>
+    | <\|?(?:start|begin|end)_of_{_MEDIA}\|?>                        # <start_of_image> <|begin_of_video|>
+    | <{_MEDIA}(?:[ _-]?\d+|[ _-]?{_PART})>                          # <image 1> <ImageHere> <IMG_CONTEXT>
+    | <im_patch>
+    | <img>[^<>]*</img>                                              # Qwen's file; HTML's <img> is never closed
+    | <(?P<pair>video|audio|vid)>\s*[^<>\s]+\.\w{{2,4}}\s*</(?P=pair)>
+    )
+    | (?P<mistral>\[IMG(?:_BREAK|_END)?\](?!\S*\[/IMG\])|\[BEGIN_AUDIO\])
+    | (?P<open><\s*{_MEDIA}\s*/?>)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_HTML = re.compile(
+    r"```|<!doctype|</?(?:html|head|body|div|span|p|a|script|style|source|form|input|button|table|ul|li|br|h[1-6])\b"
+    r"|<\w+\s+[\w-]+\s*=|\b(?:x?html5?|jsx|css)\b",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"[`'\"]?\s*(?:html5?\s*)?(?:tag|element|attribute|component)s?\b", re.IGNORECASE)
+
+
+def media_tag(text: str, role: str) -> str | None:
+    """The first mark in a turn's text that stands for media; None where none does."""
+    if "<" not in text and "[" not in text:
+        return None
+    for found in _MARK.finditer(text):
+        mark = found[0]
+        if mark == IMAGE_PLACEHOLDER:
+            continue
+        if found["certain"] is not None or (found["mistral"] is not None and mark.isupper()):
+            return mark
+        if found["open"] is not None and role != ASSISTANT and not _speaks_of_html(text, found):
+            return mark
+    return None
+
+
+def _speaks_of_html(text: str, mark: re.Match[str]) -> bool:
+    name = re.sub(r"\W", "", mark[0])
+    is_quoted = text[: mark.start()].endswith("`")
+    is_closed = re.search(rf"</\s*{name}\s*>", text, re.IGNORECASE) is not None
+    is_named = _NAMED.match(text, mark.end()) is not None
+    return is_quoted or is_closed or is_named or _HTML.search(text) is not None
