@@ -148,13 +148,11 @@ def conversation_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> C
 
 
 def _refuse_tags(conversation: Conversation) -> None:
-    said = [(turn.role, turn.text) for turn in conversation.turns]
-    if conversation.system is not None:
-        said.append((SYSTEM, conversation.system))
-    for role, text in said:
-        tag = media_tag(text, role)
+    opening = () if conversation.system is None else (Turn(SYSTEM, conversation.system),)
+    for turn in (*opening, *conversation.turns):
+        tag = media_tag(turn.text, turn.role)
         if tag is not None:
-            told = f"{tag[:80]} stands for media in a text of the {role}; {IMAGE_PLACEHOLDER} alone is read"
+            told = f"{tag[:80]} stands for media in a text of the {turn.role}; {IMAGE_PLACEHOLDER} alone is read"
             raise BadRecord(UNREAD_MEDIA, told)
 
 

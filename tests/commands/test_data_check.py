@@ -18,7 +18,7 @@ from tests.check.seeded import Mixture, noise
 
 Refused = Callable[..., str]
 SOURCE_KINDS = {name for name, kind in KINDS.items() if kind.unit == "source"}
-SEEDED_ELSEWHERE = {"not_plain", "nothing_supervised", "meant_duplicate"}
+SEEDED_ELSEWHERE = {"not_plain", "meant_duplicate"}
 
 
 @pytest.fixture(scope="module")

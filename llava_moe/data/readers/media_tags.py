@@ -44,7 +44,8 @@ _NAMED = re.compile(r"[`'\"]?\s*(?:html5?\s*)?(?:tag|element|attribute|component
 
 def media_tag(text: str, role: str) -> str | None:
     """The first mark in a turn's text that stands for media; None where none does."""
-    if "<" not in text and "[" not in text:
+    # Nearly every text stops here: it has no bracket but those of its images.
+    if text.count("<") == text.count(IMAGE_PLACEHOLDER) and "[IMG" not in text and "[BEGIN_AUDIO" not in text:
         return None
     for found in _MARK.finditer(text):
         mark = found[0]

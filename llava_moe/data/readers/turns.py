@@ -26,6 +26,7 @@ TEXT_KEYS = ("content", "value", "text")
 FLAG_KEYS = ("loss", "train", "weight", "loss_scale", "is_supervised")
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "system_instruction")
 _CALLS = ("tool_calls", "function_call", "tool_call_id")
+_BARE = frozenset((role_key, text_key) for role_key in ROLE_KEYS for text_key in TEXT_KEYS)
 _READ = frozenset((*ROLE_KEYS, *TEXT_KEYS, *FLAG_KEYS, *_CALLS, "name"))
 _ROLES = (
     dict.fromkeys(("user", "human", "prompter", "usr"), USER)
@@ -86,12 +87,16 @@ def read_spoken(record: Mapping[str, Any], messages: Any, images: Any, opens: bo
 
 def _turn(message: Any, number: int) -> tuple[dict[str, Any], list[Any]]:
     """A turn, and for each of its placeholders its image, None where it has none of its own."""
+    if type(message) is dict and tuple(message) in _BARE:
+        # Nearly every turn: a known role and a text, and nothing else to look at.
+        said_by, said = message.values()
+        if isinstance(said, str) and said.isascii() and isinstance(said_by, str) and said_by in _ROLES:
+            return {"role": _ROLES[said_by], "text": said}, [None] * said.count(IMAGE_PLACEHOLDER)
     if not isinstance(message, Mapping):
         raise BadRecord("not_a_conversation", f"turn {number} is {type(message).__name__}, not an object")
     role = _role(_one_of(message, ROLE_KEYS, number), number)
     _refuse_calls(message, _CALLS, f"turn {number}")
-    if not message.keys() <= _READ:
-        refuse_unread(message, _READ, place=f"turns[{number}]")
+    refuse_unread(message, _READ, place=f"turns[{number}]")
     content = _one_of(message, TEXT_KEYS, number)
     turn: dict[str, Any] = {"role": role}
     if isinstance(content, list | tuple):
@@ -130,7 +135,7 @@ def _role(value: Any, number: int) -> str:
 def _refuse_calls(holder: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     for key in keys:
         value = holder.get(key)
-        if not is_empty(value) and value != "[]":
+        if value is not None and not is_empty(value) and value != "[]":
             raise BadRecord("tool_call", f"{where} holds {key}; tools are not supported")
 
 
@@ -202,7 +207,8 @@ def _ref(value: Any) -> Any:
 
 def _system(record: Mapping[str, Any], turns: list[dict[str, Any]]) -> str | None:
     """The system text of a record; a first turn that holds one is taken off the turns."""
-    texts = {key: text for key in SYSTEM_KEYS if (text := optional_text(record.get(key)) or "").strip()}
+    there = [key for key in SYSTEM_KEYS if record.get(key)]
+    texts = {key: text for key in there if (text := optional_text(record[key]) or "").strip()}
     if turns and turns[0]["role"] == SYSTEM:
         text = turns.pop(0)["text"]
         texts |= {"the first turn": text} if text.strip() else {}
