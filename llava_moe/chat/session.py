@@ -59,7 +59,7 @@ class Exchange:
 
     @property
     def turns(self) -> tuple[Turn, Turn]:
-        """The two turns. An answer never holds a placeholder: it would be read as the place of an image."""
+        """The two turns. As many ``<image>`` of the question as it has pictures are their places; any other is text."""
         return Turn(USER, self.question), Turn(ASSISTANT, self.answer)
 
 
@@ -104,8 +104,8 @@ class Session:
     def ask(self, text: str, on_text: OnText) -> Answer:
         """Ask a question about the images that wait and all that was said before.
 
-        ``<image>`` in the text marks the place of an image; images without one come first. A blank answer is not kept,
-        and its images wait again.
+        ``<image>`` in the text marks the place of an image; images without one come first. Where no image waits it is
+        text. A blank answer is not kept, and its images wait again.
 
         Raises:
             UserError: nothing is asked, the text marks more images than wait, or the conversation is too long.
@@ -115,13 +115,13 @@ class Session:
         before = [] if self.captions else self.exchanges
         asked = [*_turns(before), Turn(USER, question)]
         pictures = [picture for exchange in before for picture in exchange.pictures] + self.waiting
-        prompt_T = self._encoder.encode_prompt(asked)
-        self._attached.mark_prompts(self._labels(prompt_T, asked))
+        counts = [count for exchange in before for count in (len(exchange.pictures), 0)] + [len(self.waiting)]
+        prompt_T = self._encoder.encode_prompt(asked, counts)
+        self._attached.mark_prompts(self._labels(prompt_T, asked, counts))
         pixels = [picture.pixels for picture in pictures]
         answer = generate_answer(self._model, self._encoder, prompt_T, pixels, self._decoding, on_text)
-        kept = answer.text.replace(IMAGE_PLACEHOLDER, "").strip()
-        if kept:
-            self.exchanges.append(Exchange(question, tuple(self.waiting), kept))
+        if answer.text:
+            self.exchanges.append(Exchange(question, tuple(self.waiting), answer.text))
             self.waiting = []
         return answer
 
@@ -140,13 +140,18 @@ class Session:
         self.exchanges, self.waiting = [], []
 
     def records(self) -> list[dict[str, Any]]:
-        """The conversation in our ``records`` format: one record, or one for each caption."""
+        """The conversation in our ``records`` format: one record, or one for each caption.
+
+        A record reads every ``<image>`` as the place of an image: those that are text are left out.
+        """
         parts = [[exchange] for exchange in self.exchanges] if self.captions else [self.exchanges]
         return [
             {
                 "id": f"chat-{number}",
                 "images": [str(picture.path) for exchange in part for picture in exchange.pictures],
-                "conversations": [{"role": turn.role, "text": turn.text} for turn in _turns(part)],
+                "conversations": [
+                    {"role": turn.role, "text": text} for exchange in part for turn, text in _as_recorded(exchange)
+                ],
                 "source": "chat",
                 "domain": "chat",
                 "task": None,
@@ -157,18 +162,18 @@ class Session:
 
     def _question(self, text: str) -> str:
         places, num_waiting = text.count(IMAGE_PLACEHOLDER), len(self.waiting)
-        if places > num_waiting:
+        if places > num_waiting > 0:
             has = f"{num_waiting} image{'' if num_waiting == 1 else 's'}"
             raise UserError(f"the question marks {places} {IMAGE_PLACEHOLDER} and has {has}: attach the others first")
         if self.captions and not self.waiting:
             raise UserError("this model captions images and reads no question: give it an image")
-        if not self.captions and not text.replace(IMAGE_PLACEHOLDER, "").strip():
+        if not self.captions and not text.replace(IMAGE_PLACEHOLDER, "" if num_waiting else IMAGE_PLACEHOLDER).strip():
             raise UserError("there is no question: type one")
         return f"{IMAGE_PLACEHOLDER}\n" * (num_waiting - places) + text.strip()
 
-    def _labels(self, prompt_T: np.ndarray, asked: Sequence[Turn]) -> torch.Tensor:
+    def _labels(self, prompt_T: np.ndarray, asked: Sequence[Turn], counts: Sequence[int]) -> torch.Tensor:
         """int64 [1, T] that sets the first question apart: -100 up to where its answer begins."""
-        first_T = self._encoder.encode_prompt(asked[:1])
+        first_T = self._encoder.encode_prompt(asked[:1], counts[:1])
         # A chat template may write a question otherwise once it is answered: what both have in front is the question.
         shorter = min(len(first_T), len(prompt_T))
         differs = np.flatnonzero(first_T[:shorter] != prompt_T[:shorter])
@@ -179,3 +184,9 @@ class Session:
 
 def _turns(exchanges: Sequence[Exchange]) -> list[Turn]:
     return [turn for exchange in exchanges for turn in exchange.turns]
+
+
+def _as_recorded(exchange: Exchange) -> list[tuple[Turn, str]]:
+    question, answer = exchange.turns
+    asked = question.text if exchange.pictures else question.text.replace(IMAGE_PLACEHOLDER, "")
+    return [(question, asked), (answer, answer.text.replace(IMAGE_PLACEHOLDER, ""))]

@@ -152,8 +152,8 @@ _TEXT = _faults(
     ),
     (
         "end_token",
-        "The text spells the model's end-of-sequence token: the model would learn to stop in mid-sentence.",
-        "Take the token out of the text, or leave the record out.",
+        "The text spells the model's end-of-sequence token: mostly another program's leftover. It is trained as text.",
+        "Take the token out of the text, or leave the record out; keep it where the text is about the token.",
     ),
 )
 _TEXT_NOTES = _notes(
@@ -170,7 +170,7 @@ _TEXT_NOTES = _notes(
     ),
     (
         "special_token",
-        "The text spells a special token of the model, which is read as the token and not as text.",
+        "The text spells a special token of the model, which is trained as text.",
         "Harmless in small numbers; HTML's <s> looks the same.",
     ),
     (

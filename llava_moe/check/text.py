@@ -60,7 +60,7 @@ def refine(fault: BadRecord, turns: Sequence[Turn]) -> str:
 
 
 def special_tokens(encoder: Encoder) -> tuple[str, ...]:
-    """The special tokens that text must not spell, the end token and the placeholder apart."""
+    """The special tokens that a text may spell by mistake, the end token and the placeholder apart."""
     tokenizer = encoder.tokenizer
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     apart = {IMAGE_PLACEHOLDER, encoder.template.eos, ""}

@@ -38,7 +38,7 @@ UNREAD_MEDIA = "unread_media"
 class Turn:
     """One message. ``role`` is ``"user"`` or ``"assistant"``; ``<image>`` in ``text`` marks the place of an image.
 
-    ``is_supervised`` is False for an answer that is read and not learnt; a question is never learnt, whatever it says.
+    ``is_supervised`` is False for an answer that is read like a question; a question is never supervised.
     """
 
     role: str
@@ -51,7 +51,7 @@ class Conversation:
     """One record: its images in the order of their placeholders, and its turns.
 
     ``id`` is for people: ids repeat in published data, so records are told apart by ``record_key``. ``system`` stands
-    in place of the template's system text; None where the record has none.
+    in place of the template's system prompt; None keeps the template's.
     """
 
     id: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from llava_moe.data.conversation import (
 )
 from llava_moe.data.images import MAX_PIXELS, ImageTransform, open_image
 from llava_moe.data.template import Rendered, Template
+from llava_moe.data.tokens import Tokens
 from llava_moe.errors import UserError
 
 IGNORED = -100
@@ -103,19 +105,20 @@ class Encoder:
     def encode_text(self, conversation: Conversation) -> EncodedText:
         """Tokens and labels of one conversation, without touching its images.
 
-        The whole text is tokenised once; a token is supervised if and only if it lies inside a supervised span.
+        The whole text is tokenised once; a token is supervised if and only if it lies inside a supervised span. No
+        control token comes from what people wrote.
 
         Raises:
-            BadRecord: the turns do not settle, ``image_count``, or ``too_long``.
+            BadRecord: the turns do not settle, ``image_count``, ``nothing_supervised``, or ``too_long``.
             UserError: a token straddles the edge of a span, so no exact labels exist with this tokenizer.
         """
         check_images(conversation)
         rendered = self.template.render(conversation)
-        return self.finish(rendered, self._tokenise([rendered.text])[0])
+        return self.finish(rendered, self.encode_texts([rendered])[0])
 
     def encode_texts(self, rendered: Sequence[Rendered]) -> list[Encoding]:
         """Tokenise many rendered texts at once (in parallel, outside Python); ``finish`` makes examples of them."""
-        return self._tokenise([one.text for one in rendered])
+        return self.tokens.encode(rendered)
 
     def finish(self, rendered: Rendered, encoding: Encoding) -> EncodedText:
         """Labels, expansion and over-length policy for one tokenised text; raises as ``encode_text`` does."""
@@ -143,7 +146,12 @@ class Encoder:
         Raises:
             BadRecord: as ``encode_text`` and ``open_image`` do.
         """
-        text = self.encode_text(conversation)
+        return self.with_pixels(self.encode_text(conversation), conversation, image_root, domain_id)
+
+    def with_pixels(
+        self, text: EncodedText, conversation: Conversation, image_root: str | None, domain_id: int
+    ) -> Example:
+        """The example of tokens that are there already; raises as ``open_image`` does."""
         size = self.transform.size
         pixels = np.empty((text.num_images, 3, size, size), dtype=np.uint8)
         for place, ref in enumerate(conversation.images[: text.num_images]):
@@ -162,16 +170,26 @@ class Encoder:
             is_hole=True,
         )
 
-    def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
-        """Token ids int64 [t] to generate from, for turns that end with a question; images expanded, nothing cut."""
-        return self.encode_written(self.template.prompt(turns))
+    def encode_prompt(self, turns: Sequence[Turn], num_images: Sequence[int] | None = None) -> np.ndarray:
+        """Token ids int64 [t] to generate from, for turns that end with a question; images expanded, nothing cut.
 
-    def encode_written(self, prompt: str) -> np.ndarray:
+        Args:
+            num_images: see :meth:`~llava_moe.data.template.Template.render_prompt`.
+        """
+        return self.encode_written(self.template.render_prompt(turns, num_images))
+
+    def encode_written(self, prompt: Rendered) -> np.ndarray:
         """Token ids int64 [t] of a prompt that is written already, without its first token; images expanded."""
-        ids = np.asarray(self._tokenise([prompt])[0].ids, dtype=np.int64)
+        ids = np.asarray(self.tokens.encode([prompt])[0].ids, dtype=np.int64)
         if self.tokenizer.bos_token_id is not None:
             ids = np.append(self.tokenizer.bos_token_id, ids)
         return np.repeat(ids, np.where(ids == self.image_token_id, self.num_image_tokens, 1))
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """What makes tokens of rendered text."""
+        # The backend itself: the wrapper turns every offset into Python lists, which costs more than the tokens.
+        return Tokens(self.tokenizer.backend_tokenizer)
 
     @property
     def pad_token_id(self) -> int:
@@ -180,22 +198,12 @@ class Encoder:
             raise ValueError("the tokenizer has no padding token; add one when the model is assembled")
         return int(self.tokenizer.pad_token_id)
 
-    def _tokenise(self, texts: list[str]) -> list[Encoding]:
-        # The backend itself: the wrapper turns every offset into Python lists, which costs more than the tokens.
-        backend = self.tokenizer.backend_tokenizer
-        if backend.truncation is not None:
-            backend.no_truncation()
-        if backend.padding is not None:
-            backend.no_padding()
-        if len(texts) == 1:
-            return [backend.encode(texts[0], add_special_tokens=False)]
-        return list(backend.encode_batch(texts, add_special_tokens=False))
-
     def _cut(self, rendered: Rendered, offsets: np.ndarray, ends: np.ndarray) -> int:
-        """How many tokens to keep: those of the question-answer pairs that fit whole."""
-        if self.over_length == "cut":
-            for _, pair_end in reversed(rendered.spans[:-1]):
-                # The end token of an answer is special, so the text behind it does not change the tokens before it.
+        """How many tokens to keep: those of the question-answer pairs that fit whole, one of them supervised."""
+        if self.over_length == "cut" and rendered.spans:
+            first = rendered.spans[0][1]
+            for pair_end in reversed([end for end in rendered.ends[:-1] if end >= first]):
+                # The end token behind an answer is special, so what follows does not change the tokens before it.
                 kept = int(np.searchsorted(offsets[:, 0], pair_end, side="left"))
                 if ends[kept - 1] <= self.max_length:
                     return kept

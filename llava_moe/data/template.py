@@ -21,19 +21,37 @@ from llava_moe.data.conversation import (
     merge_turns,
     settle_turns,
 )
+from llava_moe.data.jinja_template import JINJA_PLAIN, JINJA_V1
 
 VICUNA_V1_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
+Span = tuple[int, int]
+"""Half-open, in characters."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """``text`` with ``<image>`` where images stand; ``spans`` are the half-open character ranges to supervise."""
+    """A conversation or a prompt as text.
+
+    Attributes:
+        text: ``<image>`` where images stand.
+        spans: what is supervised.
+        marks: where the template wrote a control token or ``<image>``; the same letters anywhere else were written by a
+            person and are text. None: the whole text is the template's.
+        pair_ends: where each question-answer pair ends; None: where each span ends.
+    """
 
     text: str
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[Span, ...]
+    marks: tuple[Span, ...] | None = None
+    pair_ends: tuple[int, ...] | None = None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Where the text may be cut: the ends of its question-answer pairs."""
+        return tuple(end for _, end in self.spans) if self.pair_ends is None else self.pair_ends
 
 
 @dataclass(frozen=True)
@@ -41,11 +59,13 @@ class Template:
     """How turns are written.
 
     ``v1``: ``{system} USER: <image>\\n{q} ASSISTANT: {a}</s>USER: {q} ASSISTANT: {a}</s>``; a span runs from the blank
-    behind ``ASSISTANT:`` through ``</s>``. ``plain`` (stage 1): ``<image>{caption}\\n``, the question is thrown
-    away and everything behind the image is supervised.
+    behind ``ASSISTANT:`` through ``</s>``, and an answer that is not supervised has none. A turn with exactly one image
+    has it moved to its front; with two or more, each stays where it stands. ``plain`` (stage 1):
+    ``<image>{caption}\\n``, question and system prompt are thrown away and everything behind the image is supervised.
 
     Attributes:
-        system: the sentence before the first turn; ``""`` writes neither it nor its blank.
+        system: the sentence before the first turn, where a conversation has none of its own; ``""`` writes neither it
+            nor its blank.
         eos: the text of the tokenizer's end token.
     """
 
@@ -57,27 +77,40 @@ class Template:
         if self.kind not in ("v1", "plain"):
             raise ValueError(f"template kind must be 'v1' or 'plain', got {self.kind!r}")
 
-    def render(self, conversation: Conversation) -> Rendered:
+    def render(self, conversation: Conversation, num_images: Sequence[int] | None = None) -> Rendered:
         """Write a whole conversation.
 
+        Args:
+            num_images: as for ``render_prompt``, of the settled turns.
+
         Raises:
-            BadRecord: the turns do not settle (see ``settle_turns``), a question is empty, or ``plain`` is given more
-                than one question or a question without an image.
+            BadRecord: the turns do not settle (see ``settle_turns``), a question is empty, no answer is supervised, or
+                ``plain`` is given more than one question or a question without an image.
         """
         turns = settle_turns(conversation.turns)
+        counts = count_images(turns, num_images)
+        writing = _Writing()
         if self.kind == "plain":
-            return _render_plain(turns)
-        text = self._opening()
-        spans = []
-        for question, answer in zip(turns[::2], turns[1::2], strict=True):
-            text += f"{_question(question)} ASSISTANT:"
-            start = len(text)
-            text += f" {answer.text}{self.eos}"
-            spans.append((start, len(text)))
-        return Rendered(text, tuple(spans))
+            _write_plain(writing, turns, counts[0])
+        else:
+            self._write_opening(writing, conversation.system)
+            for place in range(0, len(turns), 2):
+                _write_question(writing, turns[place], counts[place])
+                self._write_answer(writing, turns[place + 1])
+        if not writing.spans:
+            raise BadRecord("nothing_supervised", "no answer of the record is to be learned from")
+        return writing.rendered()
 
     def prompt(self, turns: Sequence[Turn]) -> str:
-        """The text a model is to continue, from turns that end with a question; ``v1`` ends with ``ASSISTANT:``.
+        """The text of :meth:`render_prompt`."""
+        return self.render_prompt(turns).text
+
+    def render_prompt(self, turns: Sequence[Turn], num_images: Sequence[int] | None = None) -> Rendered:
+        """What a model is to continue, from turns that end with a question; ``v1`` ends with ``ASSISTANT:``.
+
+        Args:
+            num_images: how many images each turn shows: its first so many ``<image>`` are their places, any other is
+                text. None: every ``<image>`` in a question is a place. In an answer it is always text.
 
         Raises:
             ValueError: the turns do not alternate or do not end with the user.
@@ -85,83 +118,99 @@ class Template:
         merged = merge_turns(turns)
         if len(merged) % 2 == 0 or any(turn.role != (USER, ASSISTANT)[i % 2] for i, turn in enumerate(merged)):
             raise ValueError(f"a prompt needs turns user, assistant, ..., user, got {[turn.role for turn in turns]}")
+        counts = count_images(merged, num_images)
+        writing = _Writing()
         if self.kind == "plain":
-            return IMAGE_PLACEHOLDER * merged[-1].text.count(IMAGE_PLACEHOLDER)
-        text = self._opening()
-        for question, answer in zip(merged[:-1:2], merged[1::2], strict=True):
-            text += f"{_question(question)} ASSISTANT: {answer.text}{self.eos}"
-        return f"{text}{_question(merged[-1])} ASSISTANT:"
+            for _ in range(counts[-1]):
+                writing.mark(IMAGE_PLACEHOLDER)
+            return writing.rendered()
+        self._write_opening(writing, None)
+        for place in range(0, len(merged) - 1, 2):
+            _write_question(writing, merged[place], counts[place])
+            self._write_answer(writing, merged[place + 1])
+        writing.spans.clear()
+        _write_question(writing, merged[-1], counts[-1])
+        writing.write(" ASSISTANT:")
+        return writing.rendered()
 
-    def _opening(self) -> str:
-        return f"{self.system} " if self.system else ""
+    def _write_opening(self, writing: _Writing, system: str | None) -> None:
+        opening = self.system if system is None else system
+        writing.write(f"{opening} " if opening else "")
+
+    def _write_answer(self, writing: _Writing, answer: Turn) -> None:
+        writing.write(" ASSISTANT:")
+        start = writing.length
+        writing.write(f" {answer.text}")
+        writing.mark(self.eos)
+        if answer.is_supervised:
+            writing.spans.append((start, writing.length))
+        writing.pair_ends.append(writing.length)
 
 
-def _question(turn: Turn) -> str:
-    """``USER: `` and the text, its images moved to the front, a line each, as ``preprocess_multimodal`` does."""
-    text = turn.text
-    places = text.count(IMAGE_PLACEHOLDER)
-    if places:
-        # LLaVA strips only turns that hold an image, and keeps one image a turn; here each image keeps its place.
-        text = (f"{IMAGE_PLACEHOLDER}\n" * places + text.replace(IMAGE_PLACEHOLDER, "").strip()).strip()
-    if not text.strip():
+class _Writing:
+    """Text that grows, with what stands where in it."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.spans: list[Span] = []
+        self.pair_ends: list[int] = []
+        self._parts: list[str] = []
+        self._marks: list[Span] = []
+
+    def write(self, text: str) -> None:
+        """Append letters that are read as letters."""
+        self._parts.append(text)
+        self.length += len(text)
+
+    def mark(self, token: str) -> None:
+        """Append a control token or the place of an image."""
+        self._marks.append((self.length, self.length + len(token)))
+        self.write(token)
+
+    def rendered(self) -> Rendered:
+        return Rendered("".join(self._parts), tuple(self.spans), tuple(self._marks), tuple(self.pair_ends))
+
+
+def count_images(turns: Sequence[Turn], num_images: Sequence[int] | None) -> list[int]:
+    """How many images each turn shows; none in an answer."""
+    if num_images is not None and len(num_images) != len(turns):
+        raise ValueError(f"num_images is for {len(num_images)} turns, and there are {len(turns)}")
+    counts = []
+    for place, turn in enumerate(turns):
+        marked = turn.text.count(IMAGE_PLACEHOLDER) if turn.role == USER else 0
+        counts.append(marked if num_images is None else num_images[place])
+        if counts[-1] > marked:
+            raise ValueError(f"turn {place} shows {counts[-1]} images and marks {marked}")
+    return counts
+
+
+def _write_question(writing: _Writing, turn: Turn, num_images: int) -> None:
+    """``USER: `` and the text; an image alone in its turn is moved to the front, as ``preprocess_multimodal`` does."""
+    pieces = turn.text.split(IMAGE_PLACEHOLDER, num_images) if num_images else [turn.text]
+    if num_images == 1:
+        # LLaVA strips only turns that hold an image, and keeps one image a turn.
+        bare = "".join(pieces).strip()
+        pieces = ["", f"\n{bare}" if bare else ""]
+    if not num_images and not turn.text.strip():
         raise BadRecord("empty_question", "a question is blank and has no image")
-    return f"USER: {text}"
+    writing.write(f"USER: {pieces[0]}")
+    for piece in pieces[1:]:
+        writing.mark(IMAGE_PLACEHOLDER)
+        writing.write(piece)
 
 
-def _render_plain(turns: tuple[Turn, ...]) -> Rendered:
+def _write_plain(writing: _Writing, turns: tuple[Turn, ...], num_images: int) -> None:
     if len(turns) != 2:
         raise BadRecord("not_plain", f"the plain template takes one image and one caption, got {len(turns)} turns")
-    places = turns[0].text.count(IMAGE_PLACEHOLDER)
-    if not places:
+    if not num_images:
         raise BadRecord("not_plain", f"the plain template needs {IMAGE_PLACEHOLDER} in the first turn")
-    opening = IMAGE_PLACEHOLDER * places
-    text = f"{opening}{turns[1].text}\n"
-    return Rendered(text, ((len(opening), len(text)),))
-
-
-_JINJA_V1 = """\
-{%- set opening = SYSTEM -%}
-{%- set turns = messages -%}
-{%- if messages and messages[0]['role'] == 'system' -%}
-{%- set opening = messages[0]['content'] -%}
-{%- if opening is not string -%}
-{%- set opening = opening | map(attribute='text') | join('\\n') -%}
-{%- endif -%}
-{%- set turns = messages[1:] -%}
-{%- endif -%}
-{%- if opening %}{{ opening + ' ' }}{% endif -%}
-{%- for message in turns -%}
-{%- if message['content'] is string -%}
-{%- set images = message['content'].count('<image>') -%}
-{%- set text = message['content'].replace('<image>', '') -%}
-{%- else -%}
-{%- set images = message['content'] | selectattr('type', 'equalto', 'image') | list | length -%}
-{%- set text = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('\\n') -%}
-{%- endif -%}
-{%- if images -%}
-{%- set text = ('<image>\\n' * images + text.strip()).strip() -%}
-{%- endif -%}
-{%- if message['role'] == 'user' -%}
-{{ 'USER: ' + text + ' ' }}
-{%- else -%}
-{{ 'ASSISTANT: ' + text + EOS }}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif -%}
-"""
-
-_JINJA_PLAIN = """\
-{%- for message in messages -%}
-{%- if message['content'] is string -%}
-{%- set images = message['content'].count('<image>') -%}
-{%- set text = message['content'].replace('<image>', '') -%}
-{%- else -%}
-{%- set images = message['content'] | selectattr('type', 'equalto', 'image') | list | length -%}
-{%- set text = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('\\n') -%}
-{%- endif -%}
-{%- if message['role'] == 'user' -%}{{ '<image>' * images }}{%- else -%}{{ text + '\\n' }}{%- endif -%}
-{%- endfor -%}
-"""
+    for _ in range(num_images):
+        writing.mark(IMAGE_PLACEHOLDER)
+    start = writing.length
+    writing.write(f"{turns[1].text}\n")
+    if turns[1].is_supervised:
+        writing.spans.append((start, writing.length))
+    writing.pair_ends.append(writing.length)
 
 
 def chat_template(template: Template) -> str:
@@ -172,9 +221,10 @@ def chat_template(template: Template) -> str:
     Turns are taken as settled: roles must alternate already.
     """
     if template.kind == "plain":
-        return _JINJA_PLAIN
+        return JINJA_PLAIN
 
     def quoted(text: str) -> str:
         return json.dumps(text, ensure_ascii=False)
 
-    return _JINJA_V1.replace("SYSTEM", quoted(template.system)).replace("EOS", quoted(template.eos))
+    # The system prompt last: it may hold the other's name.
+    return JINJA_V1.replace("EOS", quoted(template.eos)).replace("SYSTEM", quoted(template.system))

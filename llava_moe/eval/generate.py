@@ -158,7 +158,7 @@ def trained_prompts(encoder: Encoder) -> PromptWriter:
     def write(question: Question) -> np.ndarray:
         if question.system not in writers:
             writers[question.system] = with_system(encoder, question.system)
-        return writers[question.system].encode_prompt(question_turns(question))
+        return writers[question.system].encode_prompt(question_turns(question), [len(question.images)])
 
     return write
 
@@ -181,7 +181,7 @@ def with_system(encoder: Encoder, system: str | None) -> Encoder:
 
 
 def question_turns(question: Question) -> list[Turn]:
-    """The question as one user turn, a placeholder a line before the text for each image."""
+    """The question as one user turn, a placeholder a line before the text for each image; any other is text."""
     return [Turn(USER, f"{IMAGE_PLACEHOLDER}\n" * len(question.images) + question.prompt)]
 
 

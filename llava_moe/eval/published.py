@@ -190,7 +190,7 @@ class PublishedBenchmark:
             Question(
                 id=item.id,
                 images=item.images,
-                prompt=self.protocol.prefix + _write(self.wording.template, item.words),
+                prompt=self.protocol.prefix + _write(self.wording.template, item.words, bool(item.images)),
                 references=item.references,
                 domain=item.part,
                 kind=item.kind,
@@ -297,5 +297,7 @@ def _draw(items: Mapping[str, Item], limit: int, seed: int) -> dict[str, Item]:
     return {item.id: item for item in items.values() if (item.part, item.group or item.id) in chosen}
 
 
-def _write(template: str, words: Mapping[str, str]) -> str:
-    return template.format_map(words).replace(IMAGE_PLACEHOLDER, "").strip()
+def _write(template: str, words: Mapping[str, str], has_images: bool) -> str:
+    text = template.format_map(words)
+    # Published files mark their images so; a question without one speaks of the word.
+    return (text.replace(IMAGE_PLACEHOLDER, "") if has_images else text).strip()

@@ -58,7 +58,7 @@ class Card:
         parts = [
             self._front(),
             f"# {self.name}\n\n{self._what()}",
-            f"## Load\n\n```python\n{self._code(final)}```",
+            f"## Load\n\n```python\n{self._code(final)}```\n\n{PARSED}",
             f"## Base\n\n{self.base}",
             f"## Adapter\n\n{self._adapter()}",
             f"## Data\n\n{self._data()}",
@@ -146,6 +146,10 @@ class Card:
         return held + "\n\n".join(self.scores)
 
 
+PARSED = (
+    "The processor reads `<image>`, `</s>` and other control tokens wherever they stand, also in what a person typed; "
+    "here they were trained as text there. Take them out of questions before you pass these on."
+)
 LICENCES = (
     "This export grants no rights of its own. The weights derive from the base above and from the data above: the "
     "licences of both apply, and a base such as Vicuna passes on the terms of the model that it was made from. Read "

@@ -124,7 +124,7 @@ class Replies:
         return answers
 
     def _write_prompt(self, question: Question) -> np.ndarray:
-        return self.assembled.encoder.encode_prompt(turns_of(question))
+        return self.assembled.encoder.encode_prompt(turns_of(question), [len(question.images)])
 
 
 def turns_of(question: Question) -> list[Turn]:

@@ -54,8 +54,12 @@ def answer_likelihood(
     model, encoder, attached = assembled.model, assembled.encoder, assembled.attached
     positions = int(model.config.get_text_config().max_position_embeddings)
     whole = replace(encoder, max_length=positions, over_length="drop")
+    conversation = Conversation(name, images, (*turns, Turn(ASSISTANT, answer.strip())), "", "")
     try:
-        example = whole.encode(Conversation(name, images, (*turns, Turn(ASSISTANT, answer.strip())), "", ""), None, 0)
+        # No record: what marks no image is text.
+        rendered = whole.template.render(conversation, [len(images), 0])
+        text = whole.finish(rendered, whole.encode_texts([rendered])[0])
+        example = whole.with_pixels(text, conversation, None, 0)
     except BadRecord as error:
         raise UserError(f"{name}: {error}; leave the question out or shorten it") from error
     row = collate([example], [0], None, encoder.pad_token_id).to(next(model.parameters()).device)

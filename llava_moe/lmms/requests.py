@@ -64,8 +64,8 @@ def read_generation_kwargs(given: Mapping[str, Any], seed: int = 0) -> Asked:
 def read_question(name: str, context: str, visuals: Sequence[Any] | None, asked: Asked) -> Question:
     """The question of one request.
 
-    ``<image>`` marks in the text are kept where every image has one, and dropped where it has none; else the images
-    come before the text, as they do in training.
+    ``<image>`` marks in the text are kept where every image has one; where there is no image they are text; else the
+    images come before the text, as they do in training.
 
     Args:
         name: what tells it from all others; the seed of a sampled answer depends on it.
@@ -77,10 +77,7 @@ def read_question(name: str, context: str, visuals: Sequence[Any] | None, asked:
     """
     images = tuple(encode_image(visual, name) for visual in visuals or ())
     num_marks = context.count(IMAGE_PLACEHOLDER)
-    if not images:
-        # A text that speaks of the mark: nothing could stand there.
-        context = context.replace(IMAGE_PLACEHOLDER, "")
-    elif num_marks not in (0, len(images)):
+    if images and num_marks not in (0, len(images)):
         raise UserError(
             f"{name}: {num_marks} {IMAGE_PLACEHOLDER} in its text and {len(images)} images; mend the task, or leave "
             "the marks out: images then come first"

@@ -11,6 +11,7 @@ from itertools import accumulate, pairwise
 from tokenizers import Tokenizer
 
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER
+from llava_moe.data.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,16 @@ class TextTokenizer:
         """Tokens of each record: the sum over its turns' texts.
 
         Neither begin and end tokens, nor the template's words, nor the places of images are counted: these depend on
-        the stage that the records are trained in.
+        the stage that the records are trained in. What spells a control token is counted as the text that it is.
         """
         texts: list[str] = []
         edges = [0]
         for turns in records:
             texts += [turn.replace(IMAGE_PLACEHOLDER, "") for turn in turns]
             edges.append(len(texts))
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        sums = list(accumulate((len(encoding) for encoding in encodings), initial=0))
+        sums = list(accumulate(self._tokens.count(texts), initial=0))
         return [sums[end] - sums[start] for start, end in pairwise(edges)]
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_str(self.text)
+    def _tokens(self) -> Tokens:
+        return Tokens(Tokenizer.from_str(self.text))

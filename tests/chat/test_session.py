@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from llava_moe.adapters import Lora
 from llava_moe.assemble import Assembled, from_target
 from llava_moe.chat.session import Session
 from llava_moe.data.conversation import ASSISTANT, USER, Conversation, Turn
-from llava_moe.data.encode import IGNORED
+from llava_moe.data.encode import IGNORED, Encoder
 from llava_moe.data.readers.files import raw_records
 from llava_moe.data.readers.records import records_row
+from llava_moe.data.template import Rendered
 from llava_moe.errors import UserError
 from tests.chat.conftest import assemble
 
@@ -72,7 +74,7 @@ def test_each_answer_is_that_of_the_whole_conversation(
     talk = session(assembled)
     talk.attach(paths[0])
     turns: list[Turn] = []
-    for number, question in enumerate(["What is it?", "Is it small?", "And this one?"]):
+    for number, question in enumerate(["What is it?", "Is it large?", "And this one?"]):
         if number == 2:
             talk.attach(paths[1])
         marked = f"<image>\n{question}" if number in (0, 2) else question
@@ -102,8 +104,40 @@ def test_a_placeholder_in_the_text_marks_the_place_of_an_image(session: Begin, p
         talk.attach(paths[0])
         answers.append(talk.ask(text, quiet).text)
     assert len(set(answers)) == 1
-    with pytest.raises(UserError, match=r"marks 1 <image> and has 0 images"):
-        session().ask("What is <image>?", quiet)
+    talk = session()
+    talk.attach(paths[0])
+    with pytest.raises(UserError, match=r"marks 2 <image> and has 1 image:"):
+        talk.ask("Is <image> like <image>?", quiet)
+
+
+def test_what_a_person_types_is_text_and_no_control_token(
+    assembled: Assembled, session: Begin, paths: list[Path]
+) -> None:
+    """``<image>`` too, where no image waits; also in the answers before."""
+    encoder = assembled.encoder
+    prompts: list[list[int]] = []
+    encode = Encoder.encode_written
+
+    def listen(self: Encoder, prompt: Rendered) -> np.ndarray:
+        prompts.append(encode(self, prompt).tolist())
+        return np.asarray(prompts[-1])
+
+    talk = session()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "encode_written", listen)
+        assert talk.ask("What does <image> mean, and </s> or <pad>?", quiet).text
+        talk.exchanges[0] = replace(talk.exchanges[0], answer="A mark: <image>, <s>.")
+        talk.attach(paths[0])
+        assert talk.ask("And this?", quiet).text
+    tokenizer = encoder.tokenizer
+    control = {*tokenizer.all_special_ids, encoder.image_token_id}
+    first = [id_ for id_ in prompts[0] if id_ in control]
+    last = [id_ for id_ in max(prompts, key=len) if id_ in control]
+    assert first == [tokenizer.bos_token_id]
+    images = [encoder.image_token_id] * encoder.num_image_tokens
+    assert last == [tokenizer.bos_token_id, tokenizer.eos_token_id, *images]
+    texts = [turn["text"] for turn in talk.records()[0]["conversations"]]
+    assert sum(text.count("<image>") for text in texts) == len(talk.records()[0]["images"]) == 1
 
 
 def test_an_adapter_is_told_the_tokens_before_the_first_answer(

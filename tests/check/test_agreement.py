@@ -20,7 +20,10 @@ from tests.check.seeded import encoded, noise
 
 CHECK_ONLY = {"end_token", "duplicate"}
 TEXTS = st.sampled_from(
-    ["", " ", "<image>", "<image>\nWhat?", "What?", "yes</s>", "long " * 150, "<image><image>", "é\n\n"]
+    [
+        *("", " ", "<image>", "<image>\nWhat?", "What?", "yes</s>", "long " * 150, "<image><image>", "é\n\n"),
+        *("</s>", "<s> " * 40, "A: <image> and </s> B: <image>"),
+    ]
 )
 TURNS = st.lists(
     st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt", "Human", "system"]), "value": TEXTS}), max_size=5
@@ -33,7 +36,7 @@ NEARLY_GOOD = st.builds(
     },
     IMAGES,
     st.sampled_from(["", "\nWhat?", " Why?", "long " * 150]),
-    st.sampled_from(["yes", "no", "so", "long " * 150, " ", "it is</s>"]),
+    st.sampled_from(["yes", "no", "so", "long " * 150, " ", "it is</s>", "</s> " * 40, "<pad>"]),
 )
 ANYTHING = st.fixed_dictionaries(
     {"conversations": st.one_of(TURNS, TURNS, TURNS, st.none(), st.just("text"))},

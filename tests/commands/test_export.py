@@ -147,6 +147,7 @@ def test_mixture_held_constant_prints_what_it_costs(
     assert abs(held - routed - cost) < 2e-4 and held != routed
     assert "no held-out split" in out  # one's own data has none, and that is said
     card = (tmp_path / "it" / "README.md").read_text()
+    assert "The processor reads `<image>`, `</s>` and other control tokens wherever they stand" in card
     assert row[0] in card and "held constant" in card
 
 

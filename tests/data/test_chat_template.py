@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.conversation import ASSISTANT, USER, BadRecord, Conversation, Turn
 from llava_moe.data.template import Template, chat_template
+from llava_moe.data.tokens import Tokens
 from llava_moe.errors import UserError
 from llava_moe.model.build import extend_tokenizer
 
@@ -90,3 +91,52 @@ def test_a_template_that_fails_or_leaves_something_out_is_told(source: str, toke
     template = ChatTemplate(tokenizer, source, "a/folder")
     with pytest.raises(UserError, match="the chat template of a/folder does not take a question with its images"):
         template.check()
+
+
+OF_ITS_OWN = (
+    "{{ bos_token }}{% for message in messages %}{{ message['role'] | upper + ': ' }}"
+    "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}{% for part in message['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] | trim }}{% endfor %}{% endif %}{{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+SPELLED = ["Is it red?", "a </s> b <s> <pad> <unk>", "<image> and </s><image>", "</s>", "\U000f0000</s>\U000f0001"]
+    "Is it red?",
+    "a </s> b <s> <pad> <unk>",
+    "<image> and </s><image>",
+    "</s>",
+    "\U000f0000</s>\U000f0001",
+    "</s",
+]
+
+
+@pytest.mark.parametrize("text", SPELLED)
+@pytest.mark.parametrize("num_images", [0, 1, 2])
+def test_only_the_templates_own_control_tokens_are_control_tokens(
+    tokenizer: PreTrainedTokenizerBase, text: str, num_images: int
+) -> None:
+    template = ChatTemplate(tokenizer, OF_ITS_OWN, "here", system="Be </s> brief.")
+    turn = Turn(USER, "<image>\n" * num_images + text)
+    rendered = template.render_prompt([turn], [num_images])
+    assert rendered.text == f"SYSTEM: Be </s> brief.</s>USER: {'<image>' * num_images}{text}</s>ASSISTANT:"
+    ids = Tokens(tokenizer.backend_tokenizer).encode([rendered])[0].ids
+    control = {*tokenizer.all_special_ids, tokenizer.convert_tokens_to_ids("<image>")}
+    images = [tokenizer.convert_tokens_to_ids("<image>")] * num_images
+    assert [number for number in ids if number in control] == [tokenizer.eos_token_id, *images, tokenizer.eos_token_id]
+
+
+def test_a_spelled_end_token_in_an_answer_ends_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
+    turns = (Turn(USER, "Write </s>"), Turn(ASSISTANT, "It is </s> here"))
+    rendered = ChatTemplate(tokenizer, OF_ITS_OWN, "here").render(Conversation("a", (), turns, "", ""))
+    assert [rendered.text[start:end] for start, end in rendered.spans] == [" It is </s> here</s>"]
+    assert [rendered.text[start:end] for start, end in rendered.marks or ()] == ["</s>", "</s>"]
+
+
+def test_a_records_own_system_text_and_loss_flags_count(tokenizer: PreTrainedTokenizerBase) -> None:
+    template = ChatTemplate(tokenizer, OF_ITS_OWN, "here", system="Of the run.")
+    turns = (Turn(USER, "a"), Turn(ASSISTANT, "b", is_supervised=False), Turn(USER, "c"), Turn(ASSISTANT, "d"))
+    rendered = template.render(Conversation("a", (), turns, "", "", system="Of the record."))
+    assert rendered.text.startswith("SYSTEM: Of the record.</s>")
+    assert [rendered.text[start:end] for start, end in rendered.spans] == [" d</s>"]
+    assert len(rendered.ends) == 2
+    with pytest.raises(BadRecord, match="nothing_supervised"):
+        template.render(Conversation("a", (), turns[:2], "", ""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,9 +34,59 @@ def test_without_a_system_sentence_the_text_begins_with_user() -> None:
     assert Template(system="").render(conversation("what", "a cat")).text == "USER: what ASSISTANT: a cat</s>"
 
 
-def test_several_images_of_a_turn_stand_before_it_a_line_each() -> None:
-    text = Template(system="").render(conversation("<image> and <image>\nalike ?", "no")).text
-    assert text == "USER: <image>\n<image>\nand \nalike ? ASSISTANT: no</s>"
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("Is A <image> like it ?\n", "<image>\nIs A  like it ?"),
+        ("A: <image> and B: <image>. Which ? ", "A: <image> and B: <image>. Which ? "),
+        (" <image><image>\n<image>  ", " <image><image>\n<image>  "),
+        ("<image>\n<image>\nalike ?", "<image>\n<image>\nalike ?"),
+    ],
+)
+def test_one_image_moves_to_the_front_of_its_turn_and_several_stay_where_they_stand(written: str, shown: str) -> None:
+    rendered = Template(system="").render(conversation(written, "no", "and this <image> ?", "yes"))
+    assert rendered.text == f"USER: {shown} ASSISTANT: no</s>USER: <image>\nand this  ? ASSISTANT: yes</s>"
+    marked = [rendered.text[start:end] for start, end in rendered.marks]
+    assert marked == ["<image>"] * written.count("<image>") + ["</s>", "<image>", "</s>"]
+
+
+def test_a_conversations_own_system_prompt_stands_in_place_of_the_templates() -> None:
+    whole = replace(conversation("what", "a cat"), system="Answer in </s> one word.")
+    rendered = Template().render(whole)
+    assert rendered.text == "Answer in </s> one word. USER: what ASSISTANT: a cat</s>"
+    assert rendered.marks == ((len(rendered.text) - 4, len(rendered.text)),)
+    assert Template().render(replace(whole, system="")).text == "USER: what ASSISTANT: a cat</s>"
+    shown = replace(conversation("<image>", "a cat"), system="Answer in one word.")
+    assert Template("plain").render(shown).text == "<image>a cat\n"
+
+
+def test_an_answer_that_is_not_supervised_has_no_span() -> None:
+    whole = conversation("one ?", "draft", "two ?", "good", "three ?", "draft")
+    turns = [replace(turn, is_supervised=turn.text != "draft") for turn in whole.turns]
+    rendered = Template().render(replace(whole, turns=tuple(turns)))
+    assert rendered.text == Template().render(whole).text
+    assert [rendered.text[start:end] for start, end in rendered.spans] == [" good</s>"]
+    assert rendered.ends == tuple(end for _, end in Template().render(whole).spans)
+
+
+@pytest.mark.parametrize("kind", ["v1", "plain"])
+def test_a_conversation_that_teaches_nothing_is_a_bad_record(kind: str) -> None:
+    with pytest.raises(BadRecord, match="nothing_supervised"):
+        Template(kind).render(
+            replace(conversation(), turns=(Turn(Q, "<image>"), Turn(A, "a cat", is_supervised=False)))
+        )
+
+
+def test_a_prompt_shows_as_many_images_as_it_is_told_and_the_rest_is_text() -> None:
+    turns = [Turn(Q, "what is <image> ?"), Turn(A, "the word <image>"), Turn(Q, "<image>\nand <image> ?")]
+    rendered = Template(system="").render_prompt(turns, [0, 0, 1])
+    assert rendered.text == (
+        "USER: what is <image> ? ASSISTANT: the word <image></s>USER: <image>\nand <image> ? ASSISTANT:"
+    )
+    assert [rendered.text[start:end] for start, end in rendered.marks] == ["</s>", "<image>"]
+    assert rendered.marks[1][0] == rendered.text.index("\nand") - len("<image>") and rendered.spans == ()
+    with pytest.raises(ValueError, match="shows 2 images and marks 1"):
+        Template().render_prompt(turns[:1], [2])
 
 
 def test_an_image_alone_is_a_question() -> None:
@@ -78,11 +130,12 @@ def test_a_prompt_that_ends_with_an_answer_is_refused() -> None:
 
 
 messages = st.text(st.sampled_from("ab {}%'\"\\\n\té🙂")).filter(str.strip)
-questions = st.tuples(messages, st.integers(0, 2)).map(lambda drawn: drawn[0] + "<image>" * drawn[1])
+questions = st.lists(messages, min_size=1, max_size=4).map("<image>".join)
 
 
 @given(
-    st.lists(st.tuples(questions, messages), min_size=1, max_size=3), st.sampled_from([VICUNA_V1_SYSTEM, "", 'a "b"'])
+    st.lists(st.tuples(questions, messages), min_size=1, max_size=3),
+    st.sampled_from([VICUNA_V1_SYSTEM, "", 'a "b" EOS SYSTEM']),
 )
 def test_the_jinja_template_writes_the_same_text(
     tokenizer: PreTrainedTokenizerBase, rounds: list[tuple[str, str]], system: str
@@ -95,6 +148,8 @@ def test_the_jinja_template_writes_the_same_text(
         return tokenizer.apply_chat_template(turns, chat_template=chat_template(template), tokenize=False, **more)
 
     assert jinja(chat) == template.render(whole).text
+    own = [{"role": "system", "content": "Be brief."}, *chat]
+    assert jinja(own) == template.render(replace(whole, system="Be brief.")).text
     assert jinja(chat[:-1], add_generation_prompt=True) == template.prompt(whole.turns[:-1])
 
 
@@ -107,3 +162,19 @@ def test_the_jinja_template_takes_contents_in_parts(tokenizer: PreTrainedTokeniz
     ]
     written = tokenizer.apply_chat_template(parts, chat_template=chat_template(template), tokenize=False)
     assert written == template.render(conversation("what ?<image>", "a cat")).text
+
+
+@pytest.mark.parametrize("kind", ["v1", "plain"])
+def test_the_jinja_template_keeps_several_images_of_a_list_of_parts_where_they_stand(
+    tokenizer: PreTrainedTokenizerBase, kind: str
+) -> None:
+    image = {"type": "image"}
+    told = [{"type": "text", "text": text} for text in ("Picture A:", "and picture B:", "Which is blue ?")]
+    parts = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": Q, "content": [told[0], image, told[1], image, told[2]]},
+        {"role": A, "content": [{"type": "text", "text": "<image> is a word"}]},
+    ]
+    written = tokenizer.apply_chat_template(parts, chat_template=chat_template(Template(kind)), tokenize=False)
+    turns = ("Picture A:\n<image>\nand picture B:\n<image>\nWhich is blue ?", "<image> is a word")
+    assert written == Template(kind).render(replace(conversation(*turns), system="Be brief.")).text

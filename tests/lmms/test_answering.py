@@ -104,6 +104,16 @@ def test_images_stand_where_the_task_marks_them(replies: Replies) -> None:
     assert turns_of(within) == [Turn(USER, "Is <image> red?")]
 
 
+def test_control_tokens_that_a_task_spells_are_text(assembled: Assembled, replies: Replies) -> None:
+    """Marks of images too, where the question has none; in the answer always."""
+    tokenizer = assembled.encoder.tokenizer
+    asked = replace(question(0), images=(), prompt="What is <image>, and </s>?")
+    ids = replies._write_prompt(asked).tolist()
+    assert [id_ for id_ in ids if id_ in (*tokenizer.all_special_ids, assembled.encoder.image_token_id)] == [1]
+    found = answer_likelihood(assembled, "q", (), turns_of(asked), "a <image> mark </s>")
+    assert found.num_tokens > 6
+
+
 def test_rounds_are_written_by_the_task_from_the_answers_before(replies: Replies) -> None:
     heard: list[tuple[int, list[str], Any]] = []
 

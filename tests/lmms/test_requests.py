@@ -52,10 +52,10 @@ def test_an_image_reaches_the_model_with_the_pixels_that_a_file_of_it_would_give
     assert np.array_equal(np.asarray(open_image(encode_image(image, "q"))), np.asarray(expected))
 
 
-def test_a_text_alone_has_no_image_and_no_mark() -> None:
+def test_a_text_alone_has_no_image_and_its_marks_are_words() -> None:
     for visuals in (None, []):
         question = read_question("t/test/0", "What does <image> mean?", visuals, GREEDY)
-        assert question.images == () and question.prompt == "What does  mean?"
+        assert question.images == () and question.prompt == "What does <image> mean?"
 
 
 def test_marks_stay_where_every_image_has_one() -> None:
