@@ -24,7 +24,7 @@ class Tokens:
     the control tokens under names that the text does not hold. The marks are written by these names, and what people
     wrote is tokenized as the letters that it is.
 
-    A control token is an added token that is special, or that is written in angle brackets.
+    A control token is an added token that is special, or one in angle brackets that stands behind the vocabulary.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
@@ -105,7 +105,13 @@ class Tokens:
 def control_tokens(backend: Tokenizer) -> dict[str, int]:
     """The spellings of a tokenizer's control tokens, ``<image>`` among them, with their ids."""
     added = backend.get_added_tokens_decoder()
-    return {token.content: number for number, token in added.items() if token.special or _MARK.fullmatch(token.content)}
+    # SentencePiece's user-defined symbols are text, and part of the vocabulary.
+    own = backend.get_vocab(with_added_tokens=False)
+    return {
+        token.content: number
+        for number, token in added.items()
+        if token.special or (_MARK.fullmatch(token.content) and token.content not in own)
+    }
 
 
 def shield_names(control: dict[str, int], letters: int) -> dict[str, str]:

@@ -31,6 +31,7 @@ from transformers import (
 from llava_moe.errors import UserError
 from llava_moe.model.image_processor import ImageMode, ImageProcessor, read_image_processor
 from llava_moe.model.kinds import check_llava, num_image_tokens, refuse_other_kind
+from llava_moe.model.sentence_pieces import find_bare_model, load_bare
 
 EMBEDDED = "embedded:"
 ConfigKind = TypeVar("ConfigKind", LlamaConfig, CLIPVisionConfig)
@@ -301,14 +302,21 @@ def llava_config(
 
 
 def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
-    """Load a fast tokenizer that puts ``<s>`` in front, with ``<image>`` and ``<pad>`` added."""
+    """Load a fast tokenizer that puts ``<s>`` in front, with ``<image>`` and ``<pad>`` added.
+
+    Raises:
+        UserError: it is not there, is not of Llama's kind, or is a bare SentencePiece model that cannot be followed.
+    """
+    path = resolve(reference)
+    if (bare := find_bare_model(path)) is not None:
+        return extend_tokenizer(load_bare(bare, path, reference))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(reference), use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
     except (OSError, ValueError) as error:
         raise UserError(f"tokenizer {reference} cannot be loaded: {_first_line(error)}") from error
     if tokenizer("a").input_ids[0] != tokenizer.bos_token_id:
         # transformers 5 builds sentencepiece Llama tokenizers without <s> unless told.
-        tokenizer = AutoTokenizer.from_pretrained(resolve(reference), use_fast=True, add_bos_token=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, add_bos_token=True)
     if tokenizer("a").input_ids[0] != tokenizer.bos_token_id or tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {reference} has no <s> or </s>: a Llama-style tokenizer is needed")
     return extend_tokenizer(tokenizer)

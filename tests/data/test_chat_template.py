@@ -100,13 +100,6 @@ OF_ITS_OWN = (
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 SPELLED = ["Is it red?", "a </s> b <s> <pad> <unk>", "<image> and </s><image>", "</s>", "\U000f0000</s>\U000f0001"]
-    "Is it red?",
-    "a </s> b <s> <pad> <unk>",
-    "<image> and </s><image>",
-    "</s>",
-    "\U000f0000</s>\U000f0001",
-    "</s",
-]
 
 
 @pytest.mark.parametrize("text", SPELLED)
