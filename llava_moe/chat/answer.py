@@ -17,6 +17,7 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 from transformers.generation.streamers import BaseStreamer
 
 from llava_moe.data.encode import Encoder
+from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.errors import UserError
 from llava_moe.eval.generate import answering, decode_answer, greedy, prompt_inputs
 
@@ -44,9 +45,9 @@ class Decoding:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
 
-    def config(self, encoder: Encoder, max_new_tokens: int) -> GenerationConfig:
+    def config(self, encoder: Encoder, max_new_tokens: int, end_tokens: Sequence[int] = ()) -> GenerationConfig:
         """The settings of one call of ``generate``; the repetition penalty is not among them."""
-        config = greedy(encoder, max_new_tokens)
+        config = greedy(encoder, max_new_tokens, end_tokens)
         if self.temperature > 0:
             # top_k is written out: transformers would keep 50 tokens.
             config.update(do_sample=True, temperature=float(self.temperature), top_p=float(self.top_p), top_k=0)
@@ -57,7 +58,7 @@ class Decoding:
 class Answer:
     """The text, outer blanks stripped, and what ended it.
 
-    ``end``: the end token; ``limit``: ``max_new_tokens``; ``positions``: the model has no more of them;
+    ``end``: one of the model's end tokens; ``limit``: ``max_new_tokens``; ``positions``: the model has no more of them;
     ``interrupted``: Ctrl-C.
     """
 
@@ -91,11 +92,12 @@ def generate_answer(
             "take the last question back, or begin a new conversation"
         )
     limit = min(decoding.max_new_tokens, room)
-    flow = TextFlow(encoder, on_text)
+    end_tokens = end_token_ids(model, encoder.tokenizer)
+    flow = TextFlow(encoder, on_text, end_tokens)
     inputs = prompt_inputs(model, encoder, [prompt_T], pixels)
     # transformers' own setting would also punish the words of the question.
     penalty = RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty), prompt_ignore_length=len(prompt_T))
-    arguments: dict[str, Any] = {"generation_config": decoding.config(encoder, limit), "streamer": flow}
+    arguments: dict[str, Any] = {"generation_config": decoding.config(encoder, limit, end_tokens), "streamer": flow}
     if decoding.repetition_penalty != 1:
         arguments["logits_processor"] = [penalty]
     try:
@@ -109,7 +111,7 @@ def generate_answer(
     except KeyboardInterrupt:
         flow.end()
         return Answer(flow.text, "interrupted")
-    if flow.tokens[-1:] == [encoder.tokenizer.eos_token_id]:
+    if flow.tokens and flow.tokens[-1] in end_tokens:
         return Answer(flow.text, "end")
     return Answer(flow.text, "limit" if decoding.max_new_tokens <= room else "positions")
 
@@ -125,10 +127,10 @@ class TextFlow(BaseStreamer):
         text: the answer so far, outer blanks stripped.
     """
 
-    def __init__(self, encoder: Encoder, on_text: OnText) -> None:
+    def __init__(self, encoder: Encoder, on_text: OnText, end_tokens: Sequence[int] = ()) -> None:
         self.tokens: list[int] = []
         self.text = ""
-        self._encoder, self._on_text = encoder, on_text
+        self._encoder, self._on_text, self._end_tokens = encoder, on_text, end_tokens
         self._passed_on = ""
         self._has_prompt = False
 
@@ -138,7 +140,7 @@ class TextFlow(BaseStreamer):
             self._has_prompt = True
             return
         self.tokens += value.flatten().tolist()
-        self.text = decode_answer(self._encoder, self.tokens)
+        self.text = decode_answer(self._encoder, self.tokens, end_tokens=self._end_tokens)
         settled = self.text.rstrip(INCOMPLETE)
         if self._is_written_out(self.tokens[-1]) and settled.startswith(self._passed_on):
             self._pass_on(settled)

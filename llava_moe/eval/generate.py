@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, BadRecord, Turn
 from llava_moe.data.encode import Encoder
+from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.data.images import open_image
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
@@ -101,10 +102,10 @@ def iterate_answers(
 ) -> Iterator[list[Generated]]:
     """Answers, one batch at a time, the longest prompts first so that memory runs out early or not at all.
 
-    Every question is one user turn with its images in front. Decoding stops at the end of sequence, at the question's
-    own ``max_new_tokens`` or where the model's positions end, so an answer does not depend on its batch (up to the
-    rounding of batched matrix products); a sampled one neither. The batches themselves do not depend on the number of
-    processes.
+    Every question is one user turn with its images in front. Decoding stops at any of the model's end tokens, at the
+    question's own ``max_new_tokens`` or where the model's positions end, so an answer does not depend on its batch (up
+    to the rounding of batched matrix products); a sampled one neither. The batches themselves do not depend on the
+    number of processes.
 
     Args:
         model: a LLaVA model, adapters attached; put into eval mode while it answers and back after each batch.
@@ -211,8 +212,9 @@ def _answer_batch(
         for question, prompt in zip(questions, prompts, strict=True)
     ]
     num_prompt_tokens = inputs["input_ids"].shape[1]
+    end_tokens = end_token_ids(model, encoder.tokenizer)
     arguments: dict[str, Any] = {
-        "generation_config": greedy(encoder, max(limits)),
+        "generation_config": greedy(encoder, max(limits), end_tokens),
         "logits_processor": logits_processors(decoding, [question.id for question in questions], num_prompt_tokens),
     }
     if decoding.stop:
@@ -225,7 +227,7 @@ def _answer_batch(
         sequences_BT = cast(Any, model).generate(**inputs, **arguments)
     answers_BT = sequences_BT[:, num_prompt_tokens:].tolist()
     return [
-        decode_answer(encoder, answer_T[:limit], decoding.stop)
+        decode_answer(encoder, answer_T[:limit], decoding.stop, end_tokens)
         for answer_T, limit in zip(answers_BT, limits, strict=True)
     ]
 
@@ -252,8 +254,8 @@ def prompt_inputs(
     return inputs
 
 
-def greedy(encoder: Encoder, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding to the tokenizer's end token."""
+def greedy(encoder: Encoder, max_new_tokens: int, end_tokens: Sequence[int] = ()) -> GenerationConfig:
+    """Greedy decoding to one of the end tokens; none named: to the tokenizer's."""
     # Written out in full: what is left unset is taken from the model's own file, and Vicuna's samples.
     return GenerationConfig(
         do_sample=False,
@@ -263,7 +265,7 @@ def greedy(encoder: Encoder, max_new_tokens: int) -> GenerationConfig:
         repetition_penalty=1.0,
         use_cache=True,
         max_new_tokens=max_new_tokens,
-        eos_token_id=encoder.tokenizer.eos_token_id,
+        eos_token_id=list(end_tokens) or encoder.tokenizer.eos_token_id,
         pad_token_id=encoder.pad_token_id,
     )
 
@@ -285,10 +287,14 @@ def _open_images(question: Question, image_root: str | None) -> list[Image.Image
         raise UserError(f"question {question.id}: {error}; mend the image or leave the question out") from error
 
 
-def decode_answer(encoder: Encoder, tokens: list[int], stop: Sequence[str] = ()) -> str:
-    """The text of an answer's tokens up to the end token or the first stop string, outer blanks stripped."""
-    eos_token_id = encoder.tokenizer.eos_token_id
-    kept = tokens[: tokens.index(eos_token_id)] if eos_token_id in tokens else tokens
+def decode_answer(encoder: Encoder, tokens: list[int], stop: Sequence[str] = (), end_tokens: Sequence[int] = ()) -> str:
+    """The text of an answer's tokens up to the first end token or stop string, outer blanks stripped.
+
+    Args:
+        end_tokens: none named: the tokenizer's.
+    """
+    ends = end_tokens or (encoder.tokenizer.eos_token_id,)
+    kept = tokens[: next((place for place, token in enumerate(tokens) if token in ends), len(tokens))]
     return cut_at_stop(str(encoder.tokenizer.decode(kept, skip_special_tokens=True)), stop).strip()
 
 

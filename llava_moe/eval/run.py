@@ -14,6 +14,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
 from llava_moe.data.encode import Encoder
+from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.data.images import find_image
 from llava_moe.data.pages import split_page
 from llava_moe.data.readers.content import hash_of
@@ -295,18 +296,19 @@ def answerer_fingerprint(model: torch.nn.Module, encoder: Encoder) -> str:
     backend.no_truncation()
     backend.no_padding()
     told = [f"{one.name}={getattr(encoder, one.name)!r}" for one in fields(encoder) if one.name != "tokenizer"]
-    digest = hashlib.sha256(f"{model_fingerprint(model)}|{'|'.join(told)}|".encode())
+    end_tokens = end_token_ids(model, encoder.tokenizer)
+    digest = hashlib.sha256(f"{model_fingerprint(model, end_tokens)}|{'|'.join(told)}|".encode())
     digest.update(backend.to_str().encode())
     return digest.hexdigest()[:16]
 
 
-def model_fingerprint(model: torch.nn.Module) -> str:
-    """16 hex digits over every tensor's name, shape, type and values.
+def model_fingerprint(model: torch.nn.Module, end_tokens: Sequence[int] = ()) -> str:
+    """16 hex digits over every tensor's name, shape, type and values, and the end tokens where there are several.
 
     Of a tensor with more than 4,096 values, as many enter as they are, at even distance, and all by a sum of their bits
     weighted by place, modulo 2**64: no single value can change unseen, and it is cheap for 7 B parameters.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"ends {tuple(end_tokens)}".encode() if len(end_tokens) > 1 else b"")
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}".encode())
         flat = tensor.detach().reshape(-1)

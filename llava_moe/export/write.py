@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_moe.assemble import PROJECTOR, Assembled
+from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.export.experts import expert_parts, write_expert
 from llava_moe.export.merge import fold
 from llava_moe.export.mixing import Mixings, expert_names, held, one_expert, silenced
@@ -146,10 +147,11 @@ def write_model(
     before: Any = model.dtype
     device = next(model.parameters()).device
     generation, text = model.generation_config, cast(Any, model.config.text_config)
+    end_tokens = end_token_ids(model, processor.tokenizer)
     # Vicuna's own file asks for sampling without saying so, and transformers refuses to write it.
     model.generation_config = GenerationConfig(
         bos_token_id=generation.bos_token_id,
-        eos_token_id=processor.tokenizer.eos_token_id,
+        eos_token_id=list(end_tokens) if len(end_tokens) > 1 else processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
     # Packed rows need it off (see model/build.py); whoever generates wants it on.

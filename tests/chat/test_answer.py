@@ -95,6 +95,25 @@ def test_an_answer_says_what_ended_it(assembled: Assembled, tmp_path: Path) -> N
         head.forward = kept
 
 
+def test_an_answer_ends_at_any_of_the_models_end_tokens(assembled: Assembled) -> None:
+    pieces: list[str] = []
+    whole = ask(assembled, max_new_tokens=20)
+    tokens = assembled.model.generate(
+        torch.from_numpy(assembled.encoder.encode_prompt([Turn(USER, "What is it?")]))[None],
+        max_new_tokens=20,
+        do_sample=False,
+    )[0, -20:].tolist()
+    generation = assembled.model.generation_config
+    generation.eos_token_id = [assembled.encoder.tokenizer.eos_token_id, tokens[6]]
+    try:
+        cut = ask(assembled, on_text=pieces.append, max_new_tokens=20)
+    finally:
+        generation.eos_token_id = assembled.encoder.tokenizer.eos_token_id
+    kept = tokens[: tokens.index(tokens[6])]
+    assert cut == Answer(assembled.encoder.tokenizer.decode(kept).strip(), "end")
+    assert "".join(pieces) == cut.text != whole.text
+
+
 def test_an_answer_ends_with_the_models_positions(assembled: Assembled) -> None:
     prompt = assembled.encoder.encode_prompt([Turn(USER, "red")])
     filled = np.concatenate([prompt, np.full(250 - len(prompt), prompt[-1])])

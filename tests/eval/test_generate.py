@@ -37,6 +37,11 @@ def make_questions(count: int = 11) -> list[Question]:
 
 def greedy_alone(model, encoder, question: Question) -> str:
     """The reference: no cache, no padding, one forward pass a token over the whole sequence."""
+    answer = greedy_tokens(model, encoder, question, [encoder.tokenizer.eos_token_id])
+    return encoder.tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def greedy_tokens(model, encoder, question: Question, ends: list[int]) -> list[int]:
     tokens = list(encoder.encode_prompt(question_turns(question)))
     images = [Image.open(io.BytesIO(image)).convert("RGB") for image in question.images]
     pixels = None
@@ -48,10 +53,10 @@ def greedy_alone(model, encoder, question: Question) -> str:
             input_ids = torch.tensor([tokens + answer])
             logits = model(input_ids=input_ids, pixel_values=pixels, use_cache=False).logits
         token = int(logits[0, -1].argmax())
-        if token == encoder.tokenizer.eos_token_id:
+        if token in ends:
             break
         answer.append(token)
-    return encoder.tokenizer.decode(answer, skip_special_tokens=True).strip()
+    return answer
 
 
 def test_answers_equal_greedy_decoding_alone_without_a_cache(tiny_llava, encoder) -> None:
@@ -102,6 +107,36 @@ def test_decoding_stops_at_the_end_of_sequence(tiny_llava, encoder) -> None:
     finally:
         head.forward = kept
     assert long_answer != ""
+
+
+@pytest.mark.parametrize("place", ["generation_config", "config", "text_config"])
+@pytest.mark.parametrize("shares_prefix", [False, True])
+def test_decoding_stops_at_any_of_several_end_tokens(tiny_llava, encoder, place: str, shares_prefix: bool) -> None:
+    image = random_png(1)
+    asked = [
+        dataclasses.replace(question, images=(image,), max_new_tokens=12, prompt=f"What is {number}?")
+        for number, question in enumerate(make_questions(4))
+    ]
+
+    def ask() -> list[str]:
+        batches = iterate_answers(tiny_llava, encoder, asked, batch_size=4, shares_prefix=shares_prefix)
+        return [one.text for batch in batches for one in sorted(batch, key=lambda one: one.index)]
+
+    eos = encoder.tokenizer.eos_token_id
+    wholes = [greedy_tokens(tiny_llava, encoder, question, [eos]) for question in asked]
+    longest = max(wholes, key=len)
+    ends = [eos, longest[len(longest) // 2]]
+    expected = [greedy_tokens(tiny_llava, encoder, question, ends) for question in asked]
+    config = tiny_llava.config
+    holder = {"generation_config": tiny_llava.generation_config, "config": config, "text_config": config.text_config}
+    before = getattr(holder[place], "eos_token_id", None)
+    holder[place].eos_token_id = ends
+    try:
+        found = ask()
+    finally:
+        holder[place].eos_token_id = before
+    assert found == [encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in expected]
+    assert sum(map(len, expected)) < sum(map(len, wholes)) and found != ask()
 
 
 def test_a_model_is_left_in_the_mode_it_came_in(tiny_llava, encoder) -> None:
