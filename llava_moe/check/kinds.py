@@ -150,11 +150,6 @@ _TEXT = _faults(
         "No token of the record carries a loss: each answer is marked as not to be learnt, or none fits.",
         "Mark an answer as learnt, and see that it fits into train.max_length.",
     ),
-    (
-        "end_token",
-        "The text spells the model's end-of-sequence token: mostly another program's leftover. It is trained as text.",
-        "Take the token out of the text, or leave the record out; keep it where the text is about the token.",
-    ),
 )
 _TEXT_NOTES = _notes(
     "records",
@@ -167,6 +162,11 @@ _TEXT_NOTES = _notes(
         "cut",
         "Longer than train.max_length: training cuts it behind the last question-answer pair that fits.",
         "Raise train.max_length, or leave it at that.",
+    ),
+    (
+        "end_token",
+        "The text spells the model's end-of-sequence token: mostly another program's leftover. It is trained as text.",
+        "Take it out of the text, unless the text is about the token.",
     ),
     (
         "special_token",

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
 from llava_moe.data.encode import Encoder
@@ -290,7 +290,7 @@ def _image_mark(image: ImageRef, image_root: str | None) -> str | bytes:
         return "/".join(image.split("/")[-2:])
 
 
-def answerer_fingerprint(model: torch.nn.Module, encoder: Encoder) -> str:
+def answerer_fingerprint(model: PreTrainedModel, encoder: Encoder) -> str:
     """16 hex digits over the weights and what is made of a question for them: tokens, template, pixels."""
     backend = encoder.tokenizer.backend_tokenizer
     backend.no_truncation()

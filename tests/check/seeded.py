@@ -119,7 +119,7 @@ class Mixture:
         self.add("scans", "image_count", question="<image><image> Which of them?")
         self.add("photos", "image_count", question="No picture is named.")
         self.add("photos", "placeholder_in_answer", answer="it shows <image>")
-        self.add("photos", "end_token", answer="stop</s> and go on")
+        self.add("photos", notes=("end_token",), answer="stop</s> and go on")
         self.add("photos", notes=("too_long",), question="<image>" + "What colour is it? " * 150)
         long = [("human", "<image> short?"), ("gpt", "yes"), ("human", "long? " * 200), ("gpt", "no")]
         self.put("photos", self.turns(*long), notes=("cut",))
