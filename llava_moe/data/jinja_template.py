@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-# One image comes first; of two or more each stays where it stands, a line each in a list of parts.
+# A list of parts is written as template.join_parts does.
 _TEXT = """\
 {%- if message['content'] is string -%}
 {%- set text = message['content'] -%}
 {%- else -%}
-{%- set parts = message['content'] | selectattr('type', 'in', ['image', 'text']) | list -%}
-{%- set images = parts | selectattr('type', 'equalto', 'image') | list | length -%}
-{%- set text = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('\\n') -%}
-{%- if images == 1 -%}
-{%- set text = '<image>\\n' + text -%}
-{%- elif images -%}
-{%- set lines = namespace(all=[]) -%}
-{%- for part in parts -%}
-{%- set lines.all = lines.all + ['<image>' if part['type'] == 'image' else part['text']] -%}
-{%- endfor -%}
-{%- set text = lines.all | join('\\n') -%}
+{%- set joined = namespace(text='', opens=true, follows_text=false) -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+{%- set joined.text = joined.text + ('<image>\\n' if joined.opens else '<image>') -%}
+{%- set joined.follows_text = false -%}
+{%- elif part['type'] == 'text' -%}
+{%- set joined.text = joined.text + ('\\n' if joined.follows_text else '') + part['text'] -%}
+{%- set joined.opens = false -%}
+{%- set joined.follows_text = true -%}
 {%- endif -%}
+{%- endfor -%}
+{%- set text = joined.text -%}
 {%- endif -%}
 """
 

@@ -213,10 +213,27 @@ def _write_plain(writing: _Writing, turns: tuple[Turn, ...], num_images: int) ->
     writing.pair_ends.append(writing.length)
 
 
+def join_parts(parts: Sequence[str | None]) -> str:
+    """The text of a message that is a list of parts, None for an image.
+
+    Images that open a message stand a line each, as LLaVA writes them. Behind text an image stands where it is, and two
+    texts in a row are two lines.
+    """
+    text, follows_text = "", False
+    for number, part in enumerate(parts):
+        if part is None:
+            text += IMAGE_PLACEHOLDER if any(one is not None for one in parts[:number]) else f"{IMAGE_PLACEHOLDER}\n"
+        else:
+            text += f"\n{part}" if follows_text else part
+        follows_text = part is not None
+    return text
+
+
 def chat_template(template: Template) -> str:
     """Jinja source for a Hugging Face processor that writes what ``template`` writes.
 
-    Message contents may be strings with ``<image>`` or lists of ``{"type": "image"}`` and ``{"type": "text", ...}``.
+    Message contents may be strings with ``<image>`` or lists of ``{"type": "image"}`` and ``{"type": "text", ...}``,
+    which are joined as :func:`join_parts` does.
     A first message of the role ``system`` takes the place of the template's own sentence.
     Turns are taken as settled: roles must alternate already.
     """

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from llava_moe.data.conversation import BadRecord, Conversation, Turn
-from llava_moe.data.template import VICUNA_V1_SYSTEM, Template, chat_template
+from llava_moe.data.template import VICUNA_V1_SYSTEM, Template, chat_template, join_parts
 
 Q, A = "user", "assistant"
 
@@ -165,16 +165,30 @@ def test_the_jinja_template_takes_contents_in_parts(tokenizer: PreTrainedTokeniz
 
 
 @pytest.mark.parametrize("kind", ["v1", "plain"])
-def test_the_jinja_template_keeps_several_images_of_a_list_of_parts_where_they_stand(
-    tokenizer: PreTrainedTokenizerBase, kind: str
+@given(parts=st.lists(messages | st.none(), min_size=1, max_size=6), answer=messages | st.just("<image> is a word"))
+def test_the_jinja_template_joins_a_list_of_parts_as_we_do(
+    tokenizer: PreTrainedTokenizerBase, kind: str, parts: list[str | None], answer: str
 ) -> None:
-    image = {"type": "image"}
-    told = [{"type": "text", "text": text} for text in ("Picture A:", "and picture B:", "Which is blue ?")]
-    parts = [
+    if None not in parts:
+        return
+    listed = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
+    told = [
         {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
-        {"role": Q, "content": [told[0], image, told[1], image, told[2]]},
-        {"role": A, "content": [{"type": "text", "text": "<image> is a word"}]},
+        {"role": Q, "content": listed},
+        {"role": A, "content": [{"type": "text", "text": answer}]},
     ]
-    written = tokenizer.apply_chat_template(parts, chat_template=chat_template(Template(kind)), tokenize=False)
-    turns = ("Picture A:\n<image>\nand picture B:\n<image>\nWhich is blue ?", "<image> is a word")
-    assert written == Template(kind).render(replace(conversation(*turns), system="Be brief.")).text
+    written = tokenizer.apply_chat_template(told, chat_template=chat_template(Template(kind)), tokenize=False)
+    assert written == Template(kind).render(replace(conversation(join_parts(parts), answer), system="Be brief.")).text
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([None, None, "Alike ?"], "<image>\n<image>\nAlike ?"),
+        (["Picture A: ", None, " and B: ", None, "."], "Picture A: <image> and B: <image>."),
+        (["One", "two"], "One\ntwo"),
+        ([None, "one", "two", None], "<image>\none\ntwo<image>"),
+    ],
+)
+def test_parts_stand_where_they_stand_and_images_in_front_a_line_each(parts: list[str | None], text: str) -> None:
+    assert join_parts(parts) == text
