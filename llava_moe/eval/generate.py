@@ -115,7 +115,7 @@ def iterate_answers(
         image_root: folder that image paths are relative to.
         write_prompt: what writes the prompts; None: the encoder, as training did.
         shares_prefix: questions about one image are asked together, and it is read once for all of them; only for
-            models in which no token depends on a later one (see ``prefix.py``).
+            models in which no token depends on a later one (see ``prefix.py``), and without a sliding window.
         ranks: the processes that share the batches; this one's are yielded.
 
     Raises:
@@ -130,6 +130,8 @@ def iterate_answers(
     _refuse_too_long(model, questions, prompts)
     lengths = [len(prompt) for prompt in prompts]
     order = sorted(range(len(questions)), key=lambda index: (-lengths[index], index))
+    # A cache with a sliding window drops the tokens of a prefix that it holds for several questions.
+    shares_prefix = shares_prefix and getattr(model.config.get_text_config(), "sliding_window", None) is None
     if shares_prefix:
         order = order_by_image(questions, lengths)
     batches = ranks.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])

@@ -155,7 +155,7 @@ def packed_sdpa_forward(
 
     Args:
         query: ``[1, H, T, D]``; key and value may have fewer heads (grouped queries).
-        kwargs: ``packed_row``, as :func:`packing_arguments` made it.
+        kwargs: ``packed_row``, as :func:`packing_arguments` made it; ``sliding_window`` of the layer (Mistral's).
 
     Returns:
         ``[1, T, H, D]`` and None, the form of Hugging Face's attention functions.
@@ -173,10 +173,21 @@ def packed_sdpa_forward(
     for group, *parts in zip(row.groups, *(part.split(sizes) for part in places_PHD), strict=True):
         q, k, v = (part.unflatten(0, group).transpose(1, 2) for part in parts)
         k, v = repeat_kv(k, repeats), repeat_kv(v, repeats)
-        output_SHLD = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True)
+        mask_LL = _window_mask(group[1], kwargs.get("sliding_window"), query.device)
+        output_SHLD = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask_LL, dropout_p=dropout, scale=scaling, is_causal=mask_LL is None
+        )
         outputs.append(output_SHLD.transpose(1, 2).flatten(0, 1))
     output_PHD = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return _Rearrange.apply(output_PHD, row.place_T, row.token_P, row.padding_Q)[None], None
+
+
+def _window_mask(longest: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Bool [L, L]: a token sees itself and the ``window - 1`` before it; None where the window leaves nothing out."""
+    if window is None or longest <= window:
+        return None
+    ones_LL = torch.ones((longest, longest), dtype=torch.bool, device=device)
+    return ones_LL.tril().triu(1 - window)
 
 
 class _Rearrange(torch.autograd.Function):

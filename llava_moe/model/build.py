@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.initialization import no_init_weights
 
 from llava_moe.errors import UserError
 from llava_moe.model.image_processor import ImageMode, ImageProcessor, read_image_processor
@@ -180,7 +181,8 @@ def build_base_without_weights(
         UserError: as :func:`build_base`, weights apart.
     """
     config, tokenizer = _config_of(architecture)
-    with torch.device(place):
+    # Trap: SigLIP's initialization asks its numbers for their values, and here they have none.
+    with torch.device(place), no_init_weights():
         model = _made(config, dtype, architecture)
     return _described(model, tokenizer, architecture)
 

@@ -41,6 +41,27 @@ def test_packed_sdpa_equals_attention_written_out_forward_and_every_gradient(len
         assert (a - b).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("window", [1, 3, 8, 100])
+def test_packed_sdpa_sees_no_further_than_a_sliding_window(window: int) -> None:
+    torch.manual_seed(0)
+    lengths = (20, 1, 9, 7, 18)
+    tensors = [torch.randn(1, 3, sum(lengths), 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    packing = packing_arguments(lengths, CPU)
+    output, _ = packed_sdpa_forward(SimpleNamespace(), *tensors, None, sliding_window=window, **packing)
+    outputs, start = [], 0
+    for length in lengths:
+        for at in range(start, start + length):
+            seen = slice(max(start, at + 1 - window), at + 1)
+            query, key, value = tensors[0][0, :, at, :, None], tensors[1][0, :, seen], tensors[2][0, :, seen]
+            outputs.append(((key @ query / 5**0.5).softmax(1) * value).sum(1))
+        start += length
+    expected = torch.stack(outputs)
+    assert (output[0] - expected).abs().max() < 1e-12
+    found, wanted = (torch.autograd.grad(one.square().sum(), tensors) for one in (output[0], expected))
+    for a, b in zip(found, wanted, strict=True):
+        assert (a - b).abs().max() < 1e-12
+
+
 def tiny_llama(attention: str) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -11,12 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_moe.assemble import open_checkpoint
 from llava_moe.data.conversation import USER, Turn
 from llava_moe.errors import UserError
-from llava_moe.model import FromCheckpoint, build_base, read_base
+from llava_moe.eval.benchmark import Question
+from llava_moe.eval.generate import iterate_answers
+from llava_moe.model import FromCheckpoint, build_base, build_base_without_weights, packing_arguments, read_base
 from tests.model.tiny_checkpoints import (
     HALF,
     SIZE,
@@ -117,6 +120,54 @@ def test_logits_equal_hugging_faces_for_each_language_model(
 ) -> None:
     write_llava(tmp_path, tokenizer_folder, language=language)
     compare(tmp_path)
+
+
+@pytest.mark.parametrize("window", [6, None])
+def test_packed_rows_of_a_model_with_a_sliding_window_equal_their_examples_alone(
+    window: int | None, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    write_llava(tmp_path, tokenizer_folder, language="mistral", text={"sliding_window": window})
+    model = open_checkpoint(str(tmp_path), "fp32", CPU).model
+    lengths = (30, 5, 22)
+    examples = [torch.randint(5, 400, (length,)) for length in lengths]
+    row = {
+        "input_ids": torch.cat(examples)[None],
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        **packing_arguments(lengths, CPU),
+    }
+    whole = LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = torch.cat([whole(input_ids=one[None], use_cache=False).logits[0] for one in examples])
+        packed = model(**row, use_cache=False).logits[0]
+    assert (packed - expected).abs().max() < 1e-4
+
+
+def test_questions_about_one_image_are_answered_alike_together_and_alone_by_a_model_with_a_sliding_window(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    write_llava(tmp_path / "model", tokenizer_folder, language="mistral", text={"sliding_window": 6})
+    picture(30, 20).save(tmp_path / "a.png")
+    assembled = open_checkpoint(str(tmp_path / "model"), "fp32", CPU)
+    texts = ("What colour is the square?", "How many bars are shown?", "Is it small?")
+    questions = [
+        Question(f"q{number}", (str(tmp_path / "a.png"),), text, ("x",), "", "", True, 10)
+        for number, text in enumerate(texts)
+    ]
+
+    def answers(asked: list[Question]) -> list[str]:
+        batches = iterate_answers(assembled.model, assembled.encoder, asked, shares_prefix=True)
+        return [one.text for one in sorted((one for batch in batches for one in batch), key=lambda one: one.index)]
+
+    assert answers(questions) == [text for question in questions for text in answers([question])]
+
+
+def test_a_siglip_folder_is_planned_with_tensors_that_hold_nothing(tokenizer_folder: Path, tmp_path: Path) -> None:
+    write_llava(tmp_path, tokenizer_folder, tower="siglip")
+    whole = build_base(FromCheckpoint(str(tmp_path)), torch.float32).model
+    with FakeTensorMode():
+        hollow = build_base_without_weights(FromCheckpoint(str(tmp_path)), torch.float32, "cpu").model
+    shapes = {name: tuple(tensor.shape) for name, tensor in whole.state_dict().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in hollow.state_dict().items()} == shapes
 
 
 def test_a_siglip_folder_says_its_own_mean_and_standard_deviation(tokenizer_folder: Path, tmp_path: Path) -> None:
