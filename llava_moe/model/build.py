@@ -273,6 +273,9 @@ def vision_size(config: LlavaConfig) -> int:
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Add ``<image>`` and ``<pad>`` behind the vocabulary, as llava-hf does; a tokenizer that has them is kept."""
+    if isinstance(legacy := getattr(tokenizer, "legacy", None), bool):
+        # It decides the blank behind a special token, and transformers 5 does not write it down.
+        tokenizer.init_kwargs["legacy"] = legacy
     known = tokenizer.get_vocab()
     new = [token for token in (IMAGE_TOKEN, PAD_TOKEN) if token not in known]
     if new:

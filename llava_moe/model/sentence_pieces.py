@@ -71,6 +71,10 @@ def load_bare(file: Path, path: str, reference: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         raise UserError(f"tokenizer {reference} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     follow_pieces(tokenizer, proto, file, reference)
+    # Named already; transformers 4 reads no list under this key.
+    named = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    own = [token for token in tokenizer.init_kwargs.pop("extra_special_tokens", None) or [] if str(token) not in named]
+    tokenizer._extra_special_tokens = own
     return tokenizer
 
 

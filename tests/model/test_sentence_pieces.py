@@ -107,6 +107,23 @@ def test_tokens_are_those_of_sentencepiece(pair: Pair, text: str) -> None:
         assert (tokenizer.convert_tokens_to_ids("<image>"), tokenizer.pad_token) == (pieces.vocab_size(), "<pad>")
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_blank_behind_a_special_token_is_the_same_when_saved_and_read_again(
+    make_folder: MakeFolder, tmp_path: Path, legacy: bool
+) -> None:
+    """SentencePiece's own dummy prefix again where the checkpoint says ``legacy``, none where it does not."""
+    proto = with_blanks(train())
+    tokenizer = load_tokenizer(str(make_folder(proto, VICUNA | {"legacy": legacy})))
+    tokenizer.save_pretrained(tmp_path)
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    proto.normalizer_spec.add_dummy_prefix = legacy
+    behind = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    expected = [1, *pieces.encode("the cat"), 2, *behind.encode("red  house"), image, *behind.encode("cat")]
+    for one in (tokenizer, load_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)):
+        assert one("the cat</s>red  house<image>cat").input_ids == expected
+
+
 def test_runs_of_blanks_are_what_transformers_5_gets_wrong(make_folder: MakeFolder) -> None:
     """Else the tests above would prove nothing."""
     proto = with_blanks(train())
