@@ -5,7 +5,6 @@ Shape suffixes: L layers, B rows, T tokens, N = B * T, S examples, K experts, M 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llava_moe.adapters.body import Body
 from llava_moe.adapters.router import ExampleRouting, Routing
 from llava_moe.adapters.segments import Segments
 
@@ -113,9 +113,8 @@ def count_experts(routings: Mapping[str, AnyRouting], domains_BT: Tensor, num_do
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for name, routing in routings.items():
         if isinstance(routing, ExampleRouting):
-            found = re.match(r"(.*\blayers\.\d+)", name)
             counted = _count_by_example(routing, domains_BT, num_domains)
-            layers.setdefault(found[1] if found else name, []).append(counted)
+            layers.setdefault(Body.block_of(name) or name, []).append(counted)
         else:
             layers[name] = [_count_by_token(name, routing, domains_BT, num_domains)]
     most = max((gates[0][0].shape[-1] for gates in layers.values()), default=0)

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from llava_moe.adapters.shown import shown
+from llava_moe.adapters.targets import ends_of, matching
 from llava_moe.errors import UserError
 
 ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -130,23 +132,32 @@ class Body:
                 vision tower, the projector or the head.
         """
         targets = self._spelt_out(targets)
-        missing = [target for target in _listed(targets) if not _matching(self.linears, _alone(target, targets))]
-        outside = [name for name in self._linears_outside() if not _matching([name], excluded)]
+        missing = self._missing(targets)
+        outside = self._linears_outside()
+        spared = set(matching(outside, excluded))
+        outside = [name for name in outside if name not in spared]
         if missing or not targets:
-            stray = _matching(outside, _alone(missing[0], targets)) if missing else []
+            stray = matching(outside, _alone(missing[0], targets)) if missing else []
             raise UserError(
-                f"adapter.{setting} {missing} match no linear layer of {type(self.language_model).__name__}; "
+                f"adapter.{setting} {shown(missing)} match no linear layer of {type(self.language_model).__name__}; "
                 f"it has {self._leaves() or 'none'}"
                 + (f" ({stray[0]} is outside the language model, which alone is adapted)" if stray else "")
             )
-        strays = _matching(outside, targets) if isinstance(targets, str) else []
+        strays = matching(outside, targets) if isinstance(targets, str) else []
         if strays:
             raise UserError(
-                f"adapter.{setting}={targets!r} also matches {len(strays)} layers outside the language model, which "
-                f"alone is adapted ({strays[0]}): begin it with {re.escape(self.language_model_name + '.')}"
+                f"adapter.{setting}={shown(targets)} also matches {len(strays)} layers outside the language model, "
+                f"which alone is adapted ({strays[0]}): begin it with {re.escape(self.language_model_name + '.')}"
             )
-        left_out = set(_matching(self.linears, excluded))
-        return {name: self.linears[name] for name in _matching(self.linears, targets) if name not in left_out}
+        left_out = set(matching(self.linears, excluded))
+        return {name: self.linears[name] for name in matching(self.linears, targets) if name not in left_out}
+
+    def _missing(self, targets: str | Sequence[str]) -> list[str]:
+        """Those of ``targets`` that name no linear."""
+        if isinstance(targets, str):
+            return [] if matching(self.linears, targets) else [targets]
+        there = {end for name in self.linears for end in ends_of(name)}
+        return [target for target in targets if target not in there]
 
     def _leaves(self) -> list[str]:
         return sorted({name.rpartition(".")[2] for name in self.linears})
@@ -175,7 +186,7 @@ class Body:
         inside = rf"{re.escape(self.language_model_name)}\.(?:.*\.)?(?:{'|'.join(listed)})"
         candidates: list[str | list[str]] = [targets if isinstance(targets, str) else sorted(targets), inside]
         for candidate in candidates:
-            if sorted(_matching(everything, candidate)) == wanted:
+            if sorted(matching(everything, candidate)) == wanted:
                 return candidate
         return wanted
 
@@ -187,13 +198,3 @@ def _listed(targets: str | Sequence[str]) -> list[str]:
 def _alone(target: str, targets: str | Sequence[str]) -> str | list[str]:
     """One of ``targets`` in the form that keeps its meaning: a regular expression stays one."""
     return target if isinstance(targets, str) else [target]
-
-
-def _matching(names: Iterable[str], targets: str | Sequence[str]) -> list[str]:
-    if isinstance(targets, str):
-        try:
-            pattern = re.compile(targets)
-        except re.error as error:
-            raise UserError(f"adapter target {targets!r} is no regular expression ({error}); mend it") from error
-        return [name for name in names if pattern.fullmatch(name)]
-    return [name for name in names if any(name == target or name.endswith(f".{target}") for target in targets)]

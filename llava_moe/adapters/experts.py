@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava_moe.adapters.body import Body
-from llava_moe.adapters.lora import Lora, low_rank_scale
+from llava_moe.adapters.field_types import first_misfit
+from llava_moe.adapters.lora import low_rank_scale
 from llava_moe.adapters.own_format import CONFIG_FILE, read_settings, read_tensors
-from llava_moe.adapters.peft_format import from_peft_names, read_peft_settings
-from llava_moe.adapters.trained_on import base_of_peft, refuse_other_base, refuse_strange_modules
+from llava_moe.adapters.peft_lora import read_lora
+from llava_moe.adapters.shown import shown
 from llava_moe.adapters.wide import Gate, WideLinear
 from llava_moe.errors import UserError
 
@@ -113,13 +114,9 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read(folder: Path, name: str, body: Body) -> ReadExpert:
     settings = read_settings(folder)
     if "peft_type" not in settings:
-        raise UserError(f"experts: {folder} is an adapter of method {settings.get('method')!r}, not a LoRA")
-    tensors = from_peft_names(read_tensors(folder), body)
-    trained_on = base_of_peft(settings, tensors, body)
-    refuse_other_base(folder, trained_on, body)
-    refuse_strange_modules(folder, trained_on, tensors, body)
+        raise UserError(f"experts: {folder} is an adapter of method {shown(settings.get('method'))}, not a LoRA")
     try:
-        lora = Lora(**read_peft_settings(folder, body, settings))
+        lora, tensors = read_lora(folder, settings, read_tensors(folder), body)
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder / CONFIG_FILE} has a value that is none of its setting's ({error})") from error
     chosen = body.select(lora.target_modules)
@@ -197,5 +194,7 @@ def as_expert(entry: Any) -> str | Expert:
     if isinstance(entry, str | Path) and str(entry):
         return str(entry)
     if isinstance(entry, Mapping) and entry.keys() == Expert.__dataclass_fields__.keys():
+        if misfit := first_misfit(Expert, entry):
+            raise UserError(f"adapter.experts: {misfit}; write the adapter again")
         return Expert(**entry)
-    raise UserError(f"adapter.experts holds {entry!r}: name folders of LoRAs, such as experts=[runs/a,runs/b]")
+    raise UserError(f"adapter.experts holds {shown(entry)}: name folders of LoRAs, such as experts=[runs/a,runs/b]")

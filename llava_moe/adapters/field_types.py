@@ -7,6 +7,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from llava_moe.adapters.shown import shown
+
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
 
 
@@ -20,7 +22,7 @@ def first_misfit(kind: type, values: Mapping[str, Any]) -> str | None:
     hints = get_type_hints(kind)
     for name, value in values.items():
         if name in hints and not _admits(hints[name], value):
-            return f"{name}={value!r} must be {_describe(hints[name])}"
+            return f"{name}={shown(value)} must be {_describe(hints[name])}"
     return None
 
 
@@ -31,7 +33,7 @@ def _admits(hint: Any, value: Any) -> bool:
     if origin is Literal:
         return value in arguments
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in _WORDS:
@@ -40,6 +42,13 @@ def _admits(hint: Any, value: Any) -> bool:
         is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         return is_list and all(_admits(arguments[0], item) for item in value)
     return True
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _describe(hint: Any) -> str:

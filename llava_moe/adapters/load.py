@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from llava_moe.adapters.adapter import Attached, attach
 from llava_moe.adapters.body import Body
-from llava_moe.adapters.field_types import first_misfit
 from llava_moe.adapters.fitting import Method
 from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.lora import Lora
@@ -18,8 +16,11 @@ from llava_moe.adapters.mixlora import MixLora
 from llava_moe.adapters.mole import Mole
 from llava_moe.adapters.no_adapter import NoAdapter
 from llava_moe.adapters.own_format import CONFIG_FILE, config_from, read_settings, read_tensors
-from llava_moe.adapters.peft_format import from_peft_names, read_peft_settings, saved_modules
-from llava_moe.adapters.trained_on import base_of_peft, recorded_base, refuse_other_base, refuse_strange_modules
+from llava_moe.adapters.peft_lora import read_lora
+from llava_moe.adapters.saved_modules import put_in_place, saved_modules
+from llava_moe.adapters.shown import shown
+from llava_moe.adapters.sizes_on_file import refuse_sizes
+from llava_moe.adapters.trained_on import recorded_base, refuse_other_base
 from llava_moe.errors import UserError
 
 # Methods that write our own format. Plain LoRA is PEFT's.
@@ -55,38 +56,22 @@ def load_adapter_with_modules(model: nn.Module, folder: str | Path) -> Attached:
     settings, tensors, body = read_settings(folder), read_tensors(folder), Body.of(model)
     if "peft_type" not in settings or not settings.get("modules_to_save"):
         return _load(model, folder, settings, tensors, body)
-    # The sizes of the base are told better by the LoRA than by the modules: it is put on first.
     lora = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
-    own = dict(model.named_parameters(remove_duplicate=False))
-    attached = _load(model, folder, settings | {"modules_to_save": None}, lora, body)
-    try:
-        saved = saved_modules(folder, settings, tensors, own)
-    except UserError:
-        attached.detach()
-        raise
-    with torch.no_grad():
-        for name, tensor in saved.items():
-            own[name].copy_(tensor)
+    settings_of_lora = settings | {"modules_to_save": None}
+    # The sizes of the base are told better by the LoRA than by the modules: it is read first.
+    _read_lora(folder, settings_of_lora, lora, body)
+    saved = saved_modules(folder, settings, tensors, model)
+    attached = _load(model, folder, settings_of_lora, lora, body)
+    put_in_place(model, saved)
     return attached
 
 
 def _load(model: nn.Module, folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], body: Body) -> Attached:
-    try:
-        if "peft_type" in settings:
-            tensors = from_peft_names(tensors, body)
-            trained_on = base_of_peft(settings, tensors, body)
-            refuse_other_base(folder, trained_on, body)
-            refuse_strange_modules(folder, trained_on, tensors, body)
-            values = read_peft_settings(folder, body, settings)
-            if misfit := first_misfit(Lora, values):
-                raise UserError(f"{folder / CONFIG_FILE}: {misfit}; write it again with PEFT")
-            config: Method = Lora(**values)
-        else:
-            kind = _method(settings.get("method"), folder)
-            refuse_other_base(folder, recorded_base(settings), body)
-            config = config_from(kind, settings, folder)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} has a value that is none of its setting's ({error})") from error
+    config: Method
+    if "peft_type" in settings:
+        config, tensors = _read_lora(folder, settings, tensors, body)
+    else:
+        config = _read_own(folder, settings, tensors, body)
     try:
         attached = attach(model, config)
     except UserError as error:
@@ -99,9 +84,31 @@ def _load(model: nn.Module, folder: Path, settings: dict[str, Any], tensors: dic
     return attached
 
 
+def _read_lora(
+    folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], body: Body
+) -> tuple[Lora, dict[str, Tensor]]:
+    try:
+        lora, named = read_lora(folder, settings, tensors, body)
+        refuse_sizes(folder, settings, named)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG_FILE} has a value that is none of its setting's ({error})") from error
+    return lora, named
+
+
+def _read_own(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], body: Body) -> Method:
+    kind = _method(settings.get("method"), folder)
+    refuse_other_base(folder, recorded_base(settings), body)
+    try:
+        config = config_from(kind, settings, folder)
+        refuse_sizes(folder, settings, tensors)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG_FILE} has a value that is none of its setting's ({error})") from error
+    return config
+
+
 def _method(name: object, folder: Path) -> type[Method]:
     for method in METHODS:
         if method.method == name:
             return method
     known = ", ".join(method.method for method in METHODS)
-    raise UserError(f"{folder} holds an adapter of method {name!r}; known are {known} and PEFT's LORA")
+    raise UserError(f"{folder} holds an adapter of method {shown(name)}; known are {known} and PEFT's LORA")

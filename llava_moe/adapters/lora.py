@@ -14,8 +14,12 @@ from llava_moe.adapters.body import ALL_LINEARS, Body
 from llava_moe.adapters.fitting import Fitting
 from llava_moe.adapters.peft_format import write_peft_folder
 from llava_moe.adapters.segments import Segments
+from llava_moe.adapters.shown import shown
 from llava_moe.adapters.wide import WideLinear
 from llava_moe.errors import UserError
+
+# Beyond it the scale leaves what half precision can hold, and every answer is NaN.
+MOST_ALPHA = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def check_low_rank(r: int, lora_alpha: float, lora_dropout: float) -> None:
     """Refuse what no low-rank adapter can be built from."""
     if r < 1:
         raise UserError(f"adapter.r={r} must be at least 1")
-    if not lora_alpha > 0:
-        raise UserError(f"adapter.lora_alpha={lora_alpha} must be above 0")
+    if not 0 < lora_alpha <= MOST_ALPHA:
+        raise UserError(f"adapter.lora_alpha={shown(lora_alpha)} must be above 0 and at most {MOST_ALPHA}")
     if not 0 <= lora_dropout < 1:
         raise UserError(f"adapter.lora_dropout={lora_dropout} must be at least 0 and below 1")

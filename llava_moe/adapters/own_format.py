@@ -19,11 +19,14 @@ from torch import Tensor
 
 from llava_moe.adapters.body import Body
 from llava_moe.adapters.field_types import first_misfit
+from llava_moe.adapters.shown import shown
 from llava_moe.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 FORMAT_VERSION = 1
+# A hundred experts on every linear of a large model take a tenth of it.
+MOST_BYTES = 16 * 2**20
 HEAD = ("method", "format_version", "base")
 
 Config = TypeVar("Config")
@@ -54,14 +57,20 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Read ``adapter_config.json``.
 
     Raises:
-        UserError: it is not there or not a JSON object.
+        UserError: it is not there, cannot be read, or is not a JSON object.
     """
     path = folder / CONFIG_FILE
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise UserError(f"{path} is no adapter's settings: it has {size} bytes; write the adapter again")
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not an adapter folder: it has no {CONFIG_FILE}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); copy the adapter again") from error
+    except RecursionError:
+        raise UserError(f"{path} is no adapter's settings: it is nested too deep; write the adapter again") from None
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise UserError(f"{path} is not valid JSON ({error}); write the adapter again") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} must hold a JSON object, not a {type(settings).__name__}")
@@ -117,15 +126,18 @@ def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -
     """
     path = folder / CONFIG_FILE
     version = settings.get("format_version")
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path} has format_version {version}; this program reads {FORMAT_VERSION}: use a matching one")
-    assert dataclasses.is_dataclass(kind)
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        told = version if isinstance(version, str) and version.isalnum() else shown(version)
+        raise UserError(f"{path} has format_version {told}; this program reads {FORMAT_VERSION}: use a matching one")
+    assert dataclasses.is_dataclass(kind)  # a method, never what a file says
     wanted = {field.name for field in dataclasses.fields(kind)}
     given = {name: value for name, value in settings.items() if name not in HEAD}
     missing = sorted(wanted - given.keys() - set(getattr(kind, "later_fields", ())))
     unknown = sorted(given.keys() - wanted)
     if missing or unknown:
-        raise UserError(f"{path} does not describe a {kind.__name__}: missing {missing}, unknown {unknown}")
+        raise UserError(
+            f"{path} does not describe a {kind.__name__}: missing {shown(missing)}, unknown {shown(unknown)}"
+        )
     if misfit := first_misfit(kind, given):
         raise UserError(f"{path}: {misfit}; write the adapter again")
     return kind(**given)

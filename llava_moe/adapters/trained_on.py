@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from llava_moe.adapters.body import Body
 from llava_moe.errors import UserError
@@ -53,10 +53,44 @@ def base_of_peft(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], bod
     }
 
 
+def refuse_outside(folder: Path, names: Iterable[str], body: Body) -> None:
+    """Refuse a PEFT folder that adapts parts of this model beside its language model, whatever the rest fits.
+
+    Args:
+        names: of its tensors, without the root.
+    """
+    there = dict(body.model.named_modules())
+    inside = f"{body.language_model_name}."
+    modules = dict.fromkeys(full_name(name, body) for name in names if ".lora_" in name)
+    outside = sorted(name for name in modules if name in there and body.language_model_name)
+    outside = [name for name in outside if not name.startswith(inside)]
+    if outside:
+        part = outside[0].removeprefix(body.root).partition(".")[0]
+        raise UserError(
+            f"{folder} adapts {len(outside)} layers, such as {outside[0]}, outside this model's language model, which "
+            f"alone is adapted here: train it again with targets that leave out {part}, or merge it with PEFT first"
+        )
+
+
+def full_name(name: str, body: Body) -> str:
+    """The module that a tensor named without the root adapts, with it where the model has it there."""
+    module = name.partition(".lora_")[0]
+    rooted = f"{body.root}{module}"
+    return module if _has(body.model, module) and not _has(body.model, rooted) else rooted
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
 def refuse_strange_modules(folder: Path, trained_on: Mapping[str, Any], names: Iterable[str], body: Body) -> None:
     """Refuse a PEFT folder that adapts what is not a linear of this model's language model."""
     modules = [name.partition(".lora_")[0] for name in names if ".lora_" in name]
-    strange = sorted({f"{body.root}{module}" for module in modules} - body.linears.keys())
+    strange = sorted({full_name(module, body) for module in modules} - body.linears.keys())
     if strange:
         there = dict(body.model.named_modules())
         what = "outside this model's language model, which alone is adapted here"

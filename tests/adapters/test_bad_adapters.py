@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,21 @@ def test_a_peft_folder_that_also_adapts_the_vision_tower_is_refused(tmp_path: Pa
     get_peft_model(family("qwen2_vl"), LoraConfig(r=2, target_modules=["q_proj", "qkv"])).save_pretrained(tmp_path)
     line = refusal(family("qwen2_vl"), tmp_path)
     assert "adapts 2 layers, such as model.visual.blocks.0.attn.qkv, outside this model's language model" in line
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+@pytest.mark.parametrize("targets", [["q_proj"], ["fc1", "up_proj"], ["linear_1", "up_proj"], "all-linear"])
+def test_a_lora_on_the_tower_is_told_as_such_whatever_the_towers_size(
+    targets: Any, layers: int, tmp_path: Path
+) -> None:
+    model = family("llava")
+    config = copy.deepcopy(model.config)  # the families share one vision configuration
+    config.vision_config.num_hidden_layers, config.vision_feature_layer = layers, -1
+    model = type(model)(config)
+    get_peft_model(model, LoraConfig(r=2, target_modules=targets)).save_pretrained(tmp_path)
+    line = refusal(type(model)(config), tmp_path)
+    assert "outside this model's language model, which alone is adapted" in line and "such as model." in line
+    assert ("multi_modal_projector" if "linear_1" in targets else "vision_tower") in line or targets == "all-linear"
 
 
 @pytest.mark.parametrize(
