@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.balance import AnyRouting, ExpertTotals, count_experts
 from llava_moe.adapters.body import READ_TOGETHER, Body
-from llava_moe.adapters.fitting import Decider, Fitting, Forward, Method, StepBalance
+from llava_moe.adapters.fitting import Decider, Fitting, Forward, LoadBalance, Method, StepBalance
 from llava_moe.adapters.gated_mlp import forward_gated_mlp, is_gated_mlp
 from llava_moe.adapters.router import Routing, route_first
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.wide import CORES, Siblings, WideLinear
 from llava_moe.errors import UserError
+from llava_moe.packed_rows import keep_examples_apart
 
 
 class Attached:
@@ -96,6 +97,11 @@ class Attached:
     def has_balance_loss(self) -> bool:
         """Whether :meth:`auxiliary_loss` is more than a constant 0."""
         return self._fitting.load_balance is not None
+
+    @property
+    def load_balance(self) -> LoadBalance | StepBalance | None:
+        """The loss behind :meth:`auxiliary_loss`."""
+        return self._fitting.load_balance
 
     @property
     def balances_by_step(self) -> bool:
@@ -293,6 +299,8 @@ class Attached:
             block = model.get_submodule(name)
             block.add_module("router", router)
             self._hooks.append(block.register_forward_pre_hook(route_first, with_kwargs=True))
+        # First, so that all others see the call as it is made.
+        self._hooks.append(keep_examples_apart(self._body.language_model))
         if self._fitting.linears:
             self._hooks += self._segments.watch(self._body.language_model, model)
         for name, pre_hook in self._fitting.pre_hooks.items():

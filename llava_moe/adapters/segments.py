@@ -17,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from llava_moe.adapters.bin_mean import mean_by_bin
 from llava_moe.kv_cache import cached_length, check_cache_name
+from llava_moe.packed_rows import named_arguments
 
 IGNORED = -100
 # What is known of one call of the language model.
@@ -125,7 +126,7 @@ class Segments:
             self._told_is_text = ~torch.isin(input_ids, known)
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        named = _named(module, args, kwargs)
+        named = named_arguments(module, args, kwargs)
         tokens = named.get("inputs_embeds") if named.get("inputs_embeds") is not None else named.get("input_ids")
         if tokens is None:
             raise ValueError("the language model was called with neither input_ids nor inputs_embeds")
@@ -331,10 +332,3 @@ def _padding(mask: Any, rows: int, length: int, continues_cache: bool) -> Tensor
         return None
     itself_BT = mask[:, 0, :, :length].diagonal(dim1=1, dim2=2).expand(rows, length)
     return itself_BT if itself_BT.dtype == torch.bool else itself_BT == 0
-
-
-def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name. Hugging Face passes all by keyword; people do not always."""
-    # The class's own forward: another library may have patched the module's.
-    given = inspect.signature(type(module).forward).bind_partial(module, *args).arguments if args else {}
-    return {**given, **kwargs}

@@ -33,6 +33,7 @@ from llava_moe.errors import UserError
 from llava_moe.model.image_processor import ImageMode, ImageProcessor, read_image_processor
 from llava_moe.model.kinds import check_llava, num_image_tokens, refuse_other_kind
 from llava_moe.model.sentence_pieces import find_bare_model, load_bare
+from llava_moe.packed_rows import keep_examples_apart
 
 EMBEDDED = "embedded:"
 ConfigKind = TypeVar("ConfigKind", LlamaConfig, CLIPVisionConfig)
@@ -157,6 +158,8 @@ def _described(
 ) -> BaseModel:
     # Trap: the text tower reads its own use_cache; left on, packed rows leak into each other (masking_utils.py).
     model.config.get_text_config().use_cache = False
+    # Asked for a cache or given a mask all the same, a call of packed rows keeps them apart or is refused.
+    keep_examples_apart(model.model.language_model)
     return BaseModel(model=model, **vars(_facts_of(model.config, tokenizer, architecture)))
 
 
