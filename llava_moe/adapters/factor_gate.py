@@ -140,12 +140,11 @@ class FactorGate(Uncast):
         """
         units_BT = self._units(x_BTD)
         if self.segments.is_decoding and self.routing in ("instance", "task"):
-            choice = self._keep_on()
+            choice, self.units_BT = self._keep_on(), units_BT
         else:
             with torch.autocast(x_BTD.device.type, enabled=False):
                 choice = self._choose(x_BTD, units_BT, bank)
-            self.kept = choice.detached()
-        self.units_BT = units_BT
+            self._keep(choice, units_BT)
         decision = (units_BT.clamp(min=0), choice.reads_UR, choice.writes_UR)
         return (*decision, choice.weights()) if self.learns and choice.probs_A_UE.requires_grad else decision
 
@@ -173,6 +172,11 @@ class FactorGate(Uncast):
             return segments_BT
         own_BT = torch.arange(segments_BT.numel(), device=segments_BT.device).view_as(segments_BT)
         return own_BT.masked_fill(segments_BT < 0, -1)
+
+    def _keep(self, choice: Choice, units_BT: Tensor) -> None:
+        """Remember a choice, unless it is made again for a call that is over."""
+        if not self.segments.is_recomputing:
+            self.kept, self.units_BT = choice.detached(), units_BT
 
     def _keep_on(self) -> Choice:
         if self.kept is None:

@@ -35,8 +35,8 @@ class ReleasedGate(FactorGate):
                 scores_BE = logits_B_BE.softmax(-1) + summed_BE.softmax(-1)
             writes_BR = scores_BE.topk(self.r, -1).indices
             probs_B_BE = scores_BE if self.conditional else logits_B_BE.softmax(-1)
-        self.units_BT = torch.arange(len(x_BTD), device=x_BTD.device).unsqueeze(1).expand(x_BTD.shape[:2])
-        self.kept = Choice(logits_A_BE.softmax(-1), probs_B_BE, reads_BR, writes_BR)
+        rows_BT = torch.arange(len(x_BTD), device=x_BTD.device).unsqueeze(1).expand(x_BTD.shape[:2])
+        self._keep(Choice(logits_A_BE.softmax(-1), probs_B_BE, reads_BR, writes_BR), rows_BT)
         return reads_BR, writes_BR
 
 

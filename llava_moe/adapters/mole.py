@@ -134,8 +134,9 @@ class Mole:
         if not readers:  # the unit is run as a whole and writes to the residual stream
             widths = dict.fromkeys(present, body.hidden_size)
         weight = inside[0].base.weight
-        gate = ExpertGate(segments, names, widths, self.temperature, weight.dtype, weight.device)
         is_matrix = unit.linears == (unit.owner,)
+        spans_layers = self.granularity == "network" and not is_matrix
+        gate = ExpertGate(segments, names, widths, self.temperature, weight.dtype, weight.device, spans_layers)
         for bank in inside:
             bank.gate = OwnGate(gate) if is_matrix else FollowGate(gate)
         if is_matrix:
@@ -182,6 +183,8 @@ def mask_experts(attached: Attached, mask: Sequence[int]) -> Attached:
     for module in model.modules():
         if isinstance(module, ExpertGate | ExpertBank):
             module.kept = kept
+    if isinstance(balance := attached.load_balance, MeanWeightBalance):
+        balance.is_masked_N = None if all(mask) else tuple(not bit for bit in mask)
     return attached
 
 

@@ -57,8 +57,7 @@ class ExactUnit:
         deltas = [_hidden(result) - base_BTD for result in results]
         segments = self.gate.segments
         self.gate.decide(lambda: torch.cat([segments.pool(delta_BTD) for delta_BTD in deltas], -1))
-        assert self.gate.weights_SK is not None
-        weights_BTK = segments.spread(self.gate.weights_SK).to(base_BTD.dtype)
+        weights_BTK = segments.spread(self.gate.weights()).to(base_BTD.dtype)
         mixed_BTD = base_BTD
         for weight_BT, delta_BTD in zip(weights_BTK.unbind(-1), deltas, strict=True):
             mixed_BTD = mixed_BTD + weight_BT.unsqueeze(-1) * delta_BTD
@@ -67,8 +66,11 @@ class ExactUnit:
     def _run(self, index: int | None, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One pass. Where the unit checkpoints itself, this does in its stead: recomputed, a pass is held again."""
         unit: Any = self.unit[0]
+        call = self.gate.segments.call
 
         def run(*args: Any) -> Any:
+            if self.gate.segments.is_recomputing:
+                self.gate.segments.go_back_to(call)
             self.gate.hold(index)
             flag, unit.gradient_checkpointing = unit.gradient_checkpointing, False
             try:

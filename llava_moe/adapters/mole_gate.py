@@ -30,13 +30,15 @@ class ExpertGate(Uncast):
     square, without parameters. tau is learned as its logarithm; e starts at zero, which weighs all alike.
 
     Both parameters are fp32 at least and stay so when the model is cast; logits and softmax are computed in fp32 at
-    least. Weights are kept from a prompt's forward pass through its decoding.
+    least. Weights are kept from a prompt's forward pass through its decoding, and with each call of the model for its
+    recomputation: layers are computed again from the last to the first, and long before the one that decides.
 
     Args:
         segments: tells examples apart, and a conversation that goes on.
         experts: names of all N.
         widths: entries of d_i for each of the K that are weighed here, by name and in the order of d.
         temperature: tau at the start.
+        spans_layers: whether layers follow it that do not decide.
     """
 
     def __init__(
@@ -47,14 +49,17 @@ class ExpertGate(Uncast):
         temperature: float,
         dtype: torch.dtype,
         device: torch.device,
+        spans_layers: bool = False,
     ) -> None:
         super().__init__()
+        self.spans_layers = spans_layers
         self.segments, self.experts, self.widths = segments, tuple(experts), dict(widths)
         dtype = torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.float32
         e_XK = torch.zeros(sum(widths.values()), len(widths), dtype=dtype, device=device)
         self.weight = nn.Parameter(e_XK)
         self.log_temperature = nn.Parameter(torch.full((1,), math.log(temperature), dtype=dtype, device=device))
         self.weights_SK: Tensor | None = None
+        self.held_SK: Tensor | None = None
         self.kept_SK: Tensor | None = None
         self.routing: ExampleRouting | None = None
         self.kept: frozenset[str] | None = None
@@ -68,25 +73,55 @@ class ExpertGate(Uncast):
             return normal_SX @ self.weight.to(dtype) * (-self.log_temperature.to(dtype)).exp()
 
     def decide(self, deltas: Callable[[], Tensor]) -> None:
-        """Weigh the experts of every example of the call; leaves :attr:`weights_SK` and :attr:`routing` behind.
+        """Weigh the experts of every example of the call: :meth:`weights` and :attr:`routing` tell how.
+
+        Computed again, it leaves what the forward pass decided as it is.
 
         Args:
             deltas: computes [S, X]; not asked where the call goes on with a conversation.
 
         Raises:
-            ValueError: the call goes on with a prompt that was not seen here, or with another number of rows.
+            ValueError: the call goes on with a prompt that was not seen here, or with another number of rows; or the
+                forward pass leaves its gradient to a recomputation that begins after the layers that follow.
         """
-        if self.segments.is_decoding:
-            if self.kept_SK is None:
-                raise ValueError("the call goes on with a cache whose prompt did not pass through this adapter")
-            if len(self.kept_SK) != self.segments.num_segments:
-                found = f"{len(self.kept_SK)} prompts were weighed"
-                raise ValueError(f"{found}, the call goes on with {self.segments.num_segments} rows")
-            self.weights_SK = self.kept_SK
+        call, self.held_SK = self.segments.call, None
+        if call.continues_cache:
+            self.weights_SK = self._go_on(call.num_segments)
         else:
-            self.weights_SK = self._weigh(self(deltas()))
-            self.kept_SK = self.weights_SK.detach()
-        self.routing = ExampleRouting(self._of_all(self.weights_SK), None, self.segments.of_tokens()[0])
+            weights_SK = self._weigh(self(deltas()))
+            if self.segments.is_recomputing and self in call.decided:
+                return
+            self.weights_SK = weights_SK
+            if self.segments.is_recomputing:
+                return
+            self.kept_SK = weights_SK.detach()
+            if torch.is_grad_enabled():
+                call.decided[self] = weights_SK.detach().requires_grad_(weights_SK.requires_grad)
+            elif self.spans_layers and call.is_training and call.records_graph:
+                raise ValueError(
+                    "granularity=network decides in one layer for all: reentrant activation checkpointing loses its "
+                    "gradient; set use_reentrant=False"
+                )
+        self.routing = ExampleRouting(self._of_all(self.weights_SK), None, call.of_tokens()[0])
+
+    def _go_on(self, num_rows: int) -> Tensor:
+        if self.kept_SK is None:
+            raise ValueError("the call goes on with a cache whose prompt did not pass through this adapter")
+        if len(self.kept_SK) != num_rows:
+            raise ValueError(f"{len(self.kept_SK)} prompts were weighed, the call goes on with {num_rows} rows")
+        return self.kept_SK
+
+    def weights(self) -> Tensor:
+        """The weights [S, K] that what runs now is to follow.
+
+        Raises:
+            ValueError: the gate has not decided for this call.
+        """
+        decided = self.segments.call.decided.get(self) if self.segments.is_recomputing else None
+        found = next((one for one in (self.held_SK, decided, self.weights_SK) if one is not None), None)
+        if found is None:
+            raise ValueError("the gate decides before its banks: call the whole model")
+        return found
 
     def _weigh(self, logits_SK: Tensor) -> Tensor:
         """softmax; over those that are not masked, where some are (0 for all where all are)."""
@@ -100,7 +135,7 @@ class ExpertGate(Uncast):
         row_K = self.log_temperature.new_zeros(len(self.widths))
         if index is not None:
             row_K[index] = 1
-        self.weights_SK = row_K.expand(self.segments.num_segments, -1)
+        self.held_SK = row_K.expand(self.segments.num_segments, -1)
 
     def _of_all(self, weights_SK: Tensor) -> Tensor:
         """Weights of all N, zero where an expert has no part in this gate's unit."""
@@ -120,7 +155,7 @@ class ExpertGate(Uncast):
 
     def __getstate__(self) -> dict[str, Any]:
         # What was decided hangs on an autograd graph, which neither deepcopy nor pickle can take along.
-        return self.__dict__ | {"weights_SK": None, "kept_SK": None, "routing": None}
+        return self.__dict__ | {"weights_SK": None, "held_SK": None, "kept_SK": None, "routing": None}
 
 
 class FollowGate:
@@ -131,8 +166,8 @@ class FollowGate:
 
     def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> tuple[Tensor, ...]:
         """Each example's weight of every column of the bank, and the example of every token."""
-        assert isinstance(bank, ExpertBank) and self.leader.weights_SK is not None, "the gate decides before its banks"
-        columns = dict(zip(self.leader.widths, self.leader.weights_SK.split(1, -1), strict=True))
+        assert isinstance(bank, ExpertBank)
+        columns = dict(zip(self.leader.widths, self.leader.weights().split(1, -1), strict=True))
         # Not an index tensor: making one on a device would wait for it.
         spans = [(columns[expert.name] * (expert.scale / bank.scale)).expand(-1, expert.r) for expert in bank.experts]
         return torch.cat(spans, -1), self.leader.segments.of_tokens()[0]

@@ -6,7 +6,6 @@ Shape suffixes: B rows, T tokens, N = B * T, D in, S examples (segments) of all 
 from __future__ import annotations
 
 import inspect
-import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -16,15 +15,13 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from llava_moe.adapters.bin_mean import mean_by_bin
+from llava_moe.adapters.body import Body
+from llava_moe.adapters.call import Call
 from llava_moe.kv_cache import cached_length, check_cache_name
-from llava_moe.packed_rows import named_arguments
+from llava_moe.packed_rows import named_arguments, text_positions
 
-IGNORED = -100
-# What is known of one call of the language model.
-_OF_A_CALL = (
-    *("_shape", "_device", "_position_ids", "_attention_mask", "_labels", "_is_training", "_continues_cache"),
-    *("_examples", "_num_segments", "_bins"),
-)
+# What a model makes for each call of it and hands to the attention of every layer: it names the call.
+NAMES_OF_A_CALL = ("position_embeddings", "alibi", "position_bias", "position_ids")
 # How the configurations of transformers call the tokens whose places images and videos take.
 PLACEHOLDERS = ("image_token_id", "video_token_id")
 
@@ -46,28 +43,16 @@ class Segments:
 
     def __init__(self) -> None:
         self.reads_text = False
-        self._shape: tuple[int, int] | None = None
-        self._device = torch.device("cpu")
-        self._position_ids: Tensor | None = None
-        self._attention_mask: Tensor | None = None
-        self._told_labels: Tensor | None = None
-        self._labels: Tensor | None = None
-        self._is_training = False
-        self._continues_cache = False
-        self.cache_was_filled = False
-        self._examples: tuple[Tensor, Tensor] | None = None
-        self._num_segments: int | None = None
-        self._bins: tuple[Tensor, Tensor] | None = None
-        self._pooled: tuple[weakref.ref[Tensor], Tensor, set[int]] | None = None
-        self._last_call: weakref.ref[Tensor] | None = None
-        self._conversation: Tensor | None = None
+        self._last: Call | None = None
+        self._recalled: Call | None = None
         self._calls: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._pools = False
+        self._pending, self._guessed_in = 0, -1
+        self._told_labels: Tensor | None = None
         self._told_is_text: Tensor | None = None
-        self._is_text: Tensor | None = None
-        self._tokens: Tensor | None = None
-        self._embed: nn.Module | None = None
-        self._instruction: Tensor | None = None
+        self._pooled: tuple[weakref.ref[Tensor], Tensor, set[int]] | None = None
+        self._last_tokens: weakref.ref[Tensor] | None = None
+        self._conversation: Tensor | None = None
+        self._pools = False
 
     def watch(
         self, language_model: nn.Module, model: nn.Module | None = None
@@ -82,7 +67,7 @@ class Segments:
         check_cache_name(type(language_model).forward)
         handles = [language_model.register_forward_pre_hook(self._read, with_kwargs=True)]
         for name, module in language_model.named_modules():
-            if name.endswith("self_attn"):
+            if _may_name_a_call(name, module):
                 handles.append(module.register_forward_pre_hook(self._recall, with_kwargs=True))
         if model is not None and model is not language_model:
             handles.append(model.register_forward_pre_hook(self._read_labels, with_kwargs=True))
@@ -93,20 +78,60 @@ class Segments:
     def _forget_told(self, *_: Any) -> None:
         self._told_labels, self._told_is_text = None, None
 
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_recomputing(self) -> bool:
+        """Whether a backward pass is under way: what runs now is computed again, for a call that is long over."""
+        return torch._C._current_graph_task_id() != -1
+
+    @property
+    def call(self) -> Call:
+        """The last call; while a layer is computed again, the one that it belongs to.
+
+        Raises:
+            ValueError: the language model was not called yet.
+        """
+        if self._recalled is not None and self.is_recomputing:
+            return self._recalled
+        if self._last is None:
+            raise ValueError("no forward pass has been seen since the adapter was attached")
+        return self._last
+
+    def go_back_to(self, call: Call) -> None:
+        """Say which call is computed again from here on, until another is named or the backward pass ends."""
+        if self._recalled is not call:
+            self._recalled, self._pooled = call, None
+
     def _recall(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Go back to the call that an attention belongs to, when checkpointing computes it again.
 
-        By then another call may have been seen. Rotary embeddings are made anew for each call of the language model and
-        are handed to all its layers, so they name it.
+        By then other calls may have been seen. What is made for each call of the language model and handed to all its
+        layers, such as rotary embeddings, names it.
         """
-        key = kwargs.get("position_embeddings")
-        key = key[0] if isinstance(key, tuple) else key
-        if not isinstance(key, Tensor):
+        given = [kwargs.get(name) for name in NAMES_OF_A_CALL]
+        keys = [key[0] if isinstance(key, tuple) and key else key for key in given]
+        keys = [key for key in keys if isinstance(key, Tensor)]
+        if not self.is_recomputing:
+            if self._last is not None:
+                for key in keys[:1]:
+                    self._calls[key] = self._last
             return
-        if torch._C._current_graph_task_id() == -1:
-            self._calls[key] = {name: getattr(self, name) for name in _OF_A_CALL}
-        elif key in self._calls:
-            vars(self).update(self._calls[key], _pooled=None)
+        found = next((self._calls[key] for key in keys if key in self._calls), None)
+        self.go_back_to(self._only_call(module) if found is None else found)
+
+    def _only_call(self, module: nn.Module) -> Call:
+        """The last call, where there is no doubt that it is what is computed again."""
+        task = torch._C._current_graph_task_id()
+        if task != self._guessed_in:
+            self._guessed_in, pending, self._pending = task, self._pending, 0
+            if pending > 1 or self._last is None or not self._last.is_training:
+                raise ValueError(
+                    f"{type(module).__name__} does not say which of several forward passes is computed again: under "
+                    "activation checkpointing run this model's backward pass right after each forward pass"
+                )
+        assert self._last is not None
+        return self._last
 
     def mark_prompts(self, labels_BT: Tensor | None) -> None:
         """Say the labels of the next call, for a loop that computes its own loss; -100 where nothing is learnt."""
@@ -125,69 +150,89 @@ class Segments:
             known = input_ids.new_tensor([token for token in stand_ins if token is not None])
             self._told_is_text = ~torch.isin(input_ids, known)
 
-    def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _read(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         named = named_arguments(module, args, kwargs)
         tokens = named.get("inputs_embeds") if named.get("inputs_embeds") is not None else named.get("input_ids")
         if tokens is None:
             raise ValueError("the language model was called with neither input_ids nor inputs_embeds")
-        positions = named.get("position_ids")
-        self._shape, self._device = (tokens.shape[0], tokens.shape[1]), tokens.device
-        self._position_ids = _text_positions(positions)
-        self._labels, self._told_labels = self._told_labels, None
-        if self._labels is not None and tuple(self._labels.shape) != self._shape:
-            raise ValueError(f"labels are {tuple(self._labels.shape)}, the language model got {self._shape} tokens")
-        self._is_training = module.training
-        self.cache_was_filled = self._continues_cache = cached_length(named) > 0
-        self._attention_mask = _padding(named.get("attention_mask"), *self._shape, self._continues_cache)
-        self._examples, self._num_segments, self._bins, self._pooled = None, None, None, None
+        shape = (tokens.shape[0], tokens.shape[1])
+        labels, self._told_labels = self._told_labels, None
+        if labels is not None and tuple(labels.shape) != shape:
+            raise ValueError(f"labels are {tuple(labels.shape)}, the language model got {shape} tokens")
+        cache_was_filled = cached_length(named) > 0
+        self._last = Call(
+            shape,
+            tokens.device,
+            position_ids=text_positions(named.get("position_ids")),
+            attention_mask=_padding(named.get("attention_mask"), *shape, cache_was_filled),
+            labels=labels,
+            is_training=module.training,
+            records_graph=torch.is_grad_enabled(),
+            continues_cache=cache_was_filled,
+            cache_was_filled=cache_was_filled,
+        )
+        self._pending += module.training and torch.is_grad_enabled()
+        self._recalled = self._pooled = None
         if self.reads_text:
-            self._read_text(module, tokens)
-        self._last_call = weakref.ref(tokens)
+            self._read_text(self._last, module, tokens)
+        self._last_tokens = weakref.ref(tokens)
         self._follow_conversation(tokens)
+        if isinstance(kwargs.get("position_ids"), Tensor):
+            # The caller may hand the same tensor to several calls; a view of it names this one alone.
+            return args, kwargs | {"position_ids": kwargs["position_ids"].view_as(kwargs["position_ids"])}
+        return None
 
-    def _read_text(self, language_model: Any, tokens: Tensor) -> None:
-        self._tokens, self._instruction = tokens.detach(), None
-        self._embed = language_model.get_input_embeddings() if tokens.ndim == 2 else None
-        self._is_text, self._told_is_text = self._told_is_text, None
-        if self._is_text is not None and tuple(self._is_text.shape) != self._shape:
-            raise ValueError(f"input_ids are {tuple(self._is_text.shape)}, the language model got {self._shape} tokens")
+    def _read_text(self, call: Call, language_model: Any, tokens: Tensor) -> None:
+        call.tokens = tokens.detach()
+        call.embed = language_model.get_input_embeddings() if tokens.ndim == 2 else None
+        call.is_text, self._told_is_text = self._told_is_text, None
+        if call.is_text is not None and tuple(call.is_text.shape) != call.shape:
+            raise ValueError(f"input_ids are {tuple(call.is_text.shape)}, the language model got {call.shape} tokens")
 
     def _follow_conversation(self, tokens: Tensor) -> None:
         """Notice a call without cache whose input begins with the whole of the last prompt: it goes on with it."""
-        if not self._pools or self._continues_cache:
+        call = self.call
+        if not self._pools or call.continues_cache:
             return
         before, self._conversation = self._conversation, None
-        if self._is_training or self._labels is not None:
+        if call.is_training or call.labels is not None:
             return
         self._conversation = tokens.detach()
         if before is None or before.ndim != tokens.ndim or before.shape[0] != tokens.shape[0]:
             return
         # A row of several examples is no conversation, even where it begins with one.
-        is_longer = before.shape[1] < tokens.shape[1] and self.num_segments == len(tokens)
+        is_longer = before.shape[1] < tokens.shape[1] and call.num_segments == len(tokens)
         if is_longer and torch.equal(before, tokens[:, : before.shape[1]]):
-            self._continues_cache, self._conversation = True, before
+            call.continues_cache, self._conversation = True, before
 
     def forget_conversation(self) -> None:
         """Take the next call without a filled cache for a new conversation."""
         self._conversation = None
 
+    # --- what the call's tokens are ----------------------------------------------------------------------------------
+
     @property
     def is_decoding(self) -> bool:
-        """Whether the last call went on with a conversation: then what its first prompt decided still holds.
+        """Whether the call went on with a conversation: then what its first prompt decided still holds.
 
         It did if its cache was filled, or if, without cache, its input begins with that whole prompt.
         """
-        return self._continues_cache
+        return self.call.continues_cache
+
+    @property
+    def cache_was_filled(self) -> bool:
+        """Whether the call came with a cache that held tokens."""
+        return self.call.cache_was_filled
 
     @property
     def num_segments(self) -> int:
-        """S, the examples of the last call. Costs one device synchronisation for each call of the model."""
-        if self._num_segments is None:
-            self._num_segments = int(self.of_tokens()[1])
-        return self._num_segments
+        """S, the examples of the call. Costs one device synchronisation for each call of the model."""
+        return self.call.num_segments
 
     def of_tokens(self) -> tuple[Tensor, Tensor]:
-        """Number the examples of the last call.
+        """Number the examples of the call.
 
         Returns:
             ``segments_BT`` int64, the example of each token counted through all rows, -1 for tokens that belong to
@@ -196,50 +241,11 @@ class Segments:
         Raises:
             ValueError: the language model was not called yet.
         """
-        if self._examples is None:
-            self._examples = self._number_examples()
-        return self._examples
-
-    def _number_examples(self) -> tuple[Tensor, Tensor]:
-        if self._shape is None:
-            raise ValueError("no forward pass has been seen since the adapter was attached")
-        (rows, length), device = self._shape, self._device
-        is_token_BT = torch.ones(rows, length, dtype=torch.bool, device=device)
-        if self._attention_mask is not None:
-            # While decoding with a cache the mask also covers the past; the new tokens are its end.
-            is_token_BT = self._attention_mask[:, -length:].to(device).bool()
-        starts_BT = torch.zeros_like(is_token_BT)
-        if self._position_ids is not None:
-            positions_BT = self._position_ids.to(device).expand(rows, length)
-            starts_BT[:, 1:] = positions_BT[:, 1:] != positions_BT[:, :-1] + 1
-            # Nor does a token start an example that goes on after silent ones, as a batch of conversations does.
-            columns_T = torch.arange(length, device=device)
-            last_BT = torch.where(is_token_BT, columns_T, -1).cummax(1).values[:, :-1].clamp(min=0)
-            starts_BT[:, 1:] &= positions_BT[:, 1:] != positions_BT.gather(1, last_BT) + 1
-        # The first real token starts an example whatever its position (left padding, decoding).
-        is_first_BT = is_token_BT & (is_token_BT.cumsum(1) == 1)
-        starts_BT = is_first_BT | (starts_BT & is_token_BT)
-        segments_BT = (starts_BT.flatten().cumsum(0) - 1).view(rows, length)
-        return segments_BT.masked_fill(~is_token_BT, -1), starts_BT.sum()
+        return self.call.of_tokens()
 
     def is_prompt(self) -> Tensor:
         """bool [B, T]: the tokens from which an example's decisions are made, as the class says."""
-        segments_BT, _ = self.of_tokens()
-        is_token_BT = segments_BT >= 0
-        if self._labels is None:
-            if self._is_training:
-                warnings.warn(
-                    "an adapter that decides from the prompt is training without labels: the answer counts as prompt; "
-                    "call the model with labels=, or attached.mark_prompts(labels) before it",
-                    stacklevel=2,
-                )
-            return is_token_BT
-        is_supervised_N = ((self._labels.to(self._device) != IGNORED) & is_token_BT).flatten()
-        seen_N = is_supervised_N.cumsum(0)
-        segments_N = segments_BT.flatten().clamp(min=0)
-        before_S = torch.full((self.num_segments + 1,), is_supervised_N.numel(), device=self._device)
-        before_S = before_S.scatter_reduce(0, segments_N, seen_N - is_supervised_N.long(), "amin")
-        return is_token_BT & (seen_N == before_S[segments_N]).view_as(is_token_BT)
+        return self.call.is_prompt()
 
     def pool(self, x_BTD: Tensor, reader: object | None = None) -> Tensor:
         """Mean of ``x_BTD`` over each example's prompt: [S, D], fp32 or wider; 0 for an example without a prompt.
@@ -253,22 +259,21 @@ class Segments:
             if source() is x_BTD and id(reader) not in readers:
                 readers.add(id(reader))
                 return pooled_SD
-        if self._bins is None:
-            self._bins = self._bins_of(self.is_prompt())
-        if len(self._bins[0]) != x_BTD.shape[:-1].numel():
-            seen = f"the language model was last called with {len(self._bins[0])} tokens"
+        bins = self.call.bins()
+        if len(bins[0]) != x_BTD.shape[:-1].numel():
+            seen = f"the language model was last called with {len(bins[0])} tokens"
             raise ValueError(f"{seen}, this part of it alone with {x_BTD.shape[:-1].numel()}: call the whole model")
-        pooled_SD = mean_by_bin(x_BTD, *self._bins)
+        pooled_SD = mean_by_bin(x_BTD, *bins)
         if reader is not None:
             # A weak reference, so as not to keep the input alive.
             self._pooled = weakref.ref(x_BTD), pooled_SD, {id(reader)}
         return pooled_SD
 
     def _follow_from_now(self) -> None:
-        if not self._pools:
+        if not self._pools and not self.is_recomputing:
             self._pools = True
             # Only now is it known that conversations matter: this one's prompt was not remembered yet.
-            tokens = None if self._last_call is None else self._last_call()
+            tokens = None if self._last_tokens is None else self._last_tokens()
             if tokens is not None:
                 self._follow_conversation(tokens)
 
@@ -279,22 +284,17 @@ class Segments:
         the model around the language model; where it is called without ``input_ids``, every token counts as text.
         """
         self._follow_from_now()
-        if self._instruction is None:
-            assert self._tokens is not None, "reads_text is set before the language model is called"
-            is_read_BT = self.is_prompt()
-            if self._is_text is not None:
-                is_read_BT = is_read_BT & self._is_text.to(self._device)
+        call = self.call
+        if call.instruction_SD is None:
+            if call.tokens is None:
+                raise ValueError("reads_text is set before the language model is called")
+            is_read_BT = call.is_prompt()
+            if call.is_text is not None:
+                is_read_BT = is_read_BT & call.is_text.to(call.device)
             with torch.no_grad():
-                embeds_BTD = self._tokens if self._embed is None else self._embed(self._tokens)
-                self._instruction = mean_by_bin(embeds_BTD, *self._bins_of(is_read_BT))
-        return self._instruction
-
-    def _bins_of(self, is_read_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The example of each token that is read, S for the others; and how many are read of each example, [S, 1]."""
-        num_segments = self.num_segments
-        bins_N = torch.where(is_read_BT, self.of_tokens()[0], num_segments).flatten()
-        counts_S = torch.bincount(bins_N, minlength=num_segments + 1)[:num_segments]
-        return bins_N, counts_S.clamp(min=1).unsqueeze(-1)
+                embeds_BTD = call.tokens if call.embed is None else call.embed(call.tokens)
+                call.instruction_SD = mean_by_bin(embeds_BTD, *call.bins_of(is_read_BT))
+        return call.instruction_SD
 
     def spread(self, values_SX: Tensor) -> Tensor:
         """Hand each token its example's row of ``values_SX``: [B, T, X]. Tokens of no example get some row."""
@@ -308,12 +308,14 @@ class Segments:
         vars(self).update(vars(Segments()) | state)
 
 
-def _text_positions(positions: Any) -> Tensor | None:
-    if not isinstance(positions, Tensor):
-        return None
-    if positions.ndim == 3 and positions.shape[0] == 4:
-        return positions[0]
-    return positions if positions.ndim == 2 else None
+def _may_name_a_call(name: str, module: nn.Module) -> bool:
+    """Whether a module is the attention of a decoder layer: a part of it that is handed more than hidden states."""
+    layer = Body.block_of(f"{name}.")
+    if layer is None or name.rpartition(".")[0] != layer:
+        return False
+    parameters = inspect.signature(type(module).forward).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return takes_any or any(key in parameters for key in NAMES_OF_A_CALL)
 
 
 def _padding(mask: Any, rows: int, length: int, continues_cache: bool) -> Tensor | None:

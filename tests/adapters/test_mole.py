@@ -357,6 +357,52 @@ def test_masked_weights_are_the_others_renormalised_which_is_a_softmax_with_minu
     assert torch.equal(gates_of(model)[name].routing.probs_SK, whole_SK)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("granularity", ["matrix", "layer", "block", "network"])
+def test_the_balance_loss_leaves_masked_experts_out(
+    build_llama: Build, three: list[str], granularity: str, exact: bool
+) -> None:
+    attached = attach(model := build_llama().double(), Mole(three, granularity=granularity, exact=exact))
+    mask_experts(attached, [1, 0, 1])
+    model(**packed())
+    assert attached.auxiliary_loss().item() < 3 * math.log(3)
+    randomise_gates(attached)
+    model(**packed())
+    loss = attached.auxiliary_loss()
+    weighing = [one.probs_SK[:, [0, 2]] for one in attached.routings().values() if one.probs_SK[:, [0, 2]].sum() > 0]
+    assert all(not one.probs_SK[:, 1].any() for one in attached.routings().values())
+    torch.testing.assert_close(loss, -torch.stack(weighing).mean((0, 1)).log().sum())
+    assert attached.balance_totals().shape == (3,)
+    loss.backward()
+    grads = [parameter.grad for parameter in attached.trainable_parameters().values() if parameter.grad is not None]
+    assert grads and all(bool(grad.isfinite().all()) for grad in grads)
+    totals = attached.expert_totals(torch.zeros(packed()["input_ids"].shape, dtype=torch.int64), 1)
+    assert bool(totals.entropy.isfinite().all()) and not totals.tokens[..., 1].any()
+    mask_experts(attached, [1, 1, 1])
+    model(**packed())
+    every = torch.stack([one.probs_SK for one in attached.routings().values()]).mean((0, 1))
+    torch.testing.assert_close(attached.auxiliary_loss(), -every.log().sum())
+
+
+def test_even_gates_of_two_experts_beside_a_masked_one_have_balance_two_log_two(
+    build_llama: Build, tmp_path: Path
+) -> None:
+    same = [write_lora(build_llama, tmp_path / f"{n}", n, r=2, target_modules=("q_proj", "up_proj")) for n in (1, 2, 3)]
+    attached = attach(model := build_llama().double(), Mole(same))
+    mask_experts(attached, [1, 1, 0])
+    model(**packed())
+    assert attached.auxiliary_loss().item() == pytest.approx(2 * math.log(2), abs=1e-9)
+
+
+def test_a_gate_of_masked_experts_alone_takes_no_part_in_the_balance(build_llama: Build, tmp_path: Path) -> None:
+    wide = [write_lora(build_llama, tmp_path / f"{n}", n, r=2, target_modules=("q_proj", "up_proj")) for n in (1, 2)]
+    thin = [write_lora(build_llama, tmp_path / f"{n}", n, r=2, target_modules=("q_proj",)) for n in (3, 4)]
+    attached = attach(model := build_llama().double(), Mole([*wide, *thin]))
+    mask_experts(attached, [0, 0, 1, 1])
+    model(**packed())
+    assert attached.auxiliary_loss().item() == pytest.approx(2 * math.log(2), abs=1e-9)
+
+
 @torch.no_grad()
 def test_a_masked_expert_that_stands_alone_on_a_linear_is_silent(build_llama: Build, tmp_path: Path) -> None:
     both = [write_lora(build_llama, tmp_path / f"{n}", n, r=2, target_modules=("q_proj",)) for n in (1, 2)]

@@ -223,6 +223,39 @@ def test_checkpointing_changes_no_gradient(config: Any) -> None:
         assert torch.equal(plain[name], recomputed[name]), name
 
 
+def test_passes_before_one_backward_pass_keep_their_gradients_when_recomputed(config: Any) -> None:
+    def gradients(together: bool) -> dict[str, torch.Tensor]:
+        model = build_model().train()
+        attached = attach(model, config)
+        randomise(attached)
+        model.model.multi_modal_projector.requires_grad_(True)
+        losses = []
+        if together:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        rows = packed()
+        alone_rows = [
+            {"input_ids": ids[None], "pixel_values": pixels, "use_cache": False} for ids, pixels in examples()
+        ]
+        for row in [rows, *alone_rows]:
+            attached.mark_prompts(
+                torch.where(torch.arange(row["input_ids"].shape[1]) < IMAGE_LENGTH + 3, -100, 1)[None]
+            )
+            losses.append(model(**row).logits.square().mean() + attached.auxiliary_loss())
+            if not together:
+                losses.pop().backward()
+            with torch.no_grad():
+                model.eval()(input_ids=torch.arange(1, 6)[None])
+                model.train()
+        if together:
+            torch.stack(losses).sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    each, together = gradients(False), gradients(True)
+    assert each.keys() == together.keys() and each
+    for name in each:
+        torch.testing.assert_close(together[name], each[name], atol=1e-6, rtol=1e-4)
+
+
 class Partition:
     """A model whose every module has its own parameters only while it runs, forward or backward, as under ZeRO-3."""
 
