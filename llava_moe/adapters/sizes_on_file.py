@@ -12,6 +12,8 @@ from torch import Tensor
 from llava_moe.adapters.own_format import CONFIG_FILE
 from llava_moe.errors import UserError
 
+# Where a folder has no such tensor, what is missing is named when it is put on; sizes up to this cost little.
+COMMON = 64
 _MEMBER = re.compile(r"\.(?:experts|factors)\.(\d{1,9})\.")
 
 
@@ -26,7 +28,9 @@ def refuse_sizes(folder: Path, settings: Mapping[str, Any], tensors: Mapping[str
     """
     counts = [int(found[1]) + 1 for name in tensors if (found := _MEMBER.search(name))]
     ranks = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith("lora_A.weight") and tensor.ndim]
-    most_members, most_rank = max(counts, default=1), max(ranks, default=0)
+    # A number in a name is a claim too: a folder has no more members than tensors.
+    most_members = min(max(counts), len(tensors)) if counts else COMMON
+    most_rank = max(ranks, default=COMMON)
     num_factors = settings.get("num_factors")
     # A mixture of factors chooses r of them; everywhere else r is a tensor's.
     claims = {"r": (settings.get("r"), most_rank if num_factors is None else most_members)}
