@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llava_moe.adapters.body import Body
 from llava_moe.adapters.field_types import first_misfit
+from llava_moe.adapters.hub_name import hub_id
 from llava_moe.adapters.shown import shown
 from llava_moe.errors import UserError
 
@@ -36,7 +37,9 @@ def write_folder(
     folder: Path, body: Body, method: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     """Write an adapter of our own methods, with what it was trained on."""
-    head = {"method": method, "format_version": FORMAT_VERSION, "base": body.describe()}
+    base = body.describe()
+    base["name"] = hub_id(base["name"])
+    head = {"method": method, "format_version": FORMAT_VERSION, "base": base}
     write_settings(folder, {**head, **settings})
     write_tensors(folder, tensors)
 

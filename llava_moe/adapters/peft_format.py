@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from llava_moe.adapters.body import Body
+from llava_moe.adapters.hub_name import hub_id
 from llava_moe.adapters.own_format import CONFIG_FILE, write_settings, write_tensors
 from llava_moe.adapters.peft_keys import features_in_use
 from llava_moe.adapters.peft_names import PREFIX, chosen_by_any_name, names_here
@@ -40,8 +41,10 @@ def write_peft_folder(
         folder,
         {
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": getattr(body.model, "name_or_path", None) or None,
+            # AutoPeftModel takes the class of the base from auto_mapping, and only where there is no task_type.
+            "task_type": None,
+            "auto_mapping": _auto_mapping(body),
+            "base_model_name_or_path": hub_id(getattr(body.model, "name_or_path", None)),
             "bias": "none",
             "fan_in_fan_out": False,
             "inference_mode": True,
@@ -53,6 +56,15 @@ def write_peft_folder(
     )
     named = {f"{PREFIX}{body.root}{name}": tensor for name, tensor in tensors.items()}
     write_tensors(folder, named | {f"{PREFIX}{name}": tensor for name, tensor in saved.items()})
+
+
+def _auto_mapping(body: Body) -> dict[str, str]:
+    kind = type(body.model)
+    package = kind.__module__.partition(".")[0]
+    return {
+        "base_model_class": kind.__name__,
+        "parent_library": package if package == "transformers" else kind.__module__,
+    }
 
 
 def read_peft_settings(

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from llava_moe.adapters import Mole, NoAdapter, load_adapter
+from llava_moe.adapters.hub_name import hub_id
 from llava_moe.assemble import (
     DTYPES,
     Assembled,
@@ -46,7 +47,7 @@ from llava_moe.export.mixing import (
     wide_linears,
 )
 from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
-from llava_moe.export.write import BASE, export_merged, export_peft, folder_of
+from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
 from llava_moe.train.checkpoint import is_full
 
@@ -168,17 +169,16 @@ def _to_peft(job: Job) -> None:
     _check_gates(assembled)
     if not all(has_experts(wide) for wide in gated(model).values()):
         raise UserError(
-            f"the factors of {job.recipe.adapter.method} are paired anew for each example, so none is a LoRA alone: "
+            f"the factors of {job.recipe.adapter.method} are paired again for each example, so none is a LoRA alone: "
             "export to=hf with static=by_domain=NAME, or use the run itself"
         )
     published = _published_base(job.checkpoint, job.recipe)
     processor, prompt = processor_of(assembled), probes_of(assembled)[0].text
     adapters = [folder_of(name) for name in expert_names(model)] or [""]
-    base = published or str(job.out / BASE)
-    comparisons = export_peft(assembled, processor, job.partial, job.dtype, base, published is not None)
+    comparisons = export_peft(assembled, processor, job.partial, job.dtype, published)
     _show(comparisons, job.console)
     card = card_of(job.checkpoint, job.run, job.recipe, "peft", prompt, comparisons)
-    replace(card, base_folder=published or BASE, adapters=adapters).write(job.partial, job.out)
+    replace(card, base_folder=published.hub_id if published else BASE, adapters=adapters).write(job.partial, job.out)
 
 
 def _check_gates(assembled: Assembled) -> None:
@@ -216,10 +216,14 @@ def _start_logits(recipe: Recipe) -> list[Tensor]:
     return our_logits(assembled, probes_of(assembled))
 
 
-def _published_base(checkpoint: Path, recipe: Recipe) -> str | None:
-    """The checkpoint that a run's adapter fits as it was published; none where the base was assembled or trained."""
+def _published_base(checkpoint: Path, recipe: Recipe) -> PublishedBase | None:
+    """The checkpoint that a run's adapter fits as it was published; none where the base is another, or a folder."""
+    if not isinstance(recipe.architecture, FromCheckpoint):
+        return None
     was_trained = any((one / "model" / "base.safetensors").is_file() for one in lineage(checkpoint))
-    return recipe.architecture.path if isinstance(recipe.architecture, FromCheckpoint) and not was_trained else None
+    source = recipe.architecture.path
+    name = hub_id(source)
+    return None if was_trained or name is None else PublishedBase(name, source)
 
 
 def _hold(job: Job, plain: dict[str, Any], assembled: Assembled) -> Static:

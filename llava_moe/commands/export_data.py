@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from llava_moe.adapters import NoAdapter
+from llava_moe.adapters.hub_name import hub_id
 from llava_moe.assemble import Assembled, Recipe
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.settings import mixture_of
@@ -23,6 +24,7 @@ from llava_moe.errors import UserError
 from llava_moe.eval.files import read_result
 from llava_moe.eval.table import markdown_tables
 from llava_moe.export.card import Card, DomainData
+from llava_moe.export.places import without_places
 from llava_moe.export.proof import Comparison
 from llava_moe.model import Architecture, FromCheckpoint, FromParts
 from llava_moe.train.state import RunState
@@ -115,7 +117,7 @@ def card_of(
         base=base,
         hub_base=hub_base,
         method=recipe.adapter.method,
-        settings=asdict(recipe.adapter) if has_adapter else {},
+        settings=without_places(asdict(recipe.adapter)) if has_adapter else {},
         steps=RunState.read(checkpoint / "state.json").step,
         data=_data_seen(folder, run),
         prompt=prompt,
@@ -126,17 +128,21 @@ def card_of(
 
 def _base_in_words(architecture: Architecture) -> tuple[str, str | None]:
     if isinstance(architecture, FromCheckpoint):
-        hub = None if Path(architecture.path).expanduser().exists() else architecture.path
-        return f"`{architecture.path}`", hub
+        return _said(architecture.path), hub_id(architecture.path)
     if isinstance(architecture, FromParts):
-        language = architecture.language_model
-        hub = None if language.startswith("embedded:") or Path(language).expanduser().exists() else language
+        language, tower = architecture.language_model, architecture.vision_tower
         note = (
             " Both are the small models that ship with llava-moe, for demonstration." if "embedded:" in language else ""
         )
-        parts = f"Vision tower `{architecture.vision_tower}`, language model `{language}`, joined by a projector."
-        return parts + note, hub
+        parts = f"Vision tower {_said(tower)}, language model {_said(language)}, joined by a projector."
+        return parts + note, hub_id(language)
     return "Random weights of a given shape: a test's, of no use for answers.", None
+
+
+def _said(reference: str) -> str:
+    """A base's name as a card may show it: of a folder its own name, without the way there."""
+    hub = hub_id(reference)
+    return f"`{hub or Path(reference).expanduser().name}`" + ("" if hub or ":" in reference else " (a local folder)")
 
 
 def _data_seen(folder: Path, run: Mapping[str, Any]) -> list[DomainData]:

@@ -54,7 +54,7 @@ class Card:
     scores: Sequence[str] = ()
 
     def write(self, folder: Path, final: Path) -> None:
-        """Write ``README.md`` into ``folder``, which will stand at ``final``."""
+        """Write ``README.md`` into ``folder``, which will be called as ``final`` is: the code runs from beside it."""
         parts = [
             self._front(),
             f"# {self.name}\n\n{self._what()}",
@@ -83,21 +83,26 @@ class Card:
                 else f" The mixture depends on the input; here it is held constant: {self.static}."
             )
             return f"A `LlavaForConditionalGeneration`{merged}, with its processor.{held}"
+        alone = (
+            ' With a PEFT folder as the current one, `AutoPeftModel.from_pretrained(".")` finds the base too.'
+            if self.base_folder == "base"
+            else ""
+        )
         if list(self.adapters) == [""]:
-            return "A PEFT LoRA folder. It carries the projector (`modules_to_save`)."
+            return f"A PEFT LoRA folder. It carries the projector (`modules_to_save`).{alone}"
         listed = ", ".join(f"`{name}/`" for name in self.adapters)
         return (
             f"One PEFT LoRA folder for each expert of a {self.method} adapter: {listed}. Each carries the projector "
             "(`modules_to_save`) and the LoRA of the layers that have no experts. `router.safetensors` holds what "
             "chooses between the experts by input, which PEFT does not compute: a folder alone answers as that expert "
-            "would."
+            f"would.{alone}"
         )
 
     def _code(self, final: Path) -> str:
         imports = ["from PIL import Image"]
         imports += ["from peft import PeftModel"] if self.form == "peft" else []
         imports += ["from transformers import AutoProcessor, LlavaForConditionalGeneration", ""]
-        lines = [f"folder = {str(final)!r}"]
+        lines = [f"folder = {final.absolute().name!r}  # where this folder lies"]
         if self.form == "hf":
             lines += ["model = LlavaForConditionalGeneration.from_pretrained(folder)"]
         else:

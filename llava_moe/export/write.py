@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.export.experts import expert_parts, write_expert
 from llava_moe.export.merge import fold
 from llava_moe.export.mixing import Mixings, expert_names, held, one_expert, silenced
+from llava_moe.export.places import without_places
+from llava_moe.export.processor_files import write_processor
 from llava_moe.export.proof import (
     Comparison,
     compare,
@@ -28,9 +31,18 @@ from llava_moe.export.proof import (
     probes_of,
     their_logits,
 )
+from llava_moe.export.published import MAX_SHARD_SIZE, write_config, write_weights
 
 BASE = "base"
 ROUTER = "router"
+
+
+@dataclass(frozen=True)
+class PublishedBase:
+    """A base that anyone can get: by its ``hub_id``; ``source`` is what it was opened by here, the id or a folder."""
+
+    hub_id: str
+    source: str
 
 
 def export_merged(
@@ -69,18 +81,18 @@ def export_merged(
 
 
 def export_peft(
-    assembled: Assembled, processor: LlavaProcessor, folder: Path, dtype: torch.dtype, base: str, is_published: bool
+    assembled: Assembled, processor: LlavaProcessor, folder: Path, dtype: torch.dtype, published: PublishedBase | None
 ) -> list[Comparison]:
     """Write a PEFT folder (plain LoRA) or one for each expert with the router beside them; load each back and compare.
 
-    The assembled model is used up: its adapter is gone.
+    The assembled model is used up: its adapter is gone. Without a published base, each folder names the assembled one
+    by the way from itself: PEFT finds it when the folder is the current one.
 
     Args:
         assembled: in fp32.
         folder: an existing folder; without experts it becomes the PEFT folder itself.
         dtype: precision of the base.
-        base: what PEFT shall call the base: a published one, or where ``folder/base`` will stand.
-        is_published: whether ``base`` is there already; else the assembled base is written to ``folder/base``.
+        published: the base that the folders belong to; without one the assembled base is written to ``folder/base``.
 
     Raises:
         UserError: what was written is not what was trained; see :func:`~llava_moe.export.proof.compare`.
@@ -96,20 +108,18 @@ def export_peft(
         parts[name] = expert_parts(model, name or None)
     if expert_names(model):
         write_router(folder, assembled)
-    settings = {
-        "base_model_name_or_path": base,
-        "lora_dropout": getattr(assembled.attached.config, "lora_dropout", 0.0),
-    }
+    dropout = {"lora_dropout": getattr(assembled.attached.config, "lora_dropout", 0.0)}
     assembled.attached.detach()
     projector = {name: tensor.detach() for name, tensor in model.named_parameters() if PROJECTOR in name}
     for name, place in experts.items():
-        write_expert(place, model, parts[name], settings, projector)
-    processor.save_pretrained(folder)
-    if not is_published:
+        base = published.hub_id if published else os.path.relpath(folder / BASE, place).replace(os.sep, "/")
+        write_expert(place, model, parts[name], dropout | {"base_model_name_or_path": base}, projector)
+    write_processor(processor, folder)
+    if published is None:
         write_model(model, processor, folder / BASE, dtype)
     comparisons = []
     for name, place in experts.items():
-        adapted = load_peft(base if is_published else folder / BASE, dtype, place)
+        adapted = load_peft(published.source if published else folder / BASE, dtype, place)
         theirs = their_logits(adapted, load_processor(folder), probes)
         shown = f"{place.name} (our model with {name} for every token)" if name else "PEFT adapter"
         comparisons.append(compare(shown, ours[name], theirs, bare, dtype))
@@ -133,7 +143,7 @@ def write_router(folder: Path, assembled: Assembled) -> None:
     facts = {
         "format_version": 1,
         "method": attached.config.method,
-        "settings": asdict(attached.config),  # type: ignore[call-overload]
+        "settings": without_places(asdict(attached.config)),  # type: ignore[call-overload]
         "experts": {name: folder_of(name) for name in expert_names(assembled.model)},
         "reads": "the input of the module that a tensor is named after",
     }
@@ -146,21 +156,27 @@ def write_model(
     """Write a bare model in ``dtype``, and its processor, as Hugging Face reads them."""
     before: Any = model.dtype
     device = next(model.parameters()).device
-    generation, text = model.generation_config, cast(Any, model.config.text_config)
-    end_tokens = end_token_ids(model, processor.tokenizer)
-    # Vicuna's own file asks for sampling without saying so, and transformers refuses to write it.
-    model.generation_config = GenerationConfig(
-        bos_token_id=generation.bos_token_id,
-        eos_token_id=list(end_tokens) if len(end_tokens) > 1 else processor.tokenizer.eos_token_id,
-        pad_token_id=processor.tokenizer.pad_token_id,
-    )
+    text = cast(Any, model.config.text_config)
+    folder.mkdir(parents=True, exist_ok=True)
     # Packed rows need it off (see model/build.py); whoever generates wants it on.
     text.use_cache = True
     try:
         nn.Module.to(model, torch.device("cpu"), dtype)
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        write_weights(model, folder, MAX_SHARD_SIZE)
+        write_config(model, folder, dtype)
     finally:
         text.use_cache = False
-        model.generation_config = generation
         nn.Module.to(model, device, before)
+    generation_of(model, processor).save_pretrained(folder)
+    write_processor(processor, folder)
+
+
+def generation_of(model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> GenerationConfig:
+    """The tokens that generation starts with and stops at; the base's other wishes, such as sampling, are not kept."""
+    # Training ends answers with the tokenizer's end token; a base may stop at others too.
+    stops = end_token_ids(model, processor.tokenizer)
+    return GenerationConfig(
+        bos_token_id=cast(Any, model.generation_config).bos_token_id,
+        eos_token_id=stops[0] if len(stops) == 1 else list(stops),
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModel, PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -31,6 +34,8 @@ TRAINED = {
     "as_released": ["adapter=mixlora", "adapter.num_factors=6", "adapter.r=2", "adapter.as_released=true"],
     "none": ["adapter=none"],
     "pretrain": ["exp=pretrain_llava_558k"],
+    "on_a_folder": ["adapter=lora", "model=llava_1_5_7b_hf", "model.architecture.path=MERGED"],
+    "on_a_hub_model": ["adapter=lora", "model=llava_1_5_7b_hf", "model.architecture.path=CACHED"],
     "untrained": ["adapter=lora", "stage.demo.learning_rates.adapter=0.0", "train.max_steps=1"],
 }
 
@@ -48,11 +53,25 @@ def trained(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFa
             words = [*words_for_tiny, *([] if name in ("none", "pretrain") else [rate]), *TRAINED[name]]
             if name == "pretrain":  # captions are the demo's
                 words = [word for word in words if not word.startswith(("data=", "path=", "images="))]
+            if name.startswith("on_a"):  # its base is what another run was exported to
+                words = [word for word in words if "tokenizer=" not in word and word != "model=tiny"]
+                words = [word.replace("MERGED", str(merged())).replace("CACHED", str(cached())) for word in words]
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("LLAVA_MOE_CACHE", str(root / "cache"))
                 patch.chdir(root)
                 assert run(["train", *words, f"out={folder}"]) == 0
         return folder
+
+    def merged() -> Path:
+        if not (root / "merged").exists():
+            assert run(["export", f"run={train('lora')}", "to=hf", f"out={root / 'merged'}"]) == 0
+        return root / "merged"
+
+    def cached() -> Path:
+        place = root / "hub" / "models--acme--tiny-llava" / "snapshots" / "0123abcd"
+        if not place.exists():
+            shutil.copytree(merged(), place)
+        return place
 
     return train
 
@@ -101,7 +120,81 @@ def test_plain_lora_is_one_folder_that_peft_loads_with_the_projector(
     assert answers(model, processor) == answers(*load_run(trained("lora")))
     settings = json.loads((tmp_path / "it" / "adapter_config.json").read_text())
     assert settings["modules_to_save"] == ["multi_modal_projector"]
-    assert settings["base_model_name_or_path"] == str(tmp_path / "it" / "base")
+    assert settings["base_model_name_or_path"] == "base"
+
+
+@pytest.mark.parametrize("name", ["lora", "llava_mole"])
+def test_auto_peft_takes_a_folder_that_is_the_current_one_and_its_base_with_it(
+    trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert run(["export", f"run={trained(name)}", "to=peft", f"out={tmp_path / 'it'}"]) == 0
+    shutil.move(tmp_path / "it", tmp_path / "moved")
+    base, processor = tmp_path / "moved" / "base", AutoProcessor.from_pretrained(tmp_path / "moved")
+    inputs = processor(images=PICTURES["wide"], text=QUESTION, return_tensors="pt")
+
+    @torch.no_grad()
+    def logits(model: torch.nn.Module) -> torch.Tensor:
+        return model.eval()(**inputs).logits
+
+    experts = sorted((tmp_path / "moved").glob("expert-*"))
+    found = [logits(LlavaForConditionalGeneration.from_pretrained(base))]
+    for folder in experts or [tmp_path / "moved"]:
+        apart = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(base), folder)
+        monkeypatch.chdir(folder)
+        found.append(logits(AutoPeftModel.from_pretrained(".")))
+        assert torch.equal(found[-1], logits(apart))
+    assert all(not torch.equal(left, right) for left, right in pairwise(found))
+    if not experts:
+        torch.testing.assert_close(found[1], logits(load_run(trained(name))[0]), atol=1e-5, rtol=1e-5)
+
+
+PUBLISHED = json.loads((Path(__file__).parent.parent / "export" / "published_names.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "base"),
+    [("lora", ["to=hf"], ""), ("lora", ["to=peft"], "base"), ("llava_mole", ["to=hf", "static=by_domain=mine"], "")],
+)
+def test_a_base_is_written_with_the_files_and_tensor_names_of_published_folders(
+    trained: Callable[[str], Path], tmp_path: Path, name: str, words: list[str], base: str
+) -> None:
+    assert run(["export", f"run={trained(name)}", *words, f"out={tmp_path / 'it'}"]) == 0
+    folder, model = tmp_path / "it" / base, PUBLISHED["variants"]["untied"]
+    files = [path.name for path in folder.iterdir() if path.name != "README.md"]
+    assert sorted(files) == sorted([*model["files"], *PUBLISHED["processor_files"]])
+    with (folder / "model.safetensors").open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    assert header.keys() - {"__metadata__"} == model["tensors"].keys()  # the tiny model has the list's layers
+
+
+@pytest.mark.parametrize("name", ["lora", "on_a_folder", "on_a_hub_model", "llava_mole"])
+def test_no_place_of_the_maker_stays_in_an_export_or_an_adapter(
+    trained: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder = trained(name)
+    uniform = ["static=uniform", "limit=8"] if name == "llava_mole" else []
+    assert run(["export", f"run={folder}", "to=hf", f"out={tmp_path / 'a'}", *uniform]) == 0
+    assert run(["export", f"run={folder}", "to=peft", f"out={tmp_path / 'b'}"]) == 0
+    places = [str(place) for place in (tmp_path, folder, folder.parent, Path.home(), Path.cwd())]
+    exported = [path for part in ("a", "b") for path in (tmp_path / part).rglob("*")]
+    own = list((folder / "checkpoints").glob("*/adapter/*"))
+    assert own
+    for path in [*exported, *own]:
+        if path.is_file() and path.suffix != ".safetensors":
+            text = path.read_text()
+            assert not [place for place in places if place in text], path
+            assert "_name_or_path" not in text.replace("base_model_name_or_path", ""), path
+    named = {
+        json.loads(path.read_text())["base_model_name_or_path"]
+        for path in exported
+        if path.name == "adapter_config.json"
+    }
+    assert named == {"on_a_hub_model": {"acme/tiny-llava"}, "llava_mole": {"../base"}}.get(name, {"base"})
+    assert (tmp_path / "b" / "base").is_dir() == (name != "on_a_hub_model")
+    card = (tmp_path / "b" / "README.md").read_text()
+    hub = 'base_model: "acme/tiny-llava"' in card and "from_pretrained('acme/tiny-llava')" in card
+    assert hub == (name == "on_a_hub_model")
+    assert ("`merged` (a local folder)" in card) == (name == "on_a_folder")
 
 
 def test_each_expert_becomes_a_folder_and_the_router_stands_beside_them(
