@@ -20,6 +20,7 @@ from llava_moe.adapters.field_types import first_misfit
 from llava_moe.adapters.lora import low_rank_scale
 from llava_moe.adapters.own_format import CONFIG_FILE, read_settings, read_tensors
 from llava_moe.adapters.peft_lora import read_lora
+from llava_moe.adapters.projector import lora_alone
 from llava_moe.adapters.shown import shown
 from llava_moe.adapters.wide import Gate, WideLinear
 from llava_moe.errors import UserError
@@ -115,8 +116,9 @@ def _read(folder: Path, name: str, body: Body) -> ReadExpert:
     settings = read_settings(folder)
     if "peft_type" not in settings:
         raise UserError(f"experts: {folder} is an adapter of method {shown(settings.get('method'))}, not a LoRA")
+    settings, tensors = lora_alone(settings, read_tensors(folder))
     try:
-        lora, tensors = read_lora(folder, settings, read_tensors(folder), body)
+        lora, tensors = read_lora(folder, settings, tensors, body)
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder / CONFIG_FILE} has a value that is none of its setting's ({error})") from error
     chosen = body.select(lora.target_modules)

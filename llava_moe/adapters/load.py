@@ -17,6 +17,7 @@ from llava_moe.adapters.mole import Mole
 from llava_moe.adapters.no_adapter import NoAdapter
 from llava_moe.adapters.own_format import CONFIG_FILE, config_from, read_settings, read_tensors
 from llava_moe.adapters.peft_lora import read_lora
+from llava_moe.adapters.projector import carries_projector
 from llava_moe.adapters.saved_modules import put_in_place, saved_modules
 from llava_moe.adapters.shown import shown
 from llava_moe.adapters.sizes_on_file import refuse_sizes
@@ -30,6 +31,9 @@ METHODS: tuple[type[Method], ...] = (LlavaMole, MixLora, Mole, NoAdapter)
 def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
     """Attach the adapter that a folder holds, written by :meth:`Attached.save` or, for plain LoRA, by PEFT.
 
+    A projector that a PEFT folder carries (``modules_to_save``) takes the place of the model's own, as in PEFT, and
+    stays there when the adapter is taken off.
+
     Args:
         model: the base model that the adapter was trained on, bare.
         folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
@@ -40,7 +44,10 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
             left bare.
     """
     folder = Path(folder)
-    return _load(model, folder, read_settings(folder), read_tensors(folder), Body.of(model))
+    settings = read_settings(folder)
+    if carries_projector(settings):
+        return load_adapter_with_modules(model, folder)
+    return _load(model, folder, settings, read_tensors(folder), Body.of(model))
 
 
 def load_adapter_with_modules(model: nn.Module, folder: str | Path) -> Attached:

@@ -119,12 +119,16 @@ def _compose(config: DictConfig, own: Sequence[str], rest: Sequence[str]) -> int
 
 
 def _on_common_base(choices: Mapping[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
-    """The configuration, started from the base parts that the experts' runs trained."""
+    """The configuration, started from the base parts that the experts were trained on."""
     from llava_moe.compose.base_parts import common_start, refuse_other_models
 
     refuse_other_models(choices["experts"], plain["model"])
-    if plain["init_from"] is None and (start := common_start(choices["experts"])) is not None:
-        plain["init_from"] = str(start)
+    if plain["init_from"] is None:
+        from llava_moe.commands.compose_start import start_of_folders
+
+        place = Path(plain["out"]).absolute().parent if plain["out"] else RUNS
+        start = start_of_folders(choices["experts"], plain, common_start(choices["experts"]), place)
+        plain["init_from"] = None if start is None else str(start)
     return plain
 
 

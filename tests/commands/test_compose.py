@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def words(words_for_tiny: tuple[str, ...], trained: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(trained)
     return ["compose", *words_for_tiny, "train.max_steps=3", "experts=[runs/one,runs/two]"]
+
+
+@pytest.fixture
+def exported(words: list[str], trained: Path) -> list[str]:
+    """The words with the experts as ``export to=peft`` writes them, of runs that are not there to be looked at."""
+    for name in ("one", "two"):
+        if not (trained / "peft" / name).exists():
+            assert run(["export", f"run=runs/{name}", "to=peft", f"out=peft/{name}"]) == 0
+    return [*(word for word in words if not word.startswith("experts=")), "experts=[peft/one,peft/two]"]
 
 
 def adapter_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -112,6 +122,84 @@ def test_gates_of_a_bf16_run_are_saved_from_fp32_masters(words: list[str], tmp_p
     assert all(is_exact[name] == ("expert_gate" not in name) for name in tensors)
     model, _ = load_run(tmp_path / "run")
     assert bool(model(input_ids=torch.arange(5, 20)[None]).logits.isfinite().all())
+
+
+@torch.no_grad()
+def logits_of(folder: Path) -> torch.Tensor:
+    model, processor = load_run(folder)
+    pixels = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+    image = processor.tokenizer.convert_tokens_to_ids("<image>")
+    return model(input_ids=torch.tensor([[5, *[image] * 16, 7, 9, 11]]), pixel_values=pixels).logits
+
+
+def test_exported_experts_are_merged_on_the_base_that_they_brought(
+    words: list[str], exported: list[str], tmp_path: Path
+) -> None:
+    assert run([*words, "method=linear", f"out={tmp_path / 'runs-own'}"]) == 0
+    for method in ("linear", "svd"):
+        assert run([*exported, f"method={method}", f"out={tmp_path / method}"]) == 0
+    torch.testing.assert_close(logits_of(tmp_path / "linear"), logits_of(tmp_path / "runs-own"), atol=1e-5, rtol=1e-5)
+    starts = {yaml.safe_load((tmp_path / name / "config.yaml").read_text())["init_from"] for name in ("linear", "svd")}
+    assert starts == {str(next(tmp_path.glob("base-of-experts-*")))}
+    # What one bare model says differs from what stands under the experts: the base of the runs was trained.
+    torch.testing.assert_close(logits_of(Path(starts.pop())), logits_of(Path("runs/base")), atol=0, rtol=0)
+
+
+def test_gates_over_exported_experts_train_as_over_their_runs(
+    words: list[str], exported: list[str], tmp_path: Path
+) -> None:
+    logs = []
+    for name, given in (("a", words), ("b", exported)):
+        assert run([*given, f"out={tmp_path / name}"]) == 0
+        logs.append([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()])
+    for ours, theirs in zip(*logs, strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-4)
+    Path("peft").rename("away")
+    try:
+        torch.testing.assert_close(logits_of(tmp_path / "b"), logits_of(tmp_path / "a"), atol=1e-4, rtol=1e-4)
+    finally:
+        Path("away").rename("peft")
+
+
+def test_exported_experts_and_runs_on_one_base_are_composed(exported: list[str], tmp_path: Path) -> None:
+    mixed = [*exported[:-1], "experts=[runs/one,peft/two]", "method=linear", f"out={tmp_path / 'mixed'}"]
+    assert run(mixed) == 0
+    assert not list(tmp_path.glob("base-of-experts-*"))
+    assert yaml.safe_load((tmp_path / "mixed" / "config.yaml").read_text())["init_from"].endswith("runs/base")
+
+
+def test_exported_experts_of_other_bases_are_refused_in_a_line(
+    exported: list[str], refused: Refused, tmp_path: Path
+) -> None:
+    assert run(["export", "run=runs/apart", "to=peft", f"out={tmp_path / 'apart'}"]) == 0
+    out, bare = f"out={tmp_path / 'run'}", exported[:-1]
+    line = refused(*bare, f"experts=[peft/one,{tmp_path / 'apart'}]", "method=linear", out)
+    assert "projectors of their own" in line and "init_from=" in line
+    line = refused(*bare, f"experts=[runs/one,{tmp_path / 'apart'}]", "method=linear", out)
+    assert "projectors of their own" in line
+    wider = "model.architecture.vision.intermediate_size=96"
+    assert (
+        "model.vision_tower" in (line := refused(*exported, wider, "method=linear", out)) and "give the model=" in line
+    )
+    torn = tmp_path / "torn"
+    shutil.copytree("peft/one", torn)
+    (torn / "base" / "model.safetensors").write_bytes(b"cut")
+    assert "damaged" in refused(*bare, f"experts=[{torn},peft/two]", "method=linear", out)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_rank_that_no_linear_has_names_the_largest(words: list[str], refused: Refused, tmp_path: Path) -> None:
+    out = f"out={tmp_path / 'run'}"
+    line = refused(*words, "method=svd", "rank=5000", out)
+    # The narrowest linear of the tiny model: keys and values of two heads of sixteen.
+    assert "rank=5000: " in line and "so 32 is the largest rank" in line
+    for rank in ("0", "-1", "1.5", "x"):
+        assert "give a whole number of at least 1" in refused(*words, "method=svd", f"rank={rank}", out)
+    for density in ("0", "1.1", "-1", "nan"):
+        assert "above 0 and at most 1" in refused(*words, "method=ties", f"density={density}", out)
+    assert "a finite number" in refused(*words, "method=linear", "weights=[nan,1]", out)
+    assert run([*words, "method=svd", "rank=32", out]) == 0
 
 
 def test_a_finished_composition_is_not_trained_again(words: list[str], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_moe import load_run
+from llava_moe.adapters import load_adapter
 from llava_moe.assemble import read_config, restore
 from llava_moe.cli import run
 from llava_moe.commands.settings import mixture_of
@@ -143,6 +144,11 @@ def test_auto_peft_takes_a_folder_that_is_the_current_one_and_its_base_with_it(
         monkeypatch.chdir(folder)
         found.append(logits(AutoPeftModel.from_pretrained(".")))
         assert torch.equal(found[-1], logits(apart))
+        ours = LlavaForConditionalGeneration.from_pretrained(base)
+        with torch.no_grad():
+            ours.model.multi_modal_projector.linear_1.weight.zero_()  # the folder carries its own
+        load_adapter(ours, folder)
+        torch.testing.assert_close(logits(ours), found[-1], atol=1e-5, rtol=1e-5)
     assert all(not torch.equal(left, right) for left, right in pairwise(found))
     if not experts:
         torch.testing.assert_close(found[1], logits(load_run(trained(name))[0]), atol=1e-5, rtol=1e-5)
@@ -214,6 +220,21 @@ def test_each_expert_becomes_a_folder_and_the_router_stands_beside_them(
     assert first.keys() == second.keys()
     same = {name for name in first if torch.equal(first[name], second[name])}
     assert all(("mlp" not in name) == (name in same) for name in first)
+
+
+def test_expert_folders_are_composed_again(
+    trained: Callable[[str], Path], words_for_tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert run(["export", f"run={trained('llava_mole')}", "to=peft", f"out={tmp_path / 'it'}"]) == 0
+    experts = f"experts=[{tmp_path / 'it' / 'expert-0'},{tmp_path / 'it' / 'expert-2'}]"
+    words = [*words_for_tiny, experts, "method=linear", "weights=[0,1]", f"out={tmp_path / 'composed'}"]
+    assert run(["compose", *words]) == 0
+    base = LlavaForConditionalGeneration.from_pretrained(tmp_path / "it" / "base")
+    alone = PeftModel.from_pretrained(base, tmp_path / "it" / "expert-2").eval()
+    model, processor = load_run(tmp_path / "composed")
+    inputs = processor(images=PICTURES["wide"], text=QUESTION, return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).logits, alone(**inputs).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_mixture_that_depends_on_the_input_is_merged_only_when_asked_to_hold_it(

@@ -1,0 +1,194 @@
+"""What experts in PEFT folders stand on, the projector they carry and the base beside them, as a run to start from.
+
+A composition has one base. Where the experts' is not the model at hand, what differs is written as a run without an
+adapter, named by its content, from which the composition starts as it would from a run of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from llava_moe.adapters import NoAdapter
+from llava_moe.adapters.experts import adapter_folder
+from llava_moe.adapters.own_format import read_settings
+from llava_moe.adapters.projector import PROJECTOR, read_projector
+from llava_moe.assemble import load_lineage, new_model, newest_checkpoint, recipe_of
+from llava_moe.commands.compose_config import as_yaml
+from llava_moe.compose.base_parts import run_of
+from llava_moe.errors import UserError
+from llava_moe.export.published import published_name
+from llava_moe.train.checkpoint import MARKER, is_full, write_atomically
+from llava_moe.train.folder import FINISHED, claim_configuration
+from llava_moe.train.state import RunState
+
+STEP = "step-000000"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What one PEFT folder tells of its base.
+
+    Attributes:
+        expert: the folder as the user named it.
+        projector: the projector that it carries, by names in the model.
+        files: where each tensor of the base beside it is, by published name.
+    """
+
+    expert: str
+    projector: Mapping[str, Tensor]
+    files: Mapping[str, Path]
+
+    def tensor(self, name: str) -> Tensor | None:
+        """The tensor of this name in the model, or ``None`` where the folder tells nothing of it.
+
+        Raises:
+            UserError: there is a base beside it that lacks the tensor, or whose file cannot be read.
+        """
+        if name in self.projector:
+            return self.projector[name]
+        if not self.files:
+            return None
+        published = published_name(name)
+        key = next((key for key in (published, published.replace(".vision_model.", ".")) if key in self.files), None)
+        if key is None:
+            raise UserError(f"experts: the base beside {self.expert} has no {published}: it is another model's")
+        with _opened(self.files[key]) as file:
+            tensor: Tensor = file.get_tensor(key)
+        return tensor
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({error}): export again, or copy it again") from error
+
+
+def _names_in(path: Path) -> list[str]:
+    with _opened(path) as file:
+        return list(file.keys())
+
+
+def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Path | None, place: Path) -> Path | None:
+    """The run to start from so that experts in PEFT folders stand on what they were trained on.
+
+    Args:
+        plain: the composition's configuration.
+        start: the run that holds the trained base parts of experts that are runs of ours.
+        place: where a run is written, if one must be.
+
+    Returns:
+        ``start`` where the model at hand is already what the folders tell of.
+
+    Raises:
+        UserError: the experts stand on bases that differ, or on one that does not fit the model.
+    """
+    grounds = [ground for expert in experts if run_of(expert) is None and (ground := _ground_of(expert)) is not None]
+    if not grounds:
+        return start
+    recipe = replace(recipe_of(plain), adapter=NoAdapter(), init_from=None)
+    model = new_model(recipe, torch.device("cpu")).model
+    if start is not None:
+        load_lineage(model, newest_checkpoint(start))
+    parts = _differing(model, grounds)
+    if parts and (run := next((expert for expert in experts if run_of(expert) is not None), None)):
+        _refuse(run, grounds[0].expert, next(iter(parts)))
+    return _write(parts, plain, [ground.expert for ground in grounds], place) if parts else start
+
+
+def _ground_of(expert: str) -> Ground | None:
+    folder = adapter_folder(Path(expert))
+    named = read_settings(folder).get("base_model_name_or_path")
+    beside = folder / named if isinstance(named, str) and named and not Path(named).is_absolute() else None
+    files: dict[str, Path] = {}
+    for path in sorted(beside.glob("*.safetensors")) if beside is not None and beside.is_dir() else ():
+        files |= dict.fromkeys(_names_in(path), path)
+    projector = read_projector(folder)
+    return Ground(expert, projector, files) if projector or files else None
+
+
+def _differing(model: nn.Module, grounds: Sequence[Ground]) -> dict[str, Tensor]:
+    """The tensors of the experts' one base that are not the model's own.
+
+    Raises:
+        UserError: two experts differ in one, or it does not fit the model.
+    """
+    parts = {}
+    for name, own in model.named_parameters():
+        told = [(ground.expert, tensor) for ground in grounds if (tensor := ground.tensor(name)) is not None]
+        for expert, tensor in told:
+            if tensor.shape != own.shape:
+                raise UserError(
+                    f"experts: {expert} stands on a base whose {name} is {tuple(tensor.shape)}, this model's is "
+                    f"{tuple(own.shape)}: give the model= that it was trained on"
+                )
+            if not _same(tensor, told[0][1]):
+                _refuse(told[0][0], expert, name)
+        if told and not _same(told[0][1], own):
+            parts[name] = told[0][1].clone()
+    return parts
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors are one up to the rounding of the coarser."""
+    dtype = left.dtype if left.element_size() < right.element_size() else right.dtype
+    return torch.equal(left.to(dtype), right.detach().to(dtype))
+
+
+def _refuse(first: str, other: str, name: str) -> None:
+    what = "projectors" if PROJECTOR in name else f"base parts ({name})"
+    raise UserError(
+        f"experts: {first} and {other} were trained with {what} of their own, and a composition has one: name the run "
+        "whose parts to take with init_from=, or train the experts from one run with the projector frozen"
+    )
+
+
+def _write(parts: Mapping[str, Tensor], plain: Mapping[str, Any], experts: Sequence[str], place: Path) -> Path:
+    """Write base parts as a run without an adapter; one with the same parts is taken as it is."""
+    digest = hashlib.sha256()
+    for name, tensor in parts.items():
+        digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    run = place.absolute() / f"base-of-experts-{digest.hexdigest()[:8]}"
+    if (run / FINISHED).is_file():
+        return run
+    partial = run.with_name(f".{run.name}.{os.getpid()}.partial")
+    try:
+        step = partial / "checkpoints" / STEP
+        (step / "model").mkdir(parents=True)
+        base = {name: tensor.contiguous() for name, tensor in parts.items() if PROJECTOR not in name}
+        projector = {name: tensor.contiguous() for name, tensor in parts.items() if PROJECTOR in name}
+        if projector:
+            save_file(projector, step / "projector.safetensors")
+        if base:
+            save_file(base, step / "model" / "base.safetensors")
+        RunState().write(step / "state.json")
+        (step / MARKER).write_text("")
+        write_atomically(partial / "checkpoints" / "last", STEP + "\n")
+        settings = {"adapter": {"_target_": "llava_moe.adapters.NoAdapter"}, "init_from": None}
+        config = {**plain, **settings, "composition": {"base_of": list(experts)}}
+        claim_configuration(partial, config, as_yaml(config))
+        write_atomically(partial / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
+        partial.rename(run)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if (run / FINISHED).is_file():  # another rank was quicker
+            return run
+        if isinstance(error, OSError | RuntimeError | SafetensorError) and is_full(error):
+            raise UserError(f"{run}: the disk is full; free space and run the same command again") from error
+        raise
+    return run
