@@ -44,6 +44,8 @@ class Real:
         return (self.lowest < value if self.open_below else self.lowest <= value) and value <= self.highest
 
     def describe(self) -> str:
+        if self.lowest == -math.inf and math.isinf(self.highest):
+            return "a finite number"
         above = f"{'above' if self.open_below else 'of at least'} {self.lowest:g}"
         return f"a number {above}" + ("" if math.isinf(self.highest) else f" and at most {self.highest:g}")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,33 @@ class StaticMerge:
             raise UserError(f"method={self.method} must be mole or one of {', '.join(METHODS)}")
         if self.weights is not None:
             object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
+            if not all(map(math.isfinite, self.weights)):
+                raise UserError(f"weights={list(self.weights)} must be finite numbers")
         if not 0 < self.density <= 1:
             raise UserError(f"density={self.density} must be above 0 and at most 1")
+        if self.rank is not None and (type(self.rank) is not int or self.rank < 1):
+            raise UserError(f"rank={self.rank} must be a whole number of at least 1")
+
+    def rank_for(self, read: Sequence[ReadExpert], body: Body) -> int | None:
+        """What an SVD leaves of each delta: ``rank``, or the largest of the experts' that can be; ``None`` without one.
+
+        Raises:
+            UserError: ``rank`` is above the smaller side of a linear, which has no more singular values.
+        """
+        if COMBINATIONS[self.method] == "cat":
+            return None
+        sides = {
+            target: min(body.linears[f"{body.root}{target}"].weight.shape)
+            for one in read
+            for target in one.expert.targets
+        }
+        narrowest = min(sides, key=lambda target: sides[target])
+        if self.rank is not None and self.rank > sides[narrowest]:
+            raise UserError(
+                f"rank={self.rank}: {narrowest} has {sides[narrowest]} singular values, so {sides[narrowest]} is the "
+                f"largest rank that method={self.method} can leave: give rank=1 to rank={sides[narrowest]}"
+            )
+        return self.rank or min(max(one.expert.r for one in read), sides[narrowest])
 
     def weights_of(self, num_experts: int) -> list[float]:
         """w_i for each expert.
@@ -111,10 +137,12 @@ def merge(model: nn.Module, experts: Sequence[str], how: StaticMerge, out: Path)
     """
     peft, body = import_peft(), Body.of(model)
     read = read_experts(experts, body)
-    weights = how.weights_of(len(read))
+    weights, rank = how.weights_of(len(read)), how.rank_for(read, body)
     with tempfile.TemporaryDirectory() as place, torch.random.fork_rng(devices=[]):
         folders = [_write_plainly(one, body, Path(place) / one.expert.name) for one in read]
-        attached = load_adapter(model, _merge_by_peft(peft, model, folders, weights, how, Path(place)))
+        attached = load_adapter(
+            model, _merge_by_peft(peft, model, folders, weights, replace(how, rank=rank), Path(place))
+        )
     try:
         if not _changes_anything(attached.state_dict()):
             raise UserError(

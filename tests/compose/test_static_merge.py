@@ -138,10 +138,39 @@ def test_what_cannot_be_is_refused(experts: list[str], tmp_path: Path) -> None:
         StaticMerge("average")
     with pytest.raises(UserError, match="density=0"):
         StaticMerge("ties", density=0)
+    for rank in (0, -1, 1.5, True):
+        with pytest.raises(UserError, match=f"rank={rank} must be a whole number of at least 1"):
+            StaticMerge("svd", rank=rank)
+    with pytest.raises(UserError, match=r"weights=\[nan, 1.0\] must be finite"):
+        StaticMerge("linear", (float("nan"), 1))
     with pytest.raises(UserError, match="2 numbers"):
         merge(build(), experts, StaticMerge("linear", (1,)), tmp_path / "out")
     with pytest.raises(UserError, match="sum to 0"):
         merge(build(), experts, StaticMerge("normalized_linear", (1, -1)), tmp_path / "out")
+
+
+@torch.no_grad()
+def test_the_largest_rank_is_that_of_the_narrowest_linear_and_is_named_above_it(
+    experts: list[str], tmp_path: Path
+) -> None:
+    total = sum(delta(expert) for expert in experts)
+    got = merged(experts, tmp_path, StaticMerge("svd", rank=16))
+    torch.testing.assert_close(got, total, atol=1e-5, rtol=1e-4)
+    for method in ("svd", "ties", "dare_ties"):
+        for rank in (17, 5000):
+            with pytest.raises(UserError, match=rf"^rank={rank}: .* so 16 is the largest rank that method={method} "):
+                merge(build(), experts, StaticMerge(method, rank=rank), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert (
+        merge(build(), experts, StaticMerge("linear", rank=5000), tmp_path / "sum").r == 5
+    )  # no SVD, no rank to leave
+
+
+@torch.no_grad()
+def test_experts_of_a_rank_above_a_linears_sides_merge_by_svd_all_the_same(tmp_path: Path) -> None:
+    wide = [write_lora(tmp_path / f"{seed}", seed, r=20) for seed in (1, 2)]
+    got = merged(wide, tmp_path, StaticMerge("svd"))
+    torch.testing.assert_close(got, sum(delta(expert) for expert in wide), atol=1e-5, rtol=1e-4)
 
 
 def test_without_peft_it_says_how_to_get_it(
