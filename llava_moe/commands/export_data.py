@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def card_of(
     """The card of a run's export."""
     folder = checkpoint.parent.parent
     has_adapter = not isinstance(recipe.adapter, NoAdapter)
-    base, hub_base = _base_in_words(recipe.architecture)
+    base, hub_base = base_in_words(recipe.architecture)
     return Card(
         name=folder.name,
         form=form,
@@ -126,7 +126,8 @@ def card_of(
     )
 
 
-def _base_in_words(architecture: Architecture) -> tuple[str, str | None]:
+def base_in_words(architecture: Architecture) -> tuple[str, str | None]:
+    """What a card says of the base, and its hub id where it has one."""
     if isinstance(architecture, FromCheckpoint):
         return _said(architecture.path), hub_id(architecture.path)
     if isinstance(architecture, FromParts):
@@ -148,12 +149,10 @@ def _said(reference: str) -> str:
 def _data_seen(folder: Path, run: Mapping[str, Any]) -> list[DomainData]:
     """Samples and supervised tokens of each domain, summed over the run's log."""
     totals: dict[str, list[int]] = {domain: [0, 0] for domain in domains_of(run)}
-    log = folder / "log.jsonl"
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
-        for domain, seen in json.loads(line).get("domains", {}).items():
-            total = totals.setdefault(domain, [0, 0])
-            total[0] += seen["samples"]
-            total[1] += seen["supervised_tokens"]
+    for domain, num_samples, num_tokens in _logged(folder / "log.jsonl"):
+        total = totals.setdefault(domain, [0, 0])
+        total[0] += num_samples
+        total[1] += num_tokens
     sources = mixture_of(run).sources
     return [
         DomainData(domain, tuple(source.name for source in sources if source.domain == domain), *total)
@@ -161,11 +160,34 @@ def _data_seen(folder: Path, run: Mapping[str, Any]) -> list[DomainData]:
     ]
 
 
+def _logged(log: Path) -> Iterator[tuple[str, int, int]]:
+    """Domain, samples and supervised tokens of each step's entries."""
+    num_read = 0
+    try:
+        for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
+            num_read += 1
+            for domain, seen in json.loads(line).get("domains", {}).items():
+                yield domain, int(seen["samples"]), int(seen["supervised_tokens"])
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        where = f" at line {num_read}" if num_read else ""
+        raise UserError(f"{log} is damaged{where} ({error}): put it back, or leave that line out") from error
+
+
 def _scores(folder: Path) -> list[str]:
     """The tables of a run's evaluations, its own or those of the experiment that it is a stage of."""
     for place in (folder, folder.parent):
         results = place / "eval" / "results.json"
         if results.is_file():
-            found = [read_result(place, name) for name in json.loads(results.read_text(encoding="utf-8"))]
+            found = [read_result(place, name) for name in _benchmarks(results)]
             return [markdown_tables(result) for result in found if result is not None]
     return []
+
+
+def _benchmarks(results: Path) -> list[str]:
+    try:
+        names = json.loads(results.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{results} is damaged ({error}): remove it, or score the run again") from error
+    if not isinstance(names, Mapping | list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{results} is damaged (it names no benchmarks): remove it, or score the run again")
+    return list(names)

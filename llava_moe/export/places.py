@@ -17,5 +17,5 @@ def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named(expert: Any) -> Any:
     if isinstance(expert, Mapping):
-        return {**expert, "origin": Path(str(expert["origin"])).name}
+        return {**expert, "origin": expert["name"]}
     return Path(expert).name if isinstance(expert, str) else expert

@@ -107,8 +107,24 @@ def their_logits(model: Any, processor: Any, probes: Sequence[Probe]) -> list[Te
 
 
 def load_merged(folder: Path) -> nn.Module:
-    """The model of a folder, by Hugging Face alone, computing in fp32 on the CPU."""
-    return nn.Module.eval(LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32))
+    """The model of a folder, by Hugging Face alone, computing in fp32 on the CPU.
+
+    Raises:
+        UserError: the folder lacks a tensor of the model, or holds one that is none of it.
+    """
+    return nn.Module.eval(_load_whole(folder, torch.float32))
+
+
+def _load_whole(base: str | Path, dtype: torch.dtype) -> Any:
+    # Trap: transformers starts what it does not find at random, with a warning; logits need not tell of every tensor.
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(base, dtype=dtype, output_loading_info=True)
+    model, account = loaded
+    wrong = sorted(
+        str(name) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in account[kind]
+    )
+    if wrong:
+        raise UserError(f"{base} is not whole as Hugging Face reads it: {len(wrong)} tensors, such as {wrong[0]}")
+    return model
 
 
 def load_processor(folder: Path) -> Any:
@@ -119,8 +135,8 @@ def load_processor(folder: Path) -> Any:
 def load_peft(base: str | Path, dtype: torch.dtype, adapter: Path) -> nn.Module:
     """A base in the precision it is used in, with a PEFT folder on it, by Hugging Face and PEFT alone; in fp32."""
     peft = import_peft()
-    model: Any = LlavaForConditionalGeneration.from_pretrained(base, dtype=dtype)
-    adapted: nn.Module = peft.PeftModel.from_pretrained(nn.Module.to(model, torch.float32), str(adapter))
+    model: Any = nn.Module.to(_load_whole(base, dtype), torch.float32)
+    adapted: nn.Module = peft.PeftModel.from_pretrained(model, str(adapter))
     return adapted.eval()
 
 

@@ -81,8 +81,8 @@ def _for_both_versions(settings: Mapping[str, Any], dtype: str) -> dict[str, Any
     kept |= {"dtype": dtype, "torch_dtype": dtype}
     rope = kept.get("rope_parameters")
     if isinstance(rope, Mapping) and "rope_theta" in rope:
-        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
         # Trap: transformers 4 does not know rope_parameters and would turn by its own default without a word.
-        kept["rope_theta"] = rope["rope_theta"]
+        kept |= {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
         kept["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
     return kept

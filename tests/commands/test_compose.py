@@ -169,6 +169,20 @@ def test_exported_experts_and_runs_on_one_base_are_composed(exported: list[str],
     assert yaml.safe_load((tmp_path / "mixed" / "config.yaml").read_text())["init_from"].endswith("runs/base")
 
 
+def test_an_exported_composition_names_its_experts_without_the_way_there(words: list[str], tmp_path: Path) -> None:
+    places = [str(Path("runs/one").resolve()), str(Path("runs/two").resolve())]
+    words = [*(word for word in words if not word.startswith("experts=")), f"experts=[{','.join(places)}]"]
+    assert run([*words, f"out={tmp_path / 'run'}"]) == 0
+    out = tmp_path / "it"
+    assert run(["export", f"run={tmp_path / 'run'}", "to=peft", f"out={out}"]) == 0
+    assert (out / "expert-one" / "adapter_model.safetensors").is_file()
+    for path in (path for path in out.rglob("*") if path.is_file() and path.suffix != ".safetensors"):
+        text = path.read_text()
+        assert str(tmp_path) not in text and not [place for place in places if place in text], path
+    settings = json.loads((out / "router.json").read_text())["settings"]
+    assert [expert["origin"] for expert in settings["experts"]] == ["one", "two"]
+
+
 def test_exported_experts_of_other_bases_are_refused_in_a_line(
     exported: list[str], refused: Refused, tmp_path: Path
 ) -> None:

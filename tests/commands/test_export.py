@@ -24,8 +24,10 @@ from llava_moe import load_run
 from llava_moe.adapters import load_adapter
 from llava_moe.assemble import read_config, restore
 from llava_moe.cli import run
+from llava_moe.commands.export_data import base_in_words
 from llava_moe.commands.settings import mixture_of
 from llava_moe.data.source import open_records
+from llava_moe.model import FromCheckpoint, FromParts
 
 TRAINED = {
     "lora": ["adapter=lora"],
@@ -203,6 +205,25 @@ def test_no_place_of_the_maker_stays_in_an_export_or_an_adapter(
     assert ("`merged` (a local folder)" in card) == (name == "on_a_folder")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "words", "hub"),
+    [
+        (FromCheckpoint("llava-hf/llava-1.5-7b-hf"), "`llava-hf/llava-1.5-7b-hf`", "llava-hf/llava-1.5-7b-hf"),
+        (FromCheckpoint("/data/anna/llava"), "`llava` (a local folder)", None),
+        (
+            FromParts("~/clip", "lmsys/vicuna-7b-v1.5"),
+            "Vision tower `clip` (a local folder), language model `lmsys/vicuna-7b-v1.5`, joined by a projector.",
+            "lmsys/vicuna-7b-v1.5",
+        ),
+        (FromParts("openai/clip", "/data/anna/vicuna"), "Vision tower `openai/clip`, language model `vicuna` (a", None),
+        (FromParts("embedded:vision_tower", "embedded:language_model"), "`embedded:language_model`, joined", None),
+    ],
+)
+def test_a_card_names_the_base_and_never_where_it_lay(architecture: object, words: str, hub: str | None) -> None:
+    said, found = base_in_words(architecture)
+    assert words in said and found == hub and "anna" not in said and "~" not in said
+
+
 def test_each_expert_becomes_a_folder_and_the_router_stands_beside_them(
     trained: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,6 +334,28 @@ def test_the_commands_of_the_card_load_the_export(trained: Callable[[str], Path]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
     for word in ("| mine | mine |", "6 optimizer steps", "| `lora_alpha` | `64` |", "library_name", "## Licences"):
         assert word in card, word
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.jsonl", b'{"domains": {"mine": {"samples": 8, "supervised_tokens": 9}}}\n{"domains": []}\n'),
+        ("log.jsonl", b'{"domains": {"mine": {"samples": "many", "supervised_tokens": 9}}}\n'),
+        ("log.jsonl", b"\xff\n"),
+        ("eval/results.json", b"{"),
+        ("eval/results.json", b"7"),
+    ],
+)
+def test_damaged_files_of_the_run_are_named_in_one_line(
+    trained: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes
+) -> None:
+    shutil.copytree(trained("lora"), tmp_path / "run")
+    (tmp_path / "run" / "eval").mkdir(exist_ok=True)
+    (tmp_path / "run" / name).write_bytes(content)
+    capfd.readouterr()
+    assert run(["export", f"run={tmp_path / 'run'}", "to=hf", f"out={tmp_path / 'it'}"]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and f"{tmp_path / 'run' / name} is damaged" in error, error
 
 
 def test_run_whose_adapter_was_never_trained_is_refused(

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
+from llava_moe.export.proof import load_merged
 from llava_moe.export.published import MAX_SHARD_SIZE, published_name, write_config, write_weights
 from llava_moe.export.write import generation_of
 
@@ -95,6 +97,25 @@ def test_rotary_settings_stand_under_the_keys_of_both_versions(
     text = json.loads((tmp_path / "config.json").read_text())["text_config"]
     assert (text["rope_theta"], text["rope_scaling"], text["rope_parameters"]) == (rope["rope_theta"], scaling, rope)
     assert LlavaConfig.from_pretrained(tmp_path).text_config.rope_parameters == rope
+
+
+def test_a_share_of_turned_channels_stands_where_version_4_reads_it(tmp_path: Path) -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    write_config(build(**PUBLISHED["variants"]["untied"]["text"], rope_parameters=rope), tmp_path, torch.float32)
+    text = json.loads((tmp_path / "config.json").read_text())["text_config"]
+    assert (text["partial_rotary_factor"], text["rope_scaling"], text["rope_parameters"]) == (0.5, None, rope)
+
+
+def test_a_folder_that_lacks_a_tensor_is_not_taken_for_the_model(tmp_path: Path) -> None:
+    model = build(**PUBLISHED["variants"]["untied"]["text"])
+    write_config(model, tmp_path, torch.float32)
+    write_weights(model, tmp_path, MAX_SHARD_SIZE)
+    load_merged(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["vision_tower.vision_model.post_layernorm.bias"]  # which no logit of LLaVA's depends on
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"1 tensors, such as model\.vision_tower\.post_layernorm\.bias"):
+        load_merged(tmp_path)
 
 
 def test_precision_is_that_of_the_weights_in_every_part_and_no_place_is_named(tmp_path: Path) -> None:
