@@ -13,7 +13,7 @@ from rich.console import Console
 
 from llava_moe.commands.account_words import open_stage
 from llava_moe.commands.settings import mixture_of
-from llava_moe.commands.stage import num_steps_of
+from llava_moe.commands.stage import num_steps_of, steps_note
 from llava_moe.commands.stages import Stage
 from llava_moe.data.encode import Encoder
 from llava_moe.data.lengths import SourceIndex
@@ -85,7 +85,10 @@ def plan_data(stage: Stage, encoder: Encoder, progress: Console) -> PlanData:
         for source, index, number in zip(mixture.sources, ordered, mixture.counts(ordered), strict=True)
         if len(index.rows) and not number
     ]
-    return PlanData(mixture, _count(config, mixture, ordered, encoder, list(expected)), tuple(expected), tuple(notes))
+    steps = _count(config, mixture, ordered, encoder, list(expected))
+    if note := steps_note(config, steps.num_steps):
+        notes.append(note)
+    return PlanData(mixture, steps, tuple(expected), tuple(notes))
 
 
 def _expected_lengths(encoder: Encoder) -> np.ndarray:

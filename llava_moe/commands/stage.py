@@ -35,7 +35,7 @@ from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import FINISHED, FolderLock, claim_configuration
 from llava_moe.train.loop import LoopSettings, Objective, train
 from llava_moe.train.memory import memory_errors_explained
-from llava_moe.train.schedule import Schedule
+from llava_moe.train.schedule import Schedule, few_steps_note
 from llava_moe.train.state import RunState
 
 
@@ -112,6 +112,8 @@ def _train_locked(
     stream = _stream(config, assembled, data, engine)
     schedule = Schedule(num_steps_of(config, stream), config["train"]["warmup_ratio"])
     _announce(console, assembled, groups, schedule)
+    if note := steps_note(config, schedule.num_steps):
+        console.print(f"  {note}", style="yellow", highlight=False, markup=False)
     state = RunState()
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, engine)
@@ -197,6 +199,12 @@ def num_steps_of(config: Mapping[str, Any], stream: StepStream) -> int:
     if config["train"]["max_steps"] is not None:
         return int(config["train"]["max_steps"])
     return sum(stream.steps_in_epoch(epoch) for epoch in range(int(config["train"]["epochs"])))
+
+
+def steps_note(config: Mapping[str, Any], num_steps: int) -> str | None:
+    """A line on a run of few optimizer steps, with what to change; None for a longer one."""
+    train_config = config["train"]
+    return few_steps_note(num_steps, train_config["global_batch_size"], train_config["max_steps"])
 
 
 def objective_of(assembled: Assembled) -> Objective:
