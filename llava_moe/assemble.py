@@ -27,6 +27,7 @@ from llava_moe.data.batch import Batch
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.encode import Encoder
 from llava_moe.data.images import ImageTransform
+from llava_moe.data.reading import AS_LLAVA, ImageReading
 from llava_moe.data.template import Template, chat_template
 from llava_moe.errors import UserError
 from llava_moe.model import (
@@ -65,6 +66,7 @@ class Recipe:
         image_mode: ``pad`` (LLaVA-1.5 instruct), ``crop`` (pretrain), or ``resize`` (as SigLIP's own processor does).
         max_length, over_length: longest example in tokens after image expansion, and what happens to longer ones.
         init_from: run whose weights are the start.
+        reading: what becomes of images' orientation, transparency and deep values.
     """
 
     architecture: Architecture
@@ -77,6 +79,7 @@ class Recipe:
     attn_implementation: str = "auto"
     init_from: str | None = None
     seed: int = 0
+    reading: ImageReading = ImageReading()  # noqa: RUF009
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,7 @@ def _difference(theirs: Any, ours: Any) -> str:
 
 def _encoder(recipe: Recipe, base: BaseFacts) -> Encoder:
     transform = ImageTransform(base.image_size, recipe.image_mode, base.image_mean, base.image_std)
-    return _encoder_for(base, recipe.template, transform, recipe.max_length, recipe.over_length)
+    return _encoder_for(base, recipe.template, transform, recipe.max_length, recipe.over_length, recipe.reading)
 
 
 def _encoder_for(
@@ -230,6 +233,7 @@ def _encoder_for(
     transform: ImageTransform,
     max_length: int,
     over_length: Literal["cut", "drop"],
+    reading: ImageReading,
 ) -> Encoder:
     try:
         return Encoder(
@@ -240,6 +244,7 @@ def _encoder_for(
             num_image_tokens=base.num_image_tokens,
             max_length=max_length,
             over_length=over_length,
+            reading=reading,
         )
     except ValueError as error:
         raise UserError(
@@ -351,7 +356,16 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         attn_implementation=model["attn_implementation"],
         init_from=config["init_from"],
         seed=config["seed"],
+        reading=_reading_of(config["data"]),
     )
+
+
+def _reading_of(data: Mapping[str, Any]) -> ImageReading:
+    """How a run reads images. A range counts outside its source where no other source gives another."""
+    ranges = {tuple(node["value_range"]) for node in data["sources"].values() if node.get("value_range")}
+    value_range = ranges.pop() if len(ranges) == 1 else None
+    # A run that an earlier release trained says nothing of these: it read images as LLaVA does.
+    return ImageReading(data.get("exif", AS_LLAVA.exif), data.get("alpha", AS_LLAVA.alpha), value_range)
 
 
 def from_target(node: Mapping[str, Any]) -> Any:
@@ -415,6 +429,7 @@ def open_checkpoint(
     peft: str | None = None,
     template: str | None = None,
     image_mode: ImageMode | None = None,
+    reading: ImageReading = ImageReading(),  # noqa: B008
 ) -> Assembled:
     """A Hugging Face LLaVA checkpoint, asked as its own files say: chat template, image processor; in eval mode.
 
@@ -428,6 +443,7 @@ def open_checkpoint(
         peft: folder of a PEFT LoRA to put on it, ``modules_to_save`` included.
         template: ``chat`` insists on a chat template, ``v1`` takes LLaVA-1.5's format whatever the files say.
         image_mode: goes before what the image processor says.
+        reading: what becomes of images' orientation, transparency and deep values.
 
     Raises:
         UserError: it is not there, is not of a kind that is read, or its files say what cannot be followed.
@@ -447,7 +463,7 @@ def open_checkpoint(
         transform = replace(
             transform, mode=image_mode or nearest.mode(base.image_size), mean=nearest.mean, std=nearest.std
         )
-    encoder = _encoder_for(base, written, transform, max_length=4096, over_length="cut")
+    encoder = _encoder_for(base, written, transform, max_length=4096, over_length="cut", reading=reading)
     attached = attach(base.model, NoAdapter())
     if peft is not None:
         attached.detach()

@@ -17,20 +17,30 @@ from transformers import LlavaForConditionalGeneration
 from llava_moe.adapters import Attached
 from llava_moe.chat.answer import Answer, Decoding, OnText, generate_answer
 from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER, USER, BadRecord, Turn
+from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.encode import IGNORED, Encoder
-from llava_moe.data.images import ImageTransform, open_image
+from llava_moe.data.images import ImageTransform, read_image
+from llava_moe.data.reading import ImageReading
 from llava_moe.errors import UserError
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An opened image: its absolute path, and its pixels as the model was trained on them, uint8 [3, H, W]."""
+    """An opened image: its absolute path, and its pixels as the model was trained on them, uint8 [3, H, W].
+
+    ``dark`` is set where its deep values come out nearly black.
+    """
 
     path: Path
     pixels: np.ndarray
+    dark: DarkImage | None = None
 
 
-def open_picture(path: Path, transform: ImageTransform) -> Picture:
+def open_picture(
+    path: Path,
+    transform: ImageTransform,
+    reading: ImageReading = ImageReading(),  # noqa: B008
+) -> Picture:
     """Open an image file.
 
     Raises:
@@ -44,7 +54,8 @@ def open_picture(path: Path, transform: ImageTransform) -> Picture:
     if kind:
         raise UserError(f"image {str(path)[:200]} {kind}: give the path of an image file")
     try:
-        return Picture(path.absolute(), transform(open_image(str(path.absolute()))))
+        opened = read_image(str(path.absolute()), reading=reading)
+        return Picture(path.absolute(), transform(opened.image), opened.dark)
     except BadRecord as error:
         raise UserError(f"image {path} cannot be taken ({error.detail}): give another one") from error
 
@@ -98,7 +109,7 @@ class Session:
 
     def attach(self, path: Path) -> Picture:
         """Open an image for the next question; raises as :func:`open_picture` does."""
-        self.waiting.append(open_picture(path, self._encoder.transform))
+        self.waiting.append(open_picture(path, self._encoder.transform, self._encoder.reading))
         return self.waiting[-1]
 
     def ask(self, text: str, on_text: OnText) -> Answer:

@@ -19,7 +19,8 @@ from rich.status import Status
 
 from llava_moe.chat.answer import Answer
 from llava_moe.chat.line import COMMANDS, Command, image_path, read_line
-from llava_moe.chat.session import Session
+from llava_moe.chat.session import Picture, Session
+from llava_moe.data.deep_values import dark_line
 from llava_moe.errors import UserError
 
 CONTROL = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
@@ -68,6 +69,17 @@ class Terminal:
                     return 0
                 was_interrupted = True
                 self._notice("Ctrl-C again, or Ctrl-D, leaves")
+
+    def attach(self, path: Path) -> Picture:
+        """Open an image for the next question, and say so where it comes out nearly black.
+
+        Raises:
+            UserError: as :func:`~llava_moe.chat.session.open_picture` does.
+        """
+        picture = self._session.attach(path)
+        if picture.dark is not None and (line := dark_line([picture.dark])):
+            self._notices.print(line.translate(CONTROL), style="yellow", markup=False, highlight=False)
+        return picture
 
     def answer(self, text: str) -> None:
         """Ask, and write the answer with a line break behind it.
@@ -140,7 +152,7 @@ class Terminal:
         return True
 
     def _attach(self, path: Path, text: str = "") -> None:
-        picture = self._session.attach(path)
+        picture = self.attach(path)
         if self._session.captions:
             self.answer(text)
         elif self._is_interactive and not text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llava_moe.check.findings import Findings
 from llava_moe.check.kinds import KINDS, Kind
@@ -84,7 +84,8 @@ def _image(findings: Findings, found: Found, place: int) -> ShownImage:
     ref = (entry if isinstance(entry.content, BadRecord) else entry.content).images[place]
     name = visible(ref[:200]) if isinstance(ref, str) else "in the record"
     try:
-        image = open_image(read_ref(records, found.row, place, ref), records.image_root)
+        reading = replace(findings.view.encoder.reading, value_range=findings.view.source.value_range)
+        image = open_image(read_ref(records, found.row, place, ref), records.image_root, reading=reading)
     except BadRecord as fault:
         return ShownImage(f"{name}: {fault.reason}", None)
     image.thumbnail((SIDE, SIDE))

@@ -204,7 +204,12 @@ _IMAGES = _faults(
     (
         "image_not_image",
         "The file is no image at all: a web page, a pointer of Git LFS, or other data.",
-        "Fetch it again; a download behind a login saves its page under the image's name.",
+        "Do what its line says: each is named for what it is.",
+    ),
+    (
+        "image_other_format",
+        "The file holds its picture in a form that is not read: HEIC, DICOM, PDF, SVG, an archive, a video.",
+        "Do what its line says: each is named for what it is.",
     ),
     ("image_unreadable", "The image is cut short or damaged.", "Fetch it again."),
     (
@@ -229,6 +234,21 @@ _IMAGE_NOTES = _notes(
         "image_sliver",
         "One side is more than fifty times the other: little is left of it at the model's size.",
         "Cut it into pieces, or leave it out.",
+    ),
+    (
+        "image_orientation",
+        "The camera was held another way: the file says how to turn the picture upright, which data.exif=apply does.",
+        "Nothing to do; data.exif=ignore leaves such pictures as they lie, as LLaVA does.",
+    ),
+    (
+        "image_transparent",
+        "Part of the picture is transparent: data.alpha says what shows through.",
+        "Nothing to do, but for light drawings: data.alpha=black shows those.",
+    ),
+    (
+        "image_nearly_black",
+        "More than 8 bits a channel, of which the values use few: the picture comes out nearly black.",
+        "Give the source the range of its values: value_range: [low, high], such as [0, 4095] or a CT window.",
     ),
     ("image_blank", "Every pixel has the same colour.", "Look at it: a picture of transparency comes out black."),
     ("image_tiny", "A side is shorter than eight pixels: often a tracking pixel.", "Fetch the picture itself."),

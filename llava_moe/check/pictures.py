@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,31 +17,19 @@ from PIL import Image
 from llava_moe.check.text import Told
 from llava_moe.data.conversation import BadRecord, ImageRef, image_identity
 from llava_moe.data.encode import Encoder
-from llava_moe.data.images import find_image, open_image
+from llava_moe.data.image_file import OpenedImage
+from llava_moe.data.image_paths import find_image
+from llava_moe.data.images import read_image
+from llava_moe.data.odd_files import HEAD, odd_file, read_format
 from llava_moe.data.pages import split_page
+from llava_moe.data.reading import ImageReading
 
 SLIVER = 50
 TINY = 8
-_MAGIC = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG", "PNG"),
-    (b"GIF8", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-)
 _SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF", ".bmp": "BMP", ".webp": "WebP"} | {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-_TEXTS = (
-    (b"<!doctype html", "a web page"),
-    (b"<html", "a web page"),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the file: run git lfs pull"),
-    (b"<?xml", "XML"),
-    (b"<svg", "SVG, which is drawn and not decoded"),
-    (b"{", "JSON"),
-)
 
 
 @dataclass(frozen=True)
@@ -70,11 +58,17 @@ def image_key(ref: ImageRef, root: str | None) -> int:
     return image_identity(ref)
 
 
-def look_at(ref: str | bytes, root: str | None, encoders: Sequence[Encoder]) -> Picture:
+def look_at(
+    ref: str | bytes,
+    root: str | None,
+    encoders: Sequence[Encoder],
+    reading: ImageReading = ImageReading(),  # noqa: B008
+) -> Picture:
     """Open one image as training does, and say what there is to say.
 
     Args:
         encoders: those that will read it; their transforms are tried where the shape is extreme.
+        reading: what becomes of orientation, transparency and deep values.
     """
     max_pixels = min(encoder.max_pixels for encoder in encoders)
     encoded, path = b"", None
@@ -86,14 +80,18 @@ def look_at(ref: str | bytes, root: str | None, encoders: Sequence[Encoder]) -> 
             path = find_image(ref, root)
             encoded = path.read_bytes()
         # A page of a document is chosen by its path; any other image is read once, here.
-        image = open_image(encoded if page is None else ref, root, max_pixels)
+        opened = read_image(encoded if page is None else ref, root, max_pixels, reading=reading)
     except (BadRecord, OSError):
         try:
-            image = open_image(ref, root, max_pixels)
+            opened = read_image(ref, root, max_pixels, reading=reading)
         except BadRecord as fault:
-            return Picture(fault=(_refine(fault, encoded, path), fault.reason, _detail(fault, encoded)))
+            return Picture(fault=(_refine(fault, encoded, path), fault.reason, fault.detail))
+    if opened.dark is not None and isinstance(ref, str):
+        opened = replace(opened, dark=replace(opened.dark, name=ref))
+    image = opened.image
     width, height = image.size
     notes = [] if path is None else _name_notes(str(ref), path, encoded)
+    notes += _pixel_notes(opened, reading)
     if max(width, height) > SLIVER * min(width, height):
         notes.append(("image_sliver", f"{width} x {height}"))
     if min(width, height) < TINY:
@@ -135,27 +133,31 @@ def _refine(fault: BadRecord, encoded: bytes, path: Path | None) -> str:
         return fault.reason
     if not encoded and (path is None or path.is_file()):
         return "image_empty"
-    return "image_unreadable" if encoded and _content_kind(encoded) is not None else "image_not_image"
+    if read_format(encoded) is not None:
+        return "image_unreadable"
+    odd = odd_file(encoded[:HEAD]) if encoded else None
+    return "image_other_format" if odd is not None and odd.holds_picture else "image_not_image"
 
 
-def _detail(fault: BadRecord, encoded: bytes) -> str:
-    start = encoded[:200].lstrip().lower()
-    is_text = fault.reason == "image_unreadable" and _content_kind(encoded) is None
-    told = next((what for magic, what in _TEXTS if start.startswith(magic)), None) if is_text else None
-    return f"{fault.detail}; it is {told}" if told else fault.detail
-
-
-def _content_kind(encoded: bytes) -> str | None:
-    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        return "WebP"
-    return next((kind for magic, kind in _MAGIC if encoded.startswith(magic)), None)
+def _pixel_notes(opened: OpenedImage, reading: ImageReading) -> list[Told]:
+    """What became of the picture on its way to the pixels that are trained on."""
+    notes: list[Told] = []
+    if opened.orientation != 1:
+        then = "turned upright" if reading.exif == "apply" else "left as it lies (data.exif=ignore)"
+        notes.append(("image_orientation", f"orientation {opened.orientation}, {then}"))
+    if opened.is_transparent:
+        then = "transparency dropped" if reading.alpha == "drop" else f"laid on {reading.alpha}"
+        notes.append(("image_transparent", f"{then} (data.alpha={reading.alpha})"))
+    if opened.dark is not None:
+        notes.append(("image_nearly_black", f"{opened.dark}: give the source {opened.dark.remedy}"))
+    return notes
 
 
 def _name_notes(name: str, path: Path, encoded: bytes) -> list[Told]:
     notes: list[Told] = []
     if path.suffix != Path(split_page(name)[0]).suffix:
         notes.append(("image_by_stem", f"{name} is there as {path.name}"))
-    says, content = _SUFFIXES.get(path.suffix.lower()), _content_kind(encoded)
+    says, content = _SUFFIXES.get(path.suffix.lower()), read_format(encoded)
     if says is not None and content is not None and says != content:
         notes.append(("image_extension", f"{name} is {content}"))
     return notes

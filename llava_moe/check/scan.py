@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import numpy as np
@@ -250,6 +250,7 @@ class Seen:
 def look(job: Job, wanted: Places) -> list[Seen]:
     """Open images of a view, one after the other."""
     view = job.views[wanted.view]
+    reading = replace(view.encoder.reading, value_range=view.source.value_range)
     first, last = wanted.rows[0], wanted.rows[-1]
     # Neighbours are read together; what lies far apart, alone.
     together = view.records.read(first, last + 1) if last - first < 4 * len(wanted.rows) else None
@@ -259,14 +260,15 @@ def look(job: Job, wanted: Places) -> list[Seen]:
         if isinstance(entry.content, BadRecord):
             raise UserError(f"record {entry.number} of {view.source.name} changed while it was read: check it again")
         ref = entry.content.images[place]
-        picture = look_at(read_ref(view.records, row, place, ref), view.records.image_root, job.readers)
+        picture = look_at(read_ref(view.records, row, place, ref), view.records.image_root, job.readers, reading)
         seen.append(Seen(picture, row, entry.number, entry.id, ref if isinstance(ref, str) else ""))
     return seen
 
 
 def look_asked(job: Job, places: tuple[int, ...]) -> list[Picture]:
     """Open images of the evaluation sets."""
-    return [look_at(*job.pictures[place].read(), job.readers) for place in places]
+    reading = replace(job.readers[0].reading, value_range=None)
+    return [look_at(*job.pictures[place].read(), job.readers, reading) for place in places]
 
 
 def read_ref(records: Records, row: int, place: int, ref: ImageRef) -> str | bytes:

@@ -18,7 +18,8 @@ from llava_moe.chat.line import image_path
 from llava_moe.chat.session import Session, open_picture
 from llava_moe.chat.terminal import Terminal
 from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.limits import EVAL, SHARED, Limit, OrNull, Real, Text, Whole, check_settings
+from llava_moe.commands.image_reading import reading_asked, refuse_for_run
+from llava_moe.commands.limits import EVAL, READING, SHARED, Limit, OrNull, Real, Text, Whole, check_settings
 from llava_moe.data.images import ImageTransform
 from llava_moe.errors import UserError
 
@@ -29,6 +30,7 @@ LIMITS: dict[str, Limit] = {
     **{key: EVAL[key] for key in ("run", "num_threads", "dtype")},
     **{key: SHARED[key] for key in ("seed", "model.path")},
     **{key: EVAL[key] for key in ("model.peft", "model.template", "model.image_mode")},
+    **READING,
     "image": OrNull(Text()),
     "prompt": OrNull(Text(may_be_empty=True)),
     "max_new_tokens": Whole(1),
@@ -70,7 +72,7 @@ def _talk(config: DictConfig) -> int:
     terminal = Terminal(session, decoding.max_new_tokens, is_interactive)
     torch.manual_seed(plain["seed"])
     if image is not None:
-        session.attach(image)
+        terminal.attach(image)
     if plain["prompt"] is None:
         return terminal.talk(_welcome(plain, assembled, session))
     terminal.answer(plain["prompt"])
@@ -86,6 +88,7 @@ def _check_before_loading(plain: Mapping[str, Any], image: Path | None) -> None:
     for key in ("peft", "template", "image_mode"):
         if given[key] is not None and given["path"] is None:
             raise UserError(f"model.{key}= belongs to model.path=, which is not given: leave it out, or give both")
+    refuse_for_run(plain)
     if 0 < plain["temperature"] < LOWEST_TEMPERATURE:
         raise UserError(
             f"temperature={plain['temperature']}: give 0 (always the likeliest token) or at least {LOWEST_TEMPERATURE}"
@@ -103,7 +106,7 @@ def _open(plain: Mapping[str, Any]) -> Assembled:
     from llava_moe.commands.eval_model import open_named
 
     if plain["run"] is None:
-        return open_named(plain["model"], plain["dtype"])
+        return open_named(plain["model"], plain["dtype"], reading=reading_asked(plain["data"]))
     return restore(plain["run"], dtype=plain["dtype"])
 
 

@@ -68,7 +68,8 @@ def open_views(stages: Sequence[Stage], keep_duplicates: bool) -> tuple[list[Vie
 
 def _reading(recipe: ModelRecipe) -> str:
     """What decides how a record is read, as text that two stages share if they read alike."""
-    return repr((recipe.architecture, recipe.template, recipe.image_mode, recipe.max_length, recipe.over_length))
+    parts = (recipe.architecture, recipe.template, recipe.image_mode, recipe.max_length, recipe.over_length)
+    return repr((*parts, recipe.reading))
 
 
 def _recipe_name(source: Source, records: Records) -> str | None:

@@ -161,6 +161,8 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
         full = re.search(r"full_key: (\S+)", messages)
         unknown = key[1] if "Could not override" in messages else (full[1] if full else key[1])
         known = _known_keys(name, words)
+        if inside := [one for one in known if one.startswith(f"{unknown}.")]:
+            return f"unknown key {unknown} of {name}: what it has there are settings, such as {inside[0]}"
         if unknown in known:
             return f"{unknown} is not in the file that was chosen for {unknown.partition('.')[0]}: write it there"
         return f"unknown key {unknown}{suggest(unknown, known)}"

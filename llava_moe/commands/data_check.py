@@ -12,6 +12,7 @@ from llava_moe.check.files import LIST, write_list, write_numbers
 from llava_moe.check.findings import quarantine_list
 from llava_moe.check.kinds import KINDS
 from llava_moe.check.mix import Checked, check_mix
+from llava_moe.check.odd import dark_lines, odd_lines
 from llava_moe.check.page import write_page
 from llava_moe.check.sources import Trouble
 from llava_moe.commands.account_words import Job, run_job
@@ -123,6 +124,7 @@ def _notes(
         notes.append(
             f"{name} stands for different files in different stages, so none of its records is on the list: rename one."
         )
+    notes += [*dark_lines(checked.findings), *odd_lines(checked.findings)]
     notes += checked.unseen
     if not asked:
         notes.append("No evaluation set was given, so leaks were not looked for: add against=[...].")

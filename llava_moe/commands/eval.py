@@ -16,12 +16,14 @@ from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.eval_compare import read_results, reads_results
 from llava_moe.commands.eval_model import ScoredModel, check_one_model, open_model, scored_model
 from llava_moe.commands.eval_progress import EvalProgress
+from llava_moe.commands.image_reading import tell_dark
 from llava_moe.commands.limits import EVAL, check_settings
 from llava_moe.commands.processes import answering_together
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.blind import BLIND_FOLDER, BlindBenchmark
-from llava_moe.eval.generate import Answerer
+from llava_moe.eval.endpoint import Endpoint
+from llava_moe.eval.generate import Answerer, LocalModel
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
 from llava_moe.eval.ranks import ALONE, Ranks, ToldElsewhereError
 from llava_moe.eval.run import ask_benchmark
@@ -149,7 +151,17 @@ def evaluate(
                     ranks=ranks,
                 )
             )
+        _tell_dark(model.answerer, console, ranks)
     return results
+
+
+def _tell_dark(answerer: Answerer, console: Console, ranks: Ranks) -> None:
+    """Name the images of the benchmark that came out nearly black, those that other processes met among them."""
+    if not isinstance(answerer, LocalModel | Endpoint):
+        return
+    met = [one for share in ranks.gather([*answerer.dark]) for one in share]
+    answerer.dark.clear()
+    tell_dark(met, console)
 
 
 def show_results(results: Sequence[BenchmarkResult], console: Console) -> None:

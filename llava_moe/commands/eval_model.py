@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from llava_moe.commands.image_reading import reading_asked, refuse_for_run
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.encode import Encoder
 from llava_moe.data.images import ImageTransform
+from llava_moe.data.reading import ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ModelFacts
 from llava_moe.eval.endpoint import Endpoint, endpoint_fingerprint
@@ -63,6 +65,7 @@ def check_one_model(config: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
             "eval needs one model: run=FOLDER, model.path= a LLaVA checkpoint's folder or hub id, or model.endpoint= "
             f"an address{told}"
         )
+    refuse_for_run(config)
     for key, owner in BELONGS_TO.items():
         if model[key] is not None and model[owner] is None:
             raise UserError(f"model.{key}= belongs to model.{owner}=, which is not given: leave it out, or give both")
@@ -91,9 +94,9 @@ def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = A
 
     batch_size, given = config["batch_size"], config["model"]
     if given["endpoint"] is not None:
-        return _served(server_of(given), batch_size)
+        return _served(server_of(given), batch_size, reading_asked(config.get("data") or {}))
     if given["path"] is not None:
-        return _checkpoint(given, config["dtype"], device, batch_size, ranks)
+        return _checkpoint(given, config["dtype"], device, batch_size, ranks, reading_asked(config.get("data") or {}))
     return scored_model(restore(config["run"], device, config["dtype"]), config["run"], batch_size, ranks)
 
 
@@ -143,7 +146,7 @@ def server_of(given: Mapping[str, Any]) -> ChatServer:
     return ChatServer(given["endpoint"], given["name"], key, **settings)
 
 
-def _served(server: ChatServer, batch_size: int) -> ScoredModel[Answerer]:
+def _served(server: ChatServer, batch_size: int, reading: ImageReading) -> ScoredModel[Answerer]:
     facts = ModelFacts(
         source=f"{server.model} at {server.address}",
         template=SERVERS_OWN,
@@ -151,25 +154,36 @@ def _served(server: ChatServer, batch_size: int) -> ScoredModel[Answerer]:
         dtype=SERVERS_OWN,
         batch_size=batch_size,
     )
-    return ScoredModel(Endpoint(server, batch_size), endpoint_fingerprint(server), facts)
+    asked = Endpoint(server, batch_size, reading=reading)
+    return ScoredModel(asked, endpoint_fingerprint(server, reading), facts)
 
 
 def _checkpoint(
-    given: Mapping[str, Any], dtype: str | None, device: torch.device, batch_size: int, ranks: Ranks
+    given: Mapping[str, Any],
+    dtype: str | None,
+    device: torch.device,
+    batch_size: int,
+    ranks: Ranks,
+    reading: ImageReading,
 ) -> ScoredModel[Answerer]:
     path, peft = given["path"], given["peft"]
-    assembled = open_named(given, dtype, device)
+    assembled = open_named(given, dtype, device, reading)
     plain = scored_model(assembled, path, batch_size, ranks)
     fingerprint = _asked_so(plain.fingerprint, assembled.encoder)
     return ScoredModel(plain.answerer, fingerprint, replace(plain.facts, adapter=peft or ""))
 
 
-def open_named(given: Mapping[str, Any], dtype: str | None, device: torch.device | None = None) -> Assembled:
+def open_named(
+    given: Mapping[str, Any],
+    dtype: str | None,
+    device: torch.device | None = None,
+    reading: ImageReading = ImageReading(),  # noqa: B008
+) -> Assembled:
     """The checkpoint that the keys below ``model.`` name; see :func:`llava_moe.assemble.open_checkpoint`."""
     from llava_moe.assemble import open_checkpoint
 
     words = {name: given[name] for name in ("peft", "template", "image_mode")}
-    return open_checkpoint(given["path"], dtype, device, **words)
+    return open_checkpoint(given["path"], dtype, device, **words, reading=reading)
 
 
 def _asked_so(fingerprint: str, encoder: Encoder) -> str:

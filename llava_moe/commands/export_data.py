@@ -81,7 +81,8 @@ def _sample(
         if len(examples) == limit:
             break
         try:
-            examples.append(encoder.encode(records[row], records.image_root, domains.index(source.domain)))
+            domain = domains.index(source.domain)
+            examples.append(encoder.encode(records[row], records.image_root, domain, source.value_range))
         except BadRecord:
             continue  # training would have left it out too
     return examples

@@ -27,7 +27,9 @@ def refuse_unknown(config: Mapping[str, Any], name: str) -> None:
     known = _read(name)
     sections = {key: node for key, node in known.items() if key not in ("defaults", "hydra")}
     if name == "train":
-        sections |= {group: _read(pattern).get(group) or _read(pattern) for group, pattern in PATTERNS.items()}
+        for group, pattern in PATTERNS.items():
+            # What a group's files may leave out stands in the primary configuration.
+            sections[group] = {**known.get(group, {}), **(_read(pattern).get(group) or _read(pattern))}
         sections["adapter"] = None
     for group in GLOBAL_GROUPS:
         if group in config:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from llava_moe.data.reading import is_value_range
 from llava_moe.errors import UserError
 
 
@@ -94,6 +95,17 @@ class ListOf:
 
 
 @dataclass(frozen=True)
+class ValueRange:
+    """Two finite numbers, the first below the second."""
+
+    def admits(self, value: Any) -> bool:
+        return is_value_range(value)
+
+    def describe(self) -> str:
+        return "two finite numbers [low, high], low below high, such as [0,4095]"
+
+
+@dataclass(frozen=True)
 class ByName:
     """A mapping whose every value is admitted."""
 
@@ -131,6 +143,9 @@ class Fields:
 
 
 FLAG = Choice((True, False))
+EXIF = Choice(("apply", "ignore"))
+ALPHA = Choice(("white", "black", "drop"))
+VALUE_RANGE = OrNull(ValueRange())
 SHARED: dict[str, Limit] = {"seed": Whole(0), "out": OrNull(Text()), "model.path": OrNull(Text())}
 TRAIN: dict[str, Limit] = SHARED | {
     "init_from": OrNull(Text()),
@@ -140,6 +155,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "domain_scale": OrNull(ByName(Real(0, open_below=True))),
     "path": OrNull(Text()),
     "images": OrNull(Text()),
+    "value_range": VALUE_RANGE,
     "stages": OrNull(ListOf(Fields())),
     "train.global_batch_size": Whole(1),
     "train.tokens_per_micro_batch": Whole(1),
@@ -180,6 +196,8 @@ TRAIN: dict[str, Limit] = SHARED | {
     "data.sources": ByName(Fields()),
     "data.num_workers": Whole(0),
     "data.root": Text(),
+    "data.exif": EXIF,
+    "data.alpha": ALPHA,
     "data.max_bad_share": Real(0, 1),
     "data.quarantine": OrNull(Text()),
     "data.held_out": Real(0, 0.9),
@@ -193,6 +211,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "parallel.offload_parameters": FLAG,
     "parallel.extra": Fields(),
 }
+READING: dict[str, Limit] = {"data.exif": OrNull(EXIF), "data.alpha": OrNull(ALPHA), "data.value_range": VALUE_RANGE}
 EVAL: dict[str, Limit] = SHARED | {
     "run": OrNull(Text()),
     "benchmarks": ListOf(Text()),
@@ -203,6 +222,7 @@ EVAL: dict[str, Limit] = SHARED | {
     "batch_size": Whole(1),
     "num_threads": OrNull(Whole(1)),
     "dtype": OrNull(Choice(("fp32", "bf16", "fp16"))),
+    **READING,
     "model.peft": OrNull(Text()),
     "model.template": OrNull(Choice(("chat", "v1"))),
     "model.image_mode": OrNull(Choice(("pad", "crop", "resize"))),
@@ -227,6 +247,7 @@ SOURCE: dict[str, Limit] = {
     "domain": Text(),
     "path": Text(),
     "images": OrNull(Text()),
+    "value_range": VALUE_RANGE,
     "split": OrNull(Text()),
     "recipe": OrNull(Text()),
     "repeats": Real(0, open_below=True),

@@ -50,7 +50,7 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_together(config: Mapping[str, Any]) -> None:
     train, sources = config["train"], config["data"]["sources"].values()
-    for key in ("path", "images"):
+    for key in ("path", "images", "value_range"):
         if config[key] is not None and not any(source.get(key) == config[key] for source in sources):
             raise UserError(f"{key}={config[key]} is not read by the data that was chosen: add data=mine")
     root = config["data"]["root"]
@@ -127,6 +127,8 @@ def source_of(name: str, node: Mapping[str, Any]) -> Source:
     if path is None:
         raise UserError(f"data.sources.{name}.path must be given: with data=mine, add path=FILE and images=FOLDER")
     check_settings(fields, SOURCE, f"data.sources.{name}.")
+    if fields.get("value_range") is not None:
+        fields["value_range"] = tuple(fields["value_range"])
     if path.startswith(EMBEDDED):
         fields["path"] = str(embedded_images() / path.removeprefix(EMBEDDED))
     return build(Source, {"name": name, **fields}, f"data.sources.{name}")

@@ -17,6 +17,7 @@ from llava_moe.assemble import DTYPES, Assembled, new_model, newest_checkpoint, 
 from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.processes import Processes, zero_of
 from llava_moe.commands.settings import mixture_of, optimizer_of
+from llava_moe.commands.stage_darkness import WatchedStream
 from llava_moe.commands.stage_data import (
     OpenData,
     fingerprint_samples,
@@ -110,6 +111,7 @@ def _train_locked(
     write_weights = weights_writer(assembled)
     engine = _engine(config, assembled, groups, processes)
     stream = _stream(config, assembled, data, engine)
+    watched = WatchedStream(stream, console)
     schedule = Schedule(num_steps_of(config, stream), config["train"]["warmup_ratio"])
     _announce(console, assembled, groups, schedule)
     if note := steps_note(config, schedule.num_steps):
@@ -137,7 +139,7 @@ def _train_locked(
     with run, stop_signals.deferred():
         state = train(
             engine,
-            stream,
+            watched,
             objective,
             schedule,
             [group.learning_rate for group in groups],
@@ -151,6 +153,7 @@ def _train_locked(
             state,
             run.validate,
         )
+    watched.tell(engine)
     if processes.rank == 0:
         write_atomically(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
     engine.barrier()

@@ -124,7 +124,7 @@ def _is_still_bad(data: OpenData, encoder: Encoder, entry: Quarantined) -> bool:
     for source, records in zip(data.mixture.sources, data.records, strict=True):
         if source.name == entry.source and (row := records.find(entry.index)) is not None:
             try:
-                encoder.encode(records[row], records.image_root, domain_id=0)
+                encoder.encode(records[row], records.image_root, 0, source.value_range)
             except BadRecord:
                 return True
     return False

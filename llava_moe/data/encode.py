@@ -6,7 +6,7 @@ Shape letters: t tokens of one example, i its images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -23,7 +23,9 @@ from llava_moe.data.conversation import (
     check_images,
     record_key,
 )
-from llava_moe.data.images import MAX_PIXELS, ImageTransform, open_image
+from llava_moe.data.deep_values import DarkImage
+from llava_moe.data.images import MAX_PIXELS, ImageTransform, read_image
+from llava_moe.data.reading import ImageReading
 from llava_moe.data.template import Rendered, Template
 from llava_moe.data.tokens import Tokens
 from llava_moe.errors import UserError
@@ -53,7 +55,8 @@ class EncodedText:
 class Example:
     """One segment of a packed row: int64 [t] twice, uint8 [i, 3, H, W], its domain's number and its record's key.
 
-    A hole stands for a record that failed to decode: as long as planned, nothing supervised.
+    A hole stands for a record that failed to decode: as long as planned, nothing supervised. ``dark`` are those of its
+    images that come out nearly black.
     """
 
     input_ids: np.ndarray
@@ -62,6 +65,7 @@ class Example:
     domain: int
     key: str
     is_hole: bool = False
+    dark: tuple[DarkImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Encoder:
         over_length: what becomes of longer ones: ``cut`` keeps the whole question-answer pairs that fit and drops the
             record if not even the first does; ``drop`` drops it.
         max_pixels: most pixels of an image that is opened at all.
+        reading: what becomes of orientation, transparency and deep values; a source's own ``value_range`` goes before.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -86,6 +91,7 @@ class Encoder:
     max_length: int = 2048
     over_length: Literal["cut", "drop"] = "cut"
     max_pixels: int = MAX_PIXELS
+    reading: ImageReading = ImageReading()  # noqa: RUF009
 
     def __post_init__(self) -> None:
         if not self.tokenizer.is_fast:
@@ -140,23 +146,42 @@ class Encoder:
         num_images = int((ids == self.image_token_id).sum())
         return EncodedText(np.repeat(ids, sizes), np.repeat(labels, sizes), num_images, was_cut)
 
-    def encode(self, conversation: Conversation, image_root: str | None, domain_id: int) -> Example:
+    def encode(
+        self,
+        conversation: Conversation,
+        image_root: str | None,
+        domain_id: int,
+        value_range: tuple[float, float] | None = None,
+    ) -> Example:
         """Tokens, labels and pixels of one conversation.
+
+        Args:
+            value_range: that of the conversation's source.
 
         Raises:
             BadRecord: as ``encode_text`` and ``open_image`` do.
         """
-        return self.with_pixels(self.encode_text(conversation), conversation, image_root, domain_id)
+        return self.with_pixels(self.encode_text(conversation), conversation, image_root, domain_id, value_range)
 
     def with_pixels(
-        self, text: EncodedText, conversation: Conversation, image_root: str | None, domain_id: int
+        self,
+        text: EncodedText,
+        conversation: Conversation,
+        image_root: str | None,
+        domain_id: int,
+        value_range: tuple[float, float] | None = None,
     ) -> Example:
         """The example of tokens that are there already; raises as ``open_image`` does."""
         size = self.transform.size
         pixels = np.empty((text.num_images, 3, size, size), dtype=np.uint8)
+        reading, dark = replace(self.reading, value_range=value_range), []
         for place, ref in enumerate(conversation.images[: text.num_images]):
-            pixels[place] = self.transform(open_image(ref, image_root, self.max_pixels))
-        return Example(text.input_ids, text.labels, pixels, domain_id, record_key(conversation))
+            opened = read_image(ref, image_root, self.max_pixels, reading=reading)
+            pixels[place] = self.transform(opened.image)
+            if opened.dark is not None:
+                name = ref if isinstance(ref, str) else f"image {place + 1} of record {conversation.id}"
+                dark.append(replace(opened.dark, name=name))
+        return Example(text.input_ids, text.labels, pixels, domain_id, record_key(conversation), dark=tuple(dark))
 
     def hole(self, length: int, domain_id: int, key: str = "") -> Example:
         """A segment of ``length`` padding tokens that teaches nothing, in the place of a record that failed."""

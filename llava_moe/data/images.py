@@ -5,18 +5,19 @@ Shape letters: I images, H height, W width.
 
 from __future__ import annotations
 
-import io
-import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
+from llava_moe.data.image_file import OpenedImage, decode_file, failure_of, open_file, refuse_zero_filled
+from llava_moe.data.image_paths import find_image
 from llava_moe.data.pages import split_page
+from llava_moe.data.reading import ImageReading
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 89_478_485
 """Pillow's own line for a decompression bomb: a quarter of a gibibyte of RGB."""
 MAX_SIDE = 32_768
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG", ".GIF")
 
 
 @dataclass(frozen=True)
@@ -115,19 +114,35 @@ class ImageTransform:
 
 
 def open_image(
-    ref: ImageRef, root: str | None = None, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE
+    ref: ImageRef,
+    root: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
+    reading: ImageReading = ImageReading(),  # noqa: B008
 ) -> Image.Image:
-    """Open an image as 8-bit RGB, whatever its suffix says it is.
+    """The picture alone of :func:`read_image`."""
+    return read_image(ref, root, max_pixels, max_side, reading).image
 
-    The size is judged from the header, before anything is decompressed. Alpha is dropped as LLaVA's ``convert("RGB")``
-    drops it; 16-bit images are scaled, where Pillow alone would clip them to white. A path that is missing but has a
-    neighbour of the same stem and another image suffix stands for it (OCR-VQA's GIFs listed as .jpg). A path that ends
-    in ``.tif.2`` is page 2 of the file, counted from 0.
+
+def read_image(
+    ref: ImageRef,
+    root: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
+    reading: ImageReading = ImageReading(),  # noqa: B008
+) -> OpenedImage:
+    """Open an image as 8-bit RGB, upright and opaque, whatever its suffix says it is.
+
+    The one door through which this package opens images. The size is judged from the header, before anything is
+    decompressed. Deep images are scaled (see ``deep_values``), where Pillow alone would clip them to white. A path that
+    is missing but has a neighbour of the same stem and another image suffix stands for it (OCR-VQA's GIFs listed as
+    .jpg). A path that ends in ``.tif.2`` is page 2 of the file, counted from 0.
 
     Args:
         ref: a path under ``root`` (or of its own), or the encoded bytes.
         max_pixels: most pixels. Pillow itself refuses twice its own ``MAX_IMAGE_PIXELS``.
         max_side: longest side.
+        reading: what becomes of orientation, transparency and deep values.
 
     Raises:
         BadRecord: ``image_missing``, ``image_outside``, ``image_address``, ``image_unreadable``, ``image_too_large``.
@@ -135,103 +150,27 @@ def open_image(
     if isinstance(ref, StoredImage):
         raise ValueError("a stored image is read by its records first: take records[index]")
     name = f"{len(ref)} bytes in the record" if isinstance(ref, bytes) else str(ref)
-    file = io.BytesIO(ref) if isinstance(ref, bytes) else find_image(ref, root)
+    file = ref if isinstance(ref, bytes) else find_image(ref, root)
+    page = split_page(ref)[1] if isinstance(ref, str) else None
     try:
         with warnings.catch_warnings():
-            # Pillow warns of bombs and of palettes with transparency; the first is judged here, the second is harmless.
+            # Pillow warns of bombs, of palettes with transparency and of damaged EXIF; the first is judged here, the
+            # others are harmless.
             warnings.simplefilter("ignore")
-            with Image.open(file) as image:
-                if isinstance(ref, str) and (page := split_page(ref)[1]) is not None:
-                    image.seek(page)
+            with open_file(file, page) as image:
                 width, height = image.size
                 if width * height > max_pixels or max(width, height) > max_side:
                     raise BadRecord(
                         "image_too_large",
                         f"{name} is {width} x {height}; at most {max_pixels} pixels and {max_side} a side are opened",
                     )
-                image.load()
-                return _to_rgb(image)
+                refuse_zero_filled(file)
+                return decode_file(image, name, reading, partial(open_file, file, page))
     except Image.DecompressionBombError as error:
         raise BadRecord("image_too_large", f"{name}: {error}") from error
-    except UnidentifiedImageError as error:
-        raise BadRecord("image_unreadable", f"{name} is no image that Pillow knows") from error
     except (BadRecord, MemoryError):
         raise
     except Exception as error:
         # Trap: on damaged files Pillow's decoders raise what they happen to trip over (RuntimeError, IndexError,
         # NotImplementedError, struct.error, ...), and none of it may end a run.
-        told = str(error) or type(error).__name__
-        raise BadRecord("image_unreadable", f"{name}: {told.splitlines()[0]}") from error
-
-
-def find_image(ref: str, root: str | None) -> Path:
-    """The file of an image path, or its neighbour of the same stem and another image suffix; of a page, its document.
-
-    Where ``root`` is given, records cannot reach out of it: neither by ``..``, nor by an absolute path, nor by a file
-    that is a link to one outside. Folders below the root may be links, since that is how people lay data sets out.
-
-    Raises:
-        BadRecord: ``image_missing``, ``image_outside``, ``image_address``.
-    """
-    if "://" in ref[:16]:
-        raise BadRecord("image_address", f"{ref[:200]} is an address; fetch the image and give its path")
-    try:
-        path = Path(root or "", split_page(ref)[0]).expanduser()
-        if root is not None:
-            # Trap: behind a linked folder the system takes .. for the parent of what is linked to.
-            path = Path(os.path.normpath(path))
-            _stay_inside(path, ref, root)
-        found = _existing(path)
-        if found is not None and root is not None and found.is_symlink():
-            _refuse_link_outside(found, ref, root)
-    except (OSError, RuntimeError) as error:
-        # A name longer than names may be (text that is no path at all), a folder closed to us, a home of nobody's.
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise BadRecord("image_missing", f"no file {ref[:200]} ({reason})") from error
-    if found is None:
-        raise BadRecord("image_missing", f"no file {path}")
-    return found
-
-
-def _existing(path: Path) -> Path | None:
-    # Not whatever exists: a named pipe would be read for ever. A folder is found, and is no image.
-    if path.is_file() or path.is_dir():
-        return path
-    if path.suffix:
-        for suffix in _SUFFIXES:
-            if (neighbour := path.with_suffix(suffix)).is_file():
-                return neighbour
-    return None
-
-
-def _stay_inside(path: Path, ref: str, root: str) -> None:
-    inside, base = os.path.abspath(path), os.path.abspath(Path(root).expanduser())
-    if os.path.commonpath([inside, base]) != base:
-        raise BadRecord("image_outside", f"{ref[:200]} leads out of the image folder {root}; give a path inside it")
-
-
-def _refuse_link_outside(path: Path, ref: str, root: str) -> None:
-    target, folder = path.resolve(), path.parent.resolve()
-    bases = (Path(root).expanduser().resolve(), folder)
-    if not any(target.is_relative_to(base) for base in bases):
-        raise BadRecord(
-            "image_outside", f"{ref[:200]} is a link to {target}, out of the image folder {root}; copy the file there"
-        )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(image)).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> np.ndarray:
-    """Grey values of 16 bits, 32 bits or floats as uint8 [H, W], the full range of the kind becoming 0..255.
-
-    Integers: 65,535 is white, or the largest value present where that is larger. Floats: 1 is white where none is
-    larger, else 255, else the largest value present. Below zero is black.
-    """
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
-    largest = float(values.max(initial=0.0))
-    white = max(65_535.0, largest) if image.mode != "F" else (1.0 if largest <= 1.0 else max(255.0, largest))
-    return np.rint(np.clip(values, 0.0, white) * (255.0 / white)).astype(np.uint8)
+        raise BadRecord("image_unreadable", f"{name}{failure_of(file, error)}") from error

@@ -22,6 +22,7 @@ from llava_moe.data.conversation import (
 from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.readers.media_tags import media_tag
 from llava_moe.data.readers.row import Row
+from llava_moe.data.reading import is_value_range
 from llava_moe.errors import UserError
 
 AUTO = "auto"
@@ -38,6 +39,7 @@ class Source:
             that ``data prepare`` made. JSON may be compressed (``.jsonl.gz``).
         format: one of ``FORMATS``; ``auto`` tells prepared folders, ``llava``, ``records`` and ``messages`` apart.
         images: the folder that image paths start from; a prepared folder knows its own.
+        value_range: low and high, which become black and white in images of more than 8 bits (see ``ImageReading``).
         split: read the records of this split, as their ``split`` column, their shard or their file's name says;
             None: those of ``train`` and those that say none; ``all``: every record. See ``readers/splits.py``.
         text: ``caption`` makes of each record one image and its ``caption`` column.
@@ -51,6 +53,7 @@ class Source:
     path: str
     format: str = AUTO
     images: str | None = None
+    value_range: tuple[float, float] | None = None
     split: str | None = None
     text: Literal["conversations", "caption"] = "conversations"
     recipe: str | None = None
@@ -64,6 +67,8 @@ class Source:
             raise UserError(f"{where}: unknown format {self.format!r}; use one of {', '.join((AUTO, *FORMATS))}")
         if self.text not in ("conversations", "caption"):
             raise UserError(f"{where}: text={self.text!r}; use conversations or caption")
+        if self.value_range is not None and not is_value_range(self.value_range):
+            raise UserError(f"{where}: value_range={self.value_range!r}: give two finite numbers, low below high")
         if self.repeats <= 0 or self.weight < 0 or (self.cap is not None and self.cap < 1):
             raise UserError(f"{where}: repeats and cap must be above 0 and weight at least 0")
 

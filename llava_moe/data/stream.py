@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord
+from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.encode import Encoder, Example
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import EpochPlan, Mixture
@@ -30,6 +31,7 @@ class Step:
         batches: this rank's rows; every rank has equally many.
         keys: the record keys of all samples of the step, on all ranks, in plan order.
         bad: records of this rank that failed to decode and left holes.
+        dark: images of this rank that come out nearly black, with their source's name before their own.
         padding_share: share of this rank's tokens that belong to no real sample (null segments and holes).
     """
 
@@ -39,6 +41,7 @@ class Step:
     keys: tuple[str, ...]
     bad: tuple[Quarantined, ...]
     padding_share: float
+    dark: tuple[DarkImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class StepStream:
             )
         )
         padding_share = idle / sum(batch.num_tokens for batch in batches)
-        return Step(epoch, ready.index, batches, keys, ready.bad, padding_share)
+        return Step(epoch, ready.index, batches, keys, ready.bad, padding_share, ready.dark)
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class _Ready:
     index: int
     batches: tuple[Batch, ...]
     bad: tuple[Quarantined, ...]
+    dark: tuple[DarkImage, ...]
 
     def pin_memory(self) -> _Ready:
         """The same in page-locked memory, from which a device copies without waiting; called by torch's loader."""
@@ -168,10 +172,11 @@ class _StepDecoder(Dataset[_Ready]):
             stream.cost,
         )[stream.rank]
         bad: list[Quarantined] = []
+        dark: list[DarkImage] = []
         encoder = stream.encoder
         batches = tuple(
             collate(
-                [self._decode(first + position, bad) for position in row],
+                [self._decode(first + position, bad, dark) for position in row],
                 row,
                 stream.null_image,
                 encoder.pad_token_id,
@@ -180,9 +185,9 @@ class _StepDecoder(Dataset[_Ready]):
             )
             for row in seats
         )
-        return _Ready(index, batches, tuple(bad))
+        return _Ready(index, batches, tuple(bad), tuple(dark))
 
-    def _decode(self, at: int, bad: list[Quarantined]) -> Example:
+    def _decode(self, at: int, bad: list[Quarantined], dark: list[DarkImage]) -> Example:
         """The example of sample ``at`` of the epoch, or a hole of its planned length."""
         place, row = int(self.plan.source[at]), int(self.plan.row[at])
         length = int(self.plan.length[at])
@@ -193,7 +198,7 @@ class _StepDecoder(Dataset[_Ready]):
         try:
             conversation = records[row]
             name = conversation.id
-            example = self.stream.encoder.encode(conversation, records.image_root, domain)
+            example = self.stream.encoder.encode(conversation, records.image_root, domain, source.value_range)
         except BadRecord as fault:
             bad.append(Quarantined(source.name, source.domain, records.number(row), name, fault.reason, fault.detail))
             return self.stream.encoder.hole(length, domain, key)
@@ -202,4 +207,5 @@ class _StepDecoder(Dataset[_Ready]):
                 f"record {records.number(row)} of {source.name} has {len(example.input_ids)} tokens, where {length} "
                 "were planned: its file changed while training; leave it as it is and run the same command again"
             )
+        dark += [replace(one, name=f"{source.name}/{one.name}") for one in example.dark]
         return replace(example, key=key)

@@ -11,16 +11,16 @@ import hashlib
 import io
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from llava_moe.data.conversation import BadRecord
-from llava_moe.data.images import open_image
+from llava_moe.data.deep_values import DarkImage
+from llava_moe.data.reading import AS_LLAVA, ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding, Question
 from llava_moe.eval.decoding import cut_at_stop, question_seed
-from llava_moe.eval.generate import Generated
+from llava_moe.eval.generate import Generated, open_images
 from llava_moe.eval.ranks import Ranks
 from llava_moe.eval.server import ChatServer, ServerError
 
@@ -32,11 +32,15 @@ class Endpoint:
     Attributes:
         concurrency: questions that are on their way together.
         image_root: folder that image paths are relative to.
+        reading: what becomes of images' orientation, transparency and deep values before they are sent.
+        dark: images met on the way that came out nearly black.
     """
 
     server: ChatServer
     concurrency: int = 32
     image_root: str | None = None
+    reading: ImageReading = ImageReading()  # noqa: RUF009
+    dark: list[DarkImage] = field(default_factory=list)
 
     def answers(self, questions: Sequence[Question], ranks: Ranks) -> Iterator[list[Generated]]:
         """See :class:`~llava_moe.eval.generate.Answerer`: each answer as it comes.
@@ -95,7 +99,7 @@ class Endpoint:
             settings |= {"top_p": decoding.top_p, "seed": question_seed(decoding.seed, question.id) % 2**31}
         if decoding.stop:
             settings["stop"] = list(decoding.stop)
-        messages = question_messages(question, self.image_root)
+        messages = question_messages(question, self.image_root, self.reading, self.dark.append)
         text = self.server.complete(messages, f"question {question.id}", stopped.is_set, **settings)
         return cut_at_stop(text, decoding.stop).strip()
 
@@ -124,18 +128,19 @@ def refuse_decoding(decoding: Decoding) -> None:
         )
 
 
-def question_messages(question: Question, image_root: str | None = None) -> list[Mapping[str, Any]]:
+def question_messages(
+    question: Question,
+    image_root: str | None = None,
+    reading: ImageReading = ImageReading(),  # noqa: B008
+    on_dark: Callable[[DarkImage], None] | None = None,
+) -> list[Mapping[str, Any]]:
     """The conversation as OpenAI's protocol has it: a system message if there is one, images before the text.
 
     Raises:
         UserError: an image is missing or unreadable.
     """
     parts: list[Mapping[str, Any]] = []
-    for image in question.images:
-        try:
-            opened = open_image(image, image_root)
-        except BadRecord as error:
-            raise UserError(f"question {question.id}: {error}; mend the image or leave the question out") from error
+    for opened in open_images(question, image_root, reading, on_dark):
         file = io.BytesIO()
         opened.save(file, format="PNG", compress_level=1)
         address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
@@ -145,11 +150,13 @@ def question_messages(question: Question, image_root: str | None = None) -> list
     return [*system, {"role": "user", "content": parts}]
 
 
-def endpoint_fingerprint(server: ChatServer) -> str:
-    """16 hex digits over the model's name and what the server says it was loaded from.
+def endpoint_fingerprint(server: ChatServer, reading: ImageReading = ImageReading()) -> str:  # noqa: B008
+    """16 hex digits over the model's name and what the server says it was loaded from, and how it is shown images.
 
     The address is left out: a server that is started again, elsewhere, goes on with the same answers.
     """
     entry = server.describe()
     told = f"endpoint|{server.model}|{entry.get('root', '')}"
+    if reading != AS_LLAVA:
+        told += f"|{reading}"
     return hashlib.sha256(told.encode()).hexdigest()[:16]

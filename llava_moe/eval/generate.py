@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,9 +18,11 @@ from PIL import Image
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, BadRecord, Turn
+from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.encode import Encoder
 from llava_moe.data.end_tokens import end_token_ids
-from llava_moe.data.images import open_image
+from llava_moe.data.images import read_image
+from llava_moe.data.reading import ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.decoding import StopTexts, cut_at_stop, logits_processors
@@ -50,7 +52,11 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model in this process's memory; see :func:`iterate_answers`."""
+    """A model in this process's memory; see :func:`iterate_answers`.
+
+    Attributes:
+        dark: images met on the way that came out nearly black.
+    """
 
     model: LlavaForConditionalGeneration
     encoder: Encoder
@@ -58,6 +64,7 @@ class LocalModel:
     image_root: str | None = None
     write_prompt: PromptWriter | None = None
     shares_prefix: bool = False
+    dark: list[DarkImage] = field(default_factory=list)
 
     def answers(self, questions: Sequence[Question], ranks: Ranks) -> Iterator[list[Generated]]:
         """See :class:`Answerer`."""
@@ -70,6 +77,7 @@ class LocalModel:
             write_prompt=self.write_prompt,
             shares_prefix=self.shares_prefix,
             ranks=ranks,
+            on_dark=self.dark.append,
         )
 
 
@@ -99,6 +107,7 @@ def iterate_answers(
     write_prompt: PromptWriter | None = None,
     shares_prefix: bool = False,
     ranks: Ranks = ALONE,
+    on_dark: Callable[[DarkImage], None] | None = None,
 ) -> Iterator[list[Generated]]:
     """Answers, one batch at a time, the longest prompts first so that memory runs out early or not at all.
 
@@ -117,6 +126,7 @@ def iterate_answers(
         shares_prefix: questions about one image are asked together, and it is read once for all of them; only for
             models in which no token depends on a later one (see ``prefix.py``), and without a sliding window.
         ranks: the processes that share the batches; this one's are yielded.
+        on_dark: told of each image that comes out nearly black.
 
     Raises:
         UserError: an image is missing or unreadable, or a prompt leaves the model no position to answer in.
@@ -137,7 +147,8 @@ def iterate_answers(
     batches = ranks.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
 
     def pixels_of(chosen: Sequence[int]) -> list[list[np.ndarray]]:
-        return [[*map(encoder.transform, _open_images(questions[index], image_root))] for index in chosen]
+        opened = (open_images(questions[index], image_root, encoder.reading, on_dark) for index in chosen)
+        return [[*map(encoder.transform, images)] for images in opened]
 
     # The images of the next batch are opened while this one is answered.
     with ThreadPoolExecutor(1) as opener:
@@ -282,11 +293,25 @@ def _pad_left(prompts: Sequence[np.ndarray], pad_token_id: int) -> tuple[torch.T
     return input_ids_BT, attention_mask_BT
 
 
-def _open_images(question: Question, image_root: str | None) -> list[Image.Image]:
+def open_images(
+    question: Question,
+    image_root: str | None = None,
+    reading: ImageReading = ImageReading(),  # noqa: B008
+    on_dark: Callable[[DarkImage], None] | None = None,
+) -> list[Image.Image]:
+    """A question's images as the model is to see them, 8-bit RGB.
+
+    Raises:
+        UserError: one is missing or unreadable.
+    """
     try:
-        return [open_image(image, image_root) for image in question.images]
+        opened = [read_image(image, image_root, reading=reading) for image in question.images]
     except BadRecord as error:
         raise UserError(f"question {question.id}: {error}; mend the image or leave the question out") from error
+    for ref, one in zip(question.images, opened, strict=True):
+        if one.dark is not None and on_dark is not None:
+            on_dark(one.dark if isinstance(ref, str) else replace(one.dark, name=f"an image of question {question.id}"))
+    return [one.image for one in opened]
 
 
 def decode_answer(encoder: Encoder, tokens: list[int], stop: Sequence[str] = (), end_tokens: Sequence[int] = ()) -> str:

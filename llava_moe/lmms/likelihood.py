@@ -59,7 +59,7 @@ def answer_likelihood(
         # No record: what marks no image is text.
         rendered = whole.template.render(conversation, [len(images), 0])
         text = whole.finish(rendered, whole.encode_texts([rendered])[0])
-        example = whole.with_pixels(text, conversation, None, 0)
+        example = whole.with_pixels(text, conversation, None, 0, whole.reading.value_range)
     except BadRecord as error:
         raise UserError(f"{name}: {error}; leave the question out or shorten it") from error
     row = collate([example], [0], None, encoder.pad_token_id).to(next(model.parameters()).device)

@@ -15,10 +15,8 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from llava_moe.data.conversation import BadRecord
-from llava_moe.data.images import open_image
-from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Question
+from llava_moe.eval.generate import open_images
 from llava_moe.eval.published import PublishedBenchmark
 from llava_moe.eval.tasks import open_benchmark
 
@@ -77,10 +75,7 @@ def images(doc: Document) -> list[Image.Image]:
         UserError: one is missing or damaged.
     """
     question = _questions(doc["benchmark"], doc["protocol"])[doc["id"]]
-    try:
-        return [open_image(image) for image in question.images]
-    except BadRecord as error:
-        raise UserError(f"question {question.id}: {error}; mend the image or leave the question out") from error
+    return open_images(question)
 
 
 def scores(doc: Document, results: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import warnings
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+
+from llava_moe.data.image_file import open_file
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Header:
 def read_header(image: bytes | Path) -> Header | None:
     """The header of an encoded image or of an image file; None where Pillow knows no such image."""
     try:
-        with _bombs_allowed(), Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        with _bombs_allowed(), open_file(image) as opened:
             width, height = opened.size
             return Header(opened.format or "unknown", int(width), int(height))
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, OverflowError, struct.error):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from llava_moe.data.conversation import BadRecord
+from llava_moe.data.images import open_image
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import Answer, Question
 
@@ -77,10 +79,17 @@ def _show(question: Question, answer: Answer, is_right: bool) -> ShownAnswer:
 
 
 def thumbnail(image: bytes) -> str:
-    """The image as a ``data:`` address, at most 160 pixels on its long side."""
-    with Image.open(io.BytesIO(image)) as opened:
-        picture = opened.convert("RGB")
-    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    """The image as a ``data:`` address, at most 160 pixels on its long side; "" where it cannot be opened."""
+    try:
+        return thumbnail_of(open_image(image))
+    except BadRecord:
+        return ""
+
+
+def thumbnail_of(picture: Image.Image) -> str:
+    """An opened RGB picture as :func:`thumbnail` gives it."""
+    small = picture.copy()
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     stream = io.BytesIO()
-    picture.save(stream, format="WEBP", quality=82)
+    small.save(stream, format="WEBP", quality=82)
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
 from llava_moe.data.images import open_image
-from llava_moe.report.examples import thumbnail
+from llava_moe.report.examples import thumbnail_of
 
 
 def picture_of(image: ImageRef, image_root: str | None = None) -> str:
@@ -14,9 +12,6 @@ def picture_of(image: ImageRef, image_root: str | None = None) -> str:
     if isinstance(image, StoredImage):
         return ""
     try:
-        opened = open_image(image, image_root)
+        return thumbnail_of(open_image(image, image_root))
     except BadRecord:
         return ""
-    stream = io.BytesIO()
-    opened.save(stream, format="PNG")
-    return thumbnail(stream.getvalue())

@@ -25,6 +25,9 @@ FREE_KEYS = (
     *("train.tokens_per_micro_batch", "train.activation_checkpointing"),
 )
 
+# What a run of an earlier release did without a word, by the keys that say so today.
+AS_BEFORE = {"data.exif": "ignore", "data.alpha": "drop"}
+
 
 class FolderLock:
     """Keeps a second process out of a run's folder while this one lives; the kernel drops it on any death."""
@@ -81,7 +84,7 @@ def claim_configuration(folder: Path, config: Mapping[str, Any], text: str) -> N
     digest = folder / ".config.json"
     flat = flatten(config)
     if digest.is_file() and _has_trained(folder):
-        before = _read_flat(digest)
+        before = AS_BEFORE | _read_flat(digest)
         differing = sorted(
             key for key in before.keys() | flat.keys() if before.get(key) != flat.get(key) and not _is_free(key)
         )

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from llava_moe.check.pictures import Picture, image_key, look_at
 from llava_moe.data.encode import Encoder
 from llava_moe.data.images import ImageTransform
+from llava_moe.data.reading import ImageReading
 
 
 def noise(seed: int = 0, width: int = 40, height: int = 30) -> Image.Image:
@@ -32,8 +33,14 @@ class Reader:
         self.max_pixels = Encoder.max_pixels
 
 
-def look(ref: str | bytes, root: Path | None = None, modes: tuple[str, ...] = ("pad",)) -> Picture:
-    return look_at(ref, None if root is None else str(root), [Reader(mode) for mode in modes])  # type: ignore[misc]
+def look(
+    ref: str | bytes,
+    root: Path | None = None,
+    modes: tuple[str, ...] = ("pad",),
+    reading: ImageReading = ImageReading(),  # noqa: B008
+) -> Picture:
+    readers = [Reader(mode) for mode in modes]
+    return look_at(ref, None if root is None else str(root), readers, reading)  # type: ignore[arg-type]
 
 
 def test_a_good_image_has_no_fault_and_no_note(tmp_path: Path) -> None:
@@ -97,7 +104,45 @@ def test_a_sliver_is_refused_only_by_the_transform_that_cannot_take_it() -> None
 def test_transparency_that_comes_out_black_is_blank() -> None:
     drawn = Image.new("RGBA", (30, 30), (0, 0, 0, 0))
     drawn.paste((0, 0, 0, 255), (5, 5, 20, 20))
-    assert [kind for kind, _ in look(encoded(drawn)).notes] == ["image_blank"]
+    content = encoded(drawn)
+    dropped = look(content, reading=ImageReading(alpha="drop"))
+    assert [kind for kind, _ in dropped.notes] == ["image_transparent", "image_blank"]
+    (laid,) = look(content).notes
+    assert laid == ("image_transparent", "laid on white (data.alpha=white)")
+
+
+def test_an_orientation_is_told_and_whether_it_is_followed() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    stream = io.BytesIO()
+    noise().save(stream, "PNG", exif=exif)
+    assert look(stream.getvalue()).notes == (("image_orientation", "orientation 6, turned upright"),)
+    (lying,) = look(stream.getvalue(), reading=ImageReading(exif="ignore")).notes
+    assert lying == ("image_orientation", "orientation 6, left as it lies (data.exif=ignore)")
+
+
+def test_deep_grey_that_comes_out_nearly_black_is_told_with_its_range(tmp_path: Path) -> None:
+    twelve = np.linspace(0, 4095, 1200).astype(np.uint16).reshape(30, 40)
+    Image.fromarray(twelve).save(tmp_path / "scan.png")
+    (note,) = look("scan.png", tmp_path).notes
+    assert note[0] == "image_nearly_black"
+    assert note[1] == "scan.png (its values: 0 to 4095): give the source value_range: [0, 4095]"
+    assert look("scan.png", tmp_path, reading=ImageReading(value_range=(0, 4095))).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "a HEIC photo"),
+        (bytes(128) + b"DICM" + bytes(50), "a DICOM scan"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (b"PK\x03\x04" + bytes(40), "a ZIP archive"),
+    ],
+)
+def test_a_picture_in_another_form_is_told_apart_from_no_picture(content: bytes, told: str) -> None:
+    fault = look(content).fault
+    assert fault is not None and fault[:2] == ("image_other_format", "image_unreadable") and told in fault[2]
 
 
 def test_pages_of_a_document_are_different_images(tmp_path: Path) -> None:

@@ -100,11 +100,6 @@ def test_floats_are_scaled() -> None:
     assert np.asarray(open_image(encoded(unit, "TIFF")))[..., 0].tolist() == [[0, 128], [255, 0]]
 
 
-def test_alpha_is_dropped_as_llava_drops_it() -> None:
-    image = Image.new("RGBA", (3, 3), (10, 200, 30, 0))
-    assert np.asarray(open_image(encoded(image, "PNG")))[0, 0].tolist() == [10, 200, 30]
-
-
 def test_a_gif_named_jpg_opens(tmp_path: Path) -> None:
     noise(7, 9).convert("P").save(tmp_path / "book.gif")
     (tmp_path / "book.gif").rename(tmp_path / "book.jpg")

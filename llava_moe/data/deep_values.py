@@ -1,0 +1,182 @@
+"""Images of more than 8 bits a channel (scans, microscopes, CT) as 8 bits, and whether that leaves them nearly black.
+
+Shape letters: H height, W width, C colours (1 of a grey image, else 3).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from llava_moe.data.reading import ImageReading, lay_on
+
+DARK = 64
+"""A quarter of white."""
+MOST_KEPT = 100_000
+"""Images that an account remembers by name."""
+DARK_SHARE = 0.99
+"""Of an image's pixels; the rest may be a label, a bright spot or a hot pixel."""
+
+# The same bytes with the halves of each value exchanged: what Pillow then keeps is the low byte.
+_EXCHANGED = {"16B": "16L", "16L": "16B", "16N": "16B"}
+_COLOURS = re.compile(r"(?P<mode>RGB|RGBX|RGBA|LA);(?P<order>16[BLN])")
+
+
+@dataclass(frozen=True)
+class DarkImage:
+    """An image of deep values that comes out nearly black.
+
+    Attributes:
+        name: the image's path, or what it is called in its record.
+        lowest, highest: the values that it holds.
+    """
+
+    name: str
+    lowest: float
+    highest: float
+
+    def __str__(self) -> str:
+        return f"{self.name} (its values: {self.lowest:g} to {self.highest:g})"
+
+    @property
+    def remedy(self) -> str:
+        """The setting that gives its values the whole way from black to white."""
+        low, high = min(0.0, self.lowest), self.highest
+        if low == 0 and high >= 1 and high.is_integer():
+            # Instruments use whole bits: a picture of 12 may hold nothing above 4,000.
+            high = 2.0 ** int(high).bit_length() - 1
+        return f"value_range: [{low:.10g}, {high:.10g}]"
+
+
+def dark_line(dark: Iterable[DarkImage]) -> str | None:
+    """A line on images that came out nearly black, each counted once; None where there is none."""
+    found = {one.name: one for one in dark}
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    more = " or more" if len(found) >= MOST_KEPT else ""
+    many = "1 image" if len(found) == 1 else f"{len(found):,} images{more}"
+    return (
+        f"{many} of more than 8 bits came out nearly black, such as {first}: give the source {first.remedy} (beside "
+        "model.path= it is data.value_range=)"
+    )
+
+
+def deep_rawmode(image: ImageFile.ImageFile) -> str | None:
+    """How the values of a deep image lie in its file, asked before it is loaded; None for 8 bits or fewer.
+
+    Pillow keeps grey of 16 bits and more whole (modes ``I;16``, ``I``, ``F``), and of 16-bit colours the high bytes.
+    """
+    arguments = image.tile[0].args if image.tile else None
+    rawmode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    if _is_grey(image):
+        return str(rawmode or image.mode)
+    return rawmode if isinstance(rawmode, str) and _COLOURS.fullmatch(rawmode) else None
+
+
+def deep_picture(
+    image: Image.Image, rawmode: str, reading: ImageReading, again: Callable[[], ImageFile.ImageFile], name: str
+) -> tuple[Image.Image, bool, DarkImage | None]:
+    """A loaded deep image as RGB, whether any pixel of it is transparent, and itself where it comes out nearly black.
+
+    Args:
+        rawmode: see :func:`deep_rawmode`.
+        again: opens the same file once more: 16-bit colours come whole from two readings.
+    """
+    values_HWC, opacity_HW = _values(image, rawmode, again)
+    if _is_grey(image) or reading.value_range is not None:
+        eight_HWC = eight_bits(values_HWC, rawmode, reading.value_range)
+    else:
+        # Pillow's own pixels, which LLaVA trains on: the high bytes.
+        eight_HWC = (values_HWC >> 8).astype(np.uint8)
+    rgb = Image.fromarray(np.ascontiguousarray(np.broadcast_to(eight_HWC, (*eight_HWC.shape[:2], 3))))
+    is_transparent = opacity_HW is not None and bool((opacity_HW < 255).any())
+    if opacity_HW is not None and is_transparent and reading.alpha != "drop":
+        rgb = lay_on(rgb, Image.fromarray(opacity_HW), reading.alpha)
+    return rgb, is_transparent, _judge(eight_HWC, values_HWC, name)
+
+
+def eight_bits(values: np.ndarray, rawmode: str, value_range: tuple[float, float] | None) -> np.ndarray:
+    """Deep values as uint8 of the same shape: low to high of the range become 0 to 255, what lies outside is cut off.
+
+    Without a range it is the full one of the kind. Integers: 0 to 65,535 (4,095 where the file says that they have 12
+    bits), or to the largest value present where that is larger. Floats: 0 to 1 where none is larger, else to 255, else
+    to the largest value present.
+    """
+    if values.dtype == np.uint16 and values.size > 65_536:
+        table = _scaled(np.arange(65_536), *(value_range or (0, _white(values, rawmode))))
+        return np.asarray(table[values])
+    return _scaled(values, *(value_range or (0, _white(values, rawmode))))
+
+
+def _white(values: np.ndarray, rawmode: str) -> float:
+    largest = float(np.nan_to_num(values, posinf=0.0, neginf=0.0).max(initial=0))
+    if values.dtype.kind == "f":
+        return 1.0 if largest <= 1.0 else max(255.0, largest)
+    return max(4_095.0 if rawmode == "I;12" else 65_535.0, largest)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    deep = np.nan_to_num(values.astype(np.float64), nan=low, posinf=low, neginf=low)
+    return np.rint(np.clip((deep - low) / (high - low) * 255.0, 0, 255)).astype(np.uint8)
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _values(
+    image: Image.Image, rawmode: str, again: Callable[[], ImageFile.ImageFile]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The values [H, W, C], 16-bit colours whole, and the opacity uint8 [H, W] where the file has one."""
+    see_through = image.info.get("transparency")
+    if _is_grey(image):
+        values_HWC = np.asarray(image)[..., None]
+        values_HWC = values_HWC.astype(values_HWC.dtype.newbyteorder("="))
+    else:
+        values_HWC = _whole_colours(np.asarray(image), rawmode, again)
+        if values_HWC.shape[2] in (2, 4):
+            return values_HWC[..., :-1], (values_HWC[..., -1] >> 8).astype(np.uint8)
+    if not isinstance(see_through, int | tuple):
+        return values_HWC, None
+    is_seen_HW = (values_HWC != np.asarray(see_through)).any(axis=-1)
+    return values_HWC, np.where(is_seen_HW, 255, 0).astype(np.uint8)
+
+
+def _whole_colours(high_HWC: np.ndarray, rawmode: str, again: Callable[[], ImageFile.ImageFile]) -> np.ndarray:
+    """16-bit colours as uint16, the high bytes given."""
+    found = _COLOURS.fullmatch(rawmode)
+    assert found is not None, rawmode
+    with again() as image:
+        if found["mode"] == "LA":
+            # Four bytes a pixel, as RGBA has them: they come as they stand.
+            image._mode = "RGBA"
+            _read_as(image, "RGBA")
+            bytes_HW4 = np.asarray(image).astype(np.uint16)
+            first, second = (0, 1) if found["order"] == "16B" else (1, 0)
+            return (bytes_HW4[..., first::2] << 8) | bytes_HW4[..., second::2]
+        _read_as(image, f"{found['mode']};{_EXCHANGED[found['order']]}")
+        return (high_HWC.astype(np.uint16) << 8) | np.asarray(image)
+
+
+def _read_as(image: ImageFile.ImageFile, rawmode: str) -> None:
+    tiles = []
+    for tile in image.tile:
+        arguments = (rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode
+        tiles.append(tile._replace(args=arguments))
+    image.tile = tiles
+    image.load()
+
+
+def _judge(eight_HWC: np.ndarray, values_HWC: np.ndarray, name: str) -> DarkImage | None:
+    """The image where nearly all of it is below a quarter of white, though it holds more than one value."""
+    brightest_HW = eight_HWC.max(axis=-1)
+    if np.count_nonzero(brightest_HW < DARK) < DARK_SHARE * brightest_HW.size:
+        return None
+    finite = values_HWC[np.isfinite(values_HWC)] if values_HWC.dtype.kind == "f" else values_HWC
+    lowest, highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return None if lowest == highest else DarkImage(name, lowest, highest)
