@@ -124,6 +124,7 @@ def card_of(
         prompt=prompt,
         comparisons=comparisons,
         scores=_scores(folder),
+        reading=recipe.reading,
     )
 
 

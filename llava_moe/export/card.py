@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_moe.data.reading import ImageReading
 from llava_moe.export.held_out import StaticCost
 from llava_moe.export.proof import Comparison
 
@@ -35,6 +36,7 @@ class Card:
         adapters: the PEFT folders, ``""`` for the export's own folder.
         static: how a mixture that depends on the input was held constant, in words; ``None`` where none was.
         scores: Markdown tables of the run's evaluations.
+        reading: how training read images, which Hugging Face's processor leaves to its caller.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Card:
     static: str | None = None
     costs: Sequence[StaticCost] = ()
     scores: Sequence[str] = ()
+    reading: ImageReading = ImageReading()  # noqa: RUF009
 
     def write(self, folder: Path, final: Path) -> None:
         """Write ``README.md`` into ``folder``, which will be called as ``final`` is: the code runs from beside it."""
@@ -99,7 +102,7 @@ class Card:
         )
 
     def _code(self, final: Path) -> str:
-        imports = ["from PIL import Image"]
+        imports = ["from PIL import Image, ImageOps"] if self.reading.exif == "apply" else ["from PIL import Image"]
         imports += ["from peft import PeftModel"] if self.form == "peft" else []
         imports += ["from transformers import AutoProcessor, LlavaForConditionalGeneration", ""]
         lines = [f"folder = {final.absolute().name!r}  # where this folder lies"]
@@ -112,13 +115,22 @@ class Card:
             lines += [f"model = PeftModel.from_pretrained(base, {first})"]
         lines += [
             "processor = AutoProcessor.from_pretrained(folder)",
-            'picture = Image.open("picture.png").convert("RGB")',
+            *self._picture(),
             f"prompt = {self.prompt!r}",
             'inputs = processor(images=picture, text=prompt, return_tensors="pt").to(model.dtype)',
             "tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)",
             'print(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
         ]
         return "\n".join(imports + lines) + "\n"
+
+    def _picture(self) -> list[str]:
+        """Lines that open a picture as training did."""
+        opened = 'Image.open("picture.png")'
+        lines = [f"picture = {f'ImageOps.exif_transpose({opened})' if self.reading.exif == 'apply' else opened}"]
+        if self.reading.alpha == "drop":
+            return [*lines, 'picture = picture.convert("RGB")']
+        lines.append(f'canvas = Image.new("RGBA", picture.size, "{self.reading.alpha}")')
+        return [*lines, 'picture = Image.alpha_composite(canvas, picture.convert("RGBA")).convert("RGB")']
 
     def _adapter(self) -> str:
         if self.method == "none":

@@ -18,6 +18,7 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from llava_moe.assemble import Assembled, open_checkpoint, restore
+from llava_moe.data.reading import ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.generate import with_system
 from llava_moe.lmms.answering import Replies
@@ -40,6 +41,7 @@ class LlavaMoe(lmms):
         device: None: the GPU of this rank, or the CPU.
         batch_size: questions answered together; ``auto`` is 32.
         seed: of sampled answers, for tasks that sample.
+        exif, alpha: how ``pretrained``'s images are read (see ``ImageReading``); a run reads them as it was trained.
         system: the sentence before the question, or a file that holds it; None: the one the model was trained with.
 
     Raises:
@@ -60,13 +62,15 @@ class LlavaMoe(lmms):
         system: str | None = None,
         peft: str | None = None,
         template: str | None = None,
+        exif: str | None = None,
+        alpha: str | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
         if unknown:
             raise UserError(
                 f"model_args {', '.join(sorted(unknown))}: llava_moe knows run, pretrained, peft, template, dtype, "
-                "device, batch_size, seed and system"
+                "device, batch_size, seed, system, exif and alpha"
             )
         if (run is None) == (pretrained is None):
             raise UserError("model_args: name one model: run=FOLDER, or pretrained= a LLaVA checkpoint's folder")
@@ -74,6 +78,7 @@ class LlavaMoe(lmms):
             raise UserError(f"model_args template={template}: give chat or v1")
         if run is not None and (peft is not None or template is not None):
             raise UserError("model_args: peft= and template= belong to pretrained=: leave them out")
+        reading = _read_reading(exif, alpha, run)
         self.batch_size = _read_batch_size(batch_size, max_batch_size)
         self.device = torch.device(device or _device_of_rank())
         self._seed = seed
@@ -87,6 +92,7 @@ class LlavaMoe(lmms):
                 self.device,
                 peft=None if peft is None else _unquoted(peft),
                 template=template,
+                reading=reading,
             )
         )
 
@@ -136,6 +142,16 @@ def _read_batch_size(given: int | str, largest: int | None) -> int:
     if not text.isdigit() or int(text) < 1:
         raise UserError(f"batch_size={given}: give a whole number from 1 on, or auto")
     return int(text)
+
+
+def _read_reading(exif: str | None, alpha: str | None, run: str | None) -> ImageReading:
+    given: dict[str, Any] = {key: value for key, value in (("exif", exif), ("alpha", alpha)) if value is not None}
+    if given and run is not None:
+        raise UserError(f"model_args {next(iter(given))}: a run reads images as it was trained; leave it out")
+    try:
+        return ImageReading(**given)
+    except ValueError as error:
+        raise UserError(f"model_args {error}") from error
 
 
 def _device_of_rank() -> str:

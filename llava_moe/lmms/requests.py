@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER
+from llava_moe.data.reading import read_orientation
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Decoding, Question
 
@@ -96,7 +97,7 @@ def read_question(name: str, context: str, visuals: Sequence[Any] | None, asked:
 
 
 def encode_image(visual: Any, name: str) -> bytes:
-    """A Pillow image as PNG or TIFF, which lose nothing.
+    """A Pillow image as PNG or TIFF, which lose nothing, its orientation and transparency kept.
 
     Raises:
         UserError: it is a video's path, a sound or anything else that is no image.
@@ -105,6 +106,12 @@ def encode_image(visual: Any, name: str) -> bytes:
         kind = type(visual).__name__
         raise UserError(f"{name}: holds a {kind} where llava_moe takes images; choose a task of images")
     stream = io.BytesIO()
-    kept = visual if visual.mode in _FORMATS else visual.convert("RGB")
-    kept.save(stream, format=_FORMATS[kept.mode], compress_level=1)
+    kept = visual
+    if visual.mode not in _FORMATS:
+        kept = visual.convert("RGBA" if visual.has_transparency_data else "RGB")
+    orientation = Image.Exif()
+    if (turned := read_orientation(visual)) != 1:
+        # The model decides what becomes of it, as of any image.
+        orientation[ExifTags.Base.Orientation] = turned
+    kept.save(stream, format=_FORMATS[kept.mode], compress_level=1, exif=orientation)
     return stream.getvalue()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from llava_moe.data.images import open_image
+from llava_moe.data.reading import AS_LLAVA, ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding
 from llava_moe.lmms.requests import Asked, encode_image, read_generation_kwargs, read_question
@@ -50,6 +52,18 @@ def test_an_image_reaches_the_model_with_the_pixels_that_a_file_of_it_would_give
     image.save(tmp_path / "image.tif")
     expected = open_image(str(tmp_path / "image.tif"))
     assert np.array_equal(np.asarray(open_image(encode_image(image, "q"))), np.asarray(expected))
+
+
+def test_orientation_and_transparency_reach_the_model_which_decides_of_them() -> None:
+    drawn = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 12, 4), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    stream = io.BytesIO()
+    drawn.save(stream, "PNG", exif=exif)
+    given = Image.open(io.BytesIO(stream.getvalue()))
+    for reading in (ImageReading(), AS_LLAVA, ImageReading(alpha="black")):
+        reached = open_image(encode_image(given, "q"), reading=reading)
+        assert reached.tobytes() == open_image(stream.getvalue(), reading=reading).tobytes()
 
 
 def test_a_text_alone_has_no_image_and_its_marks_are_words() -> None:
