@@ -27,6 +27,11 @@ from llava_moe.cli import OPEN_ENDED, config_folder
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.errors import UserError
 
+TAKEN_FLAGS = (
+    *("-m", "--multirun", "-c", "--cfg", "--resolve", "-cd", "--config-dir", "-cp", "--config-path"),
+    *("-h", "--help", "-i", "--info"),
+)
+"""Hydra's flags that are ours too; of the others one opens a pickle, which may run any program."""
 # What a mistake in the words or in a configuration file raises; ValueError: flags that exclude each other.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
@@ -80,7 +85,7 @@ def flags_first(words: Sequence[str]) -> list[str]:
     """Hydra's flags in front of the overrides: its parser gives up where overrides stand on both sides of a flag.
 
     Raises:
-        UserError: an unknown flag, or a flag without its value.
+        UserError: a flag that is not one of ``TAKEN_FLAGS``, or a flag without its value.
     """
     parser = get_args_parser()
 
@@ -97,6 +102,8 @@ def flags_first(words: Sequence[str]) -> list[str]:
         if not word.startswith("-"):
             overrides.append(word)
             continue
+        if word.partition("=")[0] not in TAKEN_FLAGS or (word not in TAKEN_FLAGS and not word.startswith("--")):
+            refuse(f"unrecognized arguments: {word}; the flags are {', '.join(TAKEN_FLAGS)}")
         flags.append(word)
         action = kinds.get(word)
         takes_value = action is not None and action.nargs is None

@@ -319,12 +319,12 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     if (bare := find_bare_model(path)) is not None:
         return extend_tokenizer(load_bare(bare, path, reference))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"tokenizer {reference} cannot be loaded: {_first_line(error)}") from error
     if tokenizer("a").input_ids[0] != tokenizer.bos_token_id:
         # transformers 5 builds sentencepiece Llama tokenizers without <s> unless told.
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, add_bos_token=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, add_bos_token=True, trust_remote_code=False)
     if tokenizer("a").input_ids[0] != tokenizer.bos_token_id or tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {reference} has no <s> or </s>: a Llama-style tokenizer is needed")
     return extend_tokenizer(tokenizer)

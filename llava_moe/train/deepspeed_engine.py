@@ -18,6 +18,7 @@ from torch import nn
 
 from llava_moe.errors import UserError
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
+from llava_moe.train.safe_load import tensors_only
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class DeepSpeedEngine:
                 f"of processes ({written}) and the parallel= that wrote it"
             )
         try:
-            path, _ = self.engine.load_checkpoint(str(folder), tag=self.tag, load_module_strict=False)
+            with tensors_only(folder, _written_classes()):
+                path, _ = self.engine.load_checkpoint(str(folder), tag=self.tag, load_module_strict=False)
         except ZeRORuntimeException as error:
             raise UserError(f"{folder}: {str(error).splitlines()[0]}") from error
         if path is None:
@@ -152,6 +154,15 @@ class DeepSpeedEngine:
 
     def barrier(self) -> None:
         dist.barrier()
+
+
+def _written_classes() -> list[Any]:
+    """Classes that DeepSpeed writes into its checkpoints beside tensors: they hold numbers alone."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
 
 
 def _import_deepspeed() -> Any:
