@@ -239,7 +239,7 @@ def run(arguments: list[str]) -> int:
     except UserError as error:
         return _complain(str(error))
     except StoppedBySignalError as error:
-        sys.stderr.write(f"llava-moe: {error}; run the same command again to go on\n")
+        sys.stderr.write(f"llava-moe: {_one_line(str(error))}; run the same command again to go on\n")
         return 75
     except KeyboardInterrupt:
         again = " from the last checkpoint" if name in ("train", "compose") else ""
@@ -254,7 +254,7 @@ def run(arguments: list[str]) -> int:
             return _complain(
                 f"the disk{where} is full: free space and run the same command again; what is saved stands"
             )
-        traceback.print_exc()
+        sys.stderr.write(_shown(traceback.format_exc()))
         return 1
     finally:
         sys.argv = before
@@ -326,5 +326,16 @@ def _say(text: str) -> int:
 
 
 def _complain(text: str) -> int:
-    sys.stderr.write("llava-moe: " + " ".join(text.splitlines()) + "\n")
+    sys.stderr.write(f"llava-moe: {_one_line(text)}\n")
     return 2
+
+
+def _one_line(text: str) -> str:
+    """A message on one line; a terminal obeys nothing of what it quotes from files and words."""
+    return " ".join(_shown(line) for line in text.strip("\n").split("\n"))
+
+
+def _shown(text: str) -> str:
+    from llava_moe.visible import visible
+
+    return visible(text, keep="\n\t")

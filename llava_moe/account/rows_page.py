@@ -11,8 +11,8 @@ from llava_moe.account.pictures import PAGE_PIXELS, data_address
 from llava_moe.account.pieces import Piece, Token
 from llava_moe.account.rows import Row, Segment
 from llava_moe.account.rows_terminal import hole_line, row_title, segment_facts, segment_title, shown, tokens_line
-from llava_moe.account.visible import visible
 from llava_moe.data.encode import IGNORED
+from llava_moe.visible import visible
 
 _KINDS = {"supervised": "t", "image": "i", "prompt": "p"}
 

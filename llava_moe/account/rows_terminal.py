@@ -12,7 +12,7 @@ from rich.text import Text
 from llava_moe.account.pictures import half_blocks
 from llava_moe.account.pieces import Piece
 from llava_moe.account.rows import Row, RowTokens, Segment
-from llava_moe.account.visible import visible
+from llava_moe.visible import visible
 
 TAUGHT = Style(color="green", bold=True)
 IMAGE = Style(color="yellow")

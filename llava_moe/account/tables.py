@@ -10,7 +10,7 @@ from llava_moe.account.groups import Group
 from llava_moe.account.lengths import sparkline
 from llava_moe.account.stage import StageAccount
 from llava_moe.account.text_table import TextTable
-from llava_moe.account.visible import visible
+from llava_moe.visible import visible
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rich.text import Text
 from llava_moe.account.stage import StageAccount
 from llava_moe.account.tables import count, percent, stage_tables
 from llava_moe.account.text_table import rich_tables
-from llava_moe.account.visible import visible
+from llava_moe.visible import visible
 
 
 def print_account(account: StageAccount, console: Console) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
 from rich.status import Status
 
 from llava_moe.chat.answer import Answer
@@ -22,9 +21,9 @@ from llava_moe.chat.line import COMMANDS, Command, image_path, read_line
 from llava_moe.chat.session import Picture, Session
 from llava_moe.data.deep_values import dark_line
 from llava_moe.errors import UserError
+from llava_moe.visible import visible
+from llava_moe.visible_console import VisibleConsole
 
-CONTROL = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
-"""Characters by which a model's answer could steer the terminal."""
 CUT_SHORT = {
     "limit": "cut off at max_new_tokens={}: give a larger one at the start",
     "positions": "cut off: the model has no more positions; /undo or /reset makes room",
@@ -42,7 +41,7 @@ class Terminal:
         self.num_refused = 0
         self._session, self._max_new_tokens, self._is_interactive = session, max_new_tokens, is_interactive
         self._out: TextIO = sys.stdout
-        self._notices = Console(stderr=True, soft_wrap=True)
+        self._notices = VisibleConsole(stderr=True, soft_wrap=True)
         self._num_asked = 0
         self._saved: set[Path] = set()
 
@@ -93,7 +92,7 @@ class Terminal:
 
             def write(piece: str) -> None:
                 status.stop()
-                self._out.write(piece.translate(CONTROL) if self._out.isatty() else piece)
+                self._out.write(visible(piece, keep="\n\t") if self._out.isatty() else piece)
                 self._out.flush()
 
             answer = self._session.ask(text, write)
@@ -183,7 +182,7 @@ class Terminal:
 
     def _prompt(self) -> str:
         waiting = "".join(f"[{picture.path.name}] " for picture in self._session.waiting)
-        prompt = f"{waiting}> "
+        prompt = visible(f"{waiting}> ")
         if self._out.isatty():
             return prompt
         self._notices.print(prompt, end="", markup=False, highlight=False)

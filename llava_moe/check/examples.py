@@ -10,9 +10,10 @@ from llava_moe.check.findings import Findings
 from llava_moe.check.kinds import KINDS, Kind
 from llava_moe.check.mix import Checked
 from llava_moe.check.scan import Found, read_ref
-from llava_moe.check.table import KindRow, first_found, kind_rows, place_of, visible
+from llava_moe.check.table import KindRow, first_found, kind_rows, place_of
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.images import open_image
+from llava_moe.visible import visible
 
 SIDE = 224
 MOST_IMAGES = 3

@@ -9,9 +9,10 @@ from llava_moe.check.examples import examples_of
 from llava_moe.check.files import PAGE
 from llava_moe.check.kinds import KINDS
 from llava_moe.check.mix import Checked
-from llava_moe.check.table import kind_rows, visible
+from llava_moe.check.table import kind_rows
 from llava_moe.eval.files import write_atomically
 from llava_moe.html_page import page_template
+from llava_moe.visible import visible
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 
 from llava_moe.check.findings import Findings, kinds_found
@@ -55,23 +54,3 @@ def place_of(findings: Findings, found: Found) -> str:
             if first <= number < first + shard.num_records:
                 return f"{records.folder / shard.file}, row {number - first:,} (record {number:,} of the folder)"
     return f"{path}, record {number:,} (counted from 0)"
-
-
-def visible(text: str, keep: str = "") -> str:
-    """Text from the data with control characters, direction marks and half surrogates written out, such as ``\\x1b``.
-
-    Args:
-        keep: characters that stay, such as a line break.
-    """
-    return "".join(one if one in keep or _is_plain(one) else _escape(one) for one in text)
-
-
-def _is_plain(one: str) -> bool:
-    return (
-        unicodedata.category(one) not in ("Cc", "Cs", "Zl", "Zp")
-        and one not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-    )
-
-
-def _escape(one: str) -> str:
-    return f"\\x{ord(one):02x}" if ord(one) < 256 else f"\\u{ord(one):04x}"

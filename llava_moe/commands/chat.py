@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from omegaconf import DictConfig
-from rich.console import Console
 
 from llava_moe.chat.answer import Decoding
 from llava_moe.chat.line import image_path
@@ -22,6 +21,7 @@ from llava_moe.commands.image_reading import reading_asked, refuse_for_run
 from llava_moe.commands.limits import EVAL, READING, SHARED, Limit, OrNull, Real, Text, Whole, check_settings
 from llava_moe.data.images import ImageTransform
 from llava_moe.errors import UserError
+from llava_moe.visible_console import VisibleConsole
 
 if TYPE_CHECKING:
     from llava_moe.assemble import Assembled
@@ -65,7 +65,7 @@ def _talk(config: DictConfig) -> int:
         torch.set_num_threads(int(plain["num_threads"]))
     transformers.utils.logging.disable_progress_bar()
     is_interactive = plain["prompt"] is None and sys.stdin.isatty()
-    with Console(stderr=True).status("loading the model"):
+    with VisibleConsole(stderr=True).status("loading the model"):
         assembled = _open(plain)
     decoding = Decoding(**{field.name: plain[field.name] for field in dataclasses.fields(Decoding)})
     session = Session(assembled.model, assembled.encoder, assembled.attached, decoding)

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from llava_moe.check.kinds import KINDS
 from llava_moe.check.mix import Checked
-from llava_moe.check.table import KindRow, kind_rows, labels_of, visible
+from llava_moe.check.table import KindRow, kind_rows, labels_of
+from llava_moe.visible import visible
 
 MOST_COLUMNS = 3
 

@@ -18,6 +18,7 @@ from llava_moe.commands.settings import fingerprint, settle
 from llava_moe.commands.stages import RUNS, set_threads
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import UserError
+from llava_moe.visible_console import VisibleConsole
 
 MERGES = ("linear", "normalized_linear", "svd", "ties", "dare_ties")
 # Settings of MoLE that compose takes by their bare names.
@@ -77,7 +78,7 @@ def _mask(config: DictConfig) -> int:
     check_settings(choices, LIMITS)
     if choices["experts"] is not None or choices["mask"] is None or choices["out"] is None:
         raise UserError("compose run= leaves experts out of a composition: give mask=[1,0] and out=FOLDER, no experts=")
-    folder, console = Path(choices["out"]), Console(soft_wrap=True)
+    folder, console = Path(choices["out"]), VisibleConsole(soft_wrap=True)
     write_masked(choices, folder, console)
     console.print("\nNext:", highlight=False)
     for command in _next_commands(folder):
@@ -96,7 +97,7 @@ def _compose(config: DictConfig, own: Sequence[str], rest: Sequence[str]) -> int
         raise UserError(f"mask={choices['mask']} leaves one expert, so there is nothing to train: use that LoRA itself")
     if plain["stages"] is not None:
         raise UserError("compose trains one stage: give an experiment without stages, such as exp=mix_general_doc_med")
-    console = Console(soft_wrap=True)
+    console = VisibleConsole(soft_wrap=True)
     if not console.is_terminal:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
     set_threads(plain)
@@ -141,7 +142,7 @@ def _train_gates(choices: Mapping[str, Any], plain: dict[str, Any], console: Con
         if not is_finished(folder):
             check_stage(plain)
         processes = join_processes(plain["parallel"])
-        quiet = Console(quiet=True) if processes.rank else console
+        quiet = VisibleConsole(quiet=True) if processes.rank else console
         title = f"mole of {len(choices['experts'])} experts"
         train_stage(plain, as_yaml(plain), folder, title, processes, quiet, stop_signals)
     if processes.rank == 0:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from llava_moe.visible_console import VisibleConsole
+
 
 def open_console() -> Console:
     """Standard output; characters that its encoding lacks become question marks rather than an error."""
@@ -17,7 +19,7 @@ def open_console() -> Console:
     return _PipedConsole(highlight=False, markup=False)
 
 
-class _PipedConsole(Console):
+class _PipedConsole(VisibleConsole):
     """A console whose reader may leave early, ``head`` say, which is no failure of ours."""
 
     def on_broken_pipe(self) -> None:
@@ -26,7 +28,7 @@ class _PipedConsole(Console):
 
 def open_progress() -> Console:
     """Standard error for what passes by while one waits; silent where nobody watches."""
-    return Console(stderr=True, quiet=not sys.stderr.isatty())
+    return VisibleConsole(stderr=True, quiet=not sys.stderr.isatty())
 
 
 def say_next(console: Console, commands: Sequence[str]) -> None:

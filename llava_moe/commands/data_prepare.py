@@ -26,6 +26,7 @@ from llava_moe.prepare.recipe import Recipe, load_recipe
 from llava_moe.prepare.run import prepare
 from llava_moe.prepare.table import account_lines, account_table
 from llava_moe.prepare.tokens import TextTokenizer
+from llava_moe.visible_console import VisibleConsole
 
 LIMITS: dict[str, Limit] = {
     "downloads": OrNull(Text()),
@@ -65,7 +66,7 @@ def _prepare(config: DictConfig) -> int:
     if plain["from"] == "downloads" and plain["downloads"] is None:
         lines = " && ".join(recipes[0].get)
         raise UserError(f"data prepare needs downloads=FOLDER; fetch {recipes[0].name} into it: {lines}")
-    console = Console(soft_wrap=True)
+    console = VisibleConsole(soft_wrap=True)
     with StopSignals():
         # All are found before the first is begun: hours of work must not end at the last one's wrong folder.
         jobs = [

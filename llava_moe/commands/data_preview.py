@@ -12,7 +12,6 @@ from rich.text import Text
 from llava_moe.account.rows import first_rows
 from llava_moe.account.rows_page import StageRows, rows_page
 from llava_moe.account.rows_terminal import print_legend, print_row
-from llava_moe.account.visible import visible
 from llava_moe.commands.account_words import (
     Job,
     next_commands,
@@ -27,6 +26,7 @@ from llava_moe.commands.stages import Stage
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
+from llava_moe.visible import visible
 
 LIMITS: dict[str, Limit] = {
     "out": OrNull(TextLimit()),

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from rich.console import Console
 from rich.table import Table
 
 from llava_moe.cli import config_folder
@@ -22,6 +21,7 @@ from llava_moe.commands.settings import embedded_images
 from llava_moe.errors import UserError
 from llava_moe.model.attention import choose_attention
 from llava_moe.model.build import embedded_folder
+from llava_moe.visible_console import VisibleConsole
 
 Finding = tuple[str, str, str, str]
 GIB = 1 << 30
@@ -38,7 +38,7 @@ def main(words: Sequence[str]) -> int:
     signs = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
     for level, what, found, remedy in findings:
         table.add_row(signs[level], what, found, remedy)
-    Console().print(table)
+    VisibleConsole().print(table)
     return 2 if any(level == "missing" for level, *_ in findings) else 0
 
 

@@ -29,6 +29,7 @@ from llava_moe.eval.ranks import ALONE, Ranks, ToldElsewhereError
 from llava_moe.eval.run import ask_benchmark
 from llava_moe.eval.table import rich_tables
 from llava_moe.eval.tasks import Places, open_benchmark
+from llava_moe.visible_console import VisibleConsole
 
 
 def main(words: Sequence[str]) -> int:
@@ -50,7 +51,7 @@ def _eval(config: DictConfig, words: list[str]) -> int:
 
 def _score(config: DictConfig, ranks: Ranks, device: torch.device) -> int:
     plain = resolved(config, "eval")
-    console = Console(soft_wrap=True, quiet=not ranks.is_first)
+    console = VisibleConsole(soft_wrap=True, quiet=not ranks.is_first)
     if not console.is_terminal or not ranks.is_first:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
     # Names and data are checked before a model is loaded; what is downloaded or laid out is so by one process.

@@ -20,6 +20,7 @@ from llava_moe.eval.comparison_table import explanation, json_comparison, markdo
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.latex import latex_comparison
 from llava_moe.eval.scored import read_scored, run_labels, scored_benchmarks
+from llava_moe.visible_console import VisibleConsole
 
 FOLDER = Path("comparisons")
 
@@ -46,7 +47,7 @@ def read_results(config: Mapping[str, Any], words: Sequence[str]) -> int:
         UserError: words that do not go together, or results that are not there.
     """
     names = config["benchmarks"] if any(word.lstrip("+").startswith("benchmarks=") for word in words) else None
-    console = Console(soft_wrap=True)
+    console = VisibleConsole(soft_wrap=True)
     wanted = _wanted(config)
     given = {"run=": config["run"], "model.path=": config["model"]["path"], "blind=": config["blind"]}
     others = wanted[1:] + [key for key, value in given.items() if value and (wanted[0] == "runs=" or key != "run=")]

@@ -50,6 +50,7 @@ from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_o
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
 from llava_moe.train.checkpoint import is_full
+from llava_moe.visible_console import VisibleConsole
 
 LIMITS: dict[str, Limit] = {
     "run": OrNull(Text()),
@@ -98,7 +99,7 @@ def _export(config: DictConfig) -> int:
     _check_words(plain)
     if plain["num_threads"] is not None:
         torch.set_num_threads(int(plain["num_threads"]))
-    console = Console(soft_wrap=True)
+    console = VisibleConsole(soft_wrap=True)
     if not torch.cuda.is_available():
         # transformers asks DeepSpeed, where it is installed, which then writes a warning that there is no accelerator.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

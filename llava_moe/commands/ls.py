@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from llava_moe.cli import config_folder
 from llava_moe.errors import UserError
+from llava_moe.visible_console import VisibleConsole
 
 GROUPS = ("exp", "model", "data", "adapter", "stage", "parallel", "scale")
 KINDS = (*GROUPS, "recipe", "benchmark", "run")
@@ -20,7 +20,7 @@ def main(words: Sequence[str]) -> int:
     unknown = [word for word in words if word not in KINDS]
     if unknown:
         raise UserError(f"ls {unknown[0]}: choose one of {', '.join(KINDS)}")
-    console = Console()
+    console = VisibleConsole()
     table = Table(box=None, pad_edge=False)
     for heading in ("kind", "name", "what it is"):
         table.add_column(heading, overflow="fold")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from llava_moe.commands.compose_config import as_yaml
 from llava_moe.commands.processes import Processes
 from llava_moe.commands.stage import train_stage
 from llava_moe.commands.stages import Stage
 from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.visible_console import VisibleConsole
 
 STEPS = 20
 # The first steps make optimizer state, warm caches and start data workers.
@@ -52,7 +52,7 @@ def probe_stage(stage: Stage) -> Probed:
     with tempfile.TemporaryDirectory(prefix="llava-moe-probe-") as place, StopSignals() as stop_signals:
         folder = Path(place) / "run"
         processes = Processes(0, 1, device, "local")
-        train_stage(config, as_yaml(config), folder, stage.title, processes, Console(quiet=True), stop_signals)
+        train_stage(config, as_yaml(config), folder, stage.title, processes, VisibleConsole(quiet=True), stop_signals)
         lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     timed = records[WARM_UP:] or records

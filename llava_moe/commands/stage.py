@@ -38,6 +38,7 @@ from llava_moe.train.loop import LoopSettings, Objective, train
 from llava_moe.train.memory import memory_errors_explained
 from llava_moe.train.schedule import Schedule, few_steps_note
 from llava_moe.train.state import RunState
+from llava_moe.visible_console import VisibleConsole
 
 
 def check_stage(config: Mapping[str, Any]) -> None:
@@ -72,7 +73,7 @@ def train_stage(
     """
     with memory_errors_explained():
         if processes.rank > 0:
-            _train_locked(config, folder, title, processes, Console(quiet=True), stop_signals)
+            _train_locked(config, folder, title, processes, VisibleConsole(quiet=True), stop_signals)
             return
         with FolderLock(folder):
             claim_configuration(folder, config, config_text)

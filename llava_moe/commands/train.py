@@ -14,6 +14,7 @@ from llava_moe.commands.compose_config import as_yaml, resolved, run_composed
 from llava_moe.commands.processes import join_processes
 from llava_moe.commands.stages import Stage, plan_stages, set_threads
 from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.visible_console import VisibleConsole
 
 
 def main(words: Sequence[str]) -> int:
@@ -30,7 +31,7 @@ def _train(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
     with StopSignals() as stop_signals:
         _check(plain, stages)
         processes = join_processes(plain["parallel"])
-        console = Console(quiet=processes.rank != 0, soft_wrap=True)
+        console = VisibleConsole(quiet=processes.rank != 0, soft_wrap=True)
         if not console.is_terminal:
             transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
         set_threads(plain)

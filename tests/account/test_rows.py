@@ -13,8 +13,8 @@ from rich.console import Console
 
 from llava_moe.account.rows import Row, first_rows
 from llava_moe.account.rows_terminal import hole_line, print_legend, print_row, segment_text
-from llava_moe.account.visible import visible
 from llava_moe.data.stream import StepStream
+from llava_moe.visible import visible
 
 MakeStream = Callable[..., StepStream]
 

@@ -1,4 +1,7 @@
-"""Text from the data made harmless to show: what a terminal would obey, or a reader not see, is written out."""
+"""Text from files and words made harmless to show: what a terminal would obey, or a reader not see, is written out.
+
+Everything that a command prints goes through here: tables and lines by way of ``VisibleConsole``, errors in ``cli``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ def visible(text: str, keep: str = "") -> str:
     Args:
         keep: characters that stay, such as a line break.
     """
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(one if one in keep or _is_plain(one) else _escape(one) for one in text)
 
 
