@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # A module whose package has another name.
-PACKAGE_OF = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core"}
+PACKAGE_OF = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core", "google": "protobuf"}
 # Only ever run inside lmms-eval, which brings it.
 FROM_LMMS_EVAL = {"lmms_eval", "tqdm"}
 # What torch's CUDA build brings on top; the CPU build has none of it.

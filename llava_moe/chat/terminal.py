@@ -77,7 +77,7 @@ class Terminal:
         """
         picture = self._session.attach(path)
         if picture.dark is not None and (line := dark_line([picture.dark])):
-            self._notices.print(line.translate(CONTROL), style="yellow", markup=False, highlight=False)
+            self._notices.print(line, style="yellow", markup=False, highlight=False)
         return picture
 
     def answer(self, text: str) -> None:

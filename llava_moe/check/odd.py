@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from llava_moe.check.findings import Findings
 from llava_moe.check.scan import Found
-from llava_moe.check.table import visible
 from llava_moe.data.odd_files import CUT
+from llava_moe.visible import visible
 
 ODD_KINDS = ("image_empty", "image_not_image", "image_other_format", "image_unreadable")
 """Kinds whose details say what the file is and what to do."""

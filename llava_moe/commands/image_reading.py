@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_moe.account.visible import visible
 from llava_moe.data.deep_values import DarkImage, dark_line
 from llava_moe.data.reading import ImageReading
 from llava_moe.errors import UserError
+from llava_moe.visible import visible
 
 
 def refuse_for_run(config: Mapping[str, Any]) -> None:
