@@ -11,7 +11,7 @@ from llava_moe.check.kinds import KINDS, Kind
 from llava_moe.check.mix import Checked
 from llava_moe.check.scan import Found, read_ref
 from llava_moe.check.table import KindRow, first_found, kind_rows, place_of
-from llava_moe.data.conversation import BadRecord
+from llava_moe.data.conversation import SYSTEM, BadRecord, Conversation
 from llava_moe.data.images import open_image
 from llava_moe.visible import visible
 
@@ -70,7 +70,10 @@ def _content(findings: Findings, found: Found) -> tuple[tuple[ShownImage, ...], 
     view = findings.view
     entry = view.records.read(found.row, found.row + 1)[0]
     readable = entry if isinstance(entry.content, BadRecord) else entry.content
-    turns = tuple((visible(turn.role[:40]), _clipped(turn.text)) for turn in readable.turns[:MOST_TURNS])
+    said = [(turn.role, turn.text) for turn in readable.turns[:MOST_TURNS]]
+    if isinstance(readable, Conversation) and readable.system is not None:
+        said.insert(0, (SYSTEM, readable.system))
+    turns = tuple((visible(role[:40]), _clipped(text)) for role, text in said)
     if not view.check_images:
         return (), turns
     # The image that it is about comes first.

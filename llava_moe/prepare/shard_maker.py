@@ -173,8 +173,13 @@ class ShardMaker:
     def _count_tokens(self, rows: list[dict[str, Any]], counts: Counts) -> None:
         if self.order.tokenizer is None or counts.tokens is None:
             return
-        for length in self.order.tokenizer.count([turn["text"] for turn in row["conversations"]] for row in rows):
+        for length in self.order.tokenizer.count(map(_texts, rows)):
             counts.tokens.add(length)
+
+
+def _texts(row: Mapping[str, Any]) -> list[str]:
+    system = [] if row["system"] is None else [row["system"]]
+    return [*system, *(turn["text"] for turn in row["conversations"])]
 
 
 def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

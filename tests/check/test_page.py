@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from llava_moe.check.examples import examples_of
 from llava_moe.check.files import write_list, write_numbers
 from llava_moe.check.findings import quarantine_list
 from llava_moe.check.kinds import KINDS
@@ -72,6 +73,16 @@ def test_the_page_stands_alone_with_an_example_of_each_kind(checked: Checked, tm
     for words in ("a <title>", '<b>Bold</b> & "quoted"?', "gone.png: image_missing", "a note", "x='y z'", "exp=mine"):
         assert words in page.words
     assert KINDS["image_missing"].remedy in page.words
+
+
+def test_an_example_shows_the_system_text_of_its_record(
+    make_view: MakeView, pictures: list[str], tmp_path: Path
+) -> None:
+    record = say(pictures[0], "<image> Who?", "me", system="Speak as a pirate.")
+    examples = examples_of(check_mix([make_view([record, record])]))
+    assert [example.turns[:2] for example in examples if example.kind.name == "duplicate"] == [
+        (("system", "Speak as a pirate."), ("user", "<image> Who?"))
+    ]
 
 
 def test_a_clean_page_says_nothing_was_found(make_view: MakeView, pictures: list[str], tmp_path: Path) -> None:

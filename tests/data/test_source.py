@@ -48,7 +48,8 @@ def test_llavas_records_are_read_as_they_are(name: str, write_json: WriteJson, o
         {"id": "t", "model": "", "conversations": said()},
         {"id": "n", "image": None, "conversations": said()},
         {"id": "med", "image": "m.jpg", "conversatons": said("is it ?\n<image>", "no"), "domain": {"xray": True}},
-        {"image": "e.jpg", "conversations": [{"from": "user", "value": "<image>"}, {"from": "user", "value": "what ?"},
+        {"image": "e.jpg", "task_name": None, "task": "vqa",
+         "conversations": [{"from": "user", "value": "<image>"}, {"from": "user", "value": "what ?"},
                                              {"from": "assistant", "value": 12.5}]},
         {"id": "000033", "conversations": [{"from": "gpt", "value": "hi"}, *said()]},
         {"id": None, "conversations": [{"role": "user", "text": "what ?"}, {"role": "assistant", "text": "so"}]},
@@ -62,6 +63,7 @@ def test_llavas_records_are_read_as_they_are(name: str, write_json: WriteJson, o
     assert records[2].images == records[3].images == ()
     assert records[4].turns == (Turn("user", "is it ?\n<image>"), Turn("assistant", "no"))
     assert records[5].turns == (Turn("user", "<image>\nwhat ?"), Turn("assistant", "12.5")) and records[5].id == "5"
+    assert (records[4].task, records[5].task) == ("xray", "vqa")
     assert records[6].turns == records[2].turns and records[6].id == records[0].id
     assert records[7].turns == (Turn("user", "what ?"), Turn("assistant", "so")) and records[7].id == "7"
 

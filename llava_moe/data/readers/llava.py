@@ -25,7 +25,8 @@ def llava_row(record: Mapping[str, Any], number: int) -> Row:
         BadRecord: as ``read_spoken``.
     """
     spoken = read_spoken(record, find_turns(record), find_images(record), opens=False)
-    task = record.get("task_name", record.get("task", _flags(record)))
+    tasks = (record.get("task_name"), record.get("task"), _flags(record))
+    task = next((task for task in tasks if task is not None), None)
     return new_row(record, number, spoken.images, spoken.turns, task, other_keys=_READ, system=spoken.system)
 
 

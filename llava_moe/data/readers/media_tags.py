@@ -4,8 +4,8 @@
 (``<|vision_start|>``, ``<ImageHere>``, ``[IMG]``), numbered tags (``<image_1>``), and a file between tags
 (``<img>a.png</img>``): they stand for media wherever they stand. Others are HTML's too (``<video>``, ``<img>``,
 ``<picture>``, and ``<Image>``, which is React's): they stand for media in a question, unless it speaks of HTML. It does
-where it closes the tag, names HTML, JSX or CSS, shows code, has another HTML tag, or says "tag" beside the mark. Tags
-with attributes, as ``<img src="a.png">``, are HTML's text.
+where it closes the tag, names HTML, JSX or CSS, shows code, has another tag of these, or says "tag" beside the mark.
+Tags with attributes, as ``<img src="a.png">``, are HTML's text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MARK = re.compile(
 )
 _HTML = re.compile(
     r"```|<!doctype|</?(?:html|head|body|div|span|p|a|script|style|source|form|input|button|table|ul|li|br|h[1-6])\b"
-    r"|<\w+\s+[\w-]+\s*=|\b(?:x?html5?|jsx|css)\b",
+    r"|<\w+\s+[\w-]+\s*=|\b(?:x?html5?|jsx|css)\b|(?-i:</[A-Z]\w*>)|=>|\bfunction\s*\(|\bimport\s.+\sfrom\s",
     re.IGNORECASE,
 )
 _NAMED = re.compile(r"[`'\"]?\s*(?:html5?\s*)?(?:tag|element|attribute|component)s?\b", re.IGNORECASE)

@@ -42,6 +42,8 @@ _TOOLS = frozenset(
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _IMAGE_PARTS = (None, "image", "image_url", "input_image")
 _TOOL_PARTS = ("tool_use", "tool_result", "function", "tool_call", "function_call")
+_OBJECTS = ("<bbox>", "<ref-object>")
+"""Marks of ms-swift's that the record's ``objects`` are written into."""
 _REFS = ("image", "image_url", "url", "path", "source", "base64", "data", "bytes")
 
 
@@ -81,6 +83,8 @@ def read_spoken(record: Mapping[str, Any], messages: Any, images: Any, opens: bo
         turn, shown = _turn(message, number)
         turns.append(turn)
         places += shown
+    if not is_empty(record.get("objects")) and any(mark in turn["text"] for turn in turns for mark in _OBJECTS):
+        raise BadRecord("not_a_conversation", f"objects are to fill {' and '.join(_OBJECTS)}, which is not supported")
     system = _system(record, turns)
     return Spoken(turns, _in_order(places, images, turns, opens), system)
 

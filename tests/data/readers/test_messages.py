@@ -228,6 +228,11 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
         },
         "system",
     ),
+    (
+        "not_a_conversation",
+        chat("Find <ref-object>", "<bbox>", objects={"ref": ["a cat"], "bbox": [[1, 2, 3, 4]]}),
+        "<bbox>",
+    ),
     ("no_turns", chat(), "no user turn"),
 ]
 
