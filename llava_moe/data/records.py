@@ -157,7 +157,8 @@ def _refuse_tags(conversation: Conversation) -> None:
     for turn in (*opening, *conversation.turns):
         tag = media_tag(turn.text, turn.role)
         if tag is not None:
-            told = f"{tag[:80]} stands for media in a text of the {turn.role}; {IMAGE_PLACEHOLDER} alone is read"
+            where = f"in a text of the {turn.role}"
+            told = f"{' '.join(tag.split())[:80]} stands for media {where}; {IMAGE_PLACEHOLDER} alone is read"
             raise BadRecord(UNREAD_MEDIA, told)
 
 

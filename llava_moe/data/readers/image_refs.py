@@ -13,6 +13,7 @@ from llava_moe.data.conversation import BadRecord
 
 IMAGE_KEYS = ("image", "images")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+_MOST_DEPTH = 16
 
 
 def find_images(record: Mapping[str, Any], keys: Sequence[str] = IMAGE_KEYS) -> Any:
@@ -31,17 +32,20 @@ def find_images(record: Mapping[str, Any], keys: Sequence[str] = IMAGE_KEYS) -> 
     return record[there[0]] if there else next((record[key] for key in keys if record.get(key)), None)
 
 
-def is_empty(value: Any) -> bool:
-    """Whether nothing stands here, at any depth: null, "", no bytes, an empty list, an object of these."""
+def is_empty(value: Any, depth: int = 0) -> bool:
+    """Whether nothing stands here: null, "", no bytes, an empty list, an object or a list of these. What is nested
+    deeper than any format nests counts as something."""
     if value is None:
         return True
     if isinstance(value, str):
         return not value.strip()
     if isinstance(value, bytes | bytearray):
         return not value
+    if depth >= _MOST_DEPTH:
+        return False
     if isinstance(value, Mapping):
-        return all(is_empty(item) for item in value.values())
-    return isinstance(value, list | tuple) and all(is_empty(item) for item in value)
+        return all(is_empty(item, depth + 1) for item in value.values())
+    return isinstance(value, list | tuple) and all(is_empty(item, depth + 1) for item in value)
 
 
 def _is_hollow(item: Mapping[str, Any]) -> bool:

@@ -139,15 +139,17 @@ def is_media_name(key: str) -> bool:
     return bool(words) and _NAME.fullmatch(words[-1]) is not None
 
 
-def _holds(value: Any) -> bool:
+def _holds(value: Any, depth: int = 0) -> bool:
     """Whether anything but numbers and emptiness stands at or below a value."""
     if isinstance(value, str):
         return bool(value.strip())
     if isinstance(value, bytes | bytearray):
         return bool(value)
+    if depth >= _MOST_DEPTH:
+        return True
     if isinstance(value, Mapping):
-        return any(_holds(item) for item in value.values())
-    return isinstance(value, Sequence) and any(_holds(item) for item in value[:_MOST_ITEMS])
+        return any(_holds(item, depth + 1) for item in value.values())
+    return isinstance(value, Sequence) and any(_holds(item, depth + 1) for item in value[:_MOST_ITEMS])
 
 
 def _is_media(value: str | bytes | bytearray) -> bool:

@@ -71,7 +71,8 @@ def faulty_row(record: Any, number: int, fault: BadRecord) -> Row:
         "split": split if isinstance(split, str) and half_pair(split) is None else None,
         "task": None,
         "fault": fault.reason,
-        "detail": fault.detail,
+        # Names of keys are the file's own.
+        "detail": " ".join(fault.detail.encode("utf-8", "replace").decode().split()),
     }
 
 

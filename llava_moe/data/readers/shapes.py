@@ -77,7 +77,8 @@ def find_turns(record: Mapping[str, Any]) -> Any:
 
 def unknown_shape(record: Mapping[str, Any]) -> str:
     """A line on a record that no reader knows: its keys, those wanted, and the nearest format."""
-    keys = [str(key) for key, value in record.items() if value is not None]
+    named = (str(key).encode("utf-8", "replace").decode() for key, value in record.items() if value is not None)
+    keys = [" ".join(key.split()) for key in named]
     found = ", ".join(keys[:12]) + (", ..." if len(keys) > 12 else "") if keys else "none"
     whose, nearest = next(
         ((f", as {whose}", name) for wanted, whose, name in _KNOWN if set(wanted) <= set(keys)), ("", "messages")

@@ -181,6 +181,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("unread_media", chat("<video>q", "a", videos=["clip.mp4"]), "videos"),
     ("unread_media", chat("Picture 1: <img>red.png</img> q", "a"), "<img>red.png</img>"),
+    ("unread_media", chat("Picture 1: <img>red\n.png</img> q", "a"), "<img>red .png</img>"),
     ("image_count", chat([part("image"), text("q")], "a"), "1 <image> in the text, 0 images"),
     ("image_count", chat("<image><image>q", "a", images=["a.png"]), "2 <image>"),
     ("image_count", chat("<image>q", "a", images=["a.png", "b.png"]), "2 images"),
@@ -344,6 +345,7 @@ UNKNOWN: list[tuple[dict[str, Any], str]] = [
     ({"chosen": ["a"], "rejected": ["b"]}, "preferences"),
     ({"images": [], "texts": [{"user": "q", "assistant": "a"}]}, "the Cauldron's"),
     ({"text": "once"}, "plain text"),
+    ({"what\never": 1}, "its keys are what ever;"),
     ({"whatever": 1}, "its keys are whatever; wanted are conversations"),
     ({"messages": [{"user": "q", "assistant": "a"}]}, "its keys are messages; wanted are"),
 ]
