@@ -186,10 +186,12 @@ def check_image_root(source: Source, records: Records, num_probes: int = 32) -> 
 def check_has_images(source: Source, records: Records) -> None:
     """Stop before training where a folder of images is given and none of the usable records has an image.
 
+    A split that is held out may be of text alone where the others are not.
+
     Raises:
         UserError: saying how the images may have been missed.
     """
-    if source.images is None:
+    if source.images is None or source.split not in (None, "train"):
         return
     unread, num_usable = None, 0
     start, size = 0, _FIRST_BLOCK

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llava_moe.data.conversation import BadRecord, Conversation, Turn
-from llava_moe.data.source import ArrowRecords, Source, check_image_root, open_records
+from llava_moe.data.source import ArrowRecords, Source, check_has_images, check_image_root, open_records
 from llava_moe.errors import UserError
 
 WriteJson = Callable[..., Path]
@@ -139,6 +139,29 @@ def test_images_may_be_base64_in_any_dress(write_json: WriteJson, open_path: Ope
     records = open_path(write_json(many))
     assert [records[n].images for n in range(5)] == [(content,)] * 5
     assert records[5].images == (path_like,)
+
+
+def test_a_folder_of_images_that_no_usable_record_uses_stops_unless_it_is_a_split_held_out(
+    write_json: WriteJson, open_path: Open
+) -> None:
+    def check(many: list[Any], split: str | None = None, images: str | None = "images") -> None:
+        records = open_path(write_json(many, f"{len(many)}{split}.json"), images=images, split=split)
+        check_has_images(records.source, records)
+
+    text = [{"id": number, "conversations": said(), "split": "train" if number else "val"} for number in range(40)]
+    shown = {"id": "a", "image": "a.jpg", "conversations": said("<image>")}
+    missed = {"id": "b", "img": "a.jpg", "conversations": said()}
+    check([*text, shown])
+    check([*text, {**shown, "conversations": said("<image><image>")}])
+    check(text, images=None)
+    check(text, "val")
+    check([missed, {"id": "c", "conversations": []}])
+    with pytest.raises(UserError, match="images=images is given, and none of its 40 records has an image that is read"):
+        check(text)
+    with pytest.raises(UserError, match="none of its 39 records has an image"):
+        check([*text, shown | {"split": "val"}], "train")
+    with pytest.raises(UserError, match=r"none of its 42 records .*unread_media: the key img holds 'a.jpg'"):
+        check([*text, missed, missed])
 
 
 def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:
