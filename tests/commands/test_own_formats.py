@@ -43,12 +43,12 @@ def parts(image: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def llava(image: Any) -> dict[str, Any]:
-    said = [{"from": "human", "value": "<image>Which colour?"}, {"from": "gpt", "value": "red"}]
+    said = [{"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": "red"}]
     return {"image": image, "conversations": said}
 
 
 BY_PATH: dict[str, Callable[[str], dict[str, Any]]] = {
-    "llamafactory": lambda name: {"messages": pair("<image>Which colour?"), "images": [name]},
+    "llamafactory": lambda name: {"messages": pair("<image>\nWhich colour?"), "images": [name]},
     "openai": lambda name: {"messages": pair(parts({"type": "image_url", "image_url": {"url": name}}))},
     "trl": lambda name: {"messages": pair(parts({"type": "image"})), "images": [name]},
 }

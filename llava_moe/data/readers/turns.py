@@ -4,7 +4,8 @@ A turn is an object with a role under ``role`` or ``from`` and what was said und
 text with ``<image>`` where an image stands, or a list of parts (OpenAI's ``{"type": "text", "text"}``,
 ``{"type": "image_url", "image_url": {"url"}}``, ``input_text``, ``input_image``; Hugging Face's ``{"type": "image"}``,
 with the image in it or in the record's list; Anthropic's ``source``). Keys that hold null are as good as missing:
-Parquet gives every turn and part the keys of all others. Texts that follow each other in a list are lines.
+Parquet gives every turn and part the keys of all others. Images that open a list stand a line each, others where they
+are; texts that follow each other are lines.
 
 ``loss``, ``train`` and ``weight`` (0, 1, true, false) on an assistant's turn say whether it is learnt. On other turns
 they may say that it is not, which is so; that it is learnt is refused.
@@ -165,15 +166,15 @@ def _is_supervised(message: Mapping[str, Any], role: str, number: int) -> bool:
 
 def _parts(content: Sequence[Any], number: int) -> tuple[str, list[Any]]:
     """The text of a content list, ``<image>`` where images stand, and each placeholder's image."""
-    text, shown, is_text = "", list[Any](), False
+    text, shown, opens, is_text = "", list[Any](), True, False
     for part in content:
         kind, value = _part(part, number)
         if kind == "image":
-            text, shown, is_text = text + IMAGE_PLACEHOLDER, [*shown, value], False
+            text, shown, is_text = f"{text}{IMAGE_PLACEHOLDER}" + "\n" * opens, [*shown, value], False
             continue
         said = optional_text(value) or ""
         shown += [None] * said.count(IMAGE_PLACEHOLDER)
-        text, is_text = (f"{text}\n{said}" if is_text else text + said), True
+        text, opens, is_text = (f"{text}\n{said}" if is_text else text + said), False, True
     return text, shown
 
 

@@ -75,18 +75,18 @@ ONE_IMAGE: list[tuple[dict[str, Any], Any]] = [
         RED,
     ),
     (chat([part("image", image="red.png"), text("Colour?")], "red", images=["red.png"]), "red.png"),
-    (chat("<image>Colour?", "red", images=["red.png"]), "red.png"),
-    (chat([text("<image>Colour?")], "red", images=["red.png"]), "red.png"),
-    ({"conversations": chat("<image>Colour?", "red")["messages"], "images": ["red.png"]}, "red.png"),
-    ({"conversation": chat("<image>Colour?", "red")["messages"], "image": "red.png"}, "red.png"),
+    (chat("<image>\nColour?", "red", images=["red.png"]), "red.png"),
+    (chat([text("<image>\nColour?")], "red", images=["red.png"]), "red.png"),
+    ({"conversations": chat("<image>\nColour?", "red")["messages"], "images": ["red.png"]}, "red.png"),
+    ({"conversation": chat("<image>\nColour?", "red")["messages"], "image": "red.png"}, "red.png"),
     (
         {
-            "messages": [{"from": "human", "value": "<image>Colour?"}, {"from": "gpt", "value": "red"}],
+            "messages": [{"from": "human", "value": "<image>\nColour?"}, {"from": "gpt", "value": "red"}],
             "image": "red.png",
         },
         "red.png",
     ),
-    (chat("<image>Colour?", "red", images=[{"path": "red.png", "bytes": None}]), "red.png"),
+    (chat("<image>\nColour?", "red", images=[{"path": "red.png", "bytes": None}]), "red.png"),
 ]
 
 
@@ -95,7 +95,7 @@ def test_a_question_about_an_image_is_the_same_in_every_dress(
     record: dict[str, Any], image: Any, tmp_path: Path
 ) -> None:
     (content,) = read(tmp_path, record)
-    turns = (Turn("user", "<image>Colour?"), Turn("assistant", "red"))
+    turns = (Turn("user", "<image>\nColour?"), Turn("assistant", "red"))
     assert content == Conversation("0", (image,), turns, "mine", "general")
     assert read(tmp_path, record, format="messages") == [content]
 
@@ -114,8 +114,15 @@ def test_several_images_stay_where_they_stand_in_their_order(tmp_path: Path) -> 
     assert content.images == ("1.png", "own.png", "2.png", "3.png")
     assert [turn.text for turn in content.turns[::2]] == [
         "First<image>second<image>which?\nSay.",
-        "<image>And <image>?",
+        "<image>\nAnd <image>?",
     ]
+
+
+def test_images_that_open_a_list_of_parts_stand_a_line_each(tmp_path: Path) -> None:
+    said = [part("image"), part("image"), text("Alike?"), part("image"), text("Say."), text("Now.")]
+    (content,) = read(tmp_path, chat(said, "a", images=["1.png", "2.png", "3.png"]))
+    assert isinstance(content, Conversation)
+    assert content.turns[0].text == "<image>\n<image>\nAlike?<image>Say.\nNow."
 
 
 def test_parquet_fills_every_part_and_turn_with_the_keys_of_all_others(tmp_path: Path) -> None:
@@ -136,7 +143,7 @@ def test_parquet_fills_every_part_and_turn_with_the_keys_of_all_others(tmp_path:
     mute = record | {"images": [], "image": images[0], "system": "Be brief."}
     asked = chat(parts[0], parts[1])["messages"]
     told = read_parquet(tmp_path, [record, mute, record | {"video": "clip.mp4"}])
-    turns = (Turn("user", "<image>Colour?"), Turn("assistant", "red"))
+    turns = (Turn("user", "<image>\nColour?"), Turn("assistant", "red"))
     assert told[0] == Conversation("0", (RED,), turns, "mine", "general")
     assert told[1] == Conversation("1", (RED,), turns, "mine", "general", system="Be brief.")
     assert isinstance(told[2], BadRecord) and told[2].reason == "unread_media" and "key video" in told[2].detail
