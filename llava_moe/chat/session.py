@@ -70,7 +70,7 @@ class Exchange:
 
     @property
     def turns(self) -> tuple[Turn, Turn]:
-        """The two turns. As many ``<image>`` of the question as it has pictures are their places; any other is text."""
+        """The two turns."""
         return Turn(USER, self.question), Turn(ASSISTANT, self.answer)
 
 
@@ -115,8 +115,8 @@ class Session:
     def ask(self, text: str, on_text: OnText) -> Answer:
         """Ask a question about the images that wait and all that was said before.
 
-        ``<image>`` in the text marks the place of an image; images without one come first. Where no image waits it is
-        text. A blank answer is not kept, and its images wait again.
+        ``<image>`` in the text marks the place of an image; images without one come first. In an answer it is text, as
+        all other control tokens are everywhere. A blank answer is not kept, and its images wait again.
 
         Raises:
             UserError: nothing is asked, the text marks more images than wait, or the conversation is too long.
@@ -131,7 +131,7 @@ class Session:
         self._attached.mark_prompts(self._labels(prompt_T, asked, counts))
         pixels = [picture.pixels for picture in pictures]
         answer = generate_answer(self._model, self._encoder, prompt_T, pixels, self._decoding, on_text)
-        if answer.text:
+        if answer.text.replace(IMAGE_PLACEHOLDER, "").strip():
             self.exchanges.append(Exchange(question, tuple(self.waiting), answer.text))
             self.waiting = []
         return answer
@@ -153,16 +153,14 @@ class Session:
     def records(self) -> list[dict[str, Any]]:
         """The conversation in our ``records`` format: one record, or one for each caption.
 
-        A record reads every ``<image>`` as the place of an image: those that are text are left out.
+        A record reads every ``<image>`` as the place of an image: those in answers are left out.
         """
         parts = [[exchange] for exchange in self.exchanges] if self.captions else [self.exchanges]
         return [
             {
                 "id": f"chat-{number}",
                 "images": [str(picture.path) for exchange in part for picture in exchange.pictures],
-                "conversations": [
-                    {"role": turn.role, "text": text} for exchange in part for turn, text in _as_recorded(exchange)
-                ],
+                "conversations": [{"role": turn.role, "text": _as_recorded(turn)} for turn in _turns(part)],
                 "source": "chat",
                 "domain": "chat",
                 "task": None,
@@ -173,12 +171,12 @@ class Session:
 
     def _question(self, text: str) -> str:
         places, num_waiting = text.count(IMAGE_PLACEHOLDER), len(self.waiting)
-        if places > num_waiting > 0:
+        if places > num_waiting:
             has = f"{num_waiting} image{'' if num_waiting == 1 else 's'}"
             raise UserError(f"the question marks {places} {IMAGE_PLACEHOLDER} and has {has}: attach the others first")
         if self.captions and not self.waiting:
             raise UserError("this model captions images and reads no question: give it an image")
-        if not self.captions and not text.replace(IMAGE_PLACEHOLDER, "" if num_waiting else IMAGE_PLACEHOLDER).strip():
+        if not self.captions and not text.replace(IMAGE_PLACEHOLDER, "").strip():
             raise UserError("there is no question: type one")
         return f"{IMAGE_PLACEHOLDER}\n" * (num_waiting - places) + text.strip()
 
@@ -197,7 +195,5 @@ def _turns(exchanges: Sequence[Exchange]) -> list[Turn]:
     return [turn for exchange in exchanges for turn in exchange.turns]
 
 
-def _as_recorded(exchange: Exchange) -> list[tuple[Turn, str]]:
-    question, answer = exchange.turns
-    asked = question.text if exchange.pictures else question.text.replace(IMAGE_PLACEHOLDER, "")
-    return [(question, asked), (answer, answer.text.replace(IMAGE_PLACEHOLDER, ""))]
+def _as_recorded(turn: Turn) -> str:
+    return turn.text.replace(IMAGE_PLACEHOLDER, "") if turn.role == ASSISTANT else turn.text

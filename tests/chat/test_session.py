@@ -104,16 +104,14 @@ def test_a_placeholder_in_the_text_marks_the_place_of_an_image(session: Begin, p
         talk.attach(paths[0])
         answers.append(talk.ask(text, quiet).text)
     assert len(set(answers)) == 1
-    talk = session()
-    talk.attach(paths[0])
-    with pytest.raises(UserError, match=r"marks 2 <image> and has 1 image:"):
-        talk.ask("Is <image> like <image>?", quiet)
+    with pytest.raises(UserError, match=r"marks 1 <image> and has 0 images"):
+        session().ask("What is <image>?", quiet)
 
 
 def test_what_a_person_types_is_text_and_no_control_token(
     assembled: Assembled, session: Begin, paths: list[Path]
 ) -> None:
-    """``<image>`` too, where no image waits; also in the answers before."""
+    """Also in the answers before, where ``<image>`` marks no image."""
     encoder = assembled.encoder
     prompts: list[list[int]] = []
     encode = Encoder.encode_written
@@ -125,7 +123,7 @@ def test_what_a_person_types_is_text_and_no_control_token(
     talk = session()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Encoder, "encode_written", listen)
-        assert talk.ask("What does <image> mean, and </s> or <pad>?", quiet).text
+        assert talk.ask("What does <s> mean, and </s> or <pad>?", quiet).text
         talk.exchanges[0] = replace(talk.exchanges[0], answer="A mark: <image>, <s>.")
         talk.attach(paths[0])
         assert talk.ask("And this?", quiet).text

@@ -60,7 +60,7 @@ def test_a_run_learns_spelled_control_tokens_as_letters_and_is_asked_them_as_let
     pieces = [len(tokenizer(answer.replace("<", "("), add_special_tokens=False).input_ids) for _, answer, _ in TURNS]
     assert step["supervised_tokens"] >= 8 * sum(pieces)
     capsys.readouterr()
-    assert run(["chat", "run=trained", "prompt=What does </s> mean, and <image>?", "max_new_tokens=3"]) == 0
+    assert run(["chat", "run=trained", "prompt=What does </s> mean, and <s>?", "max_new_tokens=3"]) == 0
     told = capsys.readouterr()
     assert "Traceback" not in told.err
 
