@@ -237,6 +237,7 @@ def _config_of(architecture: Architecture) -> tuple[LlavaConfig, PreTrainedToken
         check_llava(config, architecture.path)
         tokenizer = load_tokenizer(architecture.path)
         _refuse_other_tokenizer(architecture.path, config, tokenizer)
+        _fit_to_table(tokenizer, config.get_text_config().vocab_size, architecture.path)
         return config, tokenizer
     tokenizer = load_tokenizer(architecture.language_model)
     vision = _read_config(CLIPVisionModel, architecture.vision_tower)
@@ -393,6 +394,25 @@ def _refuse_other_tokenizer(reference: str, config: LlavaConfig, tokenizer: PreT
         )
 
 
+def _fit_to_table(tokenizer: PreTrainedTokenizerBase, num_rows: int, reference: str) -> None:
+    """Hold a tokenizer against the rows of the embedding table that it numbers.
+
+    Where the table has no row for a padding token of its own, another one serves: padding is read by nothing.
+
+    Raises:
+        UserError: it has other tokens without a row.
+    """
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= num_rows}
+    if beyond.pop(PAD_TOKEN, None) is not None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if beyond:
+        token = min(beyond, key=lambda one: beyond[one])
+        raise UserError(
+            f"model {reference}: its table has {num_rows} rows, and its tokenizer numbers {token!r} {beyond[token]}: "
+            "put the tokenizer files of the checkpoint itself there"
+        )
+
+
 def _shape_config(shape: FromShape) -> tuple[LlavaConfig, PreTrainedTokenizerBase]:
     tokenizer = load_tokenizer(shape.tokenizer)
     text = dict(shape.text)
@@ -400,6 +420,7 @@ def _shape_config(shape: FromShape) -> tuple[LlavaConfig, PreTrainedTokenizerBas
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         text.setdefault(token, getattr(tokenizer, token))
     text_config, vision = _shaped(LlamaConfig, text, "text"), _shaped(CLIPVisionConfig, shape.vision, "vision")
+    _fit_to_table(tokenizer, text_config.vocab_size, "of model.architecture")
     return llava_config(vision, text_config, tokenizer, shape.vision_feature_layer), tokenizer
 
 

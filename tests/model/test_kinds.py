@@ -12,18 +12,27 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
 from llava_moe.assemble import open_checkpoint
 from llava_moe.data.conversation import USER, Turn
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
-from llava_moe.eval.generate import iterate_answers
-from llava_moe.model import FromCheckpoint, build_base, build_base_without_weights, packing_arguments, read_base
+from llava_moe.eval.generate import answer_questions, iterate_answers
+from llava_moe.model import (
+    FromCheckpoint,
+    FromShape,
+    build_base,
+    build_base_without_weights,
+    packing_arguments,
+    read_base,
+)
 from tests.model.tiny_checkpoints import (
     HALF,
     SIZE,
     SQUARE,
+    TEXT,
+    VISION,
     clip_processor,
     llava_processor,
     rewrite,
@@ -267,6 +276,82 @@ def test_numbers_of_config_json_that_do_not_fit_are_told(
     write_llava(tmp_path, tokenizer_folder)
     rewrite(tmp_path / "config.json", **changes)
     assert told in refused(tmp_path)
+
+
+def strip_tokens(folder: Path, *tokens: str) -> None:
+    """Take added tokens out of a folder's tokenizer."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = [one for one in tokenizer["added_tokens"] if one["content"] not in tokens]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    kept = {key: value for key, value in settings.items() if value not in tokens}
+    kept.pop("added_tokens_decoder", None)
+    kept.pop("extra_special_tokens", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(kept))
+
+
+def test_a_tokenizer_without_a_padding_token_serves_where_the_table_has_no_row_for_one(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    image_token = len(AutoTokenizer.from_pretrained(tokenizer_folder))
+    write_llava(tmp_path, tokenizer_folder, text={"vocab_size": image_token + 1, "pad_token_id": None})
+    strip_tokens(tmp_path, "<pad>")
+    assembled = open_checkpoint(str(tmp_path), "fp32", CPU)
+    encoder, model = assembled.encoder, assembled.model
+    assert encoder.pad_token_id == encoder.tokenizer.unk_token_id
+    hole = torch.from_numpy(encoder.hole(5, 0).input_ids)[None]
+    assert torch.isfinite(model(input_ids=hole).logits).all()
+    picture(30, 20).save(tmp_path / "a.png")
+    texts = ("Is it small?", "What colour is the square, and how many bars are shown?")
+    questions = [
+        Question(f"q{number}", (str(tmp_path / "a.png"),), text, ("x",), "", "", True, 10)
+        for number, text in enumerate(texts)
+    ]
+    assert answer_questions(model, encoder, questions) == [
+        text for question in questions for text in answer_questions(model, encoder, [question])
+    ]
+
+
+def test_a_tokenizer_without_the_image_token_serves_where_the_next_number_is_the_models(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    write_llava(tmp_path, tokenizer_folder)
+    strip_tokens(tmp_path, "<image>", "<pad>")
+    assert open_checkpoint(str(tmp_path), "fp32", CPU).encoder.image_token_id == 465
+    rewrite(tmp_path / "config.json", image_token_index=470)
+    assert "its tokenizer has no <image> where the model looks for one (token 470)" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("pad", ["</s>", "<unk>", "<s>"])
+def test_a_padding_token_that_has_another_use_changes_no_answer(
+    pad: str, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    write_llava(tmp_path, tokenizer_folder)
+    picture(30, 20).save(tmp_path / "a.png")
+    texts = ("Is it small?", "What colour is the square, and how many bars are shown?")
+    questions = [
+        Question(f"q{number}", (str(tmp_path / "a.png"),), text, ("x",), "", "", True, 10)
+        for number, text in enumerate(texts)
+    ]
+    found = []
+    for token in ("<pad>", pad):
+        rewrite(tmp_path / "tokenizer_config.json", pad_token=token)
+        rewrite(tmp_path / "config.json", pad_token_id=7)
+        assembled = open_checkpoint(str(tmp_path), "fp32", CPU)
+        assert assembled.encoder.tokenizer.pad_token == token
+        found.append(answer_questions(assembled.model, assembled.encoder, questions))
+    assert found[0] == found[1]
+
+
+def test_a_table_with_fewer_rows_than_the_tokenizer_has_tokens_is_told(tokenizer_folder: Path, tmp_path: Path) -> None:
+    write_llava(tmp_path, tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_tokens([f"<extra_{number}>" for number in range(300)])
+    tokenizer.save_pretrained(tmp_path)
+    assert "its table has 640 rows, and its tokenizer numbers '<extra_173>' 640" in refused(tmp_path)
+    shape = FromShape(VISION, TEXT | {"vocab_size": 300}, str(tokenizer_folder))
+    with pytest.raises(UserError, match="its table has 300 rows, and its tokenizer numbers"):
+        build_base(shape, torch.float32)
 
 
 def test_weights_that_are_missing_are_told_and_never_drawn_at_random(tokenizer_folder: Path, tmp_path: Path) -> None:
