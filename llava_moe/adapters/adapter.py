@@ -159,9 +159,14 @@ class Attached:
         return Routing(routing.probs_BTK.view(*segments_BT.shape, -1), routing.chosen_BT.view_as(segments_BT))
 
     def balance_totals(self, is_real: Tensor | None = None) -> Tensor:
-        """float64, what the last forward pass adds to the sums that a balance loss over a whole step is made from."""
+        """float64, what the last forward pass adds to the sums that a balance loss over a whole step is made from.
+
+        Raises:
+            ValueError: there are no such sums, see :attr:`balances_by_step`.
+        """
         balance = self._fitting.load_balance
-        assert isinstance(balance, StepBalance), "see balances_by_step"
+        if not isinstance(balance, StepBalance):
+            raise ValueError(f"{type(self.config).__name__} has no balance loss over a step: see balances_by_step")
         return balance.totals(self.routings(), self._segments, is_real)
 
     def auxiliary_loss(
@@ -179,7 +184,8 @@ class Attached:
         if balance is None:
             return torch.zeros((), device=next(self._body.model.parameters()).device)
         if totals is not None:
-            assert isinstance(balance, StepBalance), "see balances_by_step"
+            if not isinstance(balance, StepBalance):
+                raise ValueError(f"{type(self.config).__name__} takes no totals of a step: see balances_by_step")
             loss = balance(self.routings(), self._segments, is_real, reduction, totals)
         else:
             loss = balance(self.routings(), self._segments, is_real, reduction)

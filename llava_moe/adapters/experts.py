@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from llava_moe.adapters.body import Body
 from llava_moe.adapters.field_types import first_misfit
 from llava_moe.adapters.lora import low_rank_scale
-from llava_moe.adapters.own_format import CONFIG_FILE, read_settings, read_tensors
+from llava_moe.adapters.own_format import CONFIG_FILE, named, read_settings, read_tensors
 from llava_moe.adapters.peft_lora import read_lora
 from llava_moe.adapters.projector import lora_alone
 from llava_moe.adapters.shown import shown
@@ -91,7 +91,10 @@ def _complete_checkpoints(run: Path) -> list[Path]:
     """A run's checkpoints, the newest first."""
     checkpoints = run / "checkpoints"
     pointer = checkpoints / "last"
-    named = [checkpoints / pointer.read_text(encoding="utf-8").strip()] if pointer.is_file() else []
+    try:
+        named = [checkpoints / pointer.read_text(encoding="utf-8").strip()] if pointer.is_file() else []
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"experts: {pointer} cannot be read: name one of the run's checkpoints") from None
     found = [*named, *sorted(checkpoints.glob("step-*"), reverse=True)]
     return [step for step in found if (step / "COMPLETE").is_file()]
 
@@ -117,11 +120,9 @@ def _read(folder: Path, name: str, body: Body) -> ReadExpert:
     if "peft_type" not in settings:
         raise UserError(f"experts: {folder} is an adapter of method {shown(settings.get('method'))}, not a LoRA")
     settings, tensors = lora_alone(settings, read_tensors(folder))
-    try:
+    with named(folder):
         lora, tensors = read_lora(folder, settings, tensors, body)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} has a value that is none of its setting's ({error})") from error
-    chosen = body.select(lora.target_modules)
+        chosen = body.select(lora.target_modules)
     shapes = {f"{body.short(linear)}.lora_A.weight": (lora.r, base.in_features) for linear, base in chosen.items()}
     shapes |= {f"{body.short(linear)}.lora_B.weight": (base.out_features, lora.r) for linear, base in chosen.items()}
     wrong = sorted(shapes.keys() ^ tensors.keys())

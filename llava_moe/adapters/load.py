@@ -15,7 +15,7 @@ from llava_moe.adapters.lora import Lora
 from llava_moe.adapters.mixlora import MixLora
 from llava_moe.adapters.mole import Mole
 from llava_moe.adapters.no_adapter import NoAdapter
-from llava_moe.adapters.own_format import CONFIG_FILE, config_from, read_settings, read_tensors
+from llava_moe.adapters.own_format import config_from, named, read_settings, read_tensors
 from llava_moe.adapters.peft_lora import read_lora
 from llava_moe.adapters.projector import carries_projector
 from llava_moe.adapters.saved_modules import put_in_place, saved_modules
@@ -94,22 +94,18 @@ def _load(model: nn.Module, folder: Path, settings: dict[str, Any], tensors: dic
 def _read_lora(
     folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], body: Body
 ) -> tuple[Lora, dict[str, Tensor]]:
-    try:
-        lora, named = read_lora(folder, settings, tensors, body)
-        refuse_sizes(folder, settings, named)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} has a value that is none of its setting's ({error})") from error
-    return lora, named
+    with named(folder):
+        lora, ours = read_lora(folder, settings, tensors, body)
+        refuse_sizes(folder, settings, ours)
+    return lora, ours
 
 
 def _read_own(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], body: Body) -> Method:
     kind = _method(settings.get("method"), folder)
     refuse_other_base(folder, recorded_base(settings), body)
-    try:
+    with named(folder):
         config = config_from(kind, settings, folder)
         refuse_sizes(folder, settings, tensors)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} has a value that is none of its setting's ({error})") from error
     return config
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,22 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     # Experts are views of one wide tensor, and safetensors refuses tensors that share memory.
     own = {name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)}
     save_file(own, folder / TENSORS_FILE, metadata={"format": "pt"})
+
+
+@contextmanager
+def named(folder: Path) -> Iterator[None]:
+    """Say of what goes wrong with a folder's settings which folder it is.
+
+    Raises:
+        UserError: the same with the place, or what a value of a wrong kind led to.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        yield
+    except UserError as error:
+        raise error if str(folder) in str(error) else UserError(f"{path}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} has a value that is none of its setting's ({error})") from error
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

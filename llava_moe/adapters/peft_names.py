@@ -24,11 +24,6 @@ _RENAMED = (
     (re.compile(re.escape(OLD_LANGUAGE_MODEL)), "model.language_model."),
     (re.compile(r"(?=(?:vision_tower|multi_modal_projector)\.|image_newline$)"), "model."),
 )
-# Elsewhere such names are those of a language model alone, which is another base.
-_RENAMED_IN_QWEN_VL = (
-    (re.compile(r"model\.(?=(?:layers|embed_tokens|norm)\.)"), "model.language_model."),
-    (re.compile(r"(?=visual\.)"), "model."),
-)
 _TOWER = (".vision_tower.vision_model.", ".vision_tower.")
 
 
@@ -36,21 +31,19 @@ def names_here(names: Collection[str], model: nn.Module) -> dict[str, str]:
     """The full name in ``model`` of each of PEFT's tensor names; one that is unknown there stays as it is."""
     known = {name for name, _ in model.named_modules()}
     known |= {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    kind = str(getattr(getattr(model, "config", None), "model_type", ""))
-    renamed = _RENAMED + (_RENAMED_IN_QWEN_VL if kind.startswith("qwen2") else ())
     plain = {name: name.removeprefix(PREFIX) for name in names}
     taken = set(plain.values())
     here = {}
     for name, given in plain.items():
-        candidates = [given] if _owner(given) in known else list(_candidates(given, renamed))
+        candidates = [given] if _owner(given) in known else list(_candidates(given))
         # Where the file has a tensor of that name already, this one is none of the model's.
         fitting = [one for one in candidates if _owner(one) in known and (one == given or one not in taken)]
         here[name] = fitting[0] if fitting else given
     return here
 
 
-def _candidates(name: str, renamed: Iterable[tuple[re.Pattern[str], str]]) -> Iterable[str]:
-    for start, today in renamed:
+def _candidates(name: str) -> Iterable[str]:
+    for start, today in _RENAMED:
         if found := start.match(name):
             moved = today + name[found.end() :]
             yield from (moved, moved.replace(*_TOWER))

@@ -14,11 +14,12 @@ from pathlib import Path
 from torch import Tensor
 
 from llava_moe.adapters.body import MLP_LINEARS
+from llava_moe.adapters.field_types import first_misfit
 from llava_moe.adapters.fitting import Method
 from llava_moe.adapters.llava_mole import LlavaMole
 from llava_moe.adapters.lora import Lora
 from llava_moe.adapters.mixlora import MixLora
-from llava_moe.adapters.own_format import read_settings
+from llava_moe.adapters.own_format import CONFIG_FILE, read_settings
 from llava_moe.adapters.peft_format import plain_lora_settings
 from llava_moe.adapters.released_files import (
     PROJECTOR,
@@ -131,7 +132,10 @@ def read_llava_lora(folder: str | Path) -> Released:
     """
     folder = Path(folder)
     settings = read_settings(folder)
-    config = Lora(**plain_lora_settings(folder, settings))
+    plain = plain_lora_settings(folder, settings)
+    if misfit := first_misfit(Lora, plain):
+        raise UserError(f"{folder / CONFIG_FILE}: {misfit}; write it again with PEFT")
+    config = Lora(**plain)
     if isinstance(config.target_modules, str):
         raise UserError(f"{folder}: target_modules is an expression; LLaVA lists names, which are needed here")
     path = _first_file(folder, "adapter_model.safetensors", "adapter_model.bin")

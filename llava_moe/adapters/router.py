@@ -158,7 +158,8 @@ class TokenRouter(Uncast):
         Returns:
             order_N and inverse_N: rows in the order of their experts, ties in their own, and the way back; the runs.
         """
-        assert self.chosen_BT is not None and self.weights_BTK is not None, "a router decides before it sorts"
+        if self.chosen_BT is None or self.weights_BTK is None:
+            raise ValueError("a router decides before it sorts: call the whole block")
         chosen_N = self.chosen_BT.flatten()
         order_N = chosen_N.argsort(stable=True)
         weights_N1 = self.weights_BTK.flatten(0, -2).gather(-1, chosen_N.unsqueeze(-1))
@@ -187,7 +188,8 @@ class FollowRouter:
     def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> tuple[Tensor, ...]:
         """The weights that the router left behind; it runs before the linears of its block."""
         weights_BTK = self.router.weights_BTK
-        assert weights_BTK is not None, "the block's router runs before its linears"
+        if weights_BTK is None:
+            raise ValueError("the router of this linear's block has not run: call the whole block")
         return (weights_BTK,)
 
     def mix(self, z_BTR: Tensor, *decision: Tensor) -> Tensor:

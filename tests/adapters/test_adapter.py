@@ -233,3 +233,14 @@ def test_no_adapter_leaves_the_model_untouched(build_llama: Any, tmp_path: Path)
     assert attached.base_state_dict().keys() == model.state_dict().keys()
     attached.save(tmp_path)
     assert load_adapter(model, tmp_path).config == NoAdapter()
+
+
+def test_asking_for_sums_of_a_step_where_there_are_none_is_refused_without_assertions(build_llama: Any) -> None:
+    attached = attach(model := build_llama(), LlavaMole(num_experts=2, r=2))
+    with pytest.raises(ValueError, match="call the whole block"):
+        model.model.layers[0].mlp.up_proj(torch.zeros(1, 2, 32))
+    model(input_ids=torch.arange(1, 5)[None])
+    with pytest.raises(ValueError, match="see balances_by_step"):
+        attached.balance_totals()
+    with pytest.raises(ValueError, match="see balances_by_step"):
+        attached.auxiliary_loss(totals=torch.zeros(3))

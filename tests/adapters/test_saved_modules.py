@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForCon
 
 from llava_moe.adapters.load import load_adapter, load_adapter_with_modules
 from llava_moe.errors import UserError
-from tests.adapters.tiny_decoders import CLIP, IMAGE_TOKEN, TEXT
+from tests.adapters.tiny_decoders import CLIP, FAMILIES, IMAGE_TOKEN, TEXT
 
 IN_LANGUAGE_MODEL = r"(model\.layers|.*language_model).*\.(q_proj|up_proj)"
 
@@ -193,6 +193,29 @@ def test_saved_modules_with_earlier_names_are_those_with_todays(modules: list[st
     ours = build("llava", False)
     load_adapter_with_modules(ours, tmp_path)
     torch.testing.assert_close(ours(**inputs("llava")).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_a_vision_tower_saved_whole_is_pefts(is_earlier: bool, tmp_path: Path) -> None:
+    write(build("llava", False), tmp_path, modules_to_save=["vision_tower"])
+    theirs = PeftModel.from_pretrained(build("llava", False), tmp_path).eval()
+    expected = theirs(**inputs("llava")).logits
+    if is_earlier:
+        path = tmp_path / "adapter_model.safetensors"
+        tower = ("base_model.model.model.vision_tower.", "base_model.model.vision_tower.vision_model.")
+        tensors = {name.replace(*tower): tensor for name, tensor in load_file(path).items()}
+        save_file(tensors, path)
+    ours = build("llava", False)
+    load_adapter_with_modules(ours, tmp_path)
+    torch.testing.assert_close(ours(**inputs("llava")).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_lora_of_a_language_model_alone_is_none_of_a_vision_language_models(tmp_path: Path) -> None:
+    write(build("llama", False), tmp_path)
+    for model in (build("llava", False), next(one for one in FAMILIES if one.name == "qwen2_vl_text").build()):
+        with pytest.raises(UserError, match="does not have"):
+            load_adapter(model, tmp_path)
 
 
 def test_a_tensor_under_both_names_is_refused(tmp_path: Path) -> None:

@@ -83,6 +83,10 @@ def keep_a_pickle_only(folder: Path) -> None:
         (pickle_it, "is a pickle under another name"),
         (keep_a_pickle_only, "other formats, such as .bin, are not read"),
         (lambda f: (f / CONFIG).unlink(), "is not an adapter folder"),
+        (lambda f: (f / CONFIG).write_text("[" * 100_000 + "]" * 100_000), "nested too deep"),
+        (lambda f: edit_settings(f, r=2_000_000), "r is 2000000, the tensors beside it have at most"),
+        (lambda f: edit_settings(f, lora_alpha=float("nan")), "lora_alpha=nan must be a number"),
+        (lambda f: edit_settings(f, target_modules=r"(?:.|.|.)*[A-Z]"), "takes too long to match"),
         (shutil.rmtree, "adapter"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from llava_moe import load_run
 from llava_moe.adapters import Mole
+from llava_moe.adapters.experts import adapter_folder
 from llava_moe.assemble import newest_checkpoint, restore
 from llava_moe.cli import run
 
@@ -269,6 +271,28 @@ def test_experts_with_other_projectors_need_one_to_be_named(words: list[str], re
     theirs, _ = load_run("runs/apart")
     projector, named = model.model.multi_modal_projector, theirs.model.multi_modal_projector
     assert torch.equal(projector.linear_1.weight, named.linear_1.weight)
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda settings: "[" * 100_000 + "]" * 100_000, "nested too deep"),
+        (lambda settings: json.dumps(settings | {"r": 2_000_000}), "of another shape than its settings say"),
+        (lambda settings: json.dumps(settings | {"target_modules": "(?:.|.|.)*[A-Z]"}), "takes too long to match"),
+        (lambda settings: json.dumps(settings | {"use_tomorrow": 1}), "not read here: use_tomorrow=1"),
+        (lambda settings: json.dumps(settings | {"layers_to_transform": 0}), "layers_to_transform=0"),
+    ],
+    ids=["deep", "rank", "pattern", "unknown", "layer"],
+)
+def test_settings_of_an_expert_that_cannot_be_read_are_told_in_a_line(
+    edit: Any, told: str, words: list[str], refused: Refused, tmp_path: Path
+) -> None:
+    bare = [word for word in words if not word.startswith("experts=")]
+    shutil.copytree(adapter_folder(Path("runs/two")), tmp_path / "expert")
+    path = tmp_path / "expert" / "adapter_config.json"
+    path.write_text(edit(json.loads(path.read_text())))
+    line = refused(*bare, f"experts=[runs/one,{tmp_path / 'expert'}]", f"out={tmp_path / 'run'}")
+    assert told in line and str(tmp_path / "expert") in line
 
 
 def test_what_cannot_be_composed_is_refused_in_a_line(words: list[str], refused: Refused, tmp_path: Path) -> None:

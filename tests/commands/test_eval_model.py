@@ -242,6 +242,17 @@ def test_a_peft_folder_of_another_base_or_without_its_modules_is_refused(
     assert "is an adapter of another base" in told(shorter)
     assert "is no parameter of this model's" in told(tensors | {"base_model.model.lm_head.weight": torch.ones(2, 2)})
     assert "is not an adapter folder" in refused("eval", *words, f"model.peft={tmp_path}")
+    save_file(tensors, path, metadata={"format": "pt"})
+    settings = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+
+    def told_of(text: str) -> str:
+        (tmp_path / "lora" / "adapter_config.json").write_text(text)
+        return refused("eval", *words, f"model.peft={tmp_path / 'lora'}")
+
+    assert "nested too deep" in told_of("[" * 100_000 + "]" * 100_000)
+    assert "r is 2000000" in told_of(json.dumps(settings | {"r": 2_000_000}))
+    assert "takes too long" in told_of(json.dumps(settings | {"target_modules": "(?:.|.|.)*[A-Z]"}))
+    assert "use_tomorrow=1" in told_of(json.dumps(settings | {"use_tomorrow": 1}))
 
 
 def test_a_tokenizer_without_the_image_token_is_refused(trained: Path, tmp_path: Path, refused: Refused) -> None:
