@@ -101,6 +101,8 @@ def refuse_zero_filled(file: bytes | Path) -> None:
 def failure_of(file: bytes | Path, error: Exception) -> str:
     """Why a file was not opened, as the rest of a sentence that begins with its name."""
     told = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, IsADirectoryError):
+        return " is a folder: give the path of an image file"
     try:
         head, tail, size = _ends(file)
     except OSError:

@@ -107,7 +107,9 @@ def encode_image(visual: Any, name: str) -> bytes:
         raise UserError(f"{name}: holds a {kind} where llava_moe takes images; choose a task of images")
     stream = io.BytesIO()
     kept = visual
-    if visual.mode not in _FORMATS:
+    if visual.mode.startswith("I;16") and visual.mode not in _FORMATS:
+        kept = visual.convert("I")
+    elif visual.mode not in _FORMATS:
         kept = visual.convert("RGBA" if visual.has_transparency_data else "RGB")
     orientation = Image.Exif()
     if (turned := read_orientation(visual)) != 1:

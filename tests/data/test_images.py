@@ -176,6 +176,7 @@ def test_a_folder_in_the_place_of_an_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadRecord) as caught:
         open_image("a.jpg", str(tmp_path))
     assert caught.value.reason == "image_unreadable"
+    assert caught.value.detail == "a.jpg is a folder: give the path of an image file"
 
 
 def test_a_missing_image_is_named(tmp_path: Path) -> None:

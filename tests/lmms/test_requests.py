@@ -54,6 +54,12 @@ def test_an_image_reaches_the_model_with_the_pixels_that_a_file_of_it_would_give
     assert np.array_equal(np.asarray(open_image(encode_image(image, "q"))), np.asarray(expected))
 
 
+def test_deep_values_in_the_other_byte_order_are_not_clipped_to_white() -> None:
+    values = np.random.default_rng(0).integers(0, 65_536, (9, 12)).astype(">u2")
+    image = Image.frombytes("I;16B", (12, 9), values.tobytes())
+    assert np.array_equal(np.asarray(open_image(encode_image(image, "q")))[..., 0], np.rint(values / 257))
+
+
 def test_orientation_and_transparency_reach_the_model_which_decides_of_them() -> None:
     drawn = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 12, 4), dtype=np.uint8))
     exif = Image.Exif()
