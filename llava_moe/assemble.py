@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import torch
@@ -48,6 +49,7 @@ from llava_moe.model.checkpoint_files import read_chat_template
 from llava_moe.model.fingerprint import base_fingerprint
 from llava_moe.model.image_processor import ImageMode, read_image_processor
 from llava_moe.model.kinds import TOWERS
+from llava_moe.own_files import misfit
 from llava_moe.train.checkpoint import last_checkpoint, stage_folders
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -327,6 +329,20 @@ def newest_checkpoint(folder: Path) -> Path:
     raise UserError(f"{folder} holds no complete checkpoint: give the folder of a run that has saved one{instead}")
 
 
+_MAYBE_TEXT = (str, NoneType)
+SETTINGS = {
+    "model": {"architecture": dict, "system": _MAYBE_TEXT, "attn_implementation": _MAYBE_TEXT},
+    "adapter": (dict, NoneType),
+    "stage": {"template": str, "image_mode": str, "learning_rates": dict},
+    "train": {"dtype": str, "max_length": int, "over_length": str, "tokens_per_micro_batch": int},
+    "data": {"sources": {str: {"domain": str, "path": _MAYBE_TEXT}}},
+    "init_from": _MAYBE_TEXT,
+    "seed": int,
+    "domains?": (list, NoneType),
+}
+"""What every reader of a run's ``config.yaml`` relies on."""
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """A run's resolved ``config.yaml`` as plain containers."""
     path = run / "config.yaml"
@@ -338,6 +354,8 @@ def read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): put it back") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged (it holds no settings): put it back")
+    if told := misfit(config, SETTINGS):
+        raise UserError(f"{path} has another shape than it was written in ({told[:150]}): put it back")
     return config
 
 

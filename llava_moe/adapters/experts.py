@@ -24,6 +24,7 @@ from llava_moe.adapters.projector import lora_alone
 from llava_moe.adapters.shown import shown
 from llava_moe.adapters.wide import Gate, WideLinear
 from llava_moe.errors import UserError
+from llava_moe.own_files import read_text
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,8 @@ def _complete_checkpoints(run: Path) -> list[Path]:
     """A run's checkpoints, the newest first."""
     checkpoints = run / "checkpoints"
     pointer = checkpoints / "last"
-    try:
-        named = [checkpoints / pointer.read_text(encoding="utf-8").strip()] if pointer.is_file() else []
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"experts: {pointer} cannot be read: name one of the run's checkpoints") from None
+    remedy = "write the name of a checkpoint into it, or delete it"
+    named = [checkpoints / read_text(pointer, remedy).strip()] if pointer.is_file() else []
     found = [*named, *sorted(checkpoints.glob("step-*"), reverse=True)]
     return [step for step in found if (step / "COMPLETE").is_file()]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,13 @@ from llava_moe.data.encode import Encoder, Example
 from llava_moe.data.readers.splits import is_read, settled
 from llava_moe.data.source import Records, Source, open_records
 from llava_moe.errors import UserError
-from llava_moe.eval.files import read_result
+from llava_moe.eval.files import read_result, read_results
 from llava_moe.eval.table import markdown_tables
 from llava_moe.export.card import Card, DomainData
 from llava_moe.export.places import without_places
 from llava_moe.export.proof import Comparison
 from llava_moe.model import Architecture, FromCheckpoint, FromParts
+from llava_moe.own_files import NUMBER, read_objects
 from llava_moe.train.state import RunState
 
 
@@ -148,13 +148,18 @@ def _said(reference: str) -> str:
     return f"`{hub or Path(reference).expanduser().name}`" + ("" if hub or ":" in reference else " (a local folder)")
 
 
+LOGGED = {"domains?": {str: {"samples": NUMBER, "supervised_tokens": NUMBER}}}
+"""What is read of a line of ``log.jsonl``."""
+
+
 def _data_seen(folder: Path, run: Mapping[str, Any]) -> list[DomainData]:
     """Samples and supervised tokens of each domain, summed over the run's log."""
     totals: dict[str, list[int]] = {domain: [0, 0] for domain in domains_of(run)}
-    for domain, num_samples, num_tokens in _logged(folder / "log.jsonl"):
-        total = totals.setdefault(domain, [0, 0])
-        total[0] += num_samples
-        total[1] += num_tokens
+    for step in read_objects(folder / "log.jsonl", "fix or delete that file", LOGGED):
+        for domain, seen in step.get("domains", {}).items():
+            total = totals.setdefault(domain, [0, 0])
+            total[0] += seen["samples"]
+            total[1] += seen["supervised_tokens"]
     sources = mixture_of(run).sources
     return [
         DomainData(domain, tuple(source.name for source in sources if source.domain == domain), *total)
@@ -162,34 +167,11 @@ def _data_seen(folder: Path, run: Mapping[str, Any]) -> list[DomainData]:
     ]
 
 
-def _logged(log: Path) -> Iterator[tuple[str, int, int]]:
-    """Domain, samples and supervised tokens of each step's entries."""
-    num_read = 0
-    try:
-        for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
-            num_read += 1
-            for domain, seen in json.loads(line).get("domains", {}).items():
-                yield domain, int(seen["samples"]), int(seen["supervised_tokens"])
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        where = f" at line {num_read}" if num_read else ""
-        raise UserError(f"{log} is damaged{where} ({error}): put it back, or leave that line out") from error
-
-
 def _scores(folder: Path) -> list[str]:
     """The tables of a run's evaluations, its own or those of the experiment that it is a stage of."""
     for place in (folder, folder.parent):
         results = place / "eval" / "results.json"
         if results.is_file():
-            found = [read_result(place, name) for name in _benchmarks(results)]
+            found = [read_result(place, name) for name in read_results(place)]
             return [markdown_tables(result) for result in found if result is not None]
     return []
-
-
-def _benchmarks(results: Path) -> list[str]:
-    try:
-        names = json.loads(results.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{results} is damaged ({error}): remove it, or score the run again") from error
-    if not isinstance(names, Mapping | list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{results} is damaged (it names no benchmarks): remove it, or score the run again")
-    return list(names)

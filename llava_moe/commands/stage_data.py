@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from llava_moe.data.quarantine import Quarantine, Quarantined
 from llava_moe.data.records import Records
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
+from llava_moe.own_files import read_object
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ def refuse_changed_data(folder: Path, data: OpenData) -> None:
     environment = folder / "environment.json"
     if not environment.is_file():
         return
-    before, now = json.loads(environment.read_text(encoding="utf-8"))["data"], fingerprint_samples(data)
+    told = read_object(environment, "put it back, or choose another folder with out=", {"data": {str: str}})
+    before, now = told["data"], fingerprint_samples(data)
     for source in data.mixture.sources:
         told = before.get(source.name, "")
         # A run that an earlier release began tells of the file's head and tail, in fewer digits.

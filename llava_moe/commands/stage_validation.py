@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,8 @@ from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
 from llava_moe.eval.ranks import Ranks, ToldElsewhereError
 from llava_moe.eval.run import ask_benchmark
 from llava_moe.eval.tasks import open_benchmark
+from llava_moe.own_files import read_objects
+from llava_moe.report.stage_log import VALIDATION
 from llava_moe.train.checkpoint import checkpoint_of, is_complete, name_best
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, StepRecord
@@ -255,9 +256,7 @@ class StageValidation:
 
 def read_validations(folder: Path) -> list[Validation]:
     """The lines of ``validation.jsonl``; none where there is no file."""
-    path = folder / FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [Validation(json.loads(line)) for line in lines]
+    return [Validation(one) for one in read_objects(folder / FILE, "put it back, or choose another out=", VALIDATION)]
 
 
 def open_validation(

@@ -265,7 +265,7 @@ def _load(path: Path) -> SourceIndex | None:
                 num_cut=num_cut,
                 bad=tuple(Quarantined(**entry) for entry in json.loads(arrays["bad"].tobytes())),
             )
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError):
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, TypeError):
         # Damaged on disk: it is made anew from the records.
         return None
     except OSError as error:

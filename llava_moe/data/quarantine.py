@@ -10,7 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llava_moe.errors import UserError
+from llava_moe.own_files import read_objects
 
+ENTRY = {"source": str, "domain": str, "index": int, "id": str, "reason": str, "detail": str, "num_records?": int}
+"""A line of ``quarantine.jsonl``."""
 TOO_LONG = "too_long"
 """Left out by the declared policy for long samples: written down, but not held against the source."""
 
@@ -91,18 +94,11 @@ class Quarantine:
         os.replace(part, self.path)
 
     def _read(self) -> None:
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        is_whole = text.endswith("\n") or not text
-        # Not splitlines(): a record's text may hold one of Unicode's own line breaks.
-        for line in filter(None, text.split("\n")):
-            try:
-                entry = Quarantined(**json.loads(line))
-            except (json.JSONDecodeError, TypeError):
-                # A run was killed, or its disk was full, while it wrote this; the record will be found again.
-                is_whole = False
-                continue
+        # A last line without its end was cut short by a kill or a full disk; the record will be found again.
+        for told in read_objects(self.path, "put it back, or delete it: records are found again", ENTRY):
+            entry = Quarantined(**{name: told[name] for name in Quarantined.__dataclass_fields__ if name in told})
             self._entries.setdefault((entry.source, entry.index), entry)
-        if not is_whole:
+        if not self.path.read_bytes().endswith(b"\n"):
             self._rewrite()
 
     def is_over(self) -> bool:

@@ -8,10 +8,26 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Decoding, Facts, Measure, ModelFacts, ScoreRow
+from llava_moe.own_files import MAYBE_NUMBER, NUMBER, misfit, read_object
+
+AGAIN = "delete it and evaluate again"
+ANSWER = {"question_id": str, "prediction": str, "references": [str], "score": {str: MAYBE_NUMBER}}
+ANSWER |= {"asked?": str, "model?": str}
+RESULT = {
+    "benchmark": str,
+    "model": str,
+    "columns": [str],
+    "notes": [str],
+    "seconds": NUMBER,
+    "rows": [{"domain": str, "measures": {str: {"value": NUMBER, "num_questions": int}}}],
+    "facts?": (dict, NoneType),
+    "answered_by?": (dict, NoneType),
+}
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -62,13 +78,15 @@ def read_answers(path: Path) -> list[Answer]:
     """
     if not path.exists():
         return []
-    *lines, _cut_short = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    *lines, _cut_short = path.read_bytes().split(b"\n")
     answers = []
     for number, line in enumerate(lines, start=1):
         try:
-            fields = json.loads(line)
+            fields = json.loads(line.decode())
+            if told := misfit(fields, ANSWER):
+                raise ValueError(told)
             answers.append(Answer(**(fields | {"references": tuple(fields["references"])})))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path} line {number} is not an answer; move the file away and run again") from error
     return answers
 
@@ -81,10 +99,19 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
 def write_result(folder: Path, result: BenchmarkResult) -> None:
     """Write ``eval/<benchmark>.json``; enter its headline in ``eval/results.json``, the others' left alone."""
     write_atomically(result_path(folder, result.benchmark), json.dumps(asdict(result), indent=2, ensure_ascii=False))
-    merged_path = folder / "eval" / "results.json"
-    merged = _read_json(merged_path) if merged_path.exists() else {}
+    merged = read_results(folder)
     merged[result.benchmark] = headline(result)
-    write_atomically(merged_path, json.dumps(merged, indent=2, sort_keys=True, ensure_ascii=False))
+    write_atomically(folder / "eval" / "results.json", json.dumps(merged, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """``eval/results.json``: benchmark to headline; empty where there is none.
+
+    Raises:
+        UserError: the file is damaged or of another shape.
+    """
+    path = folder / "eval" / "results.json"
+    return read_object(path, AGAIN, {str: dict}) if path.exists() else {}
 
 
 def headline(result: BenchmarkResult) -> dict[str, Any]:
@@ -110,7 +137,7 @@ def read_result(folder: Path, benchmark: str) -> BenchmarkResult | None:
     path = result_path(folder, benchmark)
     if not path.exists():
         return None
-    fields = _read_json(path)
+    fields = read_object(path, AGAIN, RESULT)
     try:
         rows = tuple(_read_row(row) for row in fields["rows"])
         tuples = {name: tuple(fields[name]) for name in ("columns", "notes")}
@@ -122,20 +149,10 @@ def read_result(folder: Path, benchmark: str) -> BenchmarkResult | None:
         asked = fields.get("answered_by")
         answered_by = None if asked is None else ModelFacts(**asked)
         return BenchmarkResult(**(fields | tuples | {"rows": rows, "facts": facts, "answered_by": answered_by}))
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise UserError(f"{path} is not a result of this version; delete it and evaluate again") from error
 
 
 def _read_row(fields: Mapping[str, Any]) -> ScoreRow:
     measures = {name: Measure(**measure) for name, measure in fields["measures"].items()}
     return ScoreRow(**(dict(fields) | {"measures": measures}))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; delete it and evaluate again") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{path} does not hold a JSON object; delete it and evaluate again")
-    return fields

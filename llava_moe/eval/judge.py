@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Protocol
 
 from llava_moe.errors import UserError
@@ -22,6 +23,7 @@ from llava_moe.eval.files import cannot_write, write_atomically
 from llava_moe.eval.judge_prompts import RUBRICS
 from llava_moe.eval.metrics import tiny_lvlm_cee_vote
 from llava_moe.eval.scored import ScoredRun
+from llava_moe.own_files import misfit, read_text
 
 MOST_FAILURES = 20
 """Calls failing one after the other before the judge is given up."""
@@ -35,6 +37,9 @@ class Judge(Protocol):
     ) -> str:
         """The text, or ``UserError``."""
         ...
+
+
+CALL = {"question_id": str, "prompt": int, "asked": str, "reply": (str, NoneType), "error": (str, NoneType)}
 
 
 @dataclass(frozen=True)
@@ -141,11 +146,13 @@ def _kept(path: Path, wanted: Sequence[Call]) -> Iterator[Call]:
     if not path.exists():
         return
     asked = {(call.question_id, call.prompt, call.asked) for call in wanted}
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
-            call = Call(**json.loads(line)) if line else None
-        except (ValueError, TypeError) as error:
+            call = Call(**json.loads(line.decode())) if line else None
+            if call is not None and (told := misfit(asdict(call), CALL)):
+                raise ValueError(told)
+        except (ValueError, TypeError, RecursionError) as error:
             if number == len(lines):
                 continue  # cut short by a kill
             raise UserError(f"{path} line {number} is no reply; move the file away and judge again") from error
@@ -202,7 +209,7 @@ def _ask_all(
 def _end_last_line(path: Path) -> None:
     """Drop a line that a kill cut short, so that the next one does not grow out of it."""
     if path.exists():
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, "move the file away and judge again")
         if text and not text.endswith("\n"):
             write_atomically(path, text[: text.rfind("\n") + 1])
 

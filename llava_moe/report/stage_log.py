@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.errors import UserError
+from llava_moe.own_files import MAYBE_NUMBER, NUMBER, read_object, read_objects, read_text
 
 
 @dataclass(frozen=True)
@@ -65,37 +64,44 @@ class ExpertShares:
     entropy: Mapping[str, float]
 
 
+REMEDY = "fix or delete that file"
+_LEDGER = {"loss?": MAYBE_NUMBER, "samples?": NUMBER, "supervised_tokens?": NUMBER}
+_ROUTED = {"share": [NUMBER], "entropy": NUMBER}
+_MEASURED = ("loss", "load_balance_loss", "objective", "learning_rate", "grad_norm", "padding_share")
+_COUNTED = ("tokens", "supervised_tokens", "seconds", "samples", "peak_memory_bytes", "epoch", "tokens_per_second")
+STEP = {
+    "step?": int,
+    **{f"{name}?": MAYBE_NUMBER for name in _MEASURED},
+    **{f"{name}?": NUMBER for name in _COUNTED},
+    "domains?": {str: _LEDGER},
+    "experts?": {str: {str: _ROUTED}},
+}
+"""A line of ``log.jsonl``."""
+VALIDATION = {
+    "step": int,
+    "held_out_loss?": MAYBE_NUMBER,
+    "domains?": {str: _LEDGER},
+    "benchmarks": {str: {str: MAYBE_NUMBER}},
+}
+"""A line of ``validation.jsonl``."""
+
+
 def read_stage(folder: Path) -> StageLog:
     """Read a stage's folder.
 
     Raises:
         UserError: a file that is there cannot be read.
     """
-    steps = {step["step"]: step for step in _read_lines(folder / "log.jsonl") if "step" in step}
-    environment = folder / "environment.json"
-    config = folder / "config.yaml"
-    try:
-        return StageLog(
-            name=folder.name,
-            steps=tuple(steps[number] for number in sorted(steps)),
-            config=config.read_text(encoding="utf-8") if config.exists() else "",
-            environment=json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else None,
-            quarantine=tuple(_read_lines(folder / "quarantine.jsonl")),
-            validations=tuple(_read_lines(folder / "validation.jsonl")),
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the stage in {folder}: {error}; mend or delete the file named") from error
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON objects, one a line; a last line without its end was cut short and is left out."""
-    if not path.exists():
-        return []
-    *lines, _cut_short = path.read_text(encoding="utf-8").split("\n")
-    try:
-        return [json.loads(line) for line in lines if line]
-    except ValueError as error:
-        raise UserError(f"{path} has a line that is not JSON ({error}); mend or delete it") from error
+    steps = {step["step"]: step for step in read_objects(folder / "log.jsonl", REMEDY, STEP) if "step" in step}
+    environment, config = folder / "environment.json", folder / "config.yaml"
+    return StageLog(
+        name=folder.name,
+        steps=tuple(steps[number] for number in sorted(steps)),
+        config=read_text(config, REMEDY) if config.exists() else "",
+        environment=read_object(environment, REMEDY) if environment.exists() else None,
+        quarantine=tuple(read_objects(folder / "quarantine.jsonl", REMEDY)),
+        validations=tuple(read_objects(folder / "validation.jsonl", REMEDY, VALIDATION)),
+    )
 
 
 def account_domains(stage: StageLog) -> tuple[DomainAccount, ...]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from llava_moe.errors import FULL_DISK, UserError
+from llava_moe.own_files import read_text
 from llava_moe.train.engine import Engine
 from llava_moe.train.state import RunState
 
@@ -29,11 +30,26 @@ WriteWeights = Callable[[Path, Mapping[str, torch.Tensor]], None]
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint under ``folder/checkpoints``, or None."""
     checkpoints = folder / "checkpoints"
-    pointer = checkpoints / "last"
-    if pointer.is_file() and is_complete(named := checkpoints / pointer.read_text().strip()):
+    name = pointed_at(checkpoints / "last")
+    if name is not None and is_complete(named := checkpoints / name):
         return named
     complete = _complete(checkpoints)
     return complete[-1] if complete else None
+
+
+def pointed_at(pointer: Path) -> str | None:
+    """The name of the checkpoint that ``last`` or ``best`` holds; None where there is no such file.
+
+    Raises:
+        UserError: the file is damaged: it names no checkpoint.
+    """
+    if not pointer.is_file():
+        return None
+    remedy = f"write the name of a checkpoint into it, or delete it: {pointer.name} is then found without it"
+    name = read_text(pointer, remedy).strip()
+    if not re.fullmatch(r"step-\d+", name):
+        raise UserError(f"{pointer} is damaged (it names no checkpoint); {remedy}")
+    return name
 
 
 def checkpoint_of(folder: Path, step: int) -> Path:
@@ -125,7 +141,7 @@ def load_checkpoint(checkpoint: Path, engine: Engine) -> RunState:
     try:
         engine.load(checkpoint / "engine")
         load_random_state(checkpoint / "engine" / f"random-rank{engine.rank}.safetensors")
-        return RunState.read(checkpoint / "state.json")
+        return _read_state(checkpoint / "state.json")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
             raise
@@ -135,6 +151,13 @@ def load_checkpoint(checkpoint: Path, engine: Engine) -> RunState:
             f"{checkpoint} cannot be resumed ({_first_line(error)}): if it was written with other parallel settings, "
             f"give those; if it is damaged, {instead}"
         ) from error
+
+
+def _read_state(path: Path) -> RunState:
+    try:
+        return RunState.read(path)
+    except UserError as error:
+        raise ValueError(str(error).partition(";")[0]) from error
 
 
 def _publish(partial: Path, final: Path, checkpoints: Path) -> None:
@@ -167,8 +190,7 @@ def _remove(checkpoint: Path) -> None:
 
 
 def _prune(checkpoints: Path, newest: Path, keep_last: int) -> None:
-    best = checkpoints / "best"
-    kept = {newest.name, best.read_text().strip() if best.is_file() else ""}
+    kept = {newest.name, pointed_at(checkpoints / "best")}
     older = sorted(path for path in checkpoints.glob("step-*") if path.name not in kept)
     for path in older[: max(0, len(older) - (keep_last - 1))]:
         _remove(path)

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from llava_moe.errors import UserError
+from llava_moe.own_files import read_objects, read_text
 from llava_moe.train.loss import StepSums
 from llava_moe.train.state import RunState
 
@@ -153,13 +154,10 @@ class JsonLines:
 
 
 def _truncate(path: Path, last_step: int) -> None:
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            break  # the process was killed while it wrote this line
+    remedy = "put it back, or move it away to begin a new one"
+    steps = [one["step"] for one in read_objects(path, remedy, {"step": int})]
+    lines = [line for line in read_text(path, remedy, whole_lines=True).split("\n") if line]
+    kept = [line for line, step in zip(lines, steps, strict=True) if step <= last_step]
     partial = path.with_suffix(".partial")
     partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(partial, path)

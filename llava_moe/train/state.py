@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from llava_moe.own_files import read_object
 
 
 @dataclass(frozen=True)
@@ -30,4 +32,11 @@ class RunState:
 
     @staticmethod
     def read(path: Path) -> RunState:
-        return RunState(**json.loads(path.read_text()))
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            UserError: the file is damaged or of another shape.
+        """
+        remedy = "put it back, or delete the checkpoint to go on from the one before"
+        told = read_object(path, remedy, dict.fromkeys((one.name for one in fields(RunState)), int))
+        return RunState(**{one.name: told[one.name] for one in fields(RunState)})
