@@ -16,11 +16,10 @@ from hydra import compose, initialize_config_dir
 from llava_moe.assemble import Recipe, from_target, recipe_of
 from llava_moe.cli import config_folder, prepare_override
 from llava_moe.commands.compose_config import resolved
-from llava_moe.commands.settings import fingerprint, mixture_of, optimizer_of, settle
+from llava_moe.commands.settings import mixture_of, optimizer_of, settle
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.errors import UserError
 from llava_moe.model import TrainableParts
-from llava_moe.train.folder import claim_configuration
 
 NAMED_BY_THE_INTERFACE = {
     *("demo", "pretrain_llava_558k", "pretrain_sharegpt4v", "mix_general", "mix_doc", "mix_med", "mix_general_doc"),
@@ -97,15 +96,14 @@ def test_llava_1_5s_own_mix_has_its_scripts_lora_and_takes_every_adapter_at_both
             assert ours["adapter"] == others["adapter"], words
 
 
-def test_a_run_of_an_earlier_release_goes_on_without_the_size_that_experiments_set(tmp_path: Path) -> None:
-    config = composed("exp=mix_general", "adapter=lora")
-    before = {key: value for key, value in config.items() if key != "lora"}
-    assert fingerprint(before) == fingerprint(config)
-    claim_configuration(tmp_path, before, "")
-    (tmp_path / "log.jsonl").write_text("{}\n")
-    claim_configuration(tmp_path, config, "")
-    with pytest.raises(UserError, match=r"adapter\.r"):
-        claim_configuration(tmp_path, composed("exp=llava_mix665k"), "")
+def test_every_adapters_yaml_says_its_values_itself() -> None:
+    for name in names("adapter"):
+        assert "${" not in (config_folder() / "adapter" / f"{name}.yaml").read_text(), name
+
+
+def test_every_file_of_sizes_is_of_an_experiment_and_an_adapter() -> None:
+    pairs = {f"{experiment}_{adapter}" for experiment in names("exp") for adapter in names("adapter")}
+    assert set(names("sizes")) <= pairs
 
 
 def test_conditional_mixlora_does_not_clip_as_its_zero3_file_does_not() -> None:

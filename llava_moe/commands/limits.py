@@ -150,8 +150,6 @@ SHARED: dict[str, Limit] = {"seed": Whole(0), "out": OrNull(Text()), "model.path
 TRAIN: dict[str, Limit] = SHARED | {
     "init_from": OrNull(Text()),
     "domains": OrNull(ListOf(Text())),
-    "lora.r": Whole(1),
-    "lora.lora_alpha": Real(0, open_below=True),
     "domain_scale": OrNull(ByName(Real(0, open_below=True))),
     "path": OrNull(Text()),
     "images": OrNull(Text()),

@@ -19,7 +19,6 @@ FINISHED = "finished.json"
 # only by rounding. What a message of ours advises to change is among them.
 FREE_KEYS = (
     *("log", "parallel", "eval", "out"),
-    "lora",  # what is trained stands in the adapter's own keys
     *("data.num_workers", "data.max_bad_share"),
     *("train.save_every", "train.keep_last", "train.num_threads", "train.max_nonfinite_steps"),
     *("train.tokens_per_micro_batch", "train.activation_checkpointing"),
