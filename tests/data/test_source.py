@@ -148,17 +148,17 @@ def test_a_folder_of_images_that_no_usable_record_uses_stops_unless_it_is_a_spli
         records = open_path(write_json(many, f"{len(many)}{split}.json"), images=images, split=split)
         check_has_images(records.source, records)
 
-    text = [{"id": number, "conversations": said(), "split": "train" if number else "val"} for number in range(40)]
+    text = [{"id": number, "conversations": said(), "split": "train"} for number in range(40)]
     shown = {"id": "a", "image": "a.jpg", "conversations": said("<image>")}
     missed = {"id": "b", "img": "a.jpg", "conversations": said()}
     check([*text, shown])
     check([*text, {**shown, "conversations": said("<image><image>")}])
     check(text, images=None)
-    check(text, "val")
+    check([*text, text[0] | {"split": "val"}], "val")
     check([missed, {"id": "c", "conversations": []}])
     with pytest.raises(UserError, match="images=images is given, and none of its 40 records has an image that is read"):
         check(text)
-    with pytest.raises(UserError, match="none of its 39 records has an image"):
+    with pytest.raises(UserError, match="none of its 40 records has an image"):
         check([*text, shown | {"split": "val"}], "train")
     with pytest.raises(UserError, match=r"none of its 42 records .*unread_media: the key img holds 'a.jpg'"):
         check([*text, missed, missed])
