@@ -55,7 +55,7 @@ def read_objects(path: Path, remedy: str, shape: Shape = dict) -> list[dict[str,
     found = []
     for number, line in enumerate(lines, start=1):
         if line:
-            value = _parsed(line, f"{path} line {number}", remedy)
+            value = _parsed(line, f"{path} has a line that is not JSON: line {number}", remedy)
             _expect(value, shape if shape is not dict else {}, f"{path} line {number}", remedy)
             found.append(value)
     return found

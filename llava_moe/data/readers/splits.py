@@ -40,10 +40,7 @@ def unread_line(name: str, wanted: str | None, others: Mapping[str, int]) -> str
     if wanted is not None or not others:
         return None
     told = ", ".join(f"{split} ({count:,} records)" for split, count in sorted(others.items()))
-    first = min(others)
-    return (
-        f"{name}: train is read, not {told}: data.sources.{name}.split={first} reads {first}, split={EVERY} reads all"
-    )
+    return f"{name}: train is read, not {told}: data.sources.{name}.split=NAME reads another, split={EVERY} all"
 
 
 def no_such_split(wanted: str | None, path: object, there: Iterable[str]) -> str:
