@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -98,14 +98,20 @@ def _settled(files: list[str]) -> list[str]:
     Raises:
         UserError: naming the file and what to do.
     """
-    known = set(files)
     for name in files:
         if (remedy := remedy_for(name)) is not None and not is_address(name):
             raise UserError(f"{name}: {remedy}")
+    refuse_copies(files)
+    return files
+
+
+def refuse_copies(files: Sequence[str]) -> None:
+    """Raise ``UserError`` for a file beside its own compressed copy: its records would count twice."""
+    known = set(files)
+    for name in files:
         bare = next((name.removesuffix(end) for end in PACKED if name.endswith(end)), name)
         if bare != name and bare in known:
             raise UserError(f"{bare} and {name} are both there: move one of them away, or give the other as path")
-    return files
 
 
 def open_raw(path: str) -> BinaryIO:

@@ -23,7 +23,7 @@ from llava_moe.data.readers.files import open_raw, raw_records
 from llava_moe.data.readers.image_refs import are_same, find_images, is_empty, items_of, read_images
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row, new_row, optional_text
-from llava_moe.data.readers.tree import date_of, files_below, folder_of, name_of, neighbour, split_of
+from llava_moe.data.readers.tree import JSON_LINES, date_of, files_below, folder_of, name_of, neighbour, split_of
 from llava_moe.errors import UserError
 
 INSTRUCTIONS = "instructions.json"
@@ -43,7 +43,7 @@ class M3itReader:
         Raises:
             UserError: nothing is there.
         """
-        found = files_below(path, (".jsonl", ".parquet"))
+        found = files_below(path, (*JSON_LINES, ".parquet"))
         if not found:
             raise UserError(
                 f"{path}: no M3IT file, such as data/captioning/coco/train.jsonl, is there; give the folder that "
@@ -98,7 +98,7 @@ class M3itReader:
         return new_row(flat, number, images, turns, flat.get("task"), _IMAGES, read)
 
     def _raw_file(self, path: str) -> RawFile:
-        instructions = neighbour(path, INSTRUCTIONS) if path.endswith(".jsonl") else None
+        instructions = neighbour(path, INSTRUCTIONS) if path.endswith(JSON_LINES) else None
         label = name_of(folder_of(path)) or None
         if label in ("data", ".") or path.endswith(".parquet"):
             label = None

@@ -15,13 +15,13 @@ from llava_moe.data.readers.files import raw_records
 from llava_moe.data.readers.m3it import M3itReader, flatten
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row
-from llava_moe.data.readers.tree import files_below, folder_of, name_of
+from llava_moe.data.readers.tree import JSON_LINES, files_below, folder_of, name_of
 from llava_moe.errors import UserError
 
 _TRANSLATED = re.compile(
-    r"(?P<task>.+)_(?P<split>train|val|validation|test)_(?P<language>[A-Za-z]{2,3}([_-]\w+)?)\.jsonl"
+    r"(?P<task>.+)_(?P<split>train|val|validation|test)_(?P<language>[A-Za-z]{2,3}([_-]\w+)?)\.jsonl(\.gz)?"
 )
-_ORIGINAL = re.compile(r"(?P<split>train|val|validation|test)_\d+\.jsonl")
+_ORIGINAL = re.compile(r"(?P<split>train|val|validation|test)_\d+\.jsonl(\.gz)?")
 
 
 class M3it80Reader:
@@ -33,7 +33,7 @@ class M3it80Reader:
         Raises:
             UserError: none is there, or one has no original beside it.
         """
-        named = [(name, _TRANSLATED.fullmatch(name_of(name))) for name in files_below(path, (".jsonl",))]
+        named = [(name, _TRANSLATED.fullmatch(name_of(name))) for name in files_below(path, JSON_LINES)]
         found = [(name, match) for name, match in named if match]
         if not found:
             raise UserError(
@@ -58,7 +58,7 @@ class M3it80Reader:
                     "fetch both again"
                 )
             if not isinstance(text, Mapping) or not isinstance(source, Mapping):
-                yield text
+                yield source if isinstance(text, Mapping) else text
                 continue
             said = {key: value for key, value in flatten(text).items() if value is not None and value != []}
             yield {**flatten(source), "task": file.label, **said}
@@ -73,7 +73,7 @@ class M3it80Reader:
 
 
 def _originals(folder: str) -> dict[str, str]:
-    named = [(name, _ORIGINAL.fullmatch(name_of(name))) for name in files_below(folder or ".", (".jsonl",))]
+    named = [(name, _ORIGINAL.fullmatch(name_of(name))) for name in files_below(folder or ".", JSON_LINES)]
     return {_split(match): name for name, match in named if match}
 
 

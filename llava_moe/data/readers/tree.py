@@ -9,8 +9,10 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
-from llava_moe.data.readers.files import is_address, is_litter, unreachable
+from llava_moe.data.readers.files import is_address, is_litter, refuse_copies, unreachable
 from llava_moe.data.readers.splits import WORDS
+
+JSON_LINES = (".jsonl", ".jsonl.gz")
 
 
 def files_below(path: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -19,10 +21,14 @@ def files_below(path: str, suffixes: tuple[str, ...]) -> list[str]:
     In the order of their names; empty where nothing is there. Hidden files and folders are passed by.
 
     Raises:
-        UserError: an address that cannot be reached.
+        UserError: an address that cannot be reached, or a file beside its own compressed copy.
     """
-    if is_address(path):
-        return _below_address(path, suffixes)
+    found = _below_address(path, suffixes) if is_address(path) else _below(path, suffixes)
+    refuse_copies(found)
+    return found
+
+
+def _below(path: str, suffixes: tuple[str, ...]) -> list[str]:
     place = Path(path).expanduser()
     if place.is_file():
         return [str(place)]

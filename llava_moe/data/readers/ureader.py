@@ -16,7 +16,7 @@ from llava_moe.data.readers.image_refs import find_images
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row, new_row, optional_text
 from llava_moe.data.readers.shapes import CONVERSATION_KEYS, find_turns
-from llava_moe.data.readers.tree import files_below, name_of, split_of
+from llava_moe.data.readers.tree import JSON_LINES, files_below, name_of, split_of
 from llava_moe.data.readers.turns import SYSTEM_KEYS, read_spoken
 from llava_moe.errors import UserError
 
@@ -30,7 +30,7 @@ class UReader:
         Raises:
             UserError: none is there.
         """
-        found = files_below(path, (".jsonl",))
+        found = files_below(path, JSON_LINES)
         # A file that was asked for is read whatever its name; below a folder other files may lie.
         if [name_of(name) for name in found] != [name_of(path)]:
             found = [name for name in found if split_of(name) is not None]
@@ -63,6 +63,6 @@ class UReader:
 
 def _raw_file(path: str) -> RawFile:
     split = split_of(path)
-    name = name_of(path).removesuffix(".jsonl")
+    name = name_of(path).removesuffix(".gz").removesuffix(".jsonl")
     label = name.removeprefix("test_") if split == "test" and name.startswith("test_") else None
     return RawFile(path, "train" if split == "val" else split, (), label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import random
@@ -427,3 +428,26 @@ def test_an_address_that_stops_answering_is_the_users_to_mend(kind: str, monkeyp
     for name in ("train.jsonl", "train.parquet"):
         with pytest.raises(UserError, match="cannot be reached"):
             list(reader.records(RawFile(f"cutoff://data/{name}", "train", beside)))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("m3it", "captioning/coco/train.jsonl"), ("ureader", "train.jsonl")])
+def test_compressed_files_are_read_as_the_plain_ones(kind: str, name: str, tmp_path: Path) -> None:
+    write_raw(kind, tmp_path)
+    (plain,) = [path for path in tmp_path.rglob("*.jsonl") if str(path).endswith(name)]
+    expected = rows_of(kind, tmp_path)
+    packed = plain.with_name(f"{plain.name}.gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    with pytest.raises(UserError, match=r"are both there: move one of them away"):
+        rows_of(kind, tmp_path)
+    plain.unlink()
+    assert rows_of(kind, tmp_path) == expected
+
+
+def test_a_faulty_original_takes_its_translation_with_it(tmp_path: Path) -> None:
+    write_raw("m3it80", tmp_path)
+    (original,) = tmp_path.glob("data/vqa-v2/train_500.jsonl")
+    lines = original.read_text().splitlines()
+    lines[0] = '{"a": 1, "a": 2, ' + lines[0][1:]
+    original.write_text("\n".join(lines) + "\n")
+    rows = rows_of("m3it80", tmp_path / "data/vqa-v2", "train")
+    assert {row["fault"] for row in rows} == {None, "doubled_key"} and not rows[0]["turns"]
