@@ -153,3 +153,47 @@ def test_what_training_refuses_is_found_and_nothing_else(
 @given(drawn=st.lists(OF_TODAY, min_size=1, max_size=12), format=st.sampled_from(["auto", "messages", "records"]))
 def test_of_the_formats_of_today_too(drawn: list[dict[str, Any]], format: str, folder: Path, encoder: Encoder) -> None:
     judge_alike(drawn, folder, encoder, format)
+
+
+SPELLED = st.sampled_from(
+    [
+        "12.50",
+        "1e3",
+        "-0",
+        "NaN",
+        "Infinity",
+        "true",
+        "null",
+        '"\\ud83d"',
+        '"yes"',
+        '"a", "value": "b"',
+        "[1]",
+        "7" * 60,
+    ]
+)
+SPLIT_WORDS = st.sampled_from(['"train"', '"validation"', '"dev"', '"test"', "null", '""', '"\\udc00"', "NaN", "3"])
+
+
+@st.composite
+def spelled_record(draw: st.DrawFn) -> str:
+    """A record as its file spells it, where Python's own reader would take it for another."""
+    turns = f'[{{"from": "human", "value": {draw(SPELLED)}}}, {{"from": "gpt", "value": {draw(SPELLED)}}}]'
+    more = f'"split": {draw(SPLIT_WORDS)}, ' if draw(st.booleans()) else ""
+    return f'{{{more}"id": {draw(st.sampled_from(["1", "true", "1.0", "NaN"]))}, "conversations": {turns}}}'
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=st.lists(spelled_record(), min_size=1, max_size=12), split=st.sampled_from([None, "val", "all"]))
+def test_what_a_file_spells_is_judged_alike(
+    drawn: list[str], split: str | None, folder: Path, encoder: Encoder
+) -> None:
+    good = '{"split": %s, "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "!"}]}'
+    path = folder.parent / "spelled.jsonl"
+    path.write_text("\n".join([*(good % word for word in ('"train"', '"val"')), *drawn]))
+    path.with_suffix(".cache").mkdir(exist_ok=True)
+    records = open_records(Source("mine", "general", str(path), "llava", split=split), path.with_suffix(".cache"))
+    checked = check_mix([View("mine", ("a",), records.source, records, encoder)])
+    (findings,) = checked.findings
+    found = {records.find(row): fault.reason for row, fault in findings.faults.items() if fault.kind not in CHECK_ONLY}
+    assert found == trained(records, encoder)
+    assert any(trouble.kind == "split_unread" for trouble in checked.troubles) == (records.unread is not None)
