@@ -73,3 +73,15 @@ def test_a_settled_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone: cannot be read \(No such file"):
         content_hash(str(tmp_path / "gone"))
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines("red"))
+    source = Source("mine", "general", str(path))
+    kept = open_records(source, tmp_path / "cache").path  # type: ignore[union-attr]
+    whole = kept.read_bytes()
+    for damage in (whole[: len(whole) // 2], whole[:-8], b"", b"x" * len(whole)):
+        kept.write_bytes(damage)
+        assert open_records(source, tmp_path / "cache")[0].turns[1].text == "red"
+        assert kept.read_bytes() == whole

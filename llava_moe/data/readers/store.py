@@ -34,6 +34,8 @@ SCHEMA = pa.schema(
     ]
 )
 
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""How a stream of Arrow batches ends."""
 _ROWS_A_BATCH = 1000
 _BYTES_A_BATCH = 64 << 20
 
@@ -60,7 +62,7 @@ def slug(name: str) -> str:
 
 
 def keep(rows: Iterable[Row], path: Path) -> Path:
-    """Write rows to ``path`` unless it is there. Other processes wait; a file appears whole or not at all.
+    """Write rows to ``path`` unless it is there whole. Other processes wait; a file appears whole or not at all.
 
     Raises:
         UserError: the cache folder cannot be written.
@@ -68,13 +70,26 @@ def keep(rows: Iterable[Row], path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if not path.exists():
+            if not is_whole(path):
                 _write(rows, path)
     except OSError as error:
         raise UserError(
             f"cache {path.parent}: cannot be written ({error.strerror}); set LLAVA_MOE_CACHE to another folder"
         ) from error
     return path
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a kept file is there to its end: it ends with Arrow's own mark, which a cut one lacks."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(_END), os.SEEK_END)
+            if file.read() != _END:
+                return False
+        with pa.memory_map(str(path)) as kept:
+            return pa.ipc.open_stream(kept).schema.equals(SCHEMA)
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def map_rows(path: Path) -> Dataset:
