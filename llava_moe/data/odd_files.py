@@ -160,7 +160,7 @@ def _text(head: bytes) -> OddFile | None:
     if re.fullmatch(r"(\.\./)+[^\n]+", text):
         # As git leaves links on a disk that has none, and copies that take a link for its text.
         return OddFile("the text of a link, not the file behind it", "copy the folder with its links followed (cp -rL)")
-    return OddFile("text", f"{_FETCH}; a server's message is often saved so")
+    return OddFile("text, no image that Pillow knows", f"{_FETCH}; a server's message is often saved so")
 
 
 def is_zero_filled(content: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image
+from PIL import ExifTags, Image
 
 NUM_CLEAN = 8
 
@@ -157,6 +157,8 @@ class Mixture:
         self.add("photos", "image_empty", image="empty.jpg")
         (folder / "page.jpg").write_text("<!DOCTYPE html><html>404</html>" * 9)
         self.add("photos", "image_not_image", image="page.jpg")
+        (folder / "photo.heic").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(80))
+        self.add("photos", "image_other_format", image="photo.heic")
         (folder / "cut.jpg").write_bytes(encoded(noise(1), "JPEG")[:-300])
         self.add("photos", "image_unreadable", image="cut.jpg")
         self.add("scans", "image_unreadable", image=encoded(noise(2), "JPEG")[:-300])
@@ -170,6 +172,15 @@ class Mixture:
         self.add("pages", notes=("image_sliver",), image="sliver.png")
         self.add("scans", notes=("image_blank",), image=encoded(Image.new("RGB", (30, 30), (7, 8, 9))))
         self.add("scans", notes=("image_tiny",), image=encoded(noise(6, 5, 5)))
+        sideways = Image.Exif()
+        sideways[ExifTags.Base.Orientation] = 6
+        noise(31).save(folder / "sideways.png", exif=sideways)
+        self.add("photos", notes=("image_orientation",), image="sideways.png")
+        veiled = noise(32).convert("RGBA")
+        veiled.putpixel((3, 3), (9, 9, 9, 40))
+        self.add("scans", notes=("image_transparent",), image=encoded(veiled))
+        twelve = np.asarray(noise(33).convert("L")).astype(np.uint16) * 16
+        self.add("scans", notes=("image_nearly_black",), image=encoded(Image.fromarray(twelve)))
 
     def _seed_repeats(self) -> None:
         first = self.add("photos")
