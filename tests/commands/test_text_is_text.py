@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from PIL import Image
+from transformers import AutoTokenizer
 
 from llava_moe.assemble import restore
 from llava_moe.cli import run
+from tests.model.test_sentence_pieces import VICUNA, train, with_blanks
 
 SPELLED = "The mark </s> ends it, <s> begins it, <pad> fills it and <unk> is unknown."
 TURNS = [
@@ -70,3 +73,22 @@ def test_the_check_tells_of_them_and_leaves_no_record_out(tiny_words: list[str],
     assert run(["data", "check", *words, f"path={records / 'train.json'}", f"images={records}", "out=found"]) == 0
     assert not Path("found/quarantine.jsonl").read_text()
     assert "It is trained as text." in Path("found/check.html").read_text()
+
+
+def test_a_base_with_a_bare_sentencepiece_model_trains_and_is_exported_with_its_tokens(
+    tiny_words: list[str], tmp_path: Path
+) -> None:
+    proto = with_blanks(train())
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "tokenizer.model").write_bytes(proto.SerializeToString())
+    (tmp_path / "bare" / "tokenizer_config.json").write_text(json.dumps(VICUNA))
+    bare = f"model.architecture.tokenizer={tmp_path / 'bare'}"
+    words = [word for word in tiny_words if not word.startswith("model.architecture.tokenizer=")]
+    few = ["adapter=lora", "train.max_steps=4", "train.max_length=512", "train.tokens_per_micro_batch=512"]
+    assert run(["train", *words, bare, *few, "stage.demo.learning_rates.adapter=0.01", "out=trained"]) == 0
+    assert run(["export", "run=trained", "to=hf", "out=exported"]) == 0
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    exported = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    for text in ("red     dog\n\n  the    cat", "a  b", f"the{' ' * 21}end", "\t\t what 🙂  这"):
+        ours = restore(tmp_path / "trained", torch.device("cpu")).encoder.tokenizer
+        assert ours(text).input_ids == exported(text).input_ids == [1, *pieces.encode(text)]
