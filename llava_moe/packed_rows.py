@@ -1,15 +1,18 @@
 """Rows of several examples: told by position_ids that restart, and kept apart in the attention.
 
-transformers keeps the examples of a row apart only where it is called without a cache and without an attention mask;
-otherwise a token sees all before it, and nothing says so.
+transformers keeps the examples of a row apart only where it is called without a cache and without an attention mask,
+and where the model makes its mask from its positions; otherwise a token sees all before it, and nothing says so.
 
 Shape suffixes: B rows, T tokens.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,19 +49,47 @@ def keep_examples_apart(language_model: nn.Module) -> torch.utils.hooks.Removabl
 
     A call whose ``position_ids`` restart within a row is made without a cache and without a mask that silences nothing,
     as if it had been asked for so. Costs a device synchronisation only where a cache or a mask comes with positions of
-    more than one token.
+    more than one token, or where the model makes its mask from something else.
 
     Returns:
         the handle that takes this back.
 
     Raises (the call):
-        ValueError: such a row comes with a cache of the caller's, or with a mask that silences some of its tokens.
+        ValueError: such a row comes with a cache of the caller's, or with a mask that silences some of its tokens; or
+            the model does not tell examples apart at all (Falcon, OPT).
     """
-    return language_model.register_forward_pre_hook(_call_apart, with_kwargs=True)
+    hook = partial(_call_apart, packs=makes_mask_from_positions(type(language_model)))
+    return language_model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def makes_mask_from_positions(kind: type[nn.Module]) -> bool:
+    """Whether a language model of transformers hands ``position_ids`` to what makes its attention mask.
+
+    Read from the text of its ``forward``, or of one that it inherits: nothing else tells it, and running a model to see
+    is dear.
+    """
+    return any(_hands_positions_to_a_mask(vars(base)["forward"]) for base in kind.__mro__ if "forward" in vars(base))
+
+
+def _hands_positions_to_a_mask(forward: Any) -> bool:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    for node in ast.walk(tree):
+        keys: set[Any] = set()
+        if isinstance(node, ast.Call) and "mask" in ast.unparse(node.func):
+            keys = {keyword.arg for keyword in node.keywords}
+        elif isinstance(node, ast.Dict):
+            # Models with several kinds of mask gather the arguments of all first.
+            keys = {key.value for key in node.keys if isinstance(key, ast.Constant)}
+        if {"position_ids", "attention_mask"} <= keys:
+            return True
+    return False
 
 
 def _call_apart(
-    language_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    language_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], packs: bool
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     named = named_arguments(language_model, args, kwargs)
     tokens = named.get("inputs_embeds") if named.get("inputs_embeds") is not None else named.get("input_ids")
@@ -72,7 +103,7 @@ def _call_apart(
     use_cache = named.get("use_cache")
     if use_cache is None:
         use_cache = getattr(getattr(language_model, "config", None), "use_cache", False)
-    if mask is None and cache is None and not use_cache:
+    if packs and mask is None and cache is None and not use_cache:
         return None
     is_token_BT = torch.ones(rows, length, dtype=torch.bool, device=tokens.device)
     if mask is not None:
@@ -82,6 +113,11 @@ def _call_apart(
     starts_BT &= is_token_BT.cumsum(1) > 1
     if not bool(starts_BT.any()):
         return None
+    if not packs:
+        raise ValueError(
+            f"position_ids restart within a row: it holds several examples, which {type(language_model).__name__} does "
+            "not keep apart: give each example a row"
+        )
     if cache is not None:
         raise ValueError(
             "position_ids restart within a row: it holds several examples, which a key-value cache cannot keep apart: "

@@ -9,8 +9,10 @@ import torch
 from transformers import DynamicCache
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, NoAdapter, attach
+from llava_moe.adapters.body import Body
 from llava_moe.model.build import FromShape, build_base
-from llava_moe.packed_rows import keep_examples_apart
+from llava_moe.packed_rows import keep_examples_apart, makes_mask_from_positions
+from tests.adapters.test_recomputation import FAMILIES as OTHERS
 from tests.adapters.tiny_decoders import FAMILIES, Family
 
 CONFIGS = {
@@ -145,3 +147,36 @@ def test_a_base_model_keeps_packed_rows_apart_without_an_adapter() -> None:
     }
     for way in WAYS.values():
         torch.testing.assert_close(model(**asked(row, way)).logits, expected, atol=2e-5, rtol=1e-5)
+
+
+# Bloom takes no positions: given all the same, its head drops them, and a row is one example to all.
+PACKS = {name: name in ("llama", "gpt_neox") for name in OTHERS if name != "bloom"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PACKS)
+def test_a_model_that_does_not_keep_a_rows_examples_apart_is_told_from_one_that_does(name: str) -> None:
+    torch.manual_seed(0)
+    model = OTHERS[name]().double().eval().requires_grad_(False)
+    first, second = torch.arange(3, 10)[None], torch.arange(20, 25)[None]
+    expected = torch.cat([model(input_ids=ids).logits for ids in (first, second)], 1)
+    row = {
+        "input_ids": torch.cat([first, second], 1),
+        "position_ids": torch.cat([torch.arange(7), torch.arange(5)])[None],
+        "use_cache": False,
+    }
+    is_apart = torch.allclose(model(**row).logits, expected, atol=1e-9)
+    assert is_apart == PACKS[name] == makes_mask_from_positions(type(model.get_decoder()))
+    attach(model, Lora(r=2, target_modules="all-linear"))
+    if is_apart:
+        torch.testing.assert_close(model(**row).logits, expected)
+    else:
+        with pytest.raises(ValueError, match="does not keep apart: give each example a row"):
+            model(**row)
+    torch.testing.assert_close(model(**row | {"position_ids": torch.arange(12)[None]}).logits.shape, expected.shape)
+
+
+@pytest.mark.parametrize("one", FAMILIES, ids=str)
+def test_every_family_that_we_pack_makes_its_mask_from_its_positions(one: Family) -> None:
+    language_model = Body.of(one.build()).language_model
+    assert makes_mask_from_positions(type(language_model))

@@ -619,6 +619,13 @@ def test_a_run_and_a_checkpoint_of_it_are_experts_too(build_llama: Build, two: l
     assert torch.equal(model(**packed()).logits, older(**packed()).logits)
 
 
+def test_a_runs_pointer_that_cannot_be_read_is_named(build_llama: Build, two: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last").write_bytes(b"step-\xff")
+    with pytest.raises(UserError, match="last cannot be read"):
+        attach(build_llama(), Mole([*two, str(tmp_path / "run")]))
+
+
 def test_folders_of_one_name_become_experts_of_two(build_llama: Build, tmp_path: Path) -> None:
     places = [write_lora(build_llama, tmp_path / where / "lora", seed, r=2) for seed, where in enumerate("ab")]
     tensors = attach(build_llama(), Mole(places)).state_dict()
