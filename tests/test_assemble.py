@@ -8,13 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AutoTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
 
 from llava_moe.adapters import LlavaMole, Lora, NoAdapter
 from llava_moe.assemble import Recipe, encoder_of, new_model, new_model_without_weights
@@ -22,11 +15,8 @@ from llava_moe.data.encode import Encoder
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
 from llava_moe.model import FromCheckpoint, FromParts, FromShape, build_base
+from tests.tiny_models import PART_TEXT, PART_VISION, write_parts
 
-VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2,
-          "image_size": 24, "patch_size": 8}  # fmt: skip
-TEXT = {"hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 4, "max_position_embeddings": 256}  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -34,15 +24,11 @@ CPU = torch.device("cpu")
 def architectures(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The three ways to a base model, all on disk."""
     folder = tmp_path_factory.mktemp("bases")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(folder / "clip")
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **TEXT)).save_pretrained(folder / "llama")
-    tokenizer.save_pretrained(folder / "llama")
-    parts = FromParts(str(folder / "clip"), str(folder / "llama"))
+    parts = FromParts(*write_parts(folder, tokenizer_folder))
     base = build_base(parts, torch.float32)
     base.model.save_pretrained(folder / "llava")
     base.tokenizer.save_pretrained(folder / "llava")
-    shape = FromShape(vision=VISION, text=TEXT, tokenizer=str(tokenizer_folder))
+    shape = FromShape(vision=PART_VISION, text=PART_TEXT, tokenizer=str(tokenizer_folder))
     return {"parts": parts, "checkpoint": FromCheckpoint(str(folder / "llava")), "shape": shape}
 
 

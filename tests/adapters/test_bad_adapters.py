@@ -16,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_moe.adapters import LlavaMole, Lora, attach, load_adapter
 from llava_moe.errors import UserError
-from tests.adapters.tiny_decoders import FAMILIES, TEXT
+from tests.adapters.tiny_decoders import FAMILIES
+from tests.tiny_models import TEXT
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 CONFIGS = {"lora": Lora(r=2), "llava_mole": LlavaMole(r=2)}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaModel
 
 from llava_moe.adapters.segments import Segments
+from tests.tiny_models import smallest_llama
 
 
 class Listener(nn.Module):
@@ -83,11 +83,7 @@ def test_asking_before_any_forward_pass_is_refused() -> None:
 
 @torch.no_grad()
 def test_examples_are_those_that_the_packed_attention_keeps_apart() -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
-    )
-    model, segments = LlamaModel(config).eval(), Segments()
+    model, segments = smallest_llama().model, Segments()
     segments.watch(model)
     positions = torch.tensor([[0, 1, 2, 0, 1, 0]])
     tokens = torch.arange(6)[None]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,10 +21,6 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     MistralConfig,
@@ -43,28 +41,14 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from tests.tiny_models import IMAGE_TOKEN, TEXT, VISION, tiny_llama, tiny_llava
+
 Inputs = dict[str, Tensor]
 
-IMAGE_TOKEN, VIDEO_TOKEN, START_TOKEN, END_TOKEN = 60, 61, 62, 63
+VIDEO_TOKEN, START_TOKEN, END_TOKEN = 61, 62, 63
 LENGTHS = (5, 11, 8)
-TEXT = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 56,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.3,
-    "bos_token_id": 1,
-    "eos_token_id": None,
-    "pad_token_id": 0,
-}
-CLIP = CLIPVisionConfig(
-    hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
-)
-SIGLIP = SiglipVisionConfig(
-    hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
-)
+CLIP = CLIPVisionConfig(**VISION)
+SIGLIP = SiglipVisionConfig(**VISION)
 GEMMA = TEXT | {"head_dim": 8}
 # A window shorter than the examples, so that it matters.
 WINDOW = {"sliding_window": 6}
@@ -93,9 +77,10 @@ class Family:
         return replace(config, **{key: value for key, value in self.targets.items() if key in named})
 
     def build(self) -> Any:
-        """The same model each time, frozen, in eval mode."""
+        """The same model each time, frozen, in eval mode: a copy of what was built once."""
+        model = _built(self.build_model)
         torch.manual_seed(0)
-        return self.build_model().eval().requires_grad_(False)
+        return copy.deepcopy(model)
 
     def examples(self) -> list[Inputs]:
         """What the model is called with for each of three examples."""
@@ -151,6 +136,12 @@ class Family:
         return torch.cat([text[None], axes])
 
 
+@cache
+def _built(build_model: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return build_model().eval().requires_grad_(False)
+
+
 def _pixels() -> Inputs:
     return {"pixel_values": torch.randn(1, 3, 16, 16)}
 
@@ -161,12 +152,6 @@ def _tiles() -> Inputs:
 
 def _patches() -> Inputs:
     return {"pixel_values": torch.randn(16, 3 * 2 * 4 * 4), "image_grid_thw": torch.tensor([[1, 4, 4]])}
-
-
-def _llava() -> PreTrainedModel:
-    return LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=CLIP, text_config=LlamaConfig(**TEXT), image_token_index=IMAGE_TOKEN)
-    )
 
 
 def _llava_next() -> PreTrainedModel:
@@ -236,7 +221,7 @@ EXPERTS = {
 }
 
 FAMILIES = (
-    Family("llama", lambda: LlamaForCausalLM(LlamaConfig(**TEXT))),
+    Family("llama", tiny_llama),
     Family("qwen2", lambda: Qwen2ForCausalLM(Qwen2Config(**TEXT))),
     Family("qwen3", lambda: Qwen3ForCausalLM(Qwen3Config(**TEXT, head_dim=8))),
     Family("mistral", lambda: MistralForCausalLM(MistralConfig(**TEXT, **WINDOW))),
@@ -246,8 +231,8 @@ FAMILIES = (
     # The MLP that every token visits beside its experts is called with the tokens of all rows in one.
     Family("qwen2_moe", lambda: Qwen2MoeForCausalLM(Qwen2MoeConfig(**TEXT, **EXPERTS))),
     Family("phi3", lambda: Phi3ForCausalLM(Phi3Config(**TEXT)), targets=FUSED),
-    Family("llava", _llava, (IMAGE_TOKEN,) * 4, _pixels),
-    Family("llava_text", _llava),
+    Family("llava", tiny_llava, (IMAGE_TOKEN,) * 4, _pixels),
+    Family("llava_text", tiny_llava),
     # 32 x 16 pixels: 2 x 2 patches of the whole, 4 x 2 of two tiles, and a newline after each of 4 rows.
     Family("llava_next", _llava_next, (IMAGE_TOKEN,) * (4 + 4 * 2 + 4), _tiles),
     Family("qwen2_vl", _qwen2_vl, multi_axis=True, **QWEN_VL),

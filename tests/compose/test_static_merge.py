@@ -10,23 +10,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_moe.adapters import Lora, attach, load_adapter
 from llava_moe.compose.static_merge import StaticMerge, merge
 from llava_moe.errors import UserError
+from tests.tiny_models import smallest_llama
 
 LINEAR = "layers.0.mlp.up_proj"
 
 
-def build() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=32, **shape)).eval()
-
-
 def write_lora(folder: Path, seed: int, is_trained: bool = True, **settings: Any) -> str:
-    attached = attach(build(), Lora(**settings))
+    attached = attach(smallest_llama(), Lora(**settings))
     torch.manual_seed(seed)
     if is_trained:
         with torch.no_grad():
@@ -46,7 +40,7 @@ def experts(tmp_path: Path) -> list[str]:
 
 def delta(folder: str | Path, linear: str = LINEAR) -> Tensor:
     """s B A of a folder, or zeros where it leaves a linear out."""
-    attached = load_adapter(model := build(), folder)
+    attached = load_adapter(model := smallest_llama(), folder)
     tensors = attached.state_dict()
     if f"{linear}.lora_A.weight" not in tensors:
         return torch.zeros_like(model.model.get_submodule(linear).weight)
@@ -55,7 +49,7 @@ def delta(folder: str | Path, linear: str = LINEAR) -> Tensor:
 
 
 def merged(experts: Sequence[str], tmp_path: Path, how: StaticMerge, linear: str = LINEAR) -> Tensor:
-    merge(build(), experts, how, tmp_path / "out")
+    merge(smallest_llama(), experts, how, tmp_path / "out")
     return delta(tmp_path / "out", linear)
 
 
@@ -106,15 +100,15 @@ def test_dare_draws_from_its_seed_and_leaves_the_generator_alone(experts: list[s
     one, again, other = (merged(experts, tmp_path, StaticMerge("dare_ties", seed=seed)) for seed in (3, 3, 4))
     assert torch.equal(one, again) and not torch.equal(one, other)
     torch.set_rng_state(state)
-    build()
+    smallest_llama()
     here = torch.get_rng_state()
-    model = build()
+    model = smallest_llama()
     merge(model, experts, StaticMerge("dare_ties"), tmp_path / "out")
     assert torch.equal(torch.get_rng_state(), here)
 
 
 def test_the_model_is_as_it_was(experts: list[str], tmp_path: Path) -> None:
-    model = build().requires_grad_(True)
+    model = smallest_llama().requires_grad_(True)
     modules, ids = dict(model.named_modules()), torch.arange(5)[None]
     before = model(ids).logits
     for method in ("linear", "ties"):
@@ -127,9 +121,9 @@ def test_the_model_is_as_it_was(experts: list[str], tmp_path: Path) -> None:
 def test_a_merge_that_changes_nothing_is_refused(experts: list[str], tmp_path: Path) -> None:
     untrained = [write_lora(tmp_path / f"{seed}", seed, is_trained=False, r=2) for seed in (1, 2)]
     with pytest.raises(UserError, match="changes nothing"):
-        merge(build(), untrained, StaticMerge("linear"), tmp_path / "out")
+        merge(smallest_llama(), untrained, StaticMerge("linear"), tmp_path / "out")
     with pytest.raises(UserError, match="changes nothing"):
-        merge(build(), experts, StaticMerge("linear", (0, 0)), tmp_path / "out")
+        merge(smallest_llama(), experts, StaticMerge("linear", (0, 0)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -144,9 +138,9 @@ def test_what_cannot_be_is_refused(experts: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights=\[nan, 1.0\] must be finite"):
         StaticMerge("linear", (float("nan"), 1))
     with pytest.raises(UserError, match="2 numbers"):
-        merge(build(), experts, StaticMerge("linear", (1,)), tmp_path / "out")
+        merge(smallest_llama(), experts, StaticMerge("linear", (1,)), tmp_path / "out")
     with pytest.raises(UserError, match="sum to 0"):
-        merge(build(), experts, StaticMerge("normalized_linear", (1, -1)), tmp_path / "out")
+        merge(smallest_llama(), experts, StaticMerge("normalized_linear", (1, -1)), tmp_path / "out")
 
 
 @torch.no_grad()
@@ -178,4 +172,4 @@ def test_without_peft_it_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match="pip install"):
-        merge(build(), experts, StaticMerge("linear"), tmp_path / "out")
+        merge(smallest_llama(), experts, StaticMerge("linear"), tmp_path / "out")

@@ -13,13 +13,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 
 from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, attach, load_adapter
 from llava_moe.model import recompute_activations
+from tests.tiny_models import IMAGE_TOKEN, tiny_llava
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "adapter").glob("*.yaml"))
-IMAGE_TOKEN, IMAGE_LENGTH = 60, 4
+IMAGE_LENGTH = 4
 
 
 def build_config(file: Path, tmp_path: Path) -> Any:
@@ -32,29 +33,8 @@ def build_config(file: Path, tmp_path: Path) -> Any:
 
 def write_lora(folder: Path, r: int) -> str:
     """A LoRA trained for no step: its A is random, its B is zero."""
-    attach(build_model(), Lora(r=r, lora_alpha=7)).save(folder)
+    attach(tiny_llava(), Lora(r=r, lora_alpha=7)).save(folder)
     return str(folder)
-
-
-def build_model() -> LlavaForConditionalGeneration:
-    torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
-    )
-    text = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=56,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
-    return LlavaForConditionalGeneration(config).eval().requires_grad_(False)
 
 
 def randomise(attached: Attached) -> None:
@@ -96,7 +76,7 @@ def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def model() -> LlavaForConditionalGeneration:
-    return build_model()
+    return tiny_llava()
 
 
 def test_every_method_of_the_package_has_a_yaml() -> None:
@@ -182,7 +162,7 @@ def test_saved_and_loaded_adapter_gives_equal_logits(
     attached = attach(model, config)
     randomise(attached)
     attached.save(tmp_path)
-    other = build_model()
+    other = tiny_llava()
     loaded = load_adapter(other, tmp_path)
     assert loaded.load_balance_coef == attached.load_balance_coef
     assert torch.equal(other(**packed()).logits, model(**packed()).logits)
@@ -203,7 +183,7 @@ def test_file_holds_the_adapter_and_nothing_else(
 
 def test_checkpointing_changes_no_gradient(config: Any) -> None:
     def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
-        model = build_model().train()
+        model = tiny_llava().train()
         attached = attach(model, config)
         randomise(attached)
         if checkpointing:
@@ -281,7 +261,7 @@ class Partition:
 
 def test_parameters_are_read_only_by_the_module_that_owns_them(config: Any) -> None:
     def gradients(partitioned: bool) -> dict[str, torch.Tensor]:
-        model = build_model()
+        model = tiny_llava()
         model.model.multi_modal_projector.requires_grad_(True)
         attached = attach(model, config)
         randomise(attached)

@@ -6,22 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 
 from llava_moe.adapters import Attached, attach
-
-TEXT = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 56,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.3,
-    "eos_token_id": None,
-    "pad_token_id": 0,
-}
-VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+from tests.tiny_models import tiny_llava
 
 
 @pytest.fixture
@@ -29,10 +17,7 @@ def build() -> Callable[..., LlavaForConditionalGeneration]:
     """A function that builds the same model each time."""
 
     def build_model() -> LlavaForConditionalGeneration:
-        torch.manual_seed(0)
-        vision = CLIPVisionConfig(**VISION, image_size=16, patch_size=8)
-        config = LlavaConfig(vision_config=vision, text_config=LlamaConfig(**TEXT), image_token_index=60)
-        return LlavaForConditionalGeneration(config).double().eval().requires_grad_(False)
+        return tiny_llava().double()
 
     return build_model
 

@@ -6,38 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    AutoTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaForConditionalGeneration,
-)
+from transformers import CLIPVisionModel, LlamaForCausalLM, LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
 from llava_moe.model import FromCheckpoint, FromParts, FromShape, build_base
 from llava_moe.model.attention import choose_attention, packing_arguments
-
-VISION = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 24,
-    "patch_size": 8,
-}  # fmt: skip
-TEXT = {
-    "hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "max_position_embeddings": 256,
-}  # fmt: skip
+from tests.tiny_models import write_parts
 
 
 @pytest.fixture(scope="module")
 def parts(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FromParts:
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(3)
-    CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(folder / "clip")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **TEXT)).save_pretrained(folder / "llama")
-    tokenizer.save_pretrained(folder / "llama")
-    return FromParts(str(folder / "clip"), str(folder / "llama"))
+    return FromParts(*write_parts(folder, tokenizer_folder))
 
 
 def row_inputs(base, images: int = 2) -> tuple[dict, list[dict]]:
