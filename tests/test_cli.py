@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llava_moe.cli import COMMANDS, DATA_COMMANDS, prepare_override, run
+from tests.forked_commands import CommandServer
 
 
 def test_help_answers_in_under_half_a_second() -> None:
@@ -94,12 +95,14 @@ def test_a_users_own_experiment_folder_is_found(tiny_words: list[str], tmp_path:
 
 
 @pytest.mark.slow
-def test_curves_go_to_tensorboard_and_offline_wandb_when_asked(tiny_words: list[str], tmp_path: Path) -> None:
+def test_curves_go_to_tensorboard_and_offline_wandb_when_asked(
+    tiny_words: list[str], tmp_path: Path, command_server: CommandServer
+) -> None:
     pytest.importorskip("tensorboard")
     pytest.importorskip("wandb")
     words = [*tiny_words, f"out={tmp_path / 'run'}", "log.tensorboard=true", "log.wandb=offline", "train.max_steps=2"]
-    finished = subprocess.run([sys.executable, "-m", "llava_moe", "train", *words], capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
+    finished = command_server.run(["train", *words])
+    assert finished.poll() == 0, finished.errors
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from llava_moe.cli import run
+from tests.forked_commands import CommandServer
 
 
 def records_of(folder: Path) -> list[dict]:
@@ -72,7 +73,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tiny_words
 
 @pytest.mark.slow
 def test_a_run_killed_at_any_step_and_started_again_equals_one_never_stopped(
-    tiny_words: list[str], tmp_path: Path
+    tiny_words: list[str], tmp_path: Path, command_server: CommandServer
 ) -> None:
     words = [*tiny_words, "train.max_steps=40", "train.save_every=4", "data.num_workers=1"]
     assert run(["train", *words, f"out={tmp_path / 'unbroken'}"]) == 0
@@ -80,18 +81,14 @@ def test_a_run_killed_at_any_step_and_started_again_equals_one_never_stopped(
     generator = random.Random(7)
     targets = sorted(generator.sample(range(5, 38), 3))
     for target in targets:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llava_moe", "train", *words, f"out={broken}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        process = command_server.start(["train", *words, f"out={broken}"])
         deadline = time.monotonic() + 120
         while num_logged(broken) < target:
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.poll() is None, process.errors
             assert time.monotonic() < deadline
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         assert not (broken / "finished.json").exists()
     assert run(["train", *words, f"out={broken}"]) == 0
     assert_same_run(tmp_path / "unbroken", broken)
@@ -113,19 +110,16 @@ def num_logged(folder: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
-def test_sigterm_saves_and_exits_with_75(tiny_words: list[str], tmp_path: Path) -> None:
+def test_sigterm_saves_and_exits_with_75(tiny_words: list[str], tmp_path: Path, command_server: CommandServer) -> None:
     words = [*tiny_words, "train.max_steps=4000", f"out={tmp_path / 'run'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llava_moe", "train", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    process = command_server.start(["train", *words])
     deadline = time.monotonic() + 120
     while num_logged(tmp_path / "run") < 3:
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, process.errors
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors.decode()
+    assert process.wait(timeout=60) == 75, process.errors
     saved = (tmp_path / "run" / "checkpoints" / "last").read_text().strip()
     assert int(saved.removeprefix("step-")) == num_logged(tmp_path / "run")
 

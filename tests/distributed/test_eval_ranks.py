@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from llava_moe.cli import run
 from llava_moe.commands.eval_progress import EvalProgress
+from tests.distributed.conftest import launcher_of
+from tests.forked_commands import ForkedCommand
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+StartRanks = Callable[..., list[ForkedCommand]]
 
 NUM_QUESTIONS = 60
 WORDS = ["square", "circle", "red", "blue", "three", "bars", "small", "Axial", "number", "left of"]
@@ -69,29 +72,9 @@ def write_charts(folder: Path) -> None:
         (folder / f"test_{part}.json").write_text(json.dumps(of_part))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start_ranks(world: int, words: list[str], out: Path) -> list[subprocess.Popen[str]]:
-    """Real processes that meet over gloo, told of each other as launchers tell them."""
-    meeting = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "llava_moe", "eval", *words, f"out={out}"],
-            env=os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-
-
-def scored_by_ranks(world: int, words: list[str], out: Path) -> dict[str, str]:
-    told = [process.communicate(timeout=240)[0] for process in start_ranks(world, words, out)]
+def scored_by_ranks(start_ranks: StartRanks, world: int, words: list[str], out: Path) -> dict[str, str]:
+    ranks = start_ranks(world, ["eval", *words, f"out={out}"])
+    told = [(rank.wait(timeout=240), rank.output)[1] for rank in ranks]
     assert "scores and answers" in told[0], told
     assert all("scores and answers" not in text for text in told[1:])
     return files_of(out)
@@ -130,9 +113,8 @@ def test_batches_of_eight_answer_as_questions_alone(words: list[str], expected: 
 def test_two_ranks_of_torchrun_write_what_one_process_writes(
     words: list[str], expected: dict[str, str], tmp_path: Path
 ) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     finished = subprocess.run(
-        [*launcher, "-m", "llava_moe", "eval", *words, "batch_size=8", f"out={tmp_path}"],
+        [*launcher_of("torchrun"), "eval", *words, "batch_size=8", f"out={tmp_path}"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -144,8 +126,10 @@ def test_two_ranks_of_torchrun_write_what_one_process_writes(
     assert files_of(tmp_path) == expected
 
 
-def test_three_killed_ranks_are_gone_on_from_by_two(words: list[str], expected: dict[str, str], tmp_path: Path) -> None:
-    ranks = start_ranks(3, [*words, "batch_size=1"], tmp_path)
+def test_three_killed_ranks_are_gone_on_from_by_two(
+    words: list[str], expected: dict[str, str], start_ranks: StartRanks, tmp_path: Path
+) -> None:
+    ranks = start_ranks(3, ["eval", *words, "batch_size=1", f"out={tmp_path}"])
     path = tmp_path / "eval" / "chartqa.answers.jsonl"
     parts = [path, *(path.with_name(f"chartqa.answers.part{rank}.jsonl") for rank in (1, 2))]
     until = time.monotonic() + 240
@@ -155,12 +139,12 @@ def test_three_killed_ranks_are_gone_on_from_by_two(words: list[str], expected: 
     for process in ranks:
         process.send_signal(signal.SIGKILL)
     for process in ranks:
-        process.communicate()
+        process.wait()
     kept = sum(part.read_text().count("\n") for part in parts)
     assert 3 <= kept < NUM_QUESTIONS
     with parts[1].open("a") as file:
         file.write('{"question_id": "cut sho')
-    assert scored_by_ranks(2, [*words, "batch_size=8"], tmp_path) == expected
+    assert scored_by_ranks(start_ranks, 2, [*words, "batch_size=8"], tmp_path) == expected
 
 
 def test_one_process_goes_on_where_several_stopped(words: list[str], expected: dict[str, str], tmp_path: Path) -> None:
@@ -196,9 +180,11 @@ def test_a_signal_keeps_the_answers_so_far_and_the_same_command_goes_on(
     assert files_of(tmp_path) == expected
 
 
-def test_what_the_user_must_mend_is_told_once_by_many_ranks(words: list[str], tmp_path: Path) -> None:
-    processes = start_ranks(2, [*words, "batch_size=0"], tmp_path)
-    told = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2]
+def test_what_the_user_must_mend_is_told_once_by_many_ranks(
+    words: list[str], start_ranks: StartRanks, tmp_path: Path
+) -> None:
+    processes = start_ranks(2, ["eval", *words, "batch_size=0", f"out={tmp_path}"])
+    assert [process.wait(timeout=240) for process in processes] == [2, 2]
+    told = [process.output for process in processes]
     assert "batch_size=0: give" in told[0] and told[0].count("\n") == 1
     assert told[1] == ""

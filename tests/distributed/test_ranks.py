@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.distributed.conftest import Launch
+
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 NUM_STEPS = 20
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def launch(launcher: str, words: list[str], folder: Path, cwd: Path) -> None:
-    port = free_port()
-    command = {
-        "one": [sys.executable, "-m", "llava_moe"],
-        "torchrun": [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
-            *(f"--master-port={port}", "-m", "llava_moe"),
-        ],
-        "deepspeed": [
-            *(sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--num_gpus=2"),
-            *(f"--master_port={port}", "--module", "llava_moe"),
-        ],
-    }[launcher]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    finished = subprocess.run(
-        [*command, "train", *words, f"out={folder}"],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=420,
-    )
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
 
 
 def records_of(folder: Path) -> list[dict]:
@@ -93,15 +61,15 @@ def words(tokenizer_folder: Path, own_data: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def one_process(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_process(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     launch("one", words, folder / "run", folder)
     return folder / "run"
 
 
-@pytest.mark.parametrize(("launcher", "stage"), [("torchrun", 0), ("torchrun", 2), ("torchrun", 3), ("deepspeed", 2)])
+@pytest.mark.parametrize(("launcher", "stage"), [("ranks", 0), ("torchrun", 2), ("ranks", 3), ("deepspeed", 2)])
 def test_two_ranks_equal_one_process(
-    launcher: str, stage: int, words: list[str], one_process: Path, tmp_path: Path
+    launcher: str, stage: int, words: list[str], launch: Launch, one_process: Path, tmp_path: Path
 ) -> None:
     launch(launcher, [*words, *spread(stage)], tmp_path / "run", tmp_path)
     assert_equal_runs(one_process, tmp_path / "run")
@@ -115,7 +83,9 @@ def spread(stage: int) -> list[str]:
 
 
 @pytest.fixture(scope="module", params=["lora", "none"])
-def unrouted(request: pytest.FixtureRequest, words: list[str], tmp_path_factory: Any) -> tuple[list[str], Path]:
+def unrouted(
+    request: pytest.FixtureRequest, words: list[str], launch: Launch, tmp_path_factory: Any
+) -> tuple[list[str], Path]:
     """Words for a run in which nothing is routed, and what one process makes of them."""
     folder = tmp_path_factory.mktemp(request.param)
     plain = [word for word in words if "dropout" not in word or request.param == "lora"]
@@ -126,10 +96,10 @@ def unrouted(request: pytest.FixtureRequest, words: list[str], tmp_path_factory:
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_two_ranks_train_what_is_not_routed_as_one_process(
-    stage: int, unrouted: tuple[list[str], Path], tmp_path: Path
+    stage: int, unrouted: tuple[list[str], Path], launch: Launch, tmp_path: Path
 ) -> None:
     plain, one = unrouted
-    launch("torchrun", [*plain, *spread(stage)], tmp_path / "run", tmp_path)
+    launch("ranks", [*plain, *spread(stage)], tmp_path / "run", tmp_path)
     assert_equal_runs(one, tmp_path / "run")
 
 
@@ -139,7 +109,7 @@ def test_every_adapter_is_held_to_this() -> None:
 
 
 @pytest.fixture(scope="module")
-def mixlora(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+def mixlora(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """Words for a run whose linears choose by example, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("mixlora")
     chooses = [*words, "adapter=mixlora", "adapter.num_factors=6", "adapter.r=2"]
@@ -154,15 +124,17 @@ def shares_of(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_two_ranks_choose_factors_as_one_process(stage: int, mixlora: tuple[list[str], Path], tmp_path: Path) -> None:
+def test_two_ranks_choose_factors_as_one_process(
+    stage: int, mixlora: tuple[list[str], Path], launch: Launch, tmp_path: Path
+) -> None:
     chooses, one = mixlora
-    launch("torchrun", [*chooses, *spread(stage)], tmp_path / "run", tmp_path)
+    launch("ranks", [*chooses, *spread(stage)], tmp_path / "run", tmp_path)
     assert_equal_runs(one, tmp_path / "run")
     torch.testing.assert_close(shares_of(tmp_path / "run"), shares_of(one), atol=2e-6, rtol=0)
 
 
 @pytest.fixture(scope="module")
-def mole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+def mole(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """Words for a run whose balance loss is of the whole step, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("mole")
     for r in (2, 3):
@@ -175,13 +147,17 @@ def mole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[li
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_two_ranks_weigh_experts_as_one_process(stage: int, mole: tuple[list[str], Path], tmp_path: Path) -> None:
+def test_two_ranks_weigh_experts_as_one_process(
+    stage: int, mole: tuple[list[str], Path], launch: Launch, tmp_path: Path
+) -> None:
     weighs, one = mole
-    launch("torchrun", [*weighs, *spread(stage)], tmp_path / "run", tmp_path)
+    launch("ranks", [*weighs, *spread(stage)], tmp_path / "run", tmp_path)
     assert_equal_runs(one, tmp_path / "run")
 
 
-def test_balance_over_the_step_does_not_depend_on_packing(mole: tuple[list[str], Path], tmp_path: Path) -> None:
+def test_balance_over_the_step_does_not_depend_on_packing(
+    mole: tuple[list[str], Path], launch: Launch, tmp_path: Path
+) -> None:
     weighs, one = mole
     launch("one", [*weighs, "train.tokens_per_micro_batch=800"], tmp_path / "run", tmp_path)
     assert_equal_runs(one, tmp_path / "run")
@@ -189,12 +165,14 @@ def test_balance_over_the_step_does_not_depend_on_packing(mole: tuple[list[str],
     assert sum(record["rows"] for record in records_of(one)) > 2 * NUM_STEPS
 
 
-def test_two_ranks_in_bf16_follow_one_process_and_save_their_masters(words: list[str], tmp_path: Path) -> None:
+def test_two_ranks_in_bf16_follow_one_process_and_save_their_masters(
+    words: list[str], launch: Launch, tmp_path: Path
+) -> None:
     half = [*words, "train.dtype=bf16", "train.max_steps=4"]
     launch("one", half, tmp_path / "one", tmp_path)
     for stage in (0, 2):
         folder = tmp_path / f"zero{stage}"
-        launch("torchrun", [*half, f"parallel=zero{stage}"], folder, tmp_path)
+        launch("ranks", [*half, f"parallel=zero{stage}"], folder, tmp_path)
         for a, b in zip(records_of(tmp_path / "one"), records_of(folder), strict=True):
             assert a["loss"] == pytest.approx(b["loss"], abs=2e-3)
             assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-2)
@@ -202,12 +180,12 @@ def test_two_ranks_in_bf16_follow_one_process_and_save_their_masters(words: list
         assert not any(torch.equal(value.bfloat16().float(), value) for value in saved.values())
 
 
-def test_two_ranks_resume_where_they_were_stopped(words: list[str], tmp_path: Path) -> None:
+def test_two_ranks_resume_where_they_were_stopped(words: list[str], launch: Launch, tmp_path: Path) -> None:
     half = [*words, "parallel=zero2", "train.save_every=10", "adapter.lora_dropout=0.1"]
-    launch("torchrun", half, tmp_path / "whole", tmp_path)
-    launch("torchrun", half, tmp_path / "run", tmp_path)
+    launch("ranks", half, tmp_path / "whole", tmp_path)
+    launch("ranks", half, tmp_path / "run", tmp_path)
     rewind(tmp_path / "run", 10)
-    launch("torchrun", half, tmp_path / "run", tmp_path)
+    launch("ranks", half, tmp_path / "run", tmp_path)
     left, right = records_of(tmp_path / "whole"), records_of(tmp_path / "run")
     assert [(r["sample_hash"], r["loss"]) for r in left] == [(r["sample_hash"], r["loss"]) for r in right]
 

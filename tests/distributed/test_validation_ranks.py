@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.test_ranks import launch, rewind, spread
+from tests.distributed.conftest import Launch
+from tests.distributed.test_ranks import rewind, spread
 from tests.eval.tasks.published import LAYOUTS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -30,7 +31,7 @@ def words(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def alone(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     launch("one", [*words, "eval.during=[pope]"], folder / "run", folder)
     return folder / "run"
@@ -41,9 +42,11 @@ def validations_of(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_two_ranks_measure_what_one_process_measures(stage: int, words: list[str], alone: Path, tmp_path: Path) -> None:
+def test_two_ranks_measure_what_one_process_measures(
+    stage: int, words: list[str], launch: Launch, alone: Path, tmp_path: Path
+) -> None:
     asks = [] if stage == 3 else ["eval.during=[pope]"]
-    launch("torchrun", [*words, *spread(stage), *asks], tmp_path / "run", tmp_path)
+    launch("ranks", [*words, *spread(stage), *asks], tmp_path / "run", tmp_path)
     left, right = validations_of(alone), validations_of(tmp_path / "run")
     assert [line["step"] for line in right] == [1, 2]
     for one, two in zip(left, right, strict=True):
@@ -55,7 +58,9 @@ def test_two_ranks_measure_what_one_process_measures(stage: int, words: list[str
     assert best[0] == best[1]
 
 
-def test_measuring_on_two_ranks_leaves_their_training_as_it_is(words: list[str], tmp_path: Path) -> None:
+def test_measuring_on_two_ranks_leaves_their_training_as_it_is(
+    words: list[str], launch: Launch, tmp_path: Path
+) -> None:
     drops = [
         *words,
         "parallel=zero2",
@@ -64,8 +69,8 @@ def test_measuring_on_two_ranks_leaves_their_training_as_it_is(words: list[str],
         "train.save_every=2",
         "train.keep_last=9",
     ]
-    launch("torchrun", drops, tmp_path / "measured", tmp_path)
-    launch("torchrun", [*drops, "eval.every=0", "eval.best=null"], tmp_path / "plain", tmp_path)
+    launch("ranks", drops, tmp_path / "measured", tmp_path)
+    launch("ranks", [*drops, "eval.every=0", "eval.best=null"], tmp_path / "plain", tmp_path)
     measured, plain = (
         [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         for name in ("measured", "plain")
@@ -75,5 +80,5 @@ def test_measuring_on_two_ranks_leaves_their_training_as_it_is(words: list[str],
     ]
     before = validations_of(tmp_path / "measured")
     rewind(tmp_path / "measured", 2)
-    launch("torchrun", drops, tmp_path / "measured", tmp_path)
+    launch("ranks", drops, tmp_path / "measured", tmp_path)
     assert validations_of(tmp_path / "measured") == before
