@@ -153,10 +153,10 @@ def test_the_largest_rank_is_that_of_the_narrowest_linear_and_is_named_above_it(
     for method in ("svd", "ties", "dare_ties"):
         for rank in (17, 5000):
             with pytest.raises(UserError, match=rf"^rank={rank}: .* so 16 is the largest rank that method={method} "):
-                merge(build(), experts, StaticMerge(method, rank=rank), tmp_path / "none")
+                merge(smallest_llama(), experts, StaticMerge(method, rank=rank), tmp_path / "none")
     assert not (tmp_path / "none").exists()
     assert (
-        merge(build(), experts, StaticMerge("linear", rank=5000), tmp_path / "sum").r == 5
+        merge(smallest_llama(), experts, StaticMerge("linear", rank=5000), tmp_path / "sum").r == 5
     )  # no SVD, no rank to leave
 
 

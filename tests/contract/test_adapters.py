@@ -205,7 +205,7 @@ def test_checkpointing_changes_no_gradient(config: Any) -> None:
 
 def test_passes_before_one_backward_pass_keep_their_gradients_when_recomputed(config: Any) -> None:
     def gradients(together: bool) -> dict[str, torch.Tensor]:
-        model = build_model().train()
+        model = tiny_llava().train()
         attached = attach(model, config)
         randomise(attached)
         model.model.multi_modal_projector.requires_grad_(True)

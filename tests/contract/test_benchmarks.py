@@ -33,7 +33,7 @@ def places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return name, Places(paths={name: str(place)}, cache=folder / "cache")
 
 
-@pytest.fixture(params=[protocol.name for protocol in PROTOCOLS])
+@pytest.fixture(scope="module", params=[protocol.name for protocol in PROTOCOLS])
 def benchmark(places: tuple[str, Places], request: pytest.FixtureRequest) -> Benchmark:
     name, where = places
     return open_benchmark(name, protocol=request.param, places=where)
