@@ -18,6 +18,7 @@ from llava_moe.account.seating import Seats
 from llava_moe.assemble import encoder_of, recipe_of
 from llava_moe.cli import config_folder
 from llava_moe.commands.compose_config import compose_again, resolved, run_composed
+from llava_moe.commands.console import open_console
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import Limit, check_settings
 from llava_moe.commands.processes import Processes
@@ -102,7 +103,12 @@ def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
     check_stage(stage.config | {"init_from": None})
     encoder = encoder_of(recipe_of(stage.config))
     alone = Processes(0, 1, torch.device("cpu"), "local")
-    return encoder, open_data(stage.config, encoder, alone, progress)
+    data = open_data(stage.config, encoder, alone, progress)
+    # Where nobody watches what passes by, splits that are not read are named all the same.
+    for records in data.records if progress.quiet else ():
+        if records.unread is not None:
+            open_console().print(records.unread, soft_wrap=True)
+    return encoder, data
 
 
 def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> Seats:
