@@ -168,7 +168,7 @@ def without_comma(file: Path) -> None:
         ("broken.jsonl", without_comma, r"line 6: not valid JSON \(Expecting ',' delimiter\), character 16; mend"),
         ("list.json", lambda file: file.write_text("[]"), "holds no records"),
         ("latin.json", lambda file: file.write_bytes(b'[{"id": "\xe9"}]'), "not UTF-8 text"),
-        ("table.csv", lambda file: file.write_text("id,answer\n1,red\n"), "line 1: not valid JSON"),
+        ("table.csv", lambda file: file.write_text("id,answer\n1,red\n"), "CSV is not read: turn it into JSON Lines"),
         ("deep.json", lambda file: file.write_text("[" * 100_000), "brackets too deep"),
         ("rows.parquet", lambda file: file.write_bytes(b"PAR1 and no more"), "not a readable Parquet file"),
         ("folder", lambda file: file.mkdir(), "no .parquet, .json or .jsonl file in"),
