@@ -187,6 +187,8 @@ def build_base_without_weights(
     # Trap: SigLIP's initialization asks its numbers for their values, and here they have none.
     with torch.device(place), no_init_weights():
         model = _made(config, dtype, architecture)
+    # The initialization that was left out would have tied what is tied.
+    model.tie_weights()
     return _described(model, tokenizer, architecture)
 
 

@@ -170,13 +170,18 @@ def test_questions_about_one_image_are_answered_alike_together_and_alone_by_a_mo
     assert answers(questions) == [text for question in questions for text in answers([question])]
 
 
-def test_a_siglip_folder_is_planned_with_tensors_that_hold_nothing(tokenizer_folder: Path, tmp_path: Path) -> None:
-    write_llava(tmp_path, tokenizer_folder, tower="siglip")
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_siglip_folder_is_planned_with_tensors_that_hold_nothing(
+    tied: bool, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    write_llava(tmp_path, tokenizer_folder, tower="siglip", text={"tie_word_embeddings": tied})
     whole = build_base(FromCheckpoint(str(tmp_path)), torch.float32).model
     with FakeTensorMode():
         hollow = build_base_without_weights(FromCheckpoint(str(tmp_path)), torch.float32, "cpu").model
     shapes = {name: tuple(tensor.shape) for name, tensor in whole.state_dict().items()}
     assert {name: tuple(tensor.shape) for name, tensor in hollow.state_dict().items()} == shapes
+    assert (hollow.lm_head.weight is hollow.get_input_embeddings().weight) == tied
+    assert len([*hollow.parameters()]) == len([*whole.parameters()])
 
 
 def test_a_siglip_folder_says_its_own_mean_and_standard_deviation(tokenizer_folder: Path, tmp_path: Path) -> None:
