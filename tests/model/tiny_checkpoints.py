@@ -11,7 +11,6 @@ import torch
 from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,
-    GemmaConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -42,7 +41,6 @@ LANGUAGE_MODELS: dict[str, type[PreTrainedConfig]] = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "phi3": Phi3Config,
-    "gemma": GemmaConfig,
 }
 HALF = [0.5, 0.5, 0.5]
 SQUARE = {"height": SIZE, "width": SIZE}
@@ -78,7 +76,7 @@ def write_llava(
     is_siglip = tower == "siglip"
     vision_config = (SiglipVisionConfig if is_siglip else CLIPVisionConfig)(**{**VISION, **(vision or {})})
     numbers = {token: getattr(tokenizer, token) for token in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    more = {"head_dim": 10} if language in ("gemma", "mistral") else {}
+    more = {"head_dim": 10} if language == "mistral" else {}
     text_config = LANGUAGE_MODELS[language](**{"vocab_size": 640, **TEXT, **numbers, **more, **(text or {})})
     chosen = {
         "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
