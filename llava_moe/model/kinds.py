@@ -11,7 +11,7 @@ from llava_moe.errors import UserError
 TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """Vision towers, and how many tokens each puts in front of the patches (CLIP's class token)."""
 
-# Trap: Gemma multiplies its embeddings by the square root of their width; transformers 4 did so with image features too,
+# Trap: Gemma multiplies its embeddings by the square root of their width; transformers 4 did so with image features,
 # 5 does not. Which of the two a LLaVA of Gemma was trained with, nothing in its folder says.
 LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "phi3")
 ORIGINAL_LLAVA = ("llava_llama", "llava_mistral", "llava_mpt", "llava_qwen", "llava_gemma", "llava_phi")

@@ -21,6 +21,7 @@ from llava_moe.chat.session import Session
 from llava_moe.cli import run
 from llava_moe.commands.eval_model import ScoredModel, open_model
 from llava_moe.data.conversation import USER, Turn
+from llava_moe.data.template import Rendered
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.ranks import ALONE
 from tests.distributed.test_eval_ranks import NUM_QUESTIONS, write_charts
@@ -130,9 +131,9 @@ def test_chat_asks_a_checkpoint_as_its_files_say_word_for_word_as_eval_does(
 ) -> None:
     shutil.copytree(trained / "hf", tmp_path / "hf")
     (tmp_path / "hf" / "chat_template.jinja").write_text(SHOUTED)
-    settings = json.loads((tmp_path / "hf" / "processor_config.json").read_text())
-    settings["image_processor"] |= {"do_pad": False, "image_mean": [0.9, 0.1, 0.4]}
-    (tmp_path / "hf" / "processor_config.json").write_text(json.dumps(settings))
+    settings = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
+    settings |= {"do_pad": False, "image_mean": [0.9, 0.1, 0.4]}
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(settings))
     [base] = [path.parent for path in trained.glob("peft/**/model.safetensors")]
     [question] = questions(own_data)[:1]
     said = set()
@@ -167,7 +168,7 @@ def test_a_conversation_by_a_chat_template_holds_what_was_said_before(trained: P
     written = assembled.encoder.template.prompt(turns)
     assert written == f"USER: <image>\nWhat colour is the square? ASSISTANT: {first} USER: Is it small? Answer:"
     pixels = torch.from_numpy(session.pictures[0].pixels)[None]
-    ids = torch.from_numpy(assembled.encoder.encode_written(written))[None]
+    ids = torch.from_numpy(assembled.encoder.encode_written(Rendered(written, ())))[None]
     told = assembled.model.generate(
         **{"input_ids": ids, "pixel_values": assembled.encoder.transform.normalise(pixels)},
         **{"max_new_tokens": 4, "do_sample": False, "pad_token_id": assembled.encoder.pad_token_id},

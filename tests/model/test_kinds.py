@@ -16,6 +16,7 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGenera
 
 from llava_moe.assemble import open_checkpoint
 from llava_moe.data.conversation import USER, Turn
+from llava_moe.data.template import Rendered
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.generate import answer_questions, iterate_answers
@@ -62,7 +63,7 @@ def theirs(folder: Path, image: Image.Image) -> dict[str, torch.Tensor]:
 def ours(folder: Path, image: Image.Image) -> dict[str, torch.Tensor]:
     assembled = open_checkpoint(str(folder), "fp32", CPU)
     encoder, model = assembled.encoder, assembled.model
-    ids = torch.from_numpy(encoder.encode_written(PROMPT))[None]
+    ids = torch.from_numpy(encoder.encode_written(Rendered(PROMPT, ())))[None]
     pixels = encoder.transform.normalise(torch.from_numpy(encoder.transform(image))[None])
     return {"input_ids": ids, "pixel_values": pixels, "logits": model(input_ids=ids, pixel_values=pixels).logits[0]}
 
@@ -235,7 +236,7 @@ def refused(folder: Path) -> str:
         ("vision_config", "pixtral", "a vision tower of type pixtral"),
         ("text_config", "opt", "a language model of type opt: supported are llama, mistral"),
         ("text_config", "gemma2", "a language model of type gemma2"),
-        ("text_config", "gemma", "a language model of type gemma, "),
+        ("text_config", "gemma", "a language model of type gemma: supported are"),
         ("text_config", "no_such_model", "cannot be loaded"),
     ],
 )
