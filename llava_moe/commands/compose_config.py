@@ -185,6 +185,11 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
         )
     if isinstance(error, yaml.YAMLError):
         return f"a configuration file is not valid YAML: {first}"
+    # An experiment's own sizes of an adapter are looked up by both names (configs/sizes).
+    if lost := re.match(r"Error resolving interpolation '\$\{exp\}_\$\{adapter\}'", first) and [
+        word.lstrip("~") for word in words if word in ("~adapter", "~exp")
+    ]:
+        return f"{lost[0]} is not set: a ~ left it out; leave that word out, or say {lost[0]}=NAME"
     return f"cannot read the command line: {first}"
 
 

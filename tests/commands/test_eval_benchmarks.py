@@ -110,5 +110,6 @@ def test_a_tokenizer_that_cannot_write_the_template_is_one_line(
     model.save_pretrained(tmp_path / "hf")
     processor.tokenizer.eos_token = "<unk>"
     processor.save_pretrained(tmp_path / "hf")
-    line = refused("eval", f"model.path={tmp_path / 'hf'}", "benchmarks=[pope]", *words[2:])
+    asked = [f"model.path={tmp_path / 'hf'}", "model.template=v1"]
+    line = refused("eval", *asked, "benchmarks=[pope]", *words[2:])
     assert "cannot write LLaVA-1.5's template" in line and "<unk>" in line

@@ -112,7 +112,7 @@ def test_a_full_disk_is_told_whichever_file_meets_it_first(
     good = {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "red"}]}
     (tmp_path / "train.json").write_text(json.dumps([{"id": "bad"}, *[good] * 20]))
     words = ["train", *tiny_words, f"path={tmp_path / 'train.json'}", f"out={tmp_path / 'run'}", "train.max_steps=2"]
-    words += ["data.max_bad_share=0.9"]
+    words += ["data.max_bad_share=0.9", "images=null"]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, write_when_full)
         assert re.search("is full|File too large", refused(*words))
@@ -158,10 +158,10 @@ def test_memory_that_runs_out_elsewhere_is_told_too(
 def test_a_data_worker_that_is_killed_is_told_with_the_setting_to_lower(
     tiny_words: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(encode, "open_image", killed)
+    monkeypatch.setattr(encode, "read_image", killed)
     line = refused("train", *tiny_words, "data.num_workers=1")
     assert "a data worker died" in line and "lower data.num_workers" in line
 

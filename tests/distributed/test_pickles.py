@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.test_ranks import free_port, rewind
+from tests.distributed.conftest import free_port
+from tests.distributed.test_ranks import rewind
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
