@@ -30,8 +30,8 @@ PY
 )
 pip=("$python" -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" "${names[@]}"
-# Ours alone: with its dependencies its bounds would be obeyed. Hatchling is here already.
-"${pip[@]}" --no-deps --no-build-isolation -e .
+# Ours alone: with its dependencies its bounds would be obeyed.
+"${pip[@]}" --no-deps -e .
 "$python" -m llava_moe doctor || true
 "$python" -m pip list --disable-pip-version-check | grep -i -E '^(torch|transformers|tokenizers|peft|deepspeed|datasets|pillow|numpy|hydra-core) '
 exec "$python" -m pytest -n 2 --dist worksteal -m "not gpu" "$@"
