@@ -18,6 +18,7 @@ from llava_moe.data.conversation import UNREAD_MEDIA, BadRecord, Conversation, I
 from llava_moe.data.images import find_image
 from llava_moe.data.readers import store
 from llava_moe.data.readers.formats import FORMATS, row_of
+from llava_moe.data.readers.json_values import FaultyRecord
 from llava_moe.data.readers.reader import RawFile, Reader
 from llava_moe.data.readers.row import Row
 from llava_moe.data.readers.shapes import holds_anything, shape_of, unknown_shape
@@ -235,8 +236,11 @@ def find_files(source: Source) -> list[RawFile]:
 def _format(source: Source, files: list[RawFile]) -> str:
     if source.format != AUTO:
         return source.format
-    records = list(islice(FORMATS["records"].records(files[0]), NUM_PEEKED))
-    where = f"data source {source.name!r}: {files[0].path}"
+    reader = FORMATS["records"]
+    # The first file may be empty, or hold another split. A record that is faulty as a whole still shows its keys.
+    found = (record for file in files for record in reader.records(file))
+    records = [one.content if isinstance(one, FaultyRecord) else one for one in islice(found, NUM_PEEKED)]
+    where = f"data source {source.name!r}: {files[0].path if len(files) == 1 else source.path}"
     if not any(isinstance(record, Mapping) for record in records):
         raise UserError(f"{where} holds no records; check path and format")
     # A file may start with bad records, which say nothing of the others.

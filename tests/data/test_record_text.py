@@ -224,3 +224,24 @@ def test_a_column_that_stands_twice_is_one_line(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_arrays([one, one], names=["answer", "answer"]), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a\.parquet: the column 'answer' stands twice"):
         open_records(Source("mine", "general", str(tmp_path / "a.parquet")), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("more", ['"id": "again", ', '"note": "\\ud83d", '])
+def test_a_file_of_faulty_records_alone_is_told_its_format_and_they_are_named(tmp_path: Path, more: str) -> None:
+    records = opened(tmp_path / "a.jsonl", answered('"so"', more))
+    assert reasons(records) == ["doubled_key" if "again" in more else "unreadable_text"]
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (answered("NaN"), "turns[1]: text expected, got nan"),
+        (answered('"so"', '"system": false, '), "system: text expected, got bool"),
+        (answered('"so"', '"task": true, '), "task: text expected, got bool"),
+        (answered('"so"', '"split": [1], '), "split: text expected, got list"),
+        (answered('"so"', '"image": 12.50, '), "an image is a path, bytes or base64 text, got float"),
+    ],
+)
+def test_what_is_no_text_is_named_with_its_place(tmp_path: Path, record: str, told: str) -> None:
+    (entry,) = opened(tmp_path / "a.jsonl", record).read(0, 1)
+    assert isinstance(entry.content, BadRecord) and entry.content.detail.startswith(told)

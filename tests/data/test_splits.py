@@ -132,3 +132,21 @@ def test_a_folder_of_records_beside_folders_of_pictures_is_read_alone(tmp_path: 
 def test_the_words_of_a_split_are_one() -> None:
     assert {settled(word) for word in ("val", "valid", "validation", "dev", "VALIDATION", " val ")} == {"val"}
     assert [settled(None), settled(""), settled("Train"), settled("fold-3")] == ["train", "train", "train", "fold-3"]
+
+
+def test_a_year_behind_the_word_is_no_other_split(tmp_path: Path) -> None:
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    for name, prefix in (("captions_train2017", "t"), ("captions_val2017", "v"), ("latest1", "l")):
+        lines(folder / name, records_of(prefix, 1))
+    assert ids(opened(folder)) == ["t0", "l0"]
+    assert ids(opened(folder, "val")) == ["v0"]
+
+
+@pytest.mark.parametrize("first", ["[]", "[3]"])
+def test_a_first_file_without_records_says_nothing_of_the_others(tmp_path: Path, first: str) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "test.json").write_text(first)
+    lines(folder / "train", records_of("t", 1))
+    assert ids(opened(folder)) == ["t0"]

@@ -113,9 +113,14 @@ def _read_image(item: Any) -> dict[str, Any]:
     if isinstance(item, bytes | bytearray):
         return {"path": None, "bytes": bytes(item)}
     if not isinstance(item, str) or not item:
-        raise BadRecord("not_a_conversation", f"an image is a path, bytes or base64 text, got {type(item).__name__}")
+        raise BadRecord("not_a_conversation", f"an image is a path, bytes or base64 text, got {_kind_of(item)}")
     encoded = from_base64(item)
     return {"path": None, "bytes": encoded} if encoded is not None else {"path": _path(item), "bytes": None}
+
+
+def _kind_of(item: Any) -> str:
+    """What a value is called in Python, whatever keeps its spelling here."""
+    return "float" if isinstance(item, float) else "null" if item is None else type(item).__name__
 
 
 def _embedded(content: Any) -> bytes:

@@ -87,10 +87,10 @@ class M3itReader:
         flat = flatten(record)
         _refuse_hidden(record)
         images = embedded_images(flat)
-        instruction, inputs = optional_text(flat.get("instruction")) or "", optional_text(flat.get("inputs")) or ""
-        prompt = "\n".join(text for text in (instruction, inputs) if text)
+        asked = (optional_text(flat.get(key), key) or "" for key in ("instruction", "inputs"))
+        prompt = "\n".join(text for text in asked if text)
         question = f"{IMAGE_PLACEHOLDER}\n" * len(images) + prompt
-        answer = optional_text(flat.get("outputs"))
+        answer = optional_text(flat.get("outputs"), "outputs")
         if answer is None:
             raise BadRecord("not_a_conversation", "the record has neither outputs nor answer")
         turns = [{"role": USER, "text": question}, {"role": ASSISTANT, "text": answer}]

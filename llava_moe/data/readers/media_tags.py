@@ -14,7 +14,7 @@ import re
 
 from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER
 
-_MEDIA = r"(?:image|img|picture|video|vid|audio|speech|sound)"
+_MEDIA = r"(?:images?|imgs?|pic(?:ture)?s?|photos?|videos?|vids?|audios?|speech|sounds?)"
 _PART = (
     r"(?:here|token|pad|placeholder|start|end|bos|eos|begin|patch(?:es)?|context|features?|soft[ _-]?token|newline"
     r"|break)"
@@ -22,9 +22,9 @@ _PART = (
 _MARK = re.compile(
     rf"""
     (?P<certain>
-      <\|\s*/?(?:{_MEDIA}|vision|frame)s?(?:[ _-]?\w+)?\s*\|>        # <|image_1|> <|vision_start|> <|AUDIO|>
+      <\|\s*/?(?:{_MEDIA}|vision|frames?)(?:[ _-]?\w+)?\s*\|>        # <|image_1|> <|vision_start|> <|AUDIO|>
     | <\|?(?:start|begin|end)_of_{_MEDIA}\|?>                        # <start_of_image> <|begin_of_video|>
-    | <{_MEDIA}(?:[ _-]?\d+|[ _-]?{_PART})>                          # <image 1> <ImageHere> <IMG_CONTEXT>
+    | <(?!videos>){_MEDIA}(?:[ _-]?\d+|[ _-]?{_PART})>               # <image 1> <ImageHere>; no <vid eos>
     | <im_patch>
     | <img>[^<>]*</img>                                              # Qwen's file; HTML's <img> is never closed
     | <(?P<pair>video|audio|vid)>\s*[^<>\s]+\.\w{{2,4}}\s*</(?P=pair)>

@@ -50,7 +50,7 @@ class PathVqaReader:
         Raises:
             BadRecord: ``not_a_conversation``, ``unreadable_text``, ``image_missing``, ``unread_media``.
         """
-        question, answer = optional_text(record.get("question")), optional_text(record.get("answer"))
+        question, answer = (optional_text(record.get(key), key) for key in ("question", "answer"))
         if question is None or answer is None:
             raise BadRecord("not_a_conversation", "the record lacks a question or an answer")
         images = read_images(find_images(record))

@@ -44,15 +44,15 @@ def new_row(
         shown = items_of(find_images(record, image_keys)) if images else []
         refuse_unread(record, read, [item for item in shown if not is_empty(item)] or images)
     if isinstance(record.get("id"), bool | float | str):
-        optional_text(record["id"])
+        optional_text(record["id"], "id")
     return {
         "id": record_id(record, number),
         "images": images,
         "turns": turns,
         "system": system,
-        "caption": optional_text(record.get("caption")),
-        "split": optional_text(record.get("split")),
-        "task": optional_text(task),
+        "caption": optional_text(record.get("caption"), "caption"),
+        "split": optional_text(record.get("split"), "split"),
+        "task": optional_text(task, "task"),
         "fault": None,
         "detail": None,
     }
@@ -82,21 +82,25 @@ def record_id(record: Mapping[str, Any], number: int) -> str:
     return str(number) if value is None else str(value).encode("utf-8", "replace").decode()
 
 
-def optional_text(value: Any) -> str | None:
+def optional_text(value: Any, place: str = "") -> str | None:
     """Text as UTF-8 can hold it; numbers are written out as their file spells them.
+
+    Args:
+        place: where it stands in the record, for the message; "" where the caller says it.
 
     Raises:
         BadRecord: a boolean, ``NaN``, an infinity, anything else that is neither text nor number.
     """
     if value is None:
         return None
+    at = f"{place}: " if place else ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadRecord("not_a_conversation", f"text expected, got {type(value).__name__}")
+        raise BadRecord("not_a_conversation", f"{at}text expected, got {type(value).__name__}")
     if isinstance(value, float) and not isinstance(value, SpelledNumber) and not math.isfinite(value):
-        raise BadRecord("not_a_conversation", f"text expected, got {value}, which is no number either")
+        raise BadRecord("not_a_conversation", f"{at}text expected, got {value}, which is no number either")
     text = str(value)
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadRecord("unreadable_text", f"half a surrogate pair at character {error.start}") from error
+        raise BadRecord("unreadable_text", f"{at}half a surrogate pair at character {error.start}") from error
     return text

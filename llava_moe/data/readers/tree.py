@@ -77,8 +77,9 @@ def name_of(path: str) -> str:
 
 
 def split_of(path: str) -> str | None:
-    """The split that a file's name says: the first word of it that is one (``esnlive_train.jsonl`` is train)."""
-    words = re.split(r"[._-]", name_of(path).lower())
+    """The split that a file's name says: the first word of it that is one, a year or number behind it or not
+    (``esnlive_train.jsonl`` is train, ``captions_val2014.json`` val)."""
+    words = (word.rstrip("0123456789") for word in re.split(r"[._-]", name_of(path).lower()))
     return next((WORDS[word] for word in words if word in WORDS), None)
 
 

@@ -107,7 +107,7 @@ def _turn(message: Any, number: int) -> tuple[dict[str, Any], list[Any]]:
     if isinstance(content, list | tuple):
         turn["text"], shown = _parts(content, number)
     else:
-        turn["text"] = text = optional_text(content) or ""
+        turn["text"] = text = optional_text(content, f"turns[{number}]") or ""
         shown = [None] * text.count(IMAGE_PLACEHOLDER)
     if not _is_supervised(message, role, number):
         turn["is_supervised"] = False
@@ -130,7 +130,7 @@ def _one_of(message: Mapping[str, Any], keys: Sequence[str], number: int) -> Any
 
 
 def _role(value: Any, number: int) -> str:
-    role = optional_text(value) or ""
+    role = optional_text(value, f"the role of turns[{number}]") or ""
     name = role.strip().lower()
     if name in _TOOLS:
         raise BadRecord("tool_call", f"turn {number} has the role {role!r}; tools are not supported")
@@ -172,7 +172,7 @@ def _parts(content: Sequence[Any], number: int) -> tuple[str, list[Any]]:
         if kind == "image":
             text, shown, is_text = f"{text}{IMAGE_PLACEHOLDER}" + "\n" * opens, [*shown, value], False
             continue
-        said = optional_text(value) or ""
+        said = optional_text(value, f"turns[{number}]") or ""
         shown += [None] * said.count(IMAGE_PLACEHOLDER)
         text, opens, is_text = (f"{text}\n{said}" if is_text else text + said), False, True
     return text, shown
@@ -212,8 +212,8 @@ def _ref(value: Any) -> Any:
 
 def _system(record: Mapping[str, Any], turns: list[dict[str, Any]]) -> str | None:
     """The system text of a record; a first turn that holds one is taken off the turns."""
-    there = [key for key in SYSTEM_KEYS if record.get(key)]
-    texts = {key: text for key in there if (text := optional_text(record[key]) or "").strip()}
+    there = [key for key in SYSTEM_KEYS if not is_empty(record.get(key))]
+    texts = {key: optional_text(record[key], key) or "" for key in there}
     if turns and turns[0]["role"] == SYSTEM:
         text = turns.pop(0)["text"]
         texts |= {"the first turn": text} if text.strip() else {}

@@ -56,7 +56,7 @@ class UReader:
             BadRecord: as ``read_spoken``.
         """
         spoken = read_spoken(record, find_turns(record), find_images(record), opens=False)
-        task = (optional_text(record.get("task_type")) or "").rpartition("_")[0]
+        task = (optional_text(record.get("task_type"), "task_type") or "").rpartition("_")[0]
         read = (*CONVERSATION_KEYS, *SYSTEM_KEYS, "task_type", "prompt", "text")
         return new_row(record, number, spoken.images, spoken.turns, task or None, other_keys=read, system=spoken.system)
 

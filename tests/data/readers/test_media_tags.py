@@ -8,7 +8,16 @@ from llava_moe.data.readers.media_tags import media_tag
 
 TOKENS = [
     *("<|image_1|>", "<|image|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|AUDIO|>", "<|audio_bos|>"),
-    *("<ImageHere>", "<IMG_CONTEXT>", "<image_1>", "<image 2>", "<img1>", "<video_3>", "<image_placeholder>"),
+    *(
+        "<ImageHere>",
+        "<IMG_CONTEXT>",
+        "<image_1>",
+        "<image 2>",
+        "<img1>",
+        "<video_3>",
+        "<image_placeholder>",
+        "<photo_1>",
+    ),
     *("<start_of_image>", "<image_soft_token>", "<|begin_of_video|>", "<im_patch>", "[IMG]", "[IMG_BREAK]"),
     *(
         "<img>red.png</img>",
@@ -18,7 +27,10 @@ TOKENS = [
         "<vid_start>",
     ),
 ]
-OPEN = ["<video>", "<audio>", "<img>", "<Img>", "<Image>", "<IMAGE>", "<image/>", "<picture>", "< image >", "<speech>"]
+OPEN = [
+    *("<video>", "<audio>", "<img>", "<Img>", "<Image>", "<IMAGE>", "<image/>", "<picture>", "< image >", "<speech>"),
+    *("<images>", "<pictures>", "<pic>", "<photo>", "<videos>"),
+]
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "system"])
@@ -55,6 +67,7 @@ def test_a_mark_that_html_has_too_stands_for_media_in_a_question(tag: str) -> No
         "<|im_start|>user\nhi<|im_end|>",
         "[IMG]http://a/b.jpg[/IMG]",
         "<s>, <pad> and <unk> are tokens",
+        "Read this XML: <photos><photo>1</photo></photos>",
         "![picture](a.png) and [img]",
         "",
     ],
