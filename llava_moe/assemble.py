@@ -356,18 +356,22 @@ def read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged (it holds no settings): put it back")
     if told := misfit(config, SETTINGS):
         raise UserError(f"{path} has another shape than it was written in ({told[:150]}): put it back")
+    try:
+        _written_template(config)
+        _reading_of(config["data"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} has another shape than it was written in ({str(error)[:150]}): put it back") from error
     return config
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
     """The recipe that a resolved configuration describes."""
     model, stage, train = config["model"], config["stage"], config["train"]
-    template = Template(stage["template"]) if model["system"] is None else Template(stage["template"], model["system"])
     return Recipe(
         architecture=from_target(model["architecture"]),
         adapter=from_target(config["adapter"]) if "adapter" in stage["learning_rates"] else NoAdapter(),
         dtype=train["dtype"],
-        template=template,
+        template=_written_template(config),
         image_mode=stage["image_mode"],
         max_length=train["max_length"],
         over_length=train["over_length"],
@@ -376,6 +380,11 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         seed=config["seed"],
         reading=_reading_of(config["data"]),
     )
+
+
+def _written_template(config: Mapping[str, Any]) -> Template:
+    kind, system = config["stage"]["template"], config["model"]["system"]
+    return Template(kind) if system is None else Template(kind, system)
 
 
 def _reading_of(data: Mapping[str, Any]) -> ImageReading:

@@ -39,6 +39,9 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
         UserError: a value of another kind than the setting's, or out of its bounds.
     """
     check_settings(config, TRAIN)
+    for name, source in config["data"]["sources"].items():
+        # A path that is not there yet has a line of its own.
+        check_settings({key: value for key, value in source.items() if key != "path"}, SOURCE, f"data.sources.{name}.")
     stage, model = config["stage"], config["model"]
     if config["adapter"].get("_target_") == NO_ADAPTER and stage["without_adapter"] is not None:
         stage["learning_rates"] = stage["without_adapter"]

@@ -141,6 +141,8 @@ def conversation_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> C
     """
     if row["fault"] is not None:
         raise BadRecord(row["fault"], row["detail"])
+    if not row["turns"] and row["caption"] is not None and source.text != "caption":
+        raise BadRecord("no_turns", "a caption and no turns: give the source text: caption")
     turns = settle_turns(turns_of(row, images, source))
     # A caption stands for the whole conversation.
     system = None if source.text == "caption" else row["system"]

@@ -156,6 +156,24 @@ def test_settings_of_another_type_are_named(key: str, scored_run: Path, tmp_path
             read_config(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("data.exif", "sideways"), ("data.alpha", None), ("stage.template", "v2")),
+        *(("data.sources.mine.value_range", value) for value in (4095, [1], [9, 0], ["low", "high"])),
+    ],
+)
+def test_settings_that_cannot_be_are_named(key: str, value: object, scored_run: Path, tmp_path: Path) -> None:
+    settings = node = yaml.safe_load((scored_run / "config.yaml").read_text())
+    *above, last = key.split(".")
+    for name in above:
+        node = next(iter(node.values())) if name == "mine" else node[name]
+    node[last] = value
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match=r"config\.yaml has another shape"):
+        read_config(tmp_path)
+
+
 def test_a_pointer_that_names_no_checkpoint_is_named_itself(tmp_path: Path) -> None:
     assert pointed_at(tmp_path / "best") is None
     (tmp_path / "best").write_text("step-000002\n")

@@ -219,12 +219,14 @@ def test_a_run_is_not_asked_about_other_pixels(command: str, key: str, trained: 
         ("value_range=[9,0]", "two finite numbers [low, high]"),
         ("value_range=[0]", "two finite numbers [low, high]"),
         ("value_range=4095", "two finite numbers [low, high]"),
+        ("data.sources.mine.value_range=[0,9,12]", "data.sources.mine.value_range=[0, 9, 12]: give two finite numbers"),
+        ("data.sources.mine.value_range=[9,0]", "two finite numbers [low, high]"),
         ("data.exiff=apply", "did you mean data.exif?"),
     ],
 )
-@pytest.mark.parametrize("command", ["train", "plan"])
+@pytest.mark.parametrize("command", ["train", "plan", "data check", "data stats"])
 def test_what_cannot_be_is_refused(command: str, word: str, told: str, tiny_words: list[str], refused: Refused) -> None:
-    assert told in refused(command, *tiny_words, word)
+    assert told in refused(*command.split(), *tiny_words, word)
 
 
 @pytest.mark.parametrize("command", ["eval", "chat"])

@@ -228,6 +228,12 @@ def test_captions_become_an_image_and_its_caption(tmp_path: Path, open_path: Ope
     assert reason(records, 4) == "empty_answer"
 
 
+def test_a_caption_without_turns_says_what_reads_it(write_json: WriteJson, open_path: Open) -> None:
+    records = open_path(write_json([{"image": "a.png", "caption": "a square"}]))
+    (entry,) = records.read(0, 1)
+    assert isinstance(entry.content, BadRecord) and "text: caption" in entry.content.detail
+
+
 def test_records_take_images_in_every_form(
     tmp_path: Path, write_json: WriteJson, open_path: Open, image_folder: Path
 ) -> None:
