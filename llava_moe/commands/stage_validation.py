@@ -71,8 +71,10 @@ def check_validation(config: Mapping[str, Any]) -> None:
     sources = mixture_of(config).sources
     has_held_out = given["split"] is not None or bool(data.get("held_out"))
     for source in sources:
-        if given["split"] is not None and is_read(given["split"], source.split):
-            raise UserError(f"eval.split={given['split']}: source {source.name!r} trains on it; name another split")
+        split = given["split"]
+        # Either way round: split=all, of the source or of the measure, takes in the other.
+        if split is not None and (is_read(split, source.split) or is_read(source.split, split)):
+            raise _trained_on(split, source)
     if not has_held_out and not given["during"]:
         there = "eval.split=val, " if any(source.split for source in sources) else ""
         raise UserError(
@@ -113,6 +115,10 @@ def measures_of(rows: Sequence[ScoreRow]) -> dict[str, float]:
     return measures
 
 
+def _trained_on(split: str, source: Source) -> UserError:
+    return UserError(f"eval.split={split}: source {source.name!r} trains on it; name another split")
+
+
 def open_held_out(
     config: Mapping[str, Any], data: OpenData, encoder: Encoder, processes: Processes, console: Console
 ) -> HeldOut | None:
@@ -121,7 +127,7 @@ def open_held_out(
     Of each domain ``eval.held_out_limit`` are drawn by the seed.
 
     Raises:
-        UserError: a source has no such split, or nothing of it is usable.
+        UserError: a source has no such split, trains on records of it, or nothing of it is usable.
     """
     split, limit = config["eval"]["split"], config["eval"]["held_out_limit"]
     if split is None and not data.mixture.held_out:
@@ -132,6 +138,10 @@ def open_held_out(
         if processes.rank > 0:
             processes.wait()
         records = tuple(open_records(source, cache_folder()) for source in sources)
+        for source, read, held in zip(sources, data.records, records, strict=True):
+            # A file that is named itself is trained on whatever split its name says.
+            if any(read.find(held.number(index)) is not None for index in range(len(held))):
+                raise _trained_on(split, source)
         pairs = zip(sources, records, strict=True)
         indexes = tuple(index_source(source, content, encoder, cache_folder()) for source, content in pairs)
         if processes.rank == 0:

@@ -228,3 +228,25 @@ def test_a_validation_that_cannot_be_is_refused_before_training(
 ) -> None:
     assert told in refused("train", *tiny_words, *words, f"out={tmp_path / 'run'}")
     assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", ["eval.split=all"]),
+        ("", ["eval.split=val", "data.sources.mine.split=all"]),
+        ("/validation.json", ["eval.split=val"]),
+        ("/validation.json", ["eval.split=dev"]),
+    ],
+)
+def test_records_that_are_trained_on_are_never_measured_as_held_out(
+    name: str, words: list[str], tiny_words: list[str], tmp_path: Path, refused: Any
+) -> None:
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    turns = [{"from": "human", "value": "what ?"}, {"from": "gpt", "value": "so"}]
+    for split in ("train", "validation"):
+        (folder / f"{split}.json").write_text(json.dumps([{"id": split, "conversations": turns}] * 4))
+    kept = [word for word in tiny_words if not word.startswith(("path=", "images="))]
+    line = refused("train", *kept, f"path={folder}{name}", "eval.every=2", *words)
+    assert f"{words[0]}: source 'mine' trains on it" in line
