@@ -178,9 +178,11 @@ def check_image_root(source: Source, records: Records, num_probes: int = 32) -> 
         except BadRecord as fault:
             missing.append(fault.detail)
     if missing:
+        root = records.image_root
+        remedy = "give their folder as images=FOLDER" if root is None else f"check images={root}"
         raise UserError(
             f"data source {source.name!r}: none of the {len(missing)} images looked for is there "
-            f"({missing[0]}); check images={records.image_root}"
+            f"({missing[0]}); {remedy}"
         )
 
 

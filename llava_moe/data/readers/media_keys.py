@@ -1,9 +1,9 @@
 """Keys of a record that carry media which its format does not read: no image, video or sound is dropped in silence.
 
-A key carries media by its name (``image_path``, ``img``, ``videos``, ``image_2``) where anything but numbers stands
-under it, and under any name by its content: a path or address with the suffix of an image, video or audio file, a
-``data:`` URI, base64 text or bytes that begin as such a file, or ``{"bytes", "path"}``. Objects and lists are looked
-into.
+A key carries media by its name (``image_path``, ``img``, ``videos``, ``image_2``) where anything but a few numbers
+stands under it, and under any name by its content: a path or address with the suffix of an image, video or audio
+file, a ``data:`` URI, base64 text or bytes that begin as such a file, or ``{"bytes", "path"}``. Objects and lists are
+looked into.
 
 What says of an image that was read where it comes from is no second image: its own file name, an address, and beside
 images whose bytes stand in the record, which have no name, a path.
@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from llava_moe.data.conversation import BadRecord
-from llava_moe.data.readers.image_refs import from_base64, image_name, names_in, stem_of
+from llava_moe.data.readers.image_refs import from_base64, image_name, is_empty, names_in, stem_of
 
 _NOUN = (
     r"(?:images?|imgs?|pictures?|pics?|photos?|photographs?|videos?|vids?|audios?|clips?|frames?|screenshots?|wavs?)"
@@ -66,6 +66,8 @@ _LAST = frozenset(
 )
 """Last words of such keys."""
 _MOST_ITEMS = 64
+_MOST_NUMBERS = 32
+"""A longer list of numbers is pixels or a sound."""
 _MOST_DEPTH = 6
 
 
@@ -140,7 +142,7 @@ def is_media_name(key: str) -> bool:
 
 
 def _holds(value: Any, depth: int = 0) -> bool:
-    """Whether anything but numbers and emptiness stands at or below a value."""
+    """Whether anything but emptiness and a few numbers, such as a size or times, stands at or below a value."""
     if isinstance(value, str):
         return bool(value.strip())
     if isinstance(value, bytes | bytearray):
@@ -148,8 +150,11 @@ def _holds(value: Any, depth: int = 0) -> bool:
     if depth >= _MOST_DEPTH:
         return True
     if isinstance(value, Mapping):
-        return any(_holds(item, depth + 1) for item in value.values())
-    return isinstance(value, Sequence) and any(_holds(item, depth + 1) for item in value[:_MOST_ITEMS])
+        # {"array", "sampling_rate"} is a sound, however short.
+        return not is_empty(value.get("array")) or any(_holds(item, depth + 1) for item in value.values())
+    if not isinstance(value, Sequence):
+        return False
+    return len(value) > _MOST_NUMBERS or any(_holds(item, depth + 1) for item in value[:_MOST_ITEMS])
 
 
 def _is_media(value: str | bytes | bytearray) -> bool:

@@ -18,6 +18,7 @@ NAMED = [
     *("image_files", "pictures", "photos", "screenshot", "frames", "video_url", "image_base64_str", "img_path", "clip"),
 ]
 HELD: list[Any] = ["red.png", "red", ["a.png"], {"path": "red.png", "bytes": None}, {"bytes": b"\x89PNG"}, b"\x00\x01"]
+HELD += [{"array": [0.1, -0.1], "sampling_rate": 8000}, [0.5] * 100, [[[7] * 40] * 2]]
 CARRIED: list[Any] = [
     *("red.png", "a/b c/red.JPG", "s3://bucket/red.webp", "https://a.b/c.jpeg?size=3", "clip.mp4", "a.wav", "x.nii.gz"),
     *("data:image/png;base64,iVBORw0KGgo=", base64_text(1), encoded(1), encoded(1, "PNG"), ["text", "red.png"]),
