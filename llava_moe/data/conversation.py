@@ -112,7 +112,7 @@ def settle_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """
     for number, turn in enumerate(turns):
         if turn.role == SYSTEM:
-            raise BadRecord("role_order", f"turn {number} has the role system, which only the first turn may have")
+            raise BadRecord("role_order", "a later turn has the role system, which only the first turn may have")
         if turn.role not in (USER, ASSISTANT):
             raise BadRecord("role_order", f"turn {number} has the role {turn.role!r}, not user or assistant")
     merged = merge_turns(turns)

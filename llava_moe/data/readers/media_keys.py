@@ -68,7 +68,7 @@ _LAST = frozenset(
 _MOST_ITEMS = 64
 _MOST_NUMBERS = 32
 """A longer list of numbers is pixels or a sound."""
-_MOST_DEPTH = 6
+_MOST_DEPTH = 16
 
 
 def refuse_unread(record: Mapping[str, Any], read: Collection[str], shown: Sequence[Any] = (), place: str = "") -> None:

@@ -23,6 +23,7 @@ CARRIED: list[Any] = [
     *("red.png", "a/b c/red.JPG", "s3://bucket/red.webp", "https://a.b/c.jpeg?size=3", "clip.mp4", "a.wav", "x.nii.gz"),
     *("data:image/png;base64,iVBORw0KGgo=", base64_text(1), encoded(1), encoded(1, "PNG"), ["text", "red.png"]),
     *({"bytes": encoded(1), "path": None}, {"bytes": None, "path": "red.png"}, {"deep": [{"image": "red"}]}),
+    *({"a": {"b": [{"c": {"d": [{"e": {"f": "red.png"}}]}}]}}, [[[[[[[["clip.mp4"]]]]]]]]),
 ]
 
 
