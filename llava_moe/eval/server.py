@@ -159,8 +159,11 @@ class ChatServer:
         )
 
     def _moved(self, status: int, target: str) -> ServerError:
-        parts = urllib.parse.urlsplit(urllib.parse.urljoin(f"{self.address.rstrip('/')}/", target))
-        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"[:200]
+        try:
+            parts = urllib.parse.urlsplit(urllib.parse.urljoin(f"{self.address.rstrip('/')}/", target))
+            place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"[:200]
+        except ValueError:
+            place = "what is no address"
         return ServerError(
             f"{self.address} sends requests on to {place} ({status}), and the key goes nowhere else: if that is the "
             "server, give its address as model.endpoint= or judge.endpoint="
@@ -169,7 +172,7 @@ class ChatServer:
     def _json(self, text: str, what: str) -> dict[str, Any]:
         try:
             reply = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
             raise ServerError(
@@ -196,8 +199,10 @@ class ChatServer:
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
     """Gives a redirection back as it came: urllib would send the key along to whatever host it names."""
 
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """No request is made of it."""
+    def http_error_302(self, *_: Any, **__: Any) -> None:
+        """No request is made of it, and its address is not even read here."""
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _reason(text: str) -> str:
@@ -206,7 +211,7 @@ def _reason(text: str) -> str:
         reply = json.loads(text)
         error = reply.get("error", reply)
         said = error.get("message", "") if isinstance(error, dict) else error
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         said = text
     line = " ".join(str(said).split())[:200]
     return f" ({line})" if line else ""

@@ -181,6 +181,8 @@ def test_a_server_that_stays_busy_is_given_up_in_one_line(server: Server) -> Non
         ((200, b"<html>hello"), "question q0: .*'<html>hello', which is no JSON object"),
         ((200, {"object": "error", "message": "out of memory"}), r"JSON without an answer \(out of memory\)"),
         ((200, {"choices": []}), "JSON without an answer"),
+        ((200, b"[" * 100_000), "which is no JSON object"),
+        ((400, b'{"error": ' * 100_000), "says 400"),
         (answer(None, "length"), r"empty answer \(finish_reason length\)"),
         (answer("", "content_filter"), r"empty answer \(finish_reason content_filter\)"),
     ],
@@ -221,6 +223,15 @@ def test_a_redirection_is_refused_and_the_key_does_not_travel(server: Server, st
         assert not other.seen and not other.keys and len(server.seen) == 1
     finally:
         other.stop()
+
+
+def test_a_redirection_to_what_is_no_address_is_one_line(server: Server) -> None:
+    server.headers = {"Location": "http://[::1"}
+    server.reply, server.models = lambda _: (302, {}), (302, {})
+    chat = server.chat(api_key="secret")
+    for ask in (chat.describe, lambda: asked(Endpoint(chat), questions(1))):
+        with pytest.raises(ServerError, match=r"sends requests on to what is no address \(302\)"):
+            ask()
 
 
 def test_the_key_is_sent_and_never_shown(server: Server) -> None:
