@@ -30,6 +30,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from llava_moe.errors import UserError
+from llava_moe.model.checkpoint_files import check_generation_config
 from llava_moe.model.image_processor import ImageMode, ImageProcessor, read_image_processor
 from llava_moe.model.kinds import check_llava, num_image_tokens, refuse_other_kind
 from llava_moe.model.sentence_pieces import find_bare_model, load_bare
@@ -237,6 +238,7 @@ def _config_of(architecture: Architecture) -> tuple[LlavaConfig, PreTrainedToken
     if isinstance(architecture, FromCheckpoint):
         config = _read_config(LlavaForConditionalGeneration, architecture.path)
         check_llava(config, architecture.path)
+        check_generation_config(resolve(architecture.path))
         tokenizer = load_tokenizer(architecture.path)
         _refuse_other_tokenizer(architecture.path, config, tokenizer)
         _fit_to_table(tokenizer, config.get_text_config().vocab_size, architecture.path)
@@ -334,6 +336,7 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
 
 
 def _from_parts(parts: FromParts, dtype: torch.dtype) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
+    check_generation_config(resolve(parts.language_model))
     tokenizer = load_tokenizer(parts.language_model)
     tower = _pretrained(CLIPVisionModel, parts.vision_tower, dtype)
     language = _pretrained(LlamaForCausalLM, parts.language_model, dtype)

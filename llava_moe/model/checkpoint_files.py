@@ -32,6 +32,24 @@ def read_chat_template(reference: str) -> str | None:
     return None
 
 
+def check_generation_config(reference: str) -> None:
+    """Refuse a ``generation_config.json`` that transformers would leave aside without a word, end tokens and all.
+
+    Raises:
+        UserError: it is no JSON object, or its ``eos_token_id`` is no token and no list of tokens.
+    """
+    path = file_of(reference, "generation_config.json")
+    if path is None:
+        return
+    settings = _parsed(path)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds no JSON object: copy the checkpoint again")
+    told = settings.get("eos_token_id")
+    tokens = told if isinstance(told, list) else [] if told is None else [told]
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in tokens):
+        raise UserError(f"{path}: eos_token_id={str(told)[:80]} is no token number and no list of them: fix it there")
+
+
 def read_json(reference: str, name: str) -> dict[str, Any]:
     """A JSON object among a checkpoint's files; empty where it has none of that name.
 
@@ -41,11 +59,7 @@ def read_json(reference: str, name: str) -> dict[str, Any]:
     path = file_of(reference, name)
     if path is None:
         return {}
-    try:
-        settings = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        told = str(error) or type(error).__name__
-        raise UserError(f"{path} is not valid JSON ({told}): copy the checkpoint again") from error
+    settings = _parsed(path)
     return settings if isinstance(settings, dict) else {}
 
 
@@ -64,6 +78,14 @@ def file_of(reference: str, name: str) -> Path | None:
     except (OSError, ValueError):  # no such repository: loading its weights says so
         return None
     return None if found is None else Path(found)
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        told = str(error) or type(error).__name__
+        raise UserError(f"{path} is not valid JSON ({told}): copy the checkpoint again") from error
 
 
 def _read_text(path: Path) -> str:

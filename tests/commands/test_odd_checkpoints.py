@@ -81,3 +81,24 @@ def test_a_run_whose_base_became_another_is_told_when_it_is_exported_or_composed
     composed = ["compose", "experts=[lora,lora]", "method=mole", *words, "model.path=base"]
     for command in (["export", "run=lora", "to=hf", "out=hf"], composed, ["chat", "run=lora", "prompt=a"]):
         assert "a vision tower of type pixtral" in refused(*command)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xff{", "cannot be read"),
+        (b'{"eos_token_id": ', "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b"[2, 7]", "holds no JSON object"),
+        (b'{"eos_token_id": "</s>"}', "eos_token_id=</s> is no token number"),
+        (b'{"eos_token_id": [2, [7]]}', "eos_token_id=[2, [7]] is no token number"),
+        (b'{"eos_token_id": [2, 7.0]}', "eos_token_id=[2, 7.0] is no token number"),
+    ],
+)
+def test_end_tokens_that_cannot_be_read_are_told_and_not_left_out(
+    content: bytes, told: str, tokenizer_folder: Path, refused: Refused, tmp_path: Path
+) -> None:
+    write_llava(tmp_path / "odd", tokenizer_folder)
+    (tmp_path / "odd" / "generation_config.json").write_bytes(content)
+    line = refused("chat", f"model.path={tmp_path / 'odd'}", "prompt=a")
+    assert "generation_config.json" in line and told in line
