@@ -110,6 +110,9 @@ def flags_first(words: Sequence[str]) -> list[str]:
         may_take_value = action is not None and action.nargs == "?" and waiting and waiting[0] in (action.choices or ())
         if waiting and (takes_value or may_take_value):
             flags.append(waiting.pop(0))
+        elif action is not None and action.nargs == "?" and "=" not in word:
+            # Said in full, or the parser would take an override behind it for its value.
+            flags.append(str(action.const))
     try:
         parser.parse_args([*flags, *overrides])
     except argparse.ArgumentError as error:

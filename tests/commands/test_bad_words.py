@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from llava_moe.assemble import recipe_of
-from llava_moe.cli import config_folder
+from llava_moe.cli import config_folder, run
 from llava_moe.commands.compose_config import resolved
 from llava_moe.commands.settings import mixture_of, settle
 from llava_moe.errors import UserError
@@ -207,3 +207,9 @@ def test_a_stage_that_makes_no_sense_is_refused(
     file.write_text("# @package _global_\n" + yaml.safe_dump({"stages": stages}))
     assert told in refused("train", *tiny_words, *two_stages)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("words", [["--info", "exp=mix_doc"], ["exp=mix_doc", "--info"], ["exp=mix_doc", "-i"]])
+def test_info_without_a_value_stands_anywhere(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", *words]) == 0
+    assert "exp/mix_doc" in capfd.readouterr().out
