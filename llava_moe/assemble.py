@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
@@ -49,6 +49,7 @@ from llava_moe.model.checkpoint_files import read_chat_template
 from llava_moe.model.fingerprint import base_fingerprint
 from llava_moe.model.image_processor import ImageMode, read_image_processor
 from llava_moe.model.kinds import TOWERS
+from llava_moe.model.recorded_weights import fingerprint_start, refuse_other_base, refuse_other_start
 from llava_moe.own_files import misfit
 from llava_moe.train.checkpoint import last_checkpoint, stage_folders
 
@@ -91,6 +92,7 @@ class Assembled:
     Attributes:
         base_fingerprint: names the weights of the base alone, as they were before any training; "" where the model
             has no weights.
+        start: fingerprints of what ``init_from`` gave it; empty without one.
     """
 
     base: BaseModel
@@ -99,6 +101,7 @@ class Assembled:
     attention: AttentionChoice
     has_adapter: bool
     base_fingerprint: str
+    start: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> LlavaForConditionalGeneration:
@@ -129,10 +132,11 @@ def new_model(recipe: Recipe, device: torch.device) -> Assembled:
     start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
     if start is not None:
         load_lineage(base.model, start)
+    given = {} if start is None else fingerprint_start(base.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         attached = _attach_from(base.model, recipe.adapter, start)
-    return _assembled(recipe, base, attached, attention, fingerprint)
+    return replace(_assembled(recipe, base, attached, attention, fingerprint), start=given)
 
 
 def new_model_without_weights(recipe: Recipe, device: torch.device, place: torch.device | str = "meta") -> Assembled:
@@ -256,8 +260,15 @@ def _encoder_for(
 
 
 def load_lineage(model: LlavaForConditionalGeneration, checkpoint: Path) -> None:
-    """Load projector and base parts of a checkpoint into a bare model, those of the runs it started from first."""
-    for one in reversed(lineage(checkpoint)):
+    """Load projector and base parts of a checkpoint into a bare model, those of the runs it started from first.
+
+    Raises:
+        UserError: a file does not fit, or a run that one was started from is not the one that lies there.
+    """
+    chain = lineage(checkpoint)
+    for number, one in reversed([*enumerate(chain)]):
+        if number + 1 < len(chain):
+            refuse_other_start(one, chain[number + 1], model)
         load_base_parts(model, one)
 
 
@@ -439,6 +450,7 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     recipe = recipe_of(read_config(owner))
     recipe = replace(recipe, init_from=None, dtype=dtype or recipe.dtype)
     bare = new_model(replace(recipe, adapter=NoAdapter()), device)
+    refuse_other_base(owner, bare.base_fingerprint, bare.model.dtype)
     load_lineage(bare.model, checkpoint)
     if not isinstance(recipe.adapter, NoAdapter):
         attached = load_adapter(bare.model, checkpoint / "adapter")

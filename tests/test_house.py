@@ -20,7 +20,7 @@ ALLOWED = {
     "own_files": {"errors"},
     "visible_console": {"visible"},
     "data": {"errors", "own_files"},
-    "model": {"errors", "packed_rows"},
+    "model": {"errors", "own_files", "packed_rows"},
     "adapters": {"errors", "own_files", "kv_cache", "packed_rows"},
     "train": {"errors", "own_files", "data.batch"},
     "eval": {"errors", "own_files", "kv_cache", "data"},

@@ -36,6 +36,7 @@ from llava_moe.compose.pick import Candidate, Picked
 from llava_moe.compose.static_merge import METHODS, StaticMerge, merge
 from llava_moe.errors import UserError
 from llava_moe.export.held_out import domain_loss
+from llava_moe.model.recorded_weights import fingerprint_start
 from llava_moe.train.checkpoint import MARKER, last_checkpoint, write_atomically
 from llava_moe.train.folder import FINISHED, FolderLock, claim_configuration
 from llava_moe.train.state import RunState
@@ -56,7 +57,7 @@ def write_merge(choices: Mapping[str, Any], plain: Mapping[str, Any], folder: Pa
         assembled = open_bare(plain)
         lora = merge(assembled.model, choices["experts"], how, run.adapter)
         adapter = {"_target_": "llava_moe.adapters.Lora", **asdict(lora)}
-        run.finish(plain, adapter, assembled.base_fingerprint)
+        run.finish(plain, adapter, assembled)
     experts = " + ".join(choices["experts"])
     console.print(f"merged {experts} by {how.method}: a LoRA of rank {lora.r}", highlight=False, markup=False)
 
@@ -82,7 +83,7 @@ def write_masked(choices: Mapping[str, Any], folder: Path, console: Console) -> 
         settings = json.loads((run.adapter / CONFIG_FILE).read_text(encoding="utf-8"))
         kept = [one["name"] for one in settings["experts"]]
         adapter = {**before["adapter"], "experts": settings["experts"], "mask": None}
-        run.finish({**before, "init_from": None if start is None else str(start)}, adapter, assembled.base_fingerprint)
+        run.finish({**before, "init_from": None if start is None else str(start)}, adapter, assembled)
     console.print(f"kept {', '.join(kept)} of {choices['run']}", highlight=False, markup=False)
 
 
@@ -99,7 +100,7 @@ class UntrainedRun:
     adapter: Path
     composition: Mapping[str, Any]
 
-    def finish(self, plain: Mapping[str, Any], adapter: Mapping[str, Any], base_fingerprint: str) -> None:
+    def finish(self, plain: Mapping[str, Any], adapter: Mapping[str, Any], assembled: Assembled) -> None:
         """Publish the checkpoint whose adapter was written, with all that other commands read of a run."""
         settings = {"adapter": dict(adapter), "composition": dict(self.composition)}
         config = {**plain, **json.loads(json.dumps(settings))}
@@ -109,7 +110,7 @@ class UntrainedRun:
         (partial / MARKER).write_text("")
         partial.rename(self.folder / "checkpoints" / STEP)
         write_atomically(self.folder / "checkpoints" / "last", STEP + "\n")
-        environment = describe_environment(fingerprint_files(mixture_of(plain)), base_fingerprint)
+        environment = describe_environment(fingerprint_files(mixture_of(plain)), assembled)
         write_atomically(self.folder / "environment.json", json.dumps(environment, indent=1))
         write_atomically(self.folder / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
 
@@ -146,6 +147,7 @@ def open_bare(plain: Mapping[str, Any]) -> Assembled:
     assembled = new_model(replace(recipe_of(plain), adapter=NoAdapter(), init_from=None), device)
     if plain["init_from"] is not None:
         load_lineage(assembled.model, newest_checkpoint(Path(plain["init_from"])))
+        assembled = replace(assembled, start=fingerprint_start(assembled.model))
     nn.Module.to(assembled.model, device).eval()
     return assembled
 

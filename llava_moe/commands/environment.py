@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from llava_moe import __version__
+from llava_moe.assemble import Assembled
 from llava_moe.commands.typed_words import typed_command
 from llava_moe.data.mixture import Mixture
 
@@ -30,12 +31,12 @@ PACKAGES = (
 )
 
 
-def describe_environment(data: Mapping[str, str], base_model: str) -> dict[str, Any]:
+def describe_environment(data: Mapping[str, str], assembled: Assembled) -> dict[str, Any]:
     """The content of ``environment.json``.
 
     Args:
         data: the fingerprint of each source.
-        base_model: that of the base alone, without projector, adapter and what was trained.
+        assembled: the model, whose base (without projector, adapter and what was trained) and start are told.
     """
     return {
         "llava_moe": __version__,
@@ -52,7 +53,8 @@ def describe_environment(data: Mapping[str, str], base_model: str) -> dict[str, 
         "command": typed_command(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data": dict(data),
-        "base_model": base_model,
+        "base_model": assembled.base_fingerprint,
+        **({"start": dict(assembled.start)} if assembled.start else {}),
     }
 
 

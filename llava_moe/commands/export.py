@@ -49,6 +49,7 @@ from llava_moe.export.mixing import (
 from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
+from llava_moe.model.recorded_weights import refuse_other_base
 from llava_moe.train.checkpoint import is_full
 from llava_moe.visible_console import VisibleConsole
 
@@ -202,6 +203,7 @@ def restore_exactly(checkpoint: Path, recipe: Recipe) -> Assembled:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attention = "auto" if recipe.attn_implementation == "flash_attention_2" else recipe.attn_implementation
     bare = new_model(replace(recipe, adapter=NoAdapter(), attn_implementation=attention), torch.device("cpu"))
+    refuse_other_base(checkpoint.parent.parent, bare.base_fingerprint, bare.model.dtype)
     nn.Module.to(bare.model, torch.float32)
     load_lineage(bare.model, checkpoint)
     if not isinstance(recipe.adapter, NoAdapter):

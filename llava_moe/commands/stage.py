@@ -31,6 +31,7 @@ from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
+from llava_moe.model.recorded_weights import refuse_other_base
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import FINISHED, FolderLock, claim_configuration
@@ -106,6 +107,7 @@ def _train_locked(
     data = open_data(config, assembled.encoder, processes, console)
     if checkpoint is not None:
         refuse_changed_data(folder, data)
+        refuse_other_base(folder, assembled.base_fingerprint, assembled.model.dtype)
     quarantine = None
     if processes.rank == 0:
         quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
@@ -126,7 +128,7 @@ def _train_locked(
     if processes.rank == 0:
         write_atomically(
             folder / "environment.json",
-            json.dumps(describe_environment(fingerprint_samples(data), assembled.base_fingerprint), indent=1),
+            json.dumps(describe_environment(fingerprint_samples(data), assembled), indent=1),
         )
     objective = objective_of(assembled)
     steps = schedule.num_steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -20,10 +21,17 @@ def base_fingerprint(model: nn.Module) -> str:
     Args:
         model: a LLaVA model as its base was opened: no adapter on it, no trained weights in it.
     """
+    return _fingerprint({name: tensor for name, tensor in model.state_dict().items() if PROJECTOR not in name})
+
+
+def projector_fingerprint(model: nn.Module) -> str:
+    """As :func:`base_fingerprint`, of the projector alone."""
+    return _fingerprint({name: tensor for name, tensor in model.state_dict().items() if PROJECTOR in name})
+
+
+def _fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if PROJECTOR in name:
-            continue
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tuple(tensor.shape)}".encode())
         flat = tensor.detach().reshape(-1)
         stride = max(1, flat.numel() // _SAMPLED_VALUES)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llava_moe.cli import run
 
@@ -122,3 +123,32 @@ def test_a_folder_that_cannot_be_made_is_refused(
     (tmp_path / "file").write_text("not a folder")
     assert "choose another with out=" in refused("train", *tiny_words, f"out={tmp_path / taken}")
     assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_a_run_on_another_base_than_it_was_trained_on_is_refused(
+    finished_run: Path, refused: Refused, tiny_words: list[str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    # A folder of the same name that holds other weights is no other to whoever reads the configuration.
+    config["model"]["architecture"]["seed"] = 99
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    for words in (["eval"], ["chat", "prompt=a"], ["export", "to=hf", "static=uniform", "out=hf"]):
+        line = refused(*words, f"run={folder}")
+        assert "holds other weights than those it was trained on" in line and str(folder) in line
+
+
+def test_a_start_of_the_same_name_in_the_current_folder_is_no_other_runs_start(
+    refused: Refused, tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*tiny_words, "train.max_steps=1"]
+    assert run(["train", *words, "adapter=none", "out=A/stage1"]) == 0
+    assert run(["train", *words, "adapter=none", "out=B/A/stage1", "seed=5"]) == 0
+    start = ["init_from=A/stage1", "adapter=lora", "stage.learning_rates={adapter: 1e-3}"]
+    assert run(["train", *words, *start, "out=A/frozen"]) == 0
+    prompt = ["chat", "prompt=a", "max_new_tokens=1"]
+    assert run([*prompt, "run=A/frozen"]) == 0
+    monkeypatch.chdir(tmp_path / "B")
+    assert "was started from another projector than A/stage1" in refused(*prompt, "run=../A/frozen")
+    monkeypatch.chdir(tmp_path / "A")
+    assert run([*prompt, "run=frozen"]) == 0
