@@ -9,13 +9,15 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from hydra import compose, main
+from hydra._internal import hydra as hydra_jobs
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,8 +34,9 @@ TAKEN_FLAGS = (
     *("-h", "--help", "-i", "--info"),
 )
 """Hydra's flags that are ours too; of the others one opens a pickle, which may run any program."""
-# What a mistake in the words or in a configuration file raises; ValueError: flags that exclude each other.
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+# What a mistake in the words or in a configuration file raises; ValueError: flags that exclude each other;
+# RuntimeError: a launcher or sweeper that is no plugin of Hydra's.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RuntimeError)
 
 
 def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, list[str]], int]) -> int:
@@ -63,7 +66,8 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     words = flags_first(words)
     arguments, sys.argv = sys.argv, ["llava-moe", *words]
     try:
-        main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
+        with _no_callbacks():
+            main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
     except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, name, words)) from error
     finally:
@@ -71,6 +75,23 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     if failures:
         raise failures[0]
     return max(statuses, default=0)
+
+
+@contextmanager
+def _no_callbacks() -> Iterator[None]:
+    """Refuse ``hydra.callbacks``: Hydra calls whatever they name, a reader of pickles among it, before our job runs."""
+    made_by_hydra = hydra_jobs.Callbacks
+
+    def refuse(config: DictConfig | None = None) -> Any:
+        if config is not None and OmegaConf.select(config, "hydra.callbacks"):
+            raise UserError("hydra.callbacks calls whatever it names: leave it out of the words and of your own files")
+        return made_by_hydra(config)
+
+    hydra_jobs.Callbacks = refuse  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        hydra_jobs.Callbacks = made_by_hydra  # type: ignore[misc]
 
 
 def task_words() -> list[str]:

@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from llava_moe.assemble import recipe_of
-from llava_moe.cli import config_folder, run
-from llava_moe.commands.compose_config import resolved
+from llava_moe.cli import config_folder
+from llava_moe.commands.compose_config import flags_first, resolved
 from llava_moe.commands.settings import mixture_of, settle
 from llava_moe.errors import UserError
 
@@ -210,6 +210,27 @@ def test_a_stage_that_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize("words", [["--info", "exp=mix_doc"], ["exp=mix_doc", "--info"], ["exp=mix_doc", "-i"]])
-def test_info_without_a_value_stands_anywhere(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["train", *words]) == 0
-    assert "exp/mix_doc" in capfd.readouterr().out
+def test_info_without_a_value_stands_anywhere(words: list[str]) -> None:
+    flag = next(word for word in words if word.startswith("-"))
+    assert flags_first(words) == [flag, "all", "exp=mix_doc"]
+
+
+@pytest.mark.parametrize("flags", [[], ["-m", "seed=1,2"]])
+@pytest.mark.parametrize("is_in_a_file", [False, True])
+def test_a_callback_of_hydras_is_refused_before_it_is_called(
+    is_in_a_file: bool, flags: list[str], refused: Refused, tiny_words: list[str], tmp_path: Path
+) -> None:
+    opened = {"_target_": "builtins.open", "file": str(tmp_path / "called"), "mode": "w"}
+    words = [f"++hydra.callbacks.own={{{', '.join(f'{key}: {value}' for key, value in opened.items())}}}"]
+    if is_in_a_file:
+        (tmp_path / "own" / "exp").mkdir(parents=True)
+        text = yaml.safe_dump({"hydra": {"callbacks": {"own": opened}}})
+        (tmp_path / "own" / "exp" / "own.yaml").write_text("# @package _global_\n" + text)
+        words = ["exp=own", "--config-dir", str(tmp_path / "own")]
+    assert "hydra.callbacks calls whatever it names" in refused("train", *tiny_words, *words, *flags)
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("word", ["hydra.launcher._target_=os.system", "hydra.sweeper._target_=os.system"])
+def test_a_launcher_that_is_no_plugin_is_one_line(word: str, refused: Refused, tiny_words: list[str]) -> None:
+    assert "os.system" in refused("train", *tiny_words, word, "-m", "seed=1,2")
