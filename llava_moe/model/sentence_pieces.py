@@ -17,6 +17,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from llava_moe.errors import UserError
+from llava_moe.model.checkpoint_files import read_json
 
 _BPE = 2
 _NORMAL, _USER_DEFINED = 1, 4
@@ -65,7 +66,9 @@ def load_bare(file: Path, path: str, reference: str) -> PreTrainedTokenizerBase:
         UserError: see :func:`read_pieces`; or its tokens are not SentencePiece's.
     """
     proto = read_pieces(file, reference)
-    settings: dict[str, Any] = {} if proto.normalizer_spec.add_dummy_prefix else {"add_prefix_space": False}
+    settings: dict[str, Any] = _ends_of(proto, file, path, reference)
+    if not proto.normalizer_spec.add_dummy_prefix:
+        settings["add_prefix_space"] = False
     try:
         tokenizer: PreTrainedTokenizerBase = LlamaTokenizer.from_pretrained(path, add_bos_token=True, **settings)
     except (OSError, ValueError) as error:
@@ -76,6 +79,24 @@ def load_bare(file: Path, path: str, reference: str) -> PreTrainedTokenizerBase:
     own = [token for token in tokenizer.init_kwargs.pop("extra_special_tokens", None) or [] if str(token) not in named]
     tokenizer._extra_special_tokens = own
     return tokenizer
+
+
+def _ends_of(proto: ModelProto, file: Path, path: str, reference: str) -> dict[str, str]:
+    """The begin, end and unknown tokens of a model whose folder names none; a Llama's would be new ones to it.
+
+    Raises:
+        UserError: the model has no such token either.
+    """
+    named = {**read_json(path, "special_tokens_map.json"), **read_json(path, "tokenizer_config.json")}
+    ends = {}
+    for kind in ("bos", "eos", "unk"):
+        if named.get(f"{kind}_token"):
+            continue
+        number = getattr(proto.trainer_spec, f"{kind}_id")
+        if not 0 <= number < len(proto.pieces):
+            raise _refusal(file, reference, f"has no {kind} token")
+        ends[f"{kind}_token"] = proto.pieces[number].piece
+    return ends
 
 
 def read_pieces(file: Path, reference: str) -> ModelProto:

@@ -173,3 +173,20 @@ def test_what_is_no_model_is_refused_in_a_line(make_folder: MakeFolder, content:
     with pytest.raises(UserError, match="is no SentencePiece model") as caught:
         load_tokenizer(str(folder))
     assert "\n" not in str(caught.value)
+
+
+def test_the_ends_of_a_model_are_its_own_pieces_whatever_they_are_called(make_folder: MakeFolder) -> None:
+    proto = with_blanks(train(bos_piece="[B]", eos_piece="[E]", unk_piece="[U]"))
+    tokenizer = load_tokenizer(str(make_folder(proto)))
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token) == ("[B]", "[E]", "[U]")
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (1, 2, 0)
+    assert tokenizer("a").input_ids[0] == 1 and len(tokenizer) == len(proto.pieces) + 2
+    # What the folder itself names goes before, as a chat model's turn end does.
+    named = load_tokenizer(str(make_folder(proto, VICUNA | {"eos_token": "[q]", "additional_special_tokens": ["[q]"]})))
+    assert (named.bos_token_id, named.eos_token) == (1, "[q]")
+
+
+@pytest.mark.parametrize("end", ["bos", "eos"])
+def test_a_model_without_an_end_is_refused_and_given_none(end: str, make_folder: MakeFolder) -> None:
+    with pytest.raises(UserError, match=rf"tokenizer\.model has no {end} token"):
+        load_tokenizer(str(make_folder(with_blanks(train(**{f"{end}_id": -1})))))
