@@ -237,7 +237,8 @@ def _announce(
     total = sum(parameter.numel() for parameter in assembled.model.parameters())
     console.print(f"  trains {parts}; {total:,} parameters in all", highlight=False)
     console.print(f"  attention: {assembled.attention.name} ({assembled.attention.reason})", highlight=False)
-    console.print(f"  {schedule.num_steps:,} steps, {schedule.num_warmup_steps} of them warm-up", highlight=False)
+    steps = "1 step" if schedule.num_steps == 1 else f"{schedule.num_steps:,} steps"
+    console.print(f"  {steps}, {schedule.num_warmup_steps} of them warm-up", highlight=False)
 
 
 def trainable_parts(config: Mapping[str, Any]) -> TrainableParts:
