@@ -23,6 +23,8 @@ DARK_SHARE = 0.99
 
 # The same bytes with the halves of each value exchanged: what Pillow then keeps is the low byte.
 _EXCHANGED = {"16B": "16L", "16L": "16B", "16N": "16B"}
+_PGM = "PGM;"
+"""Before the white that a PGM file names: Pillow stretches its values to 65,535."""
 _COLOURS = re.compile(r"(?P<mode>RGB|RGBX|RGBA|LA);(?P<order>16[BLN])")
 
 
@@ -72,6 +74,8 @@ def deep_rawmode(image: ImageFile.ImageFile) -> str | None:
     Pillow keeps grey of 16 bits and more whole (modes ``I;16``, ``I``, ``F``), and of 16-bit colours the high bytes.
     """
     arguments = image.tile[0].args if image.tile else None
+    if _is_grey(image) and image.tile and image.tile[0].codec_name.startswith("ppm") and isinstance(arguments, tuple):
+        return f"{_PGM}{arguments[-1]}"
     rawmode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     if _is_grey(image):
         return str(rawmode or image.mode)
@@ -104,7 +108,7 @@ def eight_bits(values: np.ndarray, rawmode: str, value_range: tuple[float, float
     """Deep values as uint8 of the same shape: low to high of the range become 0 to 255, what lies outside is cut off.
 
     Without a range it is the full one of the kind. Integers: 0 to 65,535 (4,095 where the file says that they have 12
-    bits), or to the largest value present where that is larger. Floats: 0 to 1 where none is larger, else to 255, else
+    bits, a PGM's own white), or to the largest value present where that is larger. Floats: 0 to 1 where none is larger, else to 255, else
     to the largest value present.
     """
     if values.dtype == np.uint16 and values.size > 65_536:
@@ -117,6 +121,8 @@ def _white(values: np.ndarray, rawmode: str) -> float:
     largest = float(np.nan_to_num(values, posinf=0.0, neginf=0.0).max(initial=0))
     if values.dtype.kind == "f":
         return 1.0 if largest <= 1.0 else max(255.0, largest)
+    if rawmode.startswith(_PGM):
+        return float(rawmode.removeprefix(_PGM))
     return max(4_095.0 if rawmode == "I;12" else 65_535.0, largest)
 
 
@@ -137,6 +143,8 @@ def _values(
     if _is_grey(image):
         values_HWC = np.asarray(image)[..., None]
         values_HWC = values_HWC.astype(values_HWC.dtype.newbyteorder("="))
+        if rawmode.startswith(_PGM):
+            values_HWC = np.rint(values_HWC * (float(rawmode.removeprefix(_PGM)) / 65_535.0)).astype(np.int32)
     else:
         values_HWC = _whole_colours(np.asarray(image), rawmode, again)
         if values_HWC.shape[2] in (2, 4):

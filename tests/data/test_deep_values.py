@@ -146,3 +146,16 @@ def test_deep_transparency_shows_the_canvas() -> None:
 
 def test_a_picture_of_one_value_is_blank_and_not_dark() -> None:
     assert read_image(deep_png(np.zeros((4, 4, 1), dtype=np.uint16))).dark is None
+
+
+@pytest.mark.parametrize("white", [1_023, 4_095, 65_534, 65_535])
+def test_the_values_of_a_pgm_are_those_of_its_file(white: int) -> None:
+    ramp_HW = np.tile(np.linspace(0, white, 30).astype(np.uint16), (4, 1))
+    for plain in (False, True):
+        body = " ".join(map(str, ramp_HW.ravel())).encode() if plain else ramp_HW.astype(">u2").tobytes()
+        pgm = b"P%d 30 4 %d\n" % (2 if plain else 5, white) + body
+        whole = np.rint(ramp_HW / white * 255)
+        assert np.abs(np.asarray(open_image(pgm))[..., 0] - whole).max() <= 1
+        half = np.rint(np.clip(ramp_HW / (white // 2), 0, 1) * 255)
+        picture = open_image(pgm, reading=ImageReading(value_range=(0, white // 2)))
+        assert np.abs(np.asarray(picture)[..., 0] - half).max() == 0
