@@ -108,8 +108,8 @@ def eight_bits(values: np.ndarray, rawmode: str, value_range: tuple[float, float
     """Deep values as uint8 of the same shape: low to high of the range become 0 to 255, what lies outside is cut off.
 
     Without a range it is the full one of the kind. Integers: 0 to 65,535 (4,095 where the file says that they have 12
-    bits, a PGM's own white), or to the largest value present where that is larger. Floats: 0 to 1 where none is larger, else to 255, else
-    to the largest value present.
+    bits, a PGM's own white), or to the largest value present where that is larger. Floats: 0 to 1 where none is larger,
+    else to 255, else to the largest value present.
     """
     if values.dtype == np.uint16 and values.size > 65_536:
         table = _scaled(np.arange(65_536), *(value_range or (0, _white(values, rawmode))))
