@@ -448,9 +448,11 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     owner = checkpoint.parent.parent
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = recipe_of(read_config(owner))
+    is_trained_precision = dtype in (None, recipe.dtype)
     recipe = replace(recipe, init_from=None, dtype=dtype or recipe.dtype)
     bare = new_model(replace(recipe, adapter=NoAdapter()), device)
-    refuse_other_base(owner, bare.base_fingerprint, bare.model.dtype)
+    if is_trained_precision:
+        refuse_other_base(owner, bare.base_fingerprint)
     load_lineage(bare.model, checkpoint)
     if not isinstance(recipe.adapter, NoAdapter):
         attached = load_adapter(bare.model, checkpoint / "adapter")

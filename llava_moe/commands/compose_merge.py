@@ -28,6 +28,7 @@ from llava_moe.assemble import (
     restore,
 )
 from llava_moe.commands.compose_config import as_yaml
+from llava_moe.commands.compose_start import refuse_other_bases
 from llava_moe.commands.environment import describe_environment, fingerprint_files
 from llava_moe.commands.export_data import open_held_out
 from llava_moe.commands.settings import mixture_of
@@ -55,6 +56,7 @@ def write_merge(choices: Mapping[str, Any], plain: Mapping[str, Any], folder: Pa
         if run is None:
             return
         assembled = open_bare(plain)
+        refuse_other_bases(choices["experts"], assembled)
         lora = merge(assembled.model, choices["experts"], how, run.adapter)
         adapter = {"_target_": "llava_moe.adapters.Lora", **asdict(lora)}
         run.finish(plain, adapter, assembled)

@@ -25,11 +25,12 @@ from llava_moe.adapters import NoAdapter
 from llava_moe.adapters.experts import adapter_folder
 from llava_moe.adapters.own_format import read_settings
 from llava_moe.adapters.projector import PROJECTOR, read_projector
-from llava_moe.assemble import load_lineage, new_model, newest_checkpoint, recipe_of
+from llava_moe.assemble import DTYPES, Assembled, load_lineage, new_model, newest_checkpoint, read_config, recipe_of
 from llava_moe.commands.compose_config import as_yaml
 from llava_moe.compose.base_parts import run_of
 from llava_moe.errors import UserError
 from llava_moe.export.published import published_name
+from llava_moe.model.recorded_weights import refuse_other_base
 from llava_moe.train.checkpoint import MARKER, is_full, write_atomically
 from llava_moe.train.folder import FINISHED, claim_configuration
 from llava_moe.train.state import RunState
@@ -109,6 +110,18 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
     if parts and (run := next((expert for expert in experts if run_of(expert) is not None), None)):
         _refuse(run, grounds[0].expert, next(iter(parts)))
     return _write(parts, plain, [ground.expert for ground in grounds], place) if parts else start
+
+
+def refuse_other_bases(experts: Sequence[object], assembled: Assembled) -> None:
+    """Refuse experts whose runs were trained on another base than the one that was opened.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for expert in experts:
+        run = run_of(expert) if isinstance(expert, str) else None
+        if run is not None and DTYPES.get(read_config(run)["train"]["dtype"]) == assembled.model.dtype:
+            refuse_other_base(run, assembled.base_fingerprint)
 
 
 def _ground_of(expert: str) -> Ground | None:

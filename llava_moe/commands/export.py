@@ -203,7 +203,7 @@ def restore_exactly(checkpoint: Path, recipe: Recipe) -> Assembled:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attention = "auto" if recipe.attn_implementation == "flash_attention_2" else recipe.attn_implementation
     bare = new_model(replace(recipe, adapter=NoAdapter(), attn_implementation=attention), torch.device("cpu"))
-    refuse_other_base(checkpoint.parent.parent, bare.base_fingerprint, bare.model.dtype)
+    refuse_other_base(checkpoint.parent.parent, bare.base_fingerprint)
     nn.Module.to(bare.model, torch.float32)
     load_lineage(bare.model, checkpoint)
     if not isinstance(recipe.adapter, NoAdapter):

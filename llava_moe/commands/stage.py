@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from llava_moe.assemble import DTYPES, Assembled, new_model, newest_checkpoint, recipe_of, weights_writer
+from llava_moe.commands.compose_start import refuse_other_bases
 from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.processes import Processes, zero_of
 from llava_moe.commands.settings import mixture_of, optimizer_of
@@ -99,6 +100,7 @@ def _train_locked(
     console.print(f"[bold]{escape(title)}[/bold]  {escape(str(folder))}")
     checkpoint = last_checkpoint(folder)
     assembled = new_model(recipe_of(config), processes.device)
+    refuse_other_bases((config["adapter"] or {}).get("experts") or (), assembled)
     groups = prepare_stage(
         assembled.model,
         trainable_parts(config),
@@ -107,7 +109,7 @@ def _train_locked(
     data = open_data(config, assembled.encoder, processes, console)
     if checkpoint is not None:
         refuse_changed_data(folder, data)
-        refuse_other_base(folder, assembled.base_fingerprint, assembled.model.dtype)
+        refuse_other_base(folder, assembled.base_fingerprint)
     quarantine = None
     if processes.rank == 0:
         quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)

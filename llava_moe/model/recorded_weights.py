@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from llava_moe.errors import UserError
-from llava_moe.model.fingerprint import base_fingerprint, projector_fingerprint
+from llava_moe.model.fingerprint import layers_fingerprint, projector_fingerprint
 from llava_moe.own_files import read_object
 
 RECORD = "environment.json"
@@ -27,22 +27,22 @@ def fingerprint_start(model: nn.Module) -> dict[str, str]:
     """Fingerprints of a bare model's projector and base parts as ``init_from`` left them; none of a float16 model."""
     if next(model.parameters()).dtype == torch.float16:
         return {}  # it rounds otherwise than bfloat16
-    return {"projector": projector_fingerprint(model), "base": base_fingerprint(model)}
+    return {"projector": projector_fingerprint(model), "base": layers_fingerprint(model)}
 
 
-def refuse_other_base(run: Path, fingerprint: str, dtype: torch.dtype) -> None:
+def refuse_other_base(run: Path, fingerprint: str) -> None:
     """Refuse a base that is another than the one that a run was trained on.
 
     Args:
-        fingerprint: of the base as it was opened, by :func:`~llava_moe.model.fingerprint.base_fingerprint`.
-        dtype: in which it was opened.
+        fingerprint: of the base, opened in the precision that the run trained in: rows for new tokens are the mean of
+            the others, which rounds otherwise in another.
 
     Raises:
         UserError: it is another, or the record is damaged.
     """
     before = _recorded(run).get("base_model")
-    # Where nothing was recorded there is nothing to hold it against; float16 rounds otherwise than bfloat16.
-    if before and fingerprint and before != fingerprint and dtype != torch.float16:
+    # Where nothing was recorded there is nothing to hold it against.
+    if before and fingerprint and before != fingerprint:
         raise UserError(
             f"{run}: its base (model.architecture of its config.yaml) holds other weights than those it was "
             "trained on: put that base back, or train again"
@@ -74,4 +74,6 @@ def refuse_other_start(checkpoint: Path, found: Path, model: nn.Module) -> None:
 
 def _recorded(run: Path) -> dict[str, Any]:
     path = run / RECORD
-    return read_object(path, "put it back", {"base_model?": str, "start?": {str: str}}) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return read_object(path, "put it back, or delete it to go without", {"base_model?": str, "start?": {str: str}})

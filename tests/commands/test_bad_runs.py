@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from llava_moe.cli import run
+from tests.tiny_models import write_parts
 
 Refused = Callable[..., str]
 
@@ -152,3 +153,26 @@ def test_a_start_of_the_same_name_in_the_current_folder_is_no_other_runs_start(
     assert "was started from another projector than A/stage1" in refused(*prompt, "run=../A/frozen")
     monkeypatch.chdir(tmp_path / "A")
     assert run([*prompt, "run=frozen"]) == 0
+
+
+def test_a_base_of_parts_is_the_same_in_every_precision(
+    tiny_words: list[str], tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    tower, language_model = write_parts(tmp_path, tokenizer_folder)
+    words = [word for word in tiny_words if not word.startswith("model")]
+    words += [f"model.architecture.vision_tower={tower}", f"model.architecture.language_model={language_model}"]
+    words += ["model=vicuna_7b_clip336", "train.max_steps=1"]
+    assert run(["train", *words, "adapter=lora", "train.dtype=bf16", "out=first"]) == 0
+    frozen = [
+        "adapter=lora",
+        "init_from=first",
+        "stage.learning_rates={adapter: 1e-3}",
+        "train.dtype=bf16",
+        "out=second",
+    ]
+    assert run(["train", *words, *frozen]) == 0
+    for name in ("first", "second"):
+        for dtype in ("fp32", "bf16", "fp16"):
+            assert run(["chat", f"run={name}", f"dtype={dtype}", "prompt=a", "max_new_tokens=1"]) == 0
+    assert run(["export", "run=second", "to=hf", "out=hf", "dtype=fp32"]) == 0
+    assert run(["compose", "experts=[second,second]", "method=linear", *words, "out=merged"]) == 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoProcessor
 
 from llava_moe.cli import run
@@ -102,3 +103,18 @@ def test_end_tokens_that_cannot_be_read_are_told_and_not_left_out(
     (tmp_path / "odd" / "generation_config.json").write_bytes(content)
     line = refused("chat", f"model.path={tmp_path / 'odd'}", "prompt=a")
     assert "generation_config.json" in line and told in line
+
+
+def test_experts_are_not_composed_on_other_weights_of_the_same_name(
+    words: list[str], tokenizer_folder: Path, refused: Refused
+) -> None:
+    model = write_llava(Path("base"), tokenizer_folder)
+    words = [*words, "model.path=base"]
+    assert run(["train", *words, "adapter=lora", "out=lora"]) == 0
+    with torch.no_grad():
+        model.model.language_model.norm.weight.mul_(1.5)
+    model.save_pretrained("base")
+    for method in ("mole", "linear"):
+        line = refused("compose", "experts=[lora,lora]", f"method={method}", *words, f"out={method}")
+        assert "lora: its base" in line and "holds other weights than those it was trained on" in line
+    assert "holds other weights" in refused("eval", "run=lora", "limit=1")
