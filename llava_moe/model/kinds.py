@@ -44,6 +44,17 @@ def refuse_other_kind(path: str, reference: str, wanted: tuple[str, ...]) -> Non
         )
     if found not in wanted:
         raise UserError(f"model {reference} is of type {found}, where one of type {' or '.join(wanted)} is needed")
+    _refuse_strange_padding(config.get("text_config", config), reference)
+
+
+def _refuse_strange_padding(text: Any, reference: str) -> None:
+    """Refuse a padding token without a row before transformers meets it: some versions warn first."""
+    pad, size = (text.get(key) if isinstance(text, dict) else None for key in ("pad_token_id", "vocab_size"))
+    if isinstance(pad, int) and isinstance(size, int) and not -1 <= pad < size:
+        raise UserError(
+            f"model {reference}: pad_token_id={pad} of its config.json is no token of the {size} that it has: write "
+            "the padding token's own number, or null"
+        )
 
 
 def check_llava(config: LlavaConfig, reference: str) -> None:

@@ -35,7 +35,7 @@ def bad_folders(folder: Path, tokenizer_folder: Path) -> dict[str, str]:
         "other language": "a language model of type opt",
         "odd layer": "vision_feature_layer=9",
         "odd token": "no row of its table",
-        "odd padding": "cannot be loaded",
+        "odd padding": "pad_token_id=1000000 of its config.json is no token of the 640",
         "odd heads": "cannot be",
         "original": "of the original LLaVA code",
     }
