@@ -121,7 +121,7 @@ _TEXT = _faults(
     ),
     (
         "loss_flag",
-        "loss, train or weight holds another value than 0, 1, true or false, or would have a question learnt.",
+        "loss, train or weight holds another value than 0, 1, true or false, or would have a question supervised.",
         "Write 0 or 1 on the assistant's turns; parts of a turn's weight are not supported.",
     ),
     ("no_turns", "No turn is the user's.", "Add the question, or leave the record out."),
@@ -147,8 +147,8 @@ _TEXT = _faults(
     ),
     (
         "nothing_supervised",
-        "No token of the record carries a loss: each answer is marked as not to be learnt, or none fits.",
-        "Mark an answer as learnt, and see that it fits into train.max_length.",
+        "No token of the record carries a loss: each answer is marked as not to be trained on, or none fits.",
+        "Mark an answer to be trained on, and see that it fits into train.max_length.",
     ),
 )
 _TEXT_NOTES = _notes(

@@ -189,7 +189,7 @@ def scan(job: Job, stretch: Stretch) -> Scanned:
 
 
 def _apart(conversation: Conversation) -> str:
-    """What tells records of the same rendered text apart: another system text, other answers that are learnt."""
+    """What tells records of the same rendered text apart: another system text, other answers that are trained on."""
     skipped = [number for number, turn in enumerate(conversation.turns) if not turn.is_supervised]
     return "" if conversation.system is None and not skipped else repr((conversation.system, skipped))
 

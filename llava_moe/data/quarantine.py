@@ -120,7 +120,7 @@ class Quarantine:
         raise UserError(
             f"data source {source!r}: {count} of {self.num_records[source]} records are bad ({told}), more than "
             f"data.max_bad_share={self.max_bad_share:g}; see {self.path} (such as record {first.index}: "
-            f"{first.detail[:200]}), then mend the source or raise the share"
+            f"{first.detail[:200]}), then fix the source or raise the share"
         )
 
     def _first_over(self) -> tuple[str, int] | None:

@@ -150,7 +150,7 @@ def conversation_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> C
     _refuse_tags(conversation)
     check_images(conversation)
     if not any(turn.is_supervised for turn in turns if turn.role == ASSISTANT):
-        raise BadRecord("nothing_supervised", "each of its answers is marked as not to be learnt")
+        raise BadRecord("nothing_supervised", "each of its answers is marked as not to be trained on")
     return conversation
 
 

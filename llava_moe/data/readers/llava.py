@@ -2,7 +2,7 @@
 
 So are ShareGPT4V, Vision-Flan and LLaVA-Med (which spells the key ``conversatons``). ``image`` is missing or None in
 text-only records, a path, a list of paths, or base64; ``images`` is read as well. What a turn may be, system texts and
-marks of what is learnt among it, stands in ``turns.py``.
+marks of what is supervised among it, stands in ``turns.py``.
 """
 
 from __future__ import annotations

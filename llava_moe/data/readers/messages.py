@@ -3,7 +3,7 @@
 So write OpenAI (content lists with ``image_url``), LLaMA-Factory and ms-swift (``<image>`` in the text, the images in
 ``images``), TRL (content lists with ``{"type": "image"}``, in Parquet too), and those who put ``role`` and ``content``
 under ``conversations``. TRL's ``prompt`` and ``completion``, both lists of messages, are one conversation of which the
-completion alone is learnt, as ``completion_only_loss`` has it. What a turn may be stands in ``turns.py``.
+completion alone is supervised, as ``completion_only_loss`` has it. What a turn may be stands in ``turns.py``.
 
 Where the record has images and no placeholder stands anywhere, they open the first user turn, as in TRL and ms-swift.
 """

@@ -1,7 +1,7 @@
 """The row that every record is kept in, whatever format it came from, and what the formats share.
 
 A row is a dict: ``id``, ``images`` (list of ``{"path", "bytes"}``, one of them set), ``turns`` (list of
-``{"role", "text", "is_supervised"}``; the last is False where an answer is not learnt, else absent or None),
+``{"role", "text", "is_supervised"}``; the last is False where an answer is not supervised, else absent or None),
 ``system``, ``caption``, ``split``, ``task``, and ``fault`` with ``detail`` where it could not be read.
 """
 

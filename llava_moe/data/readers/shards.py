@@ -53,7 +53,7 @@ SHARD_SCHEMA = pa.schema(
 )
 """One record a row: the ``records`` format. An image is a path, or bytes with their SHA-256 and size in pixels.
 
-``is_supervised`` is False for an answer that is not learnt and null otherwise. Shards of earlier releases have neither
+``is_supervised`` is False for an answer without supervision, else null. Shards of earlier releases have neither
 it nor ``system``.
 """
 

@@ -1,4 +1,4 @@
-"""Turns as the formats of today write them: roles, texts, content lists, system texts, marks of what is learnt.
+"""Turns as the formats of today write them: roles, texts, content lists, system texts, marks of what is supervised.
 
 A turn is an object with a role under ``role`` or ``from`` and what was said under ``content``, ``value`` or ``text``:
 text with ``<image>`` where an image stands, or a list of parts (OpenAI's ``{"type": "text", "text"}``,
@@ -7,8 +7,8 @@ with the image in it or in the record's list; Anthropic's ``source``). Keys that
 Parquet gives every turn and part the keys of all others. Images that open a list stand a line each, others where they
 are; texts that follow each other are lines.
 
-``loss``, ``train`` and ``weight`` (0, 1, true, false) on an assistant's turn say whether it is learnt. On other turns
-they may say that it is not, which is so; that it is learnt is refused.
+``loss``, ``train`` and ``weight`` (0, 1, true, false) on an answer say whether it is supervised. On other turns
+they may say that it is not, which is so; that it is supervised is refused.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Spoken:
     """What was said in a record.
 
     Attributes:
-        turns: each ``{"role", "text"}``, with ``"is_supervised": False`` where an answer is not learnt.
+        turns: each ``{"role", "text"}``, with ``"is_supervised": False`` where an answer is not supervised.
         images: in the order of their placeholders.
         system: the system text; None where there is none.
     """
@@ -154,12 +154,12 @@ def _is_supervised(message: Mapping[str, Any], role: str, number: int) -> bool:
             raise BadRecord("loss_flag", f"turn {number} has {key} {str(value)[:40]!r}; it is 0, 1, true or false")
         told[key] = bool(value)
     if len(set(told.values())) > 1:
-        raise BadRecord("loss_flag", f"turn {number} is to be learnt and not to be learnt: {', '.join(told)}")
+        raise BadRecord("loss_flag", f"turn {number} is to be trained on and not to be: {', '.join(told)}")
     if role == ASSISTANT:
         return all(told.values())
     if any(told.values()):
         raise BadRecord(
-            "loss_flag", f"turn {number} is by {role} and has {next(iter(told))} 1; answers alone are learnt"
+            "loss_flag", f"turn {number} is by {role} and has {next(iter(told))} 1; answers alone are supervised"
         )
     return True
 
