@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from llava_moe.visible import visible
 
 
 def page_template(file: Path, **filters: Callable[[Any], str]) -> Template:
-    """The template in ``file``. Values are escaped, an unknown name is an error, ``|thousands`` groups digits.
+    """The template in ``file``, which begins with ``head.html.j2``: a policy under which a browser runs no script.
+
+    Values are escaped, control characters and marks of direction in them written out; an unknown name is an error;
+    ``|thousands`` groups digits.
 
     Args:
         filters: more filters by name.
     """
     environment = Environment(
-        loader=FileSystemLoader(file.parent),
+        loader=FileSystemLoader([file.parent, Path(__file__).parent]),
         autoescape=True,
+        finalize=_made_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -25,3 +32,8 @@ def page_template(file: Path, **filters: Callable[[Any], str]) -> Template:
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters.update(filters)
     return environment.get_template(file.name)
+
+
+def _made_visible(value: Any) -> Any:
+    """Markup is our own; all other text may come from anywhere."""
+    return visible(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -13,7 +13,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "llava_moe"
 ALLOWED = {
     "errors": set(),
-    "html_page": set(),
+    "html_page": {"visible"},
+    "domain_colors": set(),
     "kv_cache": set(),
     "packed_rows": {"kv_cache"},
     "regular_file": set(),
@@ -25,7 +26,7 @@ ALLOWED = {
     "adapters": {"errors", "regular_file", "own_files", "kv_cache", "packed_rows"},
     "train": {"errors", "regular_file", "own_files", "data.batch"},
     "eval": {"errors", "regular_file", "own_files", "kv_cache", "data"},
-    "report": {"errors", "regular_file", "own_files", "html_page", "data", "eval"},
+    "report": {"errors", "regular_file", "own_files", "html_page", "data", "eval", "domain_colors", "visible"},
     "chat": {"errors", "data", "eval", "adapters", "visible", "visible_console"},
     "assemble": {"errors", "regular_file", "own_files", "data", "model", "adapters", "train.checkpoint"},
     "export": {"errors", "regular_file", "data", "model", "adapters", "assemble"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "lmms": {"errors", "regular_file", "data", "eval", "assemble"},
     "prepare": {"errors", "regular_file", "data"},
     "check": {"errors", "regular_file", "html_page", "data", "eval", "visible"},
-    "account": {"errors", "html_page", "data", "visible"},
+    "account": {"errors", "html_page", "data", "visible", "domain_colors"},
     "plan": {"errors", "regular_file", "data", "model", "adapters", "assemble", "train"},
     "commands": {
         *("errors", "data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "compose"),

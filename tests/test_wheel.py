@@ -30,6 +30,8 @@ def test_an_installed_wheel_finds_its_configurations_and_its_demo(tmp_path: Path
         "llava_moe/demo/images/SOURCES.json",
         "llava_moe/demo/base/vision_tower/model.safetensors",
         "llava_moe/demo/base/language_model/tokenizer.json",
+        "llava_moe/head.html.j2",
+        "llava_moe/page.css.j2",
         "llava_moe/report/page.html.j2",
         "llava_moe/data_recipes/llava_mix665k.py",
         "llava_moe/lmms_tasks/vsr.yaml",

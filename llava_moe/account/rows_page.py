@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_moe.account.page import colours_of, render
+from llava_moe.account.page import render
 from llava_moe.account.pictures import PAGE_PIXELS, data_address
 from llava_moe.account.pieces import Piece, Token
 from llava_moe.account.rows import Row, Segment
 from llava_moe.account.rows_terminal import hole_line, row_title, segment_facts, segment_title, shown, tokens_line
 from llava_moe.data.encode import IGNORED
+from llava_moe.domain_colors import colors_of
 from llava_moe.visible import visible
 
 _KINDS = {"supervised": "t", "image": "i", "prompt": "p"}
@@ -32,7 +33,7 @@ def rows_page(title: str, words: str, stages: Sequence[StageRows], next_commands
         "preview.html.j2",
         title=title,
         words=words,
-        colours=colours_of([domain for stage in stages for domain in stage.domains]),
+        colors=colors_of([domain for stage in stages for domain in stage.domains]),
         stages=[{"title": stage.title, "rows": [_row(row) for row in stage.rows]} for stage in stages],
         next_commands=next_commands,
     )

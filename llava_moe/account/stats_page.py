@@ -8,20 +8,21 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from llava_moe.account.groups import Group
-from llava_moe.account.page import colours_of, render
+from llava_moe.account.page import render
 from llava_moe.account.stage import StageAccount
 from llava_moe.account.tables import stage_tables
 from llava_moe.account.tally import Tally
 from llava_moe.account.terminal import seating_lines, summary_line, warning_lines
+from llava_moe.domain_colors import colors_of
 
 _BARS = (("samples", "of_samples"), ("tokens", "of_tokens"), ("supervised", "of_supervised"), ("loss", "of_loss"))
 
 
 def stats_page(title: str, words: str, accounts: Sequence[StageAccount]) -> str:
     """The page of an experiment's stages; ``words`` are those of ``train``."""
-    colours = colours_of([group.name for account in accounts for group in account.of("domain")])
+    colors = colors_of([group.name for account in accounts for group in account.of("domain")])
     return render(
-        "stats.html.j2", title=title, words=words, colours=colours, stages=[_section(account) for account in accounts]
+        "stats.html.j2", title=title, words=words, colors=colors, stages=[_section(account) for account in accounts]
     )
 
 

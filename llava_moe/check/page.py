@@ -12,7 +12,6 @@ from llava_moe.check.mix import Checked
 from llava_moe.check.table import kind_rows
 from llava_moe.eval.files import write_atomically
 from llava_moe.html_page import page_template
-from llava_moe.visible import visible
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -37,7 +36,7 @@ def write_page(
         UserError: the folder cannot be written.
     """
     path = folder / PAGE
-    page = page_template(TEMPLATE, visible=visible).render(
+    page = page_template(TEMPLATE).render(
         title=title,
         words=words,
         checked=checked,

@@ -1,14 +1,18 @@
 """Charts of the report as inline SVG: text takes the page's colour, so one drawing serves light and dark.
 
-matplotlib draws; its figure is then freed of everything that points outside the page (namespaces, metadata, doctype).
+matplotlib draws; what it drew is taken over element by element, without all that points outside the page (namespaces,
+metadata, doctype). Names come from data: none is read as a formula, and whatever stands in one, it stays text.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -17,13 +21,13 @@ from matplotlib.ticker import MaxNLocator
 
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.report.stage_log import StageLog
+from llava_moe.visible import visible
 
-# Readable on white and on near-black, and told apart by the colour-blind in this order.
-COLOURS = ("#3987e5", "#d95926", "#199e70", "#c98500", "#9085e9", "#d55181")
 # Stands for the page's text colour; no drawing uses it otherwise.
 _INK = "#010203"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "llava-moe",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -47,34 +51,32 @@ _STYLE: dict[Any, Any] = {
     "lines.solid_capstyle": "round",
 }
 _MOST_POINTS = 160
+_MOST_LETTERS = 90
+"""Of all the names below a chart's bars together."""
 
 
-def colours_of(domains: Sequence[str]) -> dict[str, str]:
-    """A colour for each domain, the same all over the page as long as the order is."""
-    return {domain: COLOURS[index % len(COLOURS)] for index, domain in enumerate(domains)}
+def loss_chart(stage: StageLog, colors: Mapping[str, str]) -> str:
+    """Cross-entropy per supervised token over the steps, a line a domain, held-out records dotted; "" without steps.
 
-
-def loss_chart(stage: StageLog, colours: Mapping[str, str]) -> str:
-    """Cross-entropy per supervised token over the steps, a line a domain, held-out records dotted; "" without steps."""
+    The page has the legend: names of any length and script fold there.
+    """
     if not stage.steps:
         return ""
     with rc_context(_STYLE):
         figure, axes = _figure(7.2, 2.9)
         for domain in stage.domains:
             points = _bin(stage.steps, _domain_loss(domain))
-            axes.plot(*points, color=colours[domain], label=domain)
+            axes.plot(*points, color=colors[domain])
             held_out = [
                 (one["step"], one["domains"][domain]["loss"])
                 for one in stage.validations
                 if one.get("domains", {}).get(domain, {}).get("loss") is not None
             ]
             if held_out:
-                axes.plot(*zip(*held_out, strict=True), color=colours[domain], linestyle=":", marker="o", markersize=4)
+                axes.plot(*zip(*held_out, strict=True), color=colors[domain], linestyle=":", marker="o", markersize=4)
         axes.set_xlabel("step")
         axes.set_ylabel("loss, nats per answer token")
         axes.set_ylim(bottom=0)
-        if stage.domains:
-            axes.legend(frameon=False, ncols=len(stage.domains), loc="upper right")
         return _svg(figure, f"Loss by domain, stage {stage.name}")
 
 
@@ -101,7 +103,7 @@ def step_charts(stage: StageLog) -> str:
         return _svg(figure, f"Learning rate, gradient norm and speed, stage {stage.name}")
 
 
-def score_chart(result: BenchmarkResult, colours: Mapping[str, str]) -> str:
+def score_chart(result: BenchmarkResult, colors: Mapping[str, str]) -> str:
     """Exact match with the right image, with another image and by majority answer, three bars a domain."""
     bars = {"exact_match": "right image", "other_image": "other", "majority_answer": "majority"}
     shown = [name for name in bars if name in result.columns]
@@ -116,7 +118,7 @@ def score_chart(result: BenchmarkResult, colours: Mapping[str, str]) -> str:
             for place, row in enumerate(rows):
                 measure = row.measures[name]
                 at = place + (index - (len(shown) - 1) / 2) * width
-                ink = colours.get(row.domain, COLOURS[0]) if index == 0 else _INK
+                ink = colors.get(row.domain, _INK) if index == 0 else _INK
                 alpha = (1.0, 0.45, 0.22)[index]
                 axes.bar(at, 100 * measure.value, width * 0.9, color=ink, alpha=alpha, linewidth=0)
                 if measure.low is not None and measure.high is not None:
@@ -125,7 +127,8 @@ def score_chart(result: BenchmarkResult, colours: Mapping[str, str]) -> str:
                 top = 100 * (measure.high if measure.high is not None else measure.value)
                 axes.text(at, top + 1.5, f"{100 * measure.value:.0f}", ha="center", va="bottom", fontsize=9)
                 axes.text(at, -3, bars[name], ha="center", va="top", fontsize=8, alpha=0.8)
-        axes.set_xticks(range(len(rows)), [row.domain for row in rows])
+        room = max(6, _MOST_LETTERS // len(rows))
+        axes.set_xticks(range(len(rows)), [_shortened(row.domain, room) for row in rows])
         axes.tick_params(axis="x", length=0, pad=16)
         axes.set_ylim(0, 108)
         axes.set_ylabel("exact match, %")
@@ -165,17 +168,40 @@ def _bin(
     return places, means
 
 
+def _shortened(name: str, room: int) -> str:
+    """A name on one line of at most ``room`` letters, an ellipsis where some are missing."""
+    shown = visible(name)
+    return shown if len(shown) <= room else f"{shown[: room - 1]}…"
+
+
 def _svg(figure: Figure, label: str) -> str:
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'^<svg width="[^"]*" height="[^"]*"|^<svg height="[^"]*" ([^>]*)width="[^"]*"', r"<svg \1", text)
-    text = text.replace(_INK, "currentColor")
+    with warnings.catch_warnings():
+        # The reader's browser has the letters that the font which lays out the drawing lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = ElementTree.fromstring(stream.getvalue())
     # Every chart of the page numbers its parts from 1; a reference must find its own chart's.
-    prefix = re.sub(r"\W+", "-", label.lower())
-    text = re.sub(r'\bid="', f'id="{prefix}-', text)
-    text = text.replace("url(#", f"url(#{prefix}-").replace('href="#', f'href="#{prefix}-')
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    prefix = f"c{hashlib.sha256(label.encode('utf-8', 'replace')).hexdigest()[:8]}-"
+    for parent in [*drawing.iter()]:
+        for child in [*parent]:
+            if _bare(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    for element in drawing.iter():
+        element.tag = _bare(element.tag)
+        for name in [*element.attrib]:
+            value = re.sub(r"(?<=url\(#)", prefix, element.attrib.pop(name).replace(_INK, "currentColor"))
+            bare = _bare(name)
+            if bare == "id":
+                value = prefix + value
+            elif bare == "href":
+                value = f"#{prefix}{value[1:]}"
+            element.set(bare, value)
+    del drawing.attrib["width"], drawing.attrib["height"]
+    drawing.attrib = {"role": "img", "aria-label": visible(label), **drawing.attrib}
+    return ElementTree.tostring(drawing, encoding="unicode")
+
+
+def _bare(name: str) -> str:
+    """The name of an element or attribute without its namespace."""
+    return name.rpartition("}")[2]

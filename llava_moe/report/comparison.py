@@ -11,6 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from llava_moe.domain_colors import PALETTE
 from llava_moe.eval.bootstrap import Interval
 from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
 from llava_moe.eval.comparison_table import comparison_table, explanation, scale_of, shown_difference, shown_value
@@ -18,7 +19,6 @@ from llava_moe.eval.disagreements import Disagreement
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.table import TextTable, title_of
 from llava_moe.html_page import page_template
-from llava_moe.report.charts import COLOURS
 from llava_moe.report.pictures import picture_of
 
 _WIDTH, _HEIGHT, _MARGIN = 260.0, 16.0, 6.0
@@ -32,7 +32,7 @@ class Shown:
     """One run's line of a measure: its numbers as text, and its interval as a drawing."""
 
     run: str
-    colour: str
+    color: str
     value: str
     difference: str
     stands_out: bool
@@ -78,7 +78,7 @@ def write_comparison_page(folder: Path, comparison: Comparison, next_commands: S
     page = page_template(TEMPLATE).render(
         comparison=comparison,
         sections=[_section(comparison, compared) for compared in comparison.benchmarks],
-        listed=list(zip(comparison.runs, comparison.folders, _colours(comparison), strict=True)),
+        listed=list(zip(comparison.runs, comparison.folders, _colors(comparison), strict=True)),
         explanation=explanation(comparison),
         next_commands=next_commands,
     )
@@ -86,15 +86,15 @@ def write_comparison_page(folder: Path, comparison: Comparison, next_commands: S
     return path
 
 
-def _colours(comparison: Comparison) -> list[str]:
-    return [COLOURS[number % len(COLOURS)] for number in range(len(comparison.runs))]
+def _colors(comparison: Comparison) -> list[str]:
+    return [PALETTE[number % len(PALETTE)] for number in range(len(comparison.runs))]
 
 
 def _section(comparison: Comparison, compared: ComparedBenchmark) -> Section:
-    colours = _colours(comparison)
+    colors = _colors(comparison)
     return Section(
         compared=compared,
-        rows=tuple(_row(comparison.runs, colours, row) for row in compared.main_rows),
+        rows=tuple(_row(comparison.runs, colors, row) for row in compared.main_rows),
         table=comparison_table(comparison, compared, main=False),
         disagreements=tuple(
             ShownDisagreement(
@@ -107,20 +107,20 @@ def _section(comparison: Comparison, compared: ComparedBenchmark) -> Section:
     )
 
 
-def _row(runs: Sequence[str], colours: Sequence[str], row: ComparedRow) -> ShownRow:
+def _row(runs: Sequence[str], colors: Sequence[str], row: ComparedRow) -> ShownRow:
     ends = [end for cell in row.cells for end in _ends(cell)] + [*row.baselines.values()]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     scale = scale_of(row.measure)
     shown = tuple(
         Shown(
             run=run,
-            colour=colour,
+            color=color,
             value=shown_value(row.measure, cell.value),
             difference=shown_difference(row.measure, cell) if number else "",
             stands_out=cell.stands_out,
-            drawing=draw_interval(cell.value, cell.interval, low, high, colour, list(row.baselines.values()), scale),
+            drawing=draw_interval(cell.value, cell.interval, low, high, color, list(row.baselines.values()), scale),
         )
-        for number, (run, colour, cell) in enumerate(zip(runs, colours, row.cells, strict=True))
+        for number, (run, color, cell) in enumerate(zip(runs, colors, row.cells, strict=True))
     )
     return ShownRow(row.domain, title_of(row.measure), row.num_questions, shown)
 
@@ -136,7 +136,7 @@ def draw_interval(
     interval: Interval | None,
     low: float,
     high: float,
-    colour: str,
+    color: str,
     marks: Sequence[float] = (),
     scale: float = 100.0,
 ) -> Markup:
@@ -158,10 +158,10 @@ def draw_interval(
     if interval is not None:
         told += f", interval {scale * interval.low:.1f} to {scale * interval.high:.1f}"
         parts.append(
-            f'<line x1="{at(interval.low)}" x2="{at(interval.high)}" y1="{middle}" y2="{middle}" stroke="{colour}" '
+            f'<line x1="{at(interval.low)}" x2="{at(interval.high)}" y1="{middle}" y2="{middle}" stroke="{color}" '
             'stroke-width="3" stroke-opacity="0.55"/>'
         )
-    parts.append(f'<circle cx="{at(value)}" cy="{middle}" r="4" fill="{colour}"/>')
+    parts.append(f'<circle cx="{at(value)}" cy="{middle}" r="4" fill="{color}"/>')
     return Markup(
         f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" width="{_WIDTH:.0f}" height="{_HEIGHT:.0f}" role="img" '
         f'aria-label="{told}">{"".join(parts)}</svg>'

@@ -14,11 +14,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from llava_moe.domain_colors import colors_of
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.table import TextTable, domain_table, kind_table, paper_table
 from llava_moe.html_page import page_template
-from llava_moe.report.charts import colours_of, loss_chart, score_chart, step_charts
+from llava_moe.report.charts import loss_chart, score_chart, step_charts
 from llava_moe.report.examples import ShownAnswer
 from llava_moe.report.stage_log import (
     DomainAccount,
@@ -83,13 +84,14 @@ def write_report(
     Raises:
         UserError: the page cannot be written.
     """
-    colours = colours_of(tuple(dict.fromkeys(_all_domains(stages, evaluation))))
+    trained = [domain for stage in stages for domain in stage.domains]
+    colors = colors_of(trained, more=[domain for result in evaluation for domain in result.domains])
     path = folder / "report.html"
     page = page_template(TEMPLATE, percent=_percent).render(
         title=title or folder.resolve().name,
-        colours=colours,
-        scores=[_scores(result, colours) for result in evaluation],
-        stages=[_stage(stage, colours) for stage in stages],
+        colors=colors,
+        scores=[_scores(result, colors) for result in evaluation],
+        stages=[_stage(stage, colors) for stage in stages],
         environment=_environment_facts(stages),
         next_commands=next_commands,
         examples=examples,
@@ -104,24 +106,19 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f}"
 
 
-def _all_domains(stages: Sequence[StageLog], evaluation: Sequence[BenchmarkResult]) -> list[str]:
-    scored = [domain for result in evaluation for domain in result.domains]
-    return scored + [domain for stage in stages for domain in stage.domains]
-
-
-def _scores(result: BenchmarkResult, colours: Mapping[str, str]) -> Scores:
-    chart = Markup(score_chart(result, colours))
+def _scores(result: BenchmarkResult, colors: Mapping[str, str]) -> Scores:
+    chart = Markup(score_chart(result, colors))
     return Scores(result, domain_table(result), paper_table(result), kind_table(result), chart)
 
 
-def _stage(stage: StageLog, colours: Mapping[str, str]) -> StageSection:
+def _stage(stage: StageLog, colors: Mapping[str, str]) -> StageSection:
     return StageSection(
         log=stage,
         account=account_domains(stage),
         reasons=count_reasons(stage),
         experts=last_expert_shares(stage),
         facts=_stage_facts(stage),
-        loss_chart=Markup(loss_chart(stage, colours)),
+        loss_chart=Markup(loss_chart(stage, colors)),
         step_charts=Markup(step_charts(stage)),
     )
 

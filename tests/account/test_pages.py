@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,9 +30,10 @@ from llava_moe.data.mixture import Mixture
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
 from llava_moe.data.stream import StepStream
+from llava_moe.domain_colors import colors_of
+from tests.browser import draw, needs_browser
 
 MakeStream = Callable[..., StepStream]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = "[bold]no[/bold] <script>alert('x')</script> </div>&amp; مرحبا 👩‍👩‍👧 \x1b[31mred \u202eback"
 
 
@@ -191,28 +190,17 @@ def test_a_large_picture_is_made_small_and_a_small_one_kept() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_browser
 def test_a_browser_draws_the_pages(make_stream: MakeStream, nasty_stream: StepStream, tmp_path: Path) -> None:
     stream = make_stream({"captions": {"repeats": 1.7}})
+    bars = {
+        tuple(bytes.fromhex(color[1:])) for color in colors_of(one.domain for one in stream.mixture.sources).values()
+    }
     pages = {
-        "stats": (stats_page("stats", "", [account_of(stream)]), {(0x39, 0x87, 0xE5), (0xD9, 0x59, 0x26)}),
+        "stats": (stats_page("stats", "", [account_of(stream)]), bars),
         "preview": (page_of(stream), {(0xD8, 0xF2, 0xE3), (0xFB, 0xEC, 0xCB)}),
         "nasty": (page_of(nasty_stream, 1), {(0xD8, 0xF2, 0xE3)}),
     }
     for name, (text, expected) in pages.items():
         (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
-        shot = tmp_path / f"{name}.png"
-        assert CHROMIUM is not None
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        flags += ["--disable-component-update", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}"]
-        command = [
-            CHROMIUM,
-            *flags,
-            "--window-size=900,1600",
-            f"--screenshot={shot}",
-            (tmp_path / f"{name}.html").as_uri(),
-        ]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-        with Image.open(shot) as picture:
-            colours = {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=2**24)}
-        assert expected <= colours, name
+        assert expected <= draw(tmp_path / f"{name}.html"), name

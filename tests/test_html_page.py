@@ -1,0 +1,61 @@
+"""What holds for each page by how all of them are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jinja2 import UndefinedError
+from markupsafe import Markup
+
+import llava_moe
+from llava_moe.html_page import page_template
+from tests.browser import document, needs_browser
+
+PACKAGE = Path(llava_moe.__file__).parent
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+    "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">"
+)
+HOSTILE = "</style><script>document.title='owned'</script>\x1b[2J\u202e{{7*7}}"
+
+
+def pages() -> list[Path]:
+    found = [path for path in PACKAGE.rglob("*.html.j2") if "<body>" in path.read_text(encoding="utf-8")]
+    assert len(found) >= 5
+    return found
+
+
+def test_each_page_begins_with_a_policy_that_lets_nothing_run_or_load() -> None:
+    head = (PACKAGE / "head.html.j2").read_text(encoding="utf-8")
+    assert head.startswith("<!doctype html>") and POLICY in head
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith('{% include "head.html.j2" %}\n<title>'), path.name
+        assert "|safe" not in text.replace(" ", "") and "autoescape" not in text, path.name
+
+
+def made(folder: Path, body: str, **values: object) -> str:
+    (folder / "made.html.j2").write_text(f'{{% include "head.html.j2" %}}\n<title>x</title>\n{body}')
+    return page_template(folder / "made.html.j2").render(**values)
+
+
+def test_what_a_page_is_given_is_escaped_and_visible_and_our_own_markup_stays(tmp_path: Path) -> None:
+    text = made(
+        tmp_path, '<p title="{{ told }}">{{ told }}</p>{{ own }}{{ [told] | join }}', told=HOSTILE, own=Markup("<hr>")
+    )
+    shown = "&lt;/style&gt;&lt;script&gt;document.title=&#39;owned&#39;&lt;/script&gt;\\x1b[2J\\u202e{{7*7}}"
+    assert text.count(shown) == 3 and "<hr>" in text and "\x1b" not in text and "\u202e" not in text
+    with pytest.raises(UndefinedError):
+        made(tmp_path, "{{ forgotten }}")
+
+
+@needs_browser
+def test_a_browser_runs_no_script_even_where_one_stands_on_a_page(tmp_path: Path) -> None:
+    script = "<script>document.title = 'owned'</script><svg onload=\"document.title = 'owned'\"></svg>"
+    page = tmp_path / "page.html"
+    page.write_text(made(tmp_path, "{{ script }}", script=Markup(script)))
+    assert "<title>x</title>" in document(page)
+    # The same without its policy: the browser of this test would run it.
+    page.write_text(page.read_text().replace(POLICY, ""))
+    assert "<title>owned</title>" in document(page)
