@@ -135,12 +135,15 @@ def _on_common_base(choices: Mapping[str, Any], plain: dict[str, Any]) -> dict[s
 
 def _train_gates(choices: Mapping[str, Any], plain: dict[str, Any], console: Console) -> tuple[Path, bool]:
     """Train MoLE's gates as any stage is trained; return the run's folder and whether this is the first process."""
+    from llava_moe.commands.curve_viewers import settle_viewers
     from llava_moe.commands.stage import check_stage, is_finished, train_stage
 
     folder = Path(plain["out"]) if plain["out"] else RUNS / f"mole-{fingerprint(plain)}"
     with StopSignals() as stop_signals:
         if not is_finished(folder):
             check_stage(plain)
+            for note in settle_viewers([plain["log"]]):
+                console.print(note, style="yellow", highlight=False, markup=False)
         processes = join_processes(plain["parallel"])
         quiet = VisibleConsole(quiet=True) if processes.rank else console
         title = f"mole of {len(choices['experts'])} experts"

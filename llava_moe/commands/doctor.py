@@ -55,7 +55,7 @@ def _packages() -> list[Finding]:
         "deepspeed": "several GPUs need it: pip install 'llava-moe[train]'",
         "flash-attn": "faster attention on NVIDIA GPUs: pip install flash-attn --no-build-isolation",
         "tensorboard": "log.tensorboard=true needs it: pip install 'llava-moe[train]'",
-        "wandb": "log.wandb=offline|online needs it: pip install 'llava-moe[train]'",
+        "wandb": "log.wandb=auto|offline|online needs it: pip install 'llava-moe[train]'",
         "peft": "only to load our LoRA folders outside this package: pip install peft",
     }
     for name, remedy in optional.items():

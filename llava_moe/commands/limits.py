@@ -175,7 +175,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "log.every": Whole(1),
     "log.tensorboard": FLAG,
     # YAML reads an unquoted off as false.
-    "log.wandb": Choice(("off", "offline", "online", False)),
+    "log.wandb": Choice(("off", "offline", "online", "auto", False)),
     "eval.benchmarks": ListOf(Text()),
     "eval.limit": OrNull(Whole(0)),
     "eval.every": OrNull(Whole(0)),

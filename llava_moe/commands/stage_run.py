@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from llava_moe.commands.curve_viewers import open_viewers
 from llava_moe.commands.stage_validation import StageValidation
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.quarantine import Quarantine
@@ -16,7 +17,7 @@ from llava_moe.data.stream import StepStream
 from llava_moe.train.checkpoint import WriteWeights, save_checkpoint
 from llava_moe.train.console import TrainingConsole
 from llava_moe.train.engine import Engine
-from llava_moe.train.log import JsonLines, LogSink, ScoreSink, StepRecord, TensorBoard, WeightsAndBiases
+from llava_moe.train.log import JsonLines, LogSink, ScoreSink, StepRecord
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 
@@ -48,7 +49,7 @@ class StageRun:
         self.sinks: list[LogSink] = []
         self.score_sinks: list[ScoreSink] = []
         if engine.rank == 0:
-            self.score_sinks = _viewers(config["log"], folder)
+            self.score_sinks = open_viewers(config["log"], folder, console)
             self.score_sinks.append(TrainingConsole(console, title, schedule.num_steps, state.step))
             self.sinks = [JsonLines(folder / "log.jsonl", config["stage"]["name"], state.step), *self.score_sinks]
 
@@ -99,12 +100,3 @@ class StageRun:
         step = slice(first, first + self.stream.global_batch_size)
         places = zip(plan.source[step].tolist(), plan.row[step].tolist(), strict=True)
         return [f"{self.stream.mixture.sources[s].name}/{self.stream.records[s][row].id}" for s, row in places]
-
-
-def _viewers(log: Mapping[str, Any], folder: Path) -> list[ScoreSink]:
-    sinks: list[ScoreSink] = []
-    if log["tensorboard"]:
-        sinks.append(TensorBoard(folder / "tensorboard"))
-    if log["wandb"] in ("online", "offline"):
-        sinks.append(WeightsAndBiases(folder, folder.name, log["wandb"], log["project"]))
-    return sinks

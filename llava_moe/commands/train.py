@@ -24,16 +24,20 @@ def main(words: Sequence[str]) -> int:
 
 def _train(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
     # Heavy imports only once the configuration stands: a typing mistake is answered at once.
+    from llava_moe.commands.curve_viewers import settle_viewers
     from llava_moe.commands.stage import is_finished, train_stage
 
     plain = resolved(config)
     stages = plan_stages(plain, words)
     with StopSignals() as stop_signals:
         _check(plain, stages)
+        notes = settle_viewers([stage.config["log"] for stage in stages if not is_finished(stage.folder)])
         processes = join_processes(plain["parallel"])
         console = VisibleConsole(quiet=processes.rank != 0, soft_wrap=True)
         if not console.is_terminal:
             transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
+        for note in notes:
+            console.print(note, style="yellow", highlight=False, markup=False)
         set_threads(plain)
         started = time.monotonic()
         was_finished = all(is_finished(stage.folder) for stage in stages)

@@ -1,4 +1,4 @@
-"""``log.jsonl``: one object per logged optimizer step, and the same to TensorBoard and Weights & Biases if asked."""
+"""``log.jsonl``: one object per logged optimizer step, and the same to TensorBoard if asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -197,23 +197,3 @@ class TensorBoard:
 
     def close(self) -> None:
         self.writer.close()
-
-
-class WeightsAndBiases:
-    """Scalars for Weights & Biases (``log.wandb=online|offline``)."""
-
-    def __init__(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError(f"log.wandb={mode} needs wandb: pip install 'llava-moe[train]'") from error
-        self.run = wandb.init(dir=str(folder), name=name, mode=mode, project=project, resume="allow")
-
-    def write(self, record: StepRecord) -> None:
-        self.run.log(scalars_of(record), step=record.fields["step"])
-
-    def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        self.run.log({f"validation/{name}": value for name, value in scores.items()}, step=step)
-
-    def close(self) -> None:
-        self.run.finish()

@@ -1,0 +1,52 @@
+"""TensorBoard and Weights & Biases (``log.tensorboard``, ``log.wandb``): settled before anything is built."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from llava_moe.errors import UserError
+from llava_moe.train.log import ScoreSink, TensorBoard
+from llava_moe.train.weights_and_biases import WeightsAndBiases, settle_mode
+
+
+def settle_viewers(logs: Sequence[dict[str, Any]]) -> list[str]:
+    """Settle ``log.wandb`` of every stage in place; returns the lines to print.
+
+    The first process of a launcher alone writes curves: what the others' machines have is not asked.
+
+    Args:
+        logs: the ``log`` settings of the stages that will train.
+
+    Raises:
+        UserError: a viewer was asked for that is not installed, or curves online where they cannot go.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return []
+    if any(log["tensorboard"] for log in logs) and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("log.tensorboard=true needs TensorBoard: pip install 'llava-moe[train]'")
+    settled = {asked: settle_mode(asked) for asked in dict.fromkeys(log["wandb"] for log in logs)}
+    for log in logs:
+        log["wandb"] = settled[log["wandb"]][0]
+    return [note for _, note in settled.values() if note is not None]
+
+
+def open_viewers(log: Mapping[str, Any], folder: Path, console: Console) -> list[ScoreSink]:
+    """The viewers of a stage whose settings :func:`settle_viewers` has settled.
+
+    Raises:
+        UserError: TensorBoard cannot be imported.
+    """
+    sinks: list[ScoreSink] = []
+    if log["tensorboard"]:
+        sinks.append(TensorBoard(folder / "tensorboard"))
+    if log["wandb"] in ("online", "offline"):
+        tell = partial(console.print, highlight=False, markup=False)
+        sinks.append(WeightsAndBiases(folder, folder.name, log["wandb"], log["project"], tell))
+    return sinks

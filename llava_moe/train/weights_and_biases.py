@@ -1,0 +1,175 @@
+"""Weights & Biases beside a run (``log.wandb``): judged before anything is built, and never in the way of training."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from llava_moe.errors import UserError
+from llava_moe.train.log import StepRecord, scalars_of
+
+Mode = Literal["off", "offline", "online"]
+Tell = Callable[[str], None]
+
+START_SECONDS = 60
+# How long the end of a run waits for what is not uploaded yet.
+FINISH_SECONDS = 60
+# Calls that may wait for an answer before none is expected any more.
+MOST_WAITING = 10_000
+
+
+def settle_mode(asked: str | bool) -> tuple[Mode, str | None]:
+    """What ``log.wandb`` comes to on this machine, and a line where ``auto`` comes to less than online.
+
+    Args:
+        asked: the setting; YAML reads an unquoted ``off`` as False.
+
+    Raises:
+        UserError: wandb is not installed or too old, or ``online`` is asked for and no server takes the key.
+    """
+    if asked in ("off", False):
+        return "off", None
+    _refuse_without_package(str(asked))
+    if asked == "offline":
+        return "offline", None
+    if asked == "auto" and os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return "offline", f"log.wandb=auto: offline, as WANDB_MODE={os.environ['WANDB_MODE']} says"
+    trouble = _trouble_online()
+    if trouble is None:
+        return "online", None
+    if asked == "auto":
+        return "offline", f"log.wandb=auto: {trouble}; curves are kept offline, wandb sync uploads them later"
+    raise UserError(
+        f"log.wandb=online: {trouble}; run wandb login or set WANDB_API_KEY, or take log.wandb=offline, which wandb "
+        "sync uploads later (log.wandb=auto chooses)"
+    )
+
+
+def _refuse_without_package(asked: str) -> None:
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError(f"log.wandb={asked} needs wandb: pip install 'llava-moe[train]', or take log.wandb=off")
+    import wandb
+
+    if "prompt" not in inspect.signature(wandb.login).parameters:
+        raise UserError(f"log.wandb={asked}: wandb {wandb.__version__} is too old: pip install --upgrade wandb")
+
+
+def _trouble_online() -> str | None:
+    """Why curves cannot go to the server now; None where they can. Asks nobody at the terminal."""
+    import wandb
+
+    # Without the mode, a WANDB_MODE in the environment would answer for the server.
+    wandb.setup(wandb.Settings(mode="online", silent=True))
+    try:
+        return None if wandb.login(prompt=False, verify=True) else "no key of Weights & Biases is on this machine"
+    except (wandb.Error, OSError) as error:
+        return " ".join(str(error).split()).rstrip(".")[:200]
+
+
+class WeightsAndBiases:
+    """Scalars for Weights & Biases.
+
+    All calls are made by a thread of their own: one that waits or fails keeps no step from training. After a failure
+    a line says so and nothing more is sent; ``log.jsonl`` has every number.
+
+    Args:
+        folder: the run's folder; a run that is resumed goes on under the id that is kept there.
+        name: shown for the run.
+        mode: as :func:`settle_mode` found it.
+        project: where it is shown.
+        tell: prints a line.
+    """
+
+    def __init__(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str, tell: Tell) -> None:
+        self._tell = tell
+        self._caller = ThreadPoolExecutor(1, "wandb")
+        self._waiting: deque[Future[Any]] = deque()
+        self._run = self._begin(folder, name, mode, project)
+
+    def write(self, record: StepRecord) -> None:
+        self._send(scalars_of(record), record.fields["step"])
+
+    def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        self._send({f"validation/{name}": value for name, value in scores.items()}, step)
+
+    def close(self) -> None:
+        import wandb
+
+        self._notice()
+        if self._run is not None and (trouble := self._ended(self._run.finish)):
+            place = Path(self._run.dir).parent
+            self._tell(f"wandb: not everything was uploaded ({_named(trouble)}); later: wandb sync {place}")
+        self._run = None
+        # What failed was told: torn down here, it has nothing to say when the process ends.
+        self._ended(wandb.teardown)
+        self._caller.shutdown(wait=False, cancel_futures=True)
+
+    def _ended(self, call: Callable[[], None]) -> BaseException | None:
+        """What went wrong with the last calls, which have a time to end in."""
+        end = self._caller.submit(call)
+        done, _ = wait([end], timeout=FINISH_SECONDS + 10)
+        return end.exception() if done else TimeoutError(f"no answer in {FINISH_SECONDS} s")
+
+    def _begin(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            # Its lines and its copy of ours would run through the progress bar.
+            silent=True,
+            console="off",
+            init_timeout=START_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+        )
+        begin = partial(wandb.init, dir=str(folder), name=name, project=project, resume="allow", settings=settings)
+        modes: tuple[Literal["online", "offline"], ...] = (mode,) if mode == "offline" else (mode, "offline")
+        for tried in modes:
+            started = self._caller.submit(lambda: begin(mode=tried, id=_run_id(folder)))  # noqa: B023
+            trouble = started.exception()
+            if trouble is None:
+                run = started.result()
+                self._tell(f"  wandb: {run.url}" if tried == "online" else f"  wandb, offline: {Path(run.dir).parent}")
+                return run
+            self._tell(f"wandb: {tried} does not begin ({_named(trouble)})")
+        self._tell("wandb: no curves there; log.jsonl has every number")
+        return None
+
+    def _send(self, numbers: Mapping[str, float], step: int) -> None:
+        self._notice()
+        if self._run is not None:
+            self._waiting.append(self._caller.submit(self._run.log, dict(numbers), step=step))
+
+    def _notice(self) -> None:
+        """Give up on a wandb that failed or does not answer."""
+        while self._waiting and self._waiting[0].done():
+            if trouble := self._waiting.popleft().exception():
+                self._give_up(_named(trouble))
+        if len(self._waiting) > MOST_WAITING:
+            self._give_up(f"{MOST_WAITING:,} steps wait to be taken")
+
+    def _give_up(self, why: str) -> None:
+        if self._run is not None:
+            self._tell(f"wandb stopped ({why}): its curves end here; training goes on, log.jsonl has every number")
+        self._run = None
+        self._waiting.clear()
+
+
+def _run_id(folder: Path) -> str:
+    """The id that the run has had since its first start."""
+    path = folder / "wandb" / "run_id"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(secrets.token_hex(4), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _named(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__} {error}".split())[:160]
