@@ -14,7 +14,6 @@ from types import NoneType
 from typing import Any, Literal
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -51,6 +50,8 @@ from llava_moe.model.image_processor import ImageMode, read_image_processor
 from llava_moe.model.kinds import TOWERS
 from llava_moe.model.recorded_weights import fingerprint_start, refuse_other_base, refuse_other_start
 from llava_moe.own_files import misfit
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import StructuredTextError, parse_yaml
 from llava_moe.train.checkpoint import last_checkpoint, stage_folders
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -360,9 +361,9 @@ def read_config(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} is missing: {run} is not a run's folder")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): put it back") from error
+        config = parse_yaml(read_regular(path))
+    except (OSError, StructuredTextError) as error:
+        raise UserError(f"{path} is damaged ({getattr(error, 'strerror', None) or error}): put it back") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged (it holds no settings): put it back")
     if told := misfit(config, SETTINGS):

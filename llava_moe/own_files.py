@@ -6,16 +6,32 @@ names to shapes, in which a name that ends in ``?`` may be missing and names tha
 
 from __future__ import annotations
 
-import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from llava_moe.errors import UserError
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import StructuredTextError, decode, parse_json
 
 Shape = Any
 NUMBER = (int, float)
 MAYBE_NUMBER = (int, float, NoneType)
+
+
+BEYOND_COUNTING = 2**63
+"""No counter of ours, nor of torch's, holds such a number."""
+
+
+@dataclass(frozen=True)
+class DamagedLine:
+    """A line that is not what was written: its number from 1, what is wrong with it, and its bytes."""
+
+    number: int
+    reason: str
+    content: bytes
 
 
 def read_text(path: Path, remedy: str, whole_lines: bool = False) -> str:
@@ -26,21 +42,22 @@ def read_text(path: Path, remedy: str, whole_lines: bool = False) -> str:
         whole_lines: leave out a last line without its end, which a kill cut short.
 
     Raises:
-        UserError: it cannot be read or is no UTF-8.
+        UserError: it cannot be read, is no regular file or no UTF-8.
     """
+    content = _read_bytes(path, remedy)
     try:
-        content = path.read_bytes()
-        return (content[: content.rfind(b"\n") + 1] if whole_lines else content).decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged (byte {error.start} is no UTF-8 text); {remedy}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+        return decode(content[: content.rfind(b"\n") + 1] if whole_lines else content)
+    except StructuredTextError as error:
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
 
 
 def read_object(path: Path, remedy: str, shape: Shape = dict) -> dict[str, Any]:
     """The JSON object that a file holds; raises as :func:`read_text`, and where it is none of the shape."""
-    value = _parsed(read_text(path, remedy), str(path), remedy)
-    _expect(value, shape if shape is not dict else {}, str(path), remedy)
+    value, text = _parsed(read_text(path, remedy))
+    if text is not None:
+        raise UserError(f"{path} is damaged ({text}); {remedy}")
+    if told := misfit(value, shape if shape is not dict else {}):
+        raise UserError(f"{path} has another shape than it was written in ({told[:150]}); {remedy}")
     return dict(value)
 
 
@@ -49,16 +66,61 @@ def read_objects(path: Path, remedy: str, shape: Shape = dict) -> list[dict[str,
 
     A last line without its end was cut short by a kill and is left out. Raises as :func:`read_object`, naming the line.
     """
-    if not path.exists():
-        return []
-    *lines, _end = read_text(path, remedy, whole_lines=True).split("\n")
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if line:
-            value = _parsed(line, f"{path} has a line that is not JSON: line {number}", remedy)
-            _expect(value, shape if shape is not dict else {}, f"{path} line {number}", remedy)
-            found.append(value)
+    found, damaged = read_sound_objects(path, remedy, shape)
+    if damaged:
+        raise UserError(f"{path} line {damaged[0].number} is damaged ({damaged[0].reason}); {remedy}")
     return found
+
+
+def read_sound_objects(
+    path: Path, remedy: str, shape: Shape = dict
+) -> tuple[list[dict[str, Any]], tuple[DamagedLine, ...]]:
+    """As :func:`read_objects`; lines that are no such objects come beside the others instead of an error."""
+    if not path.exists():
+        return [], ()
+    *lines, _end = _read_bytes(path, remedy).split(b"\n")
+    found, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            value, told = _parsed(line)
+            told = told or misfit(value, shape if shape is not dict else {})
+            if told is None:
+                found.append(value)
+            else:
+                damaged.append(DamagedLine(number, told[:150], line))
+    return found, tuple(damaged)
+
+
+def set_damaged_aside(path: Path, remedy: str, shape: Shape = dict) -> tuple[DamagedLine, ...]:
+    """Move the damaged lines of a file, byte for byte, to :func:`damaged_beside` it; they come back.
+
+    For an account that nothing is computed from: what it lost does not hold up who goes on writing it.
+
+    Raises:
+        UserError: the file cannot be read or written.
+    """
+    _, damaged = read_sound_objects(path, remedy, shape)
+    if damaged:
+        numbers = {one.number for one in damaged}
+        lines = _read_bytes(path, remedy).split(b"\n")
+        kept = [line for number, line in enumerate(lines, start=1) if number not in numbers]
+        beside, partial = damaged_beside(path), path.with_name(f".{path.name}.partial")
+        try:
+            # First there, then away: a kill in between leaves them in both.
+            with beside.open("ab") as file:
+                file.writelines(one.content + b"\n" for one in damaged)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.write_bytes(b"\n".join(kept))
+            os.replace(partial, path)
+        except OSError as error:
+            raise UserError(f"cannot write {error.filename or path} ({error.strerror}); {remedy}") from error
+    return damaged
+
+
+def damaged_beside(path: Path) -> Path:
+    """Where the damaged lines of a file are kept."""
+    return path.with_name(f"{path.name}.damaged")
 
 
 def misfit(value: Any, shape: Shape, place: str = "") -> str | None:
@@ -76,6 +138,8 @@ def misfit(value: Any, shape: Shape, place: str = "") -> str | None:
     is_flag = isinstance(value, bool) and bool not in kinds
     if is_flag or not isinstance(value, kinds):
         return f"{where} is {_kind(value)}, not {' or '.join(_NAMES.get(kind, kind.__name__) for kind in kinds)}"
+    if isinstance(value, int) and abs(value) >= BEYOND_COUNTING:
+        return f"{where} is a number beyond all counting"
     return None
 
 
@@ -102,13 +166,16 @@ def _kind(value: Any) -> str:
     return _NAMES.get(type(value), type(value).__name__)
 
 
-def _parsed(text: str, where: str, remedy: str) -> Any:
+def _read_bytes(path: Path, remedy: str) -> bytes:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is damaged ({' '.join(str(error).split())[:100]}); {remedy}") from error
+        return read_regular(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
 
 
-def _expect(value: Any, shape: Shape, where: str, remedy: str) -> None:
-    if told := misfit(value, shape):
-        raise UserError(f"{where} has another shape than it was written in ({told[:150]}); {remedy}")
+def _parsed(text: str | bytes) -> tuple[Any, str | None]:
+    """A value, or what is wrong with the text. What is not finite comes as null, as we write it."""
+    try:
+        return parse_json(text, finite=True), None
+    except StructuredTextError as error:
+        return None, str(error)

@@ -23,6 +23,8 @@ from llava_moe.adapters.field_types import first_misfit
 from llava_moe.adapters.hub_name import hub_id
 from llava_moe.adapters.shown import shown
 from llava_moe.errors import UserError
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import StructuredTextError, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
@@ -83,14 +85,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise UserError(f"{path} is no adapter's settings: it has {size} bytes; write the adapter again")
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_json(read_regular(path))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not an adapter folder: it has no {CONFIG_FILE}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); copy the adapter again") from error
-    except RecursionError:
-        raise UserError(f"{path} is no adapter's settings: it is nested too deep; write the adapter again") from None
-    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
+    except StructuredTextError as error:
         raise UserError(f"{path} is not valid JSON ({error}); write the adapter again") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} must hold a JSON object, not a {type(settings).__name__}")

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-import yaml
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -28,6 +27,7 @@ from llava_moe.commands.stages import Stage, plan_stages, set_threads
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
+from llava_moe.structured_text import parse_yaml
 
 FOLDER = Path("stats")
 _MANY_WORDS = 60
@@ -79,7 +79,7 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
 def _refuse_misspelt(words: Sequence[str], limits: Mapping[str, Limit]) -> None:
     """Refuse a word that no command has but that is nearly one of this command's own, which train does not know."""
     folder = config_folder()
-    theirs = {*yaml.safe_load((folder / "train.yaml").read_text(encoding="utf-8"))}
+    theirs = {*parse_yaml((folder / "train.yaml").read_bytes())}
     theirs |= {path.name for path in folder.iterdir() if path.is_dir()}
     for word in words:
         key = _key(word)

@@ -17,7 +17,7 @@ from torch import nn
 
 from llava_moe.adapters import Mole, NoAdapter, drop_experts, load_adapter
 from llava_moe.adapters.experts import adapter_folder
-from llava_moe.adapters.own_format import CONFIG_FILE
+from llava_moe.adapters.own_format import read_settings
 from llava_moe.assemble import (
     Assembled,
     load_lineage,
@@ -38,6 +38,7 @@ from llava_moe.compose.static_merge import METHODS, StaticMerge, merge
 from llava_moe.errors import UserError
 from llava_moe.export.held_out import domain_loss
 from llava_moe.model.recorded_weights import fingerprint_start
+from llava_moe.structured_text import parse_json
 from llava_moe.train.checkpoint import MARKER, last_checkpoint, write_atomically
 from llava_moe.train.folder import FINISHED, FolderLock, claim_configuration
 from llava_moe.train.state import RunState
@@ -82,7 +83,7 @@ def write_masked(choices: Mapping[str, Any], folder: Path, console: Console) -> 
         masked.save(run.adapter)
         before = read_config(source.parent.parent)
         start = common_start([str(source)])
-        settings = json.loads((run.adapter / CONFIG_FILE).read_text(encoding="utf-8"))
+        settings = read_settings(run.adapter)
         kept = [one["name"] for one in settings["experts"]]
         adapter = {**before["adapter"], "experts": settings["experts"], "mask": None}
         run.finish({**before, "init_from": None if start is None else str(start)}, adapter, assembled)
@@ -105,7 +106,7 @@ class UntrainedRun:
     def finish(self, plain: Mapping[str, Any], adapter: Mapping[str, Any], assembled: Assembled) -> None:
         """Publish the checkpoint whose adapter was written, with all that other commands read of a run."""
         settings = {"adapter": dict(adapter), "composition": dict(self.composition)}
-        config = {**plain, **json.loads(json.dumps(settings))}
+        config = {**plain, **parse_json(json.dumps(settings))}
         claim_configuration(self.folder, config, as_yaml(config))
         partial = self.adapter.parent
         RunState().write(partial / "state.json")
@@ -122,7 +123,7 @@ def _untrained_run(folder: Path, composition: Mapping[str, Any], console: Consol
     """Hold a folder to write such a run; None where the same one stands there already."""
     with FolderLock(folder):
         config = read_config(folder) if (folder / FINISHED).is_file() else {}
-        if config.get("composition") == json.loads(json.dumps(composition)):
+        if config.get("composition") == parse_json(json.dumps(composition)):
             console.print(f"{folder} was written before: nothing was done", highlight=False, markup=False)
             yield None
             return

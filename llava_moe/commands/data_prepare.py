@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -26,6 +25,7 @@ from llava_moe.prepare.recipe import Recipe, load_recipe
 from llava_moe.prepare.run import prepare
 from llava_moe.prepare.table import account_lines, account_table
 from llava_moe.prepare.tokens import TextTokenizer
+from llava_moe.structured_text import parse_yaml
 from llava_moe.visible_console import VisibleConsole
 
 LIMITS: dict[str, Limit] = {
@@ -208,7 +208,7 @@ def _mixtures_with(recipe: str) -> list[str]:
     """Names of the shipped mixtures that take in what the recipe prepares."""
     found = []
     for path in sorted((config_folder() / "data").glob("*.yaml")):
-        sources = yaml.safe_load(path.read_text(encoding="utf-8")).get("sources") or {}
+        sources = parse_yaml(path.read_bytes()).get("sources") or {}
         if any(isinstance(source, Mapping) and source.get("recipe") == recipe for source in sources.values()):
             found.append(path.stem)
     return found

@@ -6,11 +6,10 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from llava_moe.cli import config_folder
 from llava_moe.commands.limits import as_word
 from llava_moe.errors import UserError
+from llava_moe.structured_text import parse_yaml
 
 # A file of each group whose keys all the group's files have. What lies deeper is checked where it is used.
 PATTERNS = {"data": "data/mine", "model": "model/tiny", "stage": "stage/instruct", "parallel": "parallel/auto"}
@@ -54,7 +53,7 @@ def _compare(found: Mapping[str, Any], known: Mapping[str, Any], prefix: str) ->
 
 
 def _read(name: str) -> dict[str, Any]:
-    content = yaml.safe_load((config_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
+    content = parse_yaml((config_folder() / f"{name}.yaml").read_bytes())
     assert isinstance(content, dict)
     return content
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from llava_moe.commands.processes import Processes
 from llava_moe.commands.stage import train_stage
 from llava_moe.commands.stages import Stage
 from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.own_files import read_objects
 from llava_moe.visible_console import VisibleConsole
 
 STEPS = 20
@@ -44,7 +45,7 @@ def probe_stage(stage: Stage) -> Probed:
         UserError: whatever training would refuse; out of memory among it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = json.loads(json.dumps(stage.config))
+    config = copy.deepcopy(stage.config)
     config["train"] |= {"max_steps": STEPS, "save_every": 0}
     config["log"] |= {"every": 1, "tensorboard": False, "wandb": "off"}
     config["eval"] |= {"every": 0, "during": [], "best": None}
@@ -53,8 +54,7 @@ def probe_stage(stage: Stage) -> Probed:
         folder = Path(place) / "run"
         processes = Processes(0, 1, device, "local")
         train_stage(config, as_yaml(config), folder, stage.title, processes, VisibleConsole(quiet=True), stop_signals)
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+        records = read_objects(folder / "log.jsonl", "run it again")
     timed = records[WARM_UP:] or records
     return Probed(
         seconds_per_step=sum(record["seconds"] for record in timed) / len(timed),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.records import Records, Source
 from llava_moe.errors import UserError
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import StructuredTextError, decode, parse_json
 
 NUM_PROBES = 200
 """Listed records of a source that are held against the data by their ids."""
@@ -25,9 +26,9 @@ def read_list(path: Path) -> tuple[Quarantined, ...]:
         UserError: the file is not there, or a line is no such object.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        lines = decode(read_regular(path.expanduser())).split("\n")
+    except (OSError, StructuredTextError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"data.quarantine={path}: cannot be read ({reason}); give a list of llava-moe data check"
         ) from error
@@ -36,7 +37,7 @@ def read_list(path: Path) -> tuple[Quarantined, ...]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
             entries.append(
                 Quarantined(
                     source=str(fields["source"]),
@@ -48,7 +49,7 @@ def read_list(path: Path) -> tuple[Quarantined, ...]:
                     num_records=int(fields.get("num_records", 0)),
                 )
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, OverflowError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"data.quarantine={path}, line {number}: no record of a quarantine list ({error!r}); write it anew "
                 "with llava-moe data check"

@@ -25,6 +25,7 @@ from llava_moe.data.source import check_has_images, check_image_root
 from llava_moe.data.template import Rendered
 from llava_moe.data.workers import num_cores, work_ahead
 from llava_moe.errors import UserError
+from llava_moe.structured_text import parse_json
 
 VERSION = 4
 """Raised whenever the index of the same records would come out otherwise."""
@@ -263,7 +264,7 @@ def _load(path: Path) -> SourceIndex | None:
                 image_ids=arrays["image_ids"],
                 num_records=num_records,
                 num_cut=num_cut,
-                bad=tuple(Quarantined(**entry) for entry in json.loads(arrays["bad"].tobytes())),
+                bad=tuple(Quarantined(**entry) for entry in parse_json(arrays["bad"].tobytes())),
             )
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError, TypeError):
         # Damaged on disk: it is made anew from the records.

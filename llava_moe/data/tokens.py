@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from llava_moe.data.template import Rendered
+from llava_moe.structured_text import parse_json
 
 _MARK = re.compile(r"<.+>", re.DOTALL)
 _PRIVATE, _LAST_PRIVATE = 0xF0000, 0x10FFFD
@@ -125,7 +126,7 @@ def shielded(backend: Tokenizer, names: dict[str, str], control: dict[str, int])
     Raises:
         ValueError: the copy numbers a token otherwise.
     """
-    state = json.loads(backend.to_str())
+    state = parse_json(backend.to_str())
     state |= {"truncation": None, "padding": None, "post_processor": None}
     for token in state["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])

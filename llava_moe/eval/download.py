@@ -27,10 +27,11 @@ from llava_moe.data.conversation import BadRecord, ImageRef
 from llava_moe.data.images import find_image
 from llava_moe.data.readers import store
 from llava_moe.data.readers.files import is_address, open_raw, raw_records
-from llava_moe.data.readers.json_values import FaultyRecord, SpelledNumber, parse_json
+from llava_moe.data.readers.json_values import FaultyRecord, SpelledNumber, parse_spelled_json
 from llava_moe.data.readers.row import optional_text
 from llava_moe.data.readers.tree import files_below, folder_of, name_of
 from llava_moe.errors import UserError
+from llava_moe.structured_text import parse_json
 
 Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".tsv", ".parquet", ".txt", ".bin", "-ubyte", "-ubyte.gz")
@@ -234,7 +235,7 @@ class Download:
         with index.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    row = {name: _open_cell(value, folder) for name, value in json.loads(line).items()}
+                    row = {name: _open_cell(value, folder) for name, value in parse_json(line).items()}
                 except (ValueError, AttributeError) as error:
                     raise UserError(f"{index}, line {number}: damaged; delete the folder {folder}") from error
                 yield row
@@ -276,7 +277,7 @@ def _json_values(file: str) -> Iterable[Any]:
         text = opened.read()
     try:
         # Annotations of a whole benchmark are one object: read at once, in half the time.
-        value = parse_json(text.decode("utf-8-sig"))
+        value = parse_spelled_json(text.decode("utf-8-sig"))
     except ValueError:
         return raw_records(file)  # JSON Lines behind the name of JSON; of a damaged file it says where
     return value if isinstance(value, list) else [value]

@@ -14,6 +14,8 @@ from typing import Any
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Decoding, Facts, Measure, ModelFacts, ScoreRow
 from llava_moe.own_files import MAYBE_NUMBER, NUMBER, misfit, read_object
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import parse_json
 
 AGAIN = "delete it and evaluate again"
 ANSWER = {"question_id": str, "prediction": str, "references": [str], "score": {str: MAYBE_NUMBER}}
@@ -78,16 +80,21 @@ def read_answers(path: Path) -> list[Answer]:
     """
     if not path.exists():
         return []
-    *lines, _cut_short = path.read_bytes().split(b"\n")
+    try:
+        *lines, _cut_short = read_regular(path).split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); move it away and run again") from error
     answers = []
     for number, line in enumerate(lines, start=1):
         try:
-            fields = json.loads(line.decode())
+            fields = parse_json(line)
             if told := misfit(fields, ANSWER):
                 raise ValueError(told)
             answers.append(Answer(**(fields | {"references": tuple(fields["references"])})))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{path} line {number} is not an answer; move the file away and run again") from error
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} line {number} is not an answer ({str(error)[:150]}); move the file away and run again"
+            ) from error
     return answers
 
 

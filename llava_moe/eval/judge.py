@@ -24,6 +24,8 @@ from llava_moe.eval.judge_prompts import RUBRICS
 from llava_moe.eval.metrics import tiny_lvlm_cee_vote
 from llava_moe.eval.scored import ScoredRun
 from llava_moe.own_files import misfit, read_text
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import parse_json
 
 MOST_FAILURES = 20
 """Calls failing one after the other before the judge is given up."""
@@ -146,13 +148,16 @@ def _kept(path: Path, wanted: Sequence[Call]) -> Iterator[Call]:
     if not path.exists():
         return
     asked = {(call.question_id, call.prompt, call.asked) for call in wanted}
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = read_regular(path).split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); move it away and judge again") from error
     for number, line in enumerate(lines, start=1):
         try:
-            call = Call(**json.loads(line.decode())) if line else None
+            call = Call(**parse_json(line)) if line else None
             if call is not None and (told := misfit(asdict(call), CALL)):
                 raise ValueError(told)
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             if number == len(lines):
                 continue  # cut short by a kill
             raise UserError(f"{path} line {number} is no reply; move the file away and judge again") from error

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llava_moe.errors import UserError
+from llava_moe.structured_text import parse_json
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT = 60.0
@@ -171,8 +172,8 @@ class ChatServer:
 
     def _json(self, text: str, what: str) -> dict[str, Any]:
         try:
-            reply = json.loads(text)
-        except (ValueError, RecursionError):
+            reply = parse_json(text)
+        except ValueError:
             reply = None
         if not isinstance(reply, dict):
             raise ServerError(
@@ -208,10 +209,10 @@ class _NoRedirection(urllib.request.HTTPRedirectHandler):
 def _reason(text: str) -> str:
     """What an error's body says, in brackets and on one line."""
     try:
-        reply = json.loads(text)
+        reply = parse_json(text)
         error = reply.get("error", reply)
         said = error.get("message", "") if isinstance(error, dict) else error
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         said = text
     line = " ".join(str(said).split())[:200]
     return f" ({line})" if line else ""

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
+from llava_moe.structured_text import parse_json
 
 WEIGHTS, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"
@@ -63,7 +64,7 @@ def write_weights(model: LlavaForConditionalGeneration, folder: Path, max_shard_
 
 def write_config(model: LlavaForConditionalGeneration, folder: Path, dtype: torch.dtype) -> None:
     """Write ``config.json``: every key that transformers 4 or 5 reads, and no place of this machine."""
-    settings = json.loads(model.config.to_json_string()) | {"architectures": [type(model).__name__]}
+    settings = parse_json(model.config.to_json_string()) | {"architectures": [type(model).__name__]}
     write_json(folder / "config.json", _for_both_versions(settings, str(dtype).removeprefix("torch.")))
 
 

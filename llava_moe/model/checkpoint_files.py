@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
 
 from llava_moe.errors import UserError
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import StructuredTextError, decode, parse_json
 
 
 def read_chat_template(reference: str) -> str | None:
@@ -82,14 +83,14 @@ def file_of(reference: str, name: str) -> Path | None:
 
 def _parsed(path: Path) -> Any:
     try:
-        return json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        told = str(error) or type(error).__name__
-        raise UserError(f"{path} is not valid JSON ({told}): copy the checkpoint again") from error
+        return parse_json(_read_text(path))
+    except StructuredTextError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): copy the checkpoint again") from error
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): copy the checkpoint again") from error
+        return decode(read_regular(path))
+    except (OSError, StructuredTextError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({reason}): copy the checkpoint again") from error

@@ -25,6 +25,8 @@ from llava_moe.prepare.chunks import FileEnd
 from llava_moe.prepare.preparation import differences
 from llava_moe.prepare.shard_file import PART
 from llava_moe.prepare.shard_maker import Made, rejected_name, shard_name
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import parse_json
 
 REJECTED = "rejected.jsonl"
 BEGUN = "begun"
@@ -42,7 +44,7 @@ class OutFolder:
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.facts = json.loads(json.dumps(facts))
+        self.facts = parse_json(json.dumps(facts))
         digest = sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
         self.staging = folder / PREPARING / digest[:16]
 
@@ -208,8 +210,8 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = parse_json(read_regular(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); run the same command again with restart=true") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: damaged; run the same command again with restart=true")

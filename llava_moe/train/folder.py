@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from llava_moe.errors import UserError
+from llava_moe.own_files import read_object
 from llava_moe.train.checkpoint import last_checkpoint, write_atomically
 
 FINISHED = "finished.json"
@@ -104,13 +105,7 @@ def _has_trained(folder: Path) -> bool:
 
 
 def _read_flat(digest: Path) -> dict[str, Any]:
-    try:
-        flat = json.loads(digest.read_text(encoding="utf-8"))
-    except ValueError:
-        flat = None
-    if not isinstance(flat, dict):
-        raise UserError(f"{digest} is damaged: put it back, or choose another folder with out=")
-    return flat
+    return read_object(digest, "put it back, or choose another folder with out=")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

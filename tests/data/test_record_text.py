@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_moe.data.conversation import BadRecord
-from llava_moe.data.readers.json_values import SpelledNumber, parse_json
+from llava_moe.data.readers.json_values import SpelledNumber, parse_spelled_json
 from llava_moe.data.records import Source
 from llava_moe.data.source import ArrowRecords, open_records
 from llava_moe.errors import UserError
@@ -56,7 +56,7 @@ def test_a_number_keeps_the_spelling_of_its_file(tmp_path: Path, spelled: str) -
 
 @given(st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
 def test_every_number_of_json_keeps_its_spelling(spelled: str) -> None:
-    assert str(parse_json(f"[{spelled}]")[0]) == spelled
+    assert str(parse_spelled_json(f"[{spelled}]")[0]) == spelled
 
 
 def test_a_spelled_number_is_a_number_and_crosses_process_borders() -> None:

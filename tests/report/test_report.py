@@ -226,7 +226,7 @@ def test_a_log_cut_short_and_steps_written_twice_are_read_right(tmp_path: Path) 
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     folder = write_stage(tmp_path / "s")
     (folder / "quarantine.jsonl").write_text("broken\n")
-    with pytest.raises(UserError, match=r"quarantine\.jsonl has a line that is not JSON"):
+    with pytest.raises(UserError, match=r"quarantine\.jsonl line 1 is damaged"):
         read_stage(folder)
 
 

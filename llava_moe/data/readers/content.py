@@ -13,6 +13,8 @@ from fsspec.core import url_to_fs
 
 from llava_moe.data.readers.files import is_address, open_raw, unreachable
 from llava_moe.errors import UserError
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import parse_json
 
 BLOCK = 1 << 20
 SETTLED_NS = 2_000_000_000
@@ -97,10 +99,10 @@ def _state(path: str) -> dict[str, int]:
 
 def _recall(note: Path, state: dict[str, int]) -> str | None:
     try:
-        known: Any = json.loads(note.read_text(encoding="utf-8"))
+        known: Any = parse_json(read_regular(note))
         digest = known.pop("hash")
         return digest if known == state and isinstance(digest, str) else None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None  # not there, or damaged: the file is read
 
 

@@ -7,16 +7,14 @@ surrogate pair through, which no UTF-8 can hold.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llava_moe.data.conversation import BadRecord
+from llava_moe.structured_text import doubled_key, half_pair, is_too_deep
 
 _MOST_DIGITS = 4300
 """Python reads longer integers in quadratic time and refuses them."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SpelledNumber(float):
@@ -84,41 +82,27 @@ class JsonDecoder:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs) and self.doubled is None:
-            names = [key for key, _ in pairs]
-            self.doubled = next(name for name in names if names.count(name) > 1)
+            self.doubled = doubled_key(pairs)
         return made
 
 
-def parse_json(text: str) -> Any:
+def parse_spelled_json(text: str) -> Any:
     """One JSON value as a whole.
 
     Raises:
-        ValueError: not valid JSON, a key twice in one object, or half a surrogate pair.
+        ValueError: not valid JSON, nested too deep, a key twice in one object, or half a surrogate pair.
     """
     decoder = JsonDecoder()
-    value = decoder.whole(text)
+    try:
+        value = decoder.whole(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if is_too_deep(value):
+        raise ValueError("nested too deep")
     fault = decoder.fault(value, text, 0, len(text))
     if fault is not None:
         raise ValueError(fault.detail)
     return value
-
-
-def half_pair(value: Any) -> str | None:
-    """Where half a surrogate pair stands (``conversations[0].value``), in a text or a key; None where none does."""
-    waiting = [("the record", value)]
-    while waiting:
-        place, one = waiting.pop()
-        if isinstance(one, str):
-            if _SURROGATE.search(one):
-                return place
-        elif isinstance(one, Mapping):
-            below = "" if place == "the record" else f"{place}."
-            if any(_SURROGATE.search(key) for key in one):
-                return f"a key of {place}"
-            waiting += [(f"{below}{key}", part) for key, part in one.items()]
-        elif isinstance(one, list):
-            waiting += [(f"{place}[{number}]", part) for number, part in enumerate(one)]
-    return None
 
 
 def _integer(text: str) -> int | SpelledNumber:

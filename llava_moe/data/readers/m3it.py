@@ -13,7 +13,6 @@ MMInstruction/M3IT, which draws with seed 1234; that each file's draw starts ane
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,6 +24,7 @@ from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row, new_row, optional_text
 from llava_moe.data.readers.tree import JSON_LINES, date_of, files_below, folder_of, name_of, neighbour, split_of
 from llava_moe.errors import UserError
+from llava_moe.structured_text import StructuredTextError, parse_json
 
 INSTRUCTIONS = "instructions.json"
 SEED = 1234
@@ -173,8 +173,8 @@ def read_instructions(path: str) -> list[str]:
     """
     with open_raw(path) as file:
         try:
-            value = json.loads(file.read().decode("utf-8-sig"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            value = parse_json(file.read())
+        except StructuredTextError as error:
             raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from error
     if isinstance(value, Mapping):
         value = value.get("instructions")

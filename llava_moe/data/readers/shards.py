@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from llava_moe.errors import UserError
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import parse_json
 
 MANIFEST = "manifest.json"
 PREPARING = ".preparing"
@@ -110,8 +112,8 @@ def is_ours(folder: Path) -> bool:
     if (folder / PREPARING).is_dir():
         return True
     try:
-        told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        told = parse_json(read_regular(folder / MANIFEST))
+    except (OSError, ValueError):
         return False
     return isinstance(told, dict) and {"recipe", "shards", "version"} <= told.keys()
 
@@ -137,12 +139,12 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise UserError(f"{folder}: its preparation is not finished; {again} with the words it was begun with")
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(read_regular(path))
         shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
         manifest = Manifest(shards=shards, raw=tuple(fields.pop("raw", ())), **fields)
         if manifest.version == VERSION:
             _check_fields(manifest)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not a manifest ({error}); {again} with restart=true") from error
     if manifest.version != VERSION:
         raise UserError(f"{path}: version {manifest.version}, this program reads {VERSION}; {again} with restart=true")
