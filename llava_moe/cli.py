@@ -208,6 +208,9 @@ Keys: rows=4 (of each stage), shown=1 (of them, in the terminal), epoch=0, step=
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 our fault, 2 the user's to fix, 75 stopped by a signal, 130 interrupted."""
+    from llava_moe.visible_stream import VisibleStream
+
+    sys.stderr = VisibleStream(sys.stderr)
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import Progress, ProgressColumn, Task, TextColumn
 from rich.segment import Segment
+from rich.status import Status
+from rich.text import Text
 
 from llava_moe.visible import visible
 
+_FILE: property = vars(Console)["file"]
+
 
 class VisibleConsole(Console):
-    """Rich's console; control characters in what it renders, names and data among them, are written out.
+    """Rich's console; what stands in its text, names and data among it, is shown as it is.
 
-    Rich's own codes (colours, a bar that moves) are no text and stay.
+    Control characters are written out, ``[bold]`` and ``:smile:`` mean nothing: styles are given as such. Rich's own
+    codes (colours, a bar that moves) are no text and stay.
+
+    Args:
+        settings: of rich's console.
     """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False} | settings)
+
+    @property
+    def file(self) -> IO[str]:
+        """Where it writes: behind a :class:`~llava_moe.visible_stream.VisibleStream`, which is for everyone else."""
+        file = super().file
+        return getattr(file, "rich_proxied_file", file)
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        _FILE.__set__(self, new_file)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """As the base class; its text made visible, before rich drops what makes a terminal ring or go back."""
+        return super().render_str(visible(text, keep="\n\t"), **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As the base class, its text made visible."""
@@ -23,3 +50,25 @@ class VisibleConsole(Console):
                 yield segment
             else:
                 yield Segment(visible(segment.text, keep="\n\t"), segment.style)
+
+    def status(self, status: RenderableType, **settings: Any) -> Status:
+        """As the base class, which would read the text as mark-up."""
+        return super().status(visible_text(status) if isinstance(status, str) else status, **settings)
+
+
+def visible_text(text: str, style: str = "") -> Text:
+    """Text from anywhere with a style; rich's own class drops some control characters unseen."""
+    return Text(visible(text, keep="\n\t"), style=style)
+
+
+class VisibleColumn(TextColumn):
+    """A progress bar's column of text such as ``{task.description}``, which rich would read as mark-up."""
+
+    def render(self, task: Task) -> Text:
+        """As the base class, its text made visible."""
+        return visible_text(self.text_format.format(task=task), style=str(self.style))
+
+
+def visible_columns() -> tuple[str | ProgressColumn, ...]:
+    """The usual columns of a progress bar, the first with any description."""
+    return (VisibleColumn("{task.description}", style="progress.description"), *Progress.get_default_columns()[1:])

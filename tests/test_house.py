@@ -22,6 +22,7 @@ ALLOWED = {
     "visible": set(),
     "own_files": {"errors", "regular_file", "structured_text"},
     "visible_console": {"visible"},
+    "visible_stream": {"visible"},
     "data": {"errors", "regular_file", "own_files", "structured_text"},
     "model": {"errors", "regular_file", "own_files", "packed_rows", "structured_text"},
     "adapters": {"errors", "regular_file", "own_files", "kv_cache", "packed_rows", "structured_text"},
@@ -71,7 +72,7 @@ ALLOWED = {
         ),
         "cli",
     },
-    "cli": {"errors", "commands", "visible"},
+    "cli": {"errors", "commands", "visible", "visible_stream"},
     "": {"assemble"},
     "__main__": {"cli"},
 }

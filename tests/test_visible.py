@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Group
 from rich.panel import Panel
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+import llava_moe
 from llava_moe.cli import run
 from llava_moe.visible import visible
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.visible_console import VisibleColumn, VisibleConsole, visible_columns, visible_text
+from llava_moe.visible_stream import VisibleStream
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil"
 
@@ -43,6 +50,92 @@ def test_a_console_writes_out_what_stands_in_text_tables_and_panels(is_terminal:
         shown = drawn(renderable, is_terminal)
         assert "\\x1b]0;owned" in shown and "\\x9b31m\\u202eevil" in shown
         assert "\x1b" not in shown and "\x9b" not in shown and "\u202e" not in shown
+
+
+HOSTILE_MARKUP = ("[bold]x[/]", "[/]", "[link=file:///etc/passwd]x[/link]", "a[", ":smile:", "[red", "\\[bold]")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_markup_means_nothing_wherever_it_stands(is_terminal: bool) -> None:
+    for text in HOSTILE_MARKUP:
+        table = Table(text, title=text)
+        table.add_row(text)
+        for renderable in (text, table, Group(text, text)):
+            assert text in drawn(renderable, is_terminal)
+        file = io.StringIO()
+        console = VisibleConsole(file=file, force_terminal=is_terminal, width=200, color_system=None)
+        with Progress(*visible_columns(), console=console) as bar:
+            bar.add_task(text, total=1)
+        with console.status(text):
+            pass
+        assert file.getvalue().count(text) >= (2 if is_terminal else 1)
+
+
+def test_what_rich_would_drop_unseen_is_written_out() -> None:
+    text = "a\rb\x07c\x08d\x0be\x0cf"
+    shown = "a\\x0db\\x07c\\x08d\\x0be\\x0cf"
+    table = Table(text)
+    table.add_row(visible_text(text))
+    for renderable in (text, visible_text(text), table):
+        assert shown in drawn(renderable, False) and "\x07" not in drawn(renderable, True)
+    file = io.StringIO()
+    with Progress(VisibleColumn("{task.description}"), console=VisibleConsole(file=file, width=200)) as bar:
+        bar.add_task(text, total=1)
+    assert shown in file.getvalue()
+
+
+def test_no_module_shows_text_by_way_of_richs_own_classes() -> None:
+    strays = []
+    for path in Path(llava_moe.__file__).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"rich\.markup|from_markup|\bmarkup=True|(?<!\w)(?:Console|TextColumn|Panel|Status)\(", text)
+        strays += [f"{path.name}: {one}" for one in found if path.name != "visible_console.py"]
+    # The bar of training is made of texts with styles.
+    assert not [stray for stray in strays if not stray.startswith("console.py: TextColumn")]
+
+
+def through(texts: Sequence[str]) -> str:
+    file = io.StringIO()
+    VisibleStream(file).writelines([*texts])
+    return file.getvalue()
+
+
+@given(st.text())
+def test_nothing_that_a_terminal_obeys_passes_standard_error(text: str) -> None:
+    assert through([f"x{text}x"]) == f"x{visible(text, keep=chr(10) + chr(9))}x"
+
+
+def test_a_librarys_progress_bar_moves_on_standard_error() -> None:
+    bar = ["\r 10%|#   | a\x1b[31mb", "\x1b[A", "\r" + " " * 9 + "\r", "\n"]
+    assert through(bar) == "\r 10%|#   | a\\x1b[31mb" + "\x1b[A" + "\r" + " " * 9 + "\r" + "\n"
+
+
+def test_a_console_writes_its_colours_behind_the_visible_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr("sys.stderr", VisibleStream(file))
+    console = VisibleConsole(stderr=True, force_terminal=True, color_system="standard")
+    # A bar puts rich's own stream in the place of standard error, and takes it back.
+    with Progress(*visible_columns(), console=console) as bar:
+        bar.add_task("a\x1b[2Jb", total=1)
+        console.print("red", style="red")
+        sys.stderr.write("c\x1b[2Jd\n")
+    assert "\x1b[31mred" in file.getvalue() and "a\\x1b[2Jb" in file.getvalue() and "\x1b[2J" not in file.getvalue()
+    assert "c" in file.getvalue() and isinstance(sys.stderr, VisibleStream) and not sys.stderr.isatty()
+
+
+def test_a_warning_and_a_failing_thread_of_a_process_are_made_visible(tmp_path: Path) -> None:
+    script = (
+        "import sys, threading, warnings, logging; from llava_moe import cli\n"
+        "def fail(): raise ValueError('thread' + chr(27) + '[2J')\n"
+        "def run(words):\n"
+        "    warnings.warn('warning' + chr(27) + '[2J'); logging.error('log' + chr(27) + '[2J')\n"
+        "    thread = threading.Thread(target=fail); thread.start(); thread.join()\n"
+        "    raise RuntimeError('end' + chr(27) + '[2J')\n"
+        "cli.run = run; cli.main([])"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr
+    assert "\x1b" not in told
+    assert all(f"{what}\\x1b[2J" in told for what in ("warning", "log", "thread", "end"))
 
 
 def test_a_consoles_own_codes_stay() -> None:

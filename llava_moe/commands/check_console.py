@@ -12,6 +12,7 @@ from llava_moe.check.kinds import KINDS
 from llava_moe.check.mix import Checked
 from llava_moe.check.table import KindRow, kind_rows, labels_of
 from llava_moe.visible import visible
+from llava_moe.visible_console import visible_columns
 
 MOST_COLUMNS = 3
 
@@ -75,7 +76,7 @@ class CheckBar:
     """The progress bar. It starts with the first step: its own thread must not be there when workers fork."""
 
     def __init__(self, console: Console) -> None:
-        self.progress = Progress(*Progress.get_default_columns(), console=console, transient=True)
+        self.progress = Progress(*visible_columns(), console=console, transient=True)
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> CheckBar:

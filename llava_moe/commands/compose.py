@@ -174,7 +174,7 @@ def _pick(
     picked.write(folder)
     console.print(picked.table())
     for note in picked.notes:
-        console.print(f"[dim]{note}[/dim]", highlight=False)
+        console.print(note, style="dim", highlight=False)
     best = picked.best
     if best.place is not None:
         what = f"llava-moe eval run={best.place}"

@@ -16,7 +16,7 @@ def open_console() -> Console:
         reconfigure = getattr(sys.stdout, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
-    return _PipedConsole(highlight=False, markup=False)
+    return _PipedConsole(highlight=False)
 
 
 class _PipedConsole(VisibleConsole):
@@ -28,7 +28,9 @@ class _PipedConsole(VisibleConsole):
 
 def open_progress() -> Console:
     """Standard error for what passes by while one waits; silent where nobody watches."""
-    return VisibleConsole(stderr=True, quiet=not sys.stderr.isatty())
+    console = VisibleConsole(stderr=True)
+    console.quiet = not console.file.isatty()
+    return console
 
 
 def say_next(console: Console, commands: Sequence[str]) -> None:

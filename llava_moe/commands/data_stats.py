@@ -24,6 +24,7 @@ from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.limits import Limit, OrNull, Text, Whole
 from llava_moe.commands.stages import Stage
 from llava_moe.eval.files import write_atomically
+from llava_moe.visible_console import visible_columns
 
 LIMITS: dict[str, Limit] = {"out": OrNull(Text()), "epochs": OrNull(Whole(1)), "ranks": Whole(1)}
 
@@ -48,7 +49,7 @@ def _show(job: Job) -> int:
 def _account(stage: Stage, choices: Mapping[str, Any], progress: Console) -> StageAccount:
     encoder, data = open_stage(stage, progress)
     train = stage.config["train"]
-    with Progress(*Progress.get_default_columns(), console=progress, transient=True) as bar:
+    with Progress(*visible_columns(), console=progress, transient=True) as bar:
         task = bar.add_task("  counting epochs", total=None)
         return account_stage(
             stage.title,

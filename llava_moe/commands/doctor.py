@@ -13,6 +13,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from rich.table import Table
+from rich.text import Text
 
 from llava_moe.cli import config_folder
 from llava_moe.commands.cache_folder import cache_folder
@@ -35,7 +36,7 @@ def main(words: Sequence[str]) -> int:
     for heading in ("", "what", "found", "remedy"):
         table.add_column(heading, overflow="fold")
     findings = [*_packages(), *_devices(), *_disk(), *_embedded()]
-    signs = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
+    signs = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "missing": Text("missing", "red")}
     for level, what, found, remedy in findings:
         table.add_row(signs[level], what, found, remedy)
     VisibleConsole().print(table)

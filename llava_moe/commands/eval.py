@@ -171,4 +171,4 @@ def show_results(results: Sequence[BenchmarkResult], console: Console) -> None:
         for table in rich_tables(result):
             console.print(table)
         for note in result.notes:
-            console.print(f"[dim]{note}[/dim]", highlight=False)
+            console.print(note, style="dim", highlight=False)

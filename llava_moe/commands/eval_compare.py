@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from llava_moe.commands.eval_judge import judge_run
 from llava_moe.commands.eval_leaks import report_leaks
@@ -139,7 +138,7 @@ def _show(comparison: Comparison, console: Console) -> None:
         console.print(table)
     told = [note for compared in comparison.benchmarks for note in compared.notes]
     for sentence in dict.fromkeys([*explanation(comparison), *told]):
-        console.print(f"[dim]{escape(sentence)}[/dim]", highlight=False)
+        console.print(sentence, style="dim", highlight=False)
 
 
 def _next_commands(comparison: Comparison) -> list[str]:

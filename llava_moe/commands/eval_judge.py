@@ -15,6 +15,7 @@ from llava_moe.commands.eval_model import server_of
 from llava_moe.errors import UserError
 from llava_moe.eval.judge import Verdicts, judge_answers, judged_path, write_verdicts
 from llava_moe.eval.server import ChatServer
+from llava_moe.visible_console import visible_columns
 
 
 def judge_run(config: Mapping[str, Any], names: Sequence[str] | None, console: Console) -> int:
@@ -36,7 +37,7 @@ def judge_run(config: Mapping[str, Any], names: Sequence[str] | None, console: C
             highlight=False,
             markup=False,
         )
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        with Progress(*visible_columns(), console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("judging", total=None)
             verdicts = judge_answers(
                 server,

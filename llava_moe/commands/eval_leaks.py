@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from llava_moe.errors import UserError
@@ -139,9 +138,9 @@ def shown_questions(run: ScoredRun, benchmark: Benchmark) -> list[Question]:
 
 def _drawn(report: LeakReport) -> Table:
     table = leak_table(report)
-    drawn = Table(title=escape(table.title), title_justify="left", header_style="bold")
+    drawn = Table(title=table.title, title_justify="left", header_style="bold")
     for index, name in enumerate(table.header):
         drawn.add_column(name, justify="left" if index < table.num_labels else "right")
     for row in table.rows:
-        drawn.add_row(*map(escape, row))
+        drawn.add_row(*row)
     return drawn

@@ -6,7 +6,9 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from llava_moe.visible_console import VisibleColumn
 
 # Where no bar can be drawn, as in a batch system's log.
 SECONDS_A_LINE = 60
@@ -20,12 +22,12 @@ class EvalProgress:
         self.began = self.told = time.monotonic()
         self.num_kept: int | None = None
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            VisibleColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("answers,"),
+            VisibleColumn("answers,"),
             TimeElapsedColumn(),
-            TextColumn("gone{task.fields[rest]}"),
+            VisibleColumn("gone{task.fields[rest]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,

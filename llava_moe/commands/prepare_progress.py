@@ -11,10 +11,11 @@ from rich.progress import (
     Progress,
     TaskID,
     TaskProgressColumn,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from llava_moe.visible_console import VisibleColumn
 
 # Where no bar can be drawn, as in a batch system's log.
 SECONDS_A_LINE = 60
@@ -29,14 +30,14 @@ class PrepareProgress:
         self.told = time.monotonic()
         self.task: TaskID | None = None
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            VisibleColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[records]} records,"),
+            VisibleColumn("{task.fields[records]} records,"),
             TimeElapsedColumn(),
-            TextColumn("gone,"),
+            VisibleColumn("gone,"),
             TimeRemainingColumn(),
-            TextColumn("left"),
+            VisibleColumn("left"),
             console=console,
             transient=True,
             disable=not console.is_terminal,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from llava_moe.assemble import DTYPES, Assembled, new_model, newest_checkpoint, recipe_of, weights_writer
 from llava_moe.commands.compose_start import refuse_other_bases
@@ -40,6 +40,7 @@ from llava_moe.train.loop import LoopSettings, Objective, train
 from llava_moe.train.memory import memory_errors_explained
 from llava_moe.train.schedule import Schedule, few_steps_note
 from llava_moe.train.state import RunState
+from llava_moe.visible import visible
 from llava_moe.visible_console import VisibleConsole
 
 
@@ -97,7 +98,7 @@ def _train_locked(
 ) -> None:
     if is_finished(folder):
         return
-    console.print(f"[bold]{escape(title)}[/bold]  {escape(str(folder))}")
+    console.print(Text.assemble((visible(title), "bold"), f"  {visible(str(folder))}"))
     checkpoint = last_checkpoint(folder)
     assembled = new_model(recipe_of(config), processes.device)
     refuse_other_bases((config["adapter"] or {}).get("experts") or (), assembled)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from llava_moe.commands.cache_folder import cache_folder
@@ -28,6 +27,7 @@ from llava_moe.data.records import Records
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from llava_moe.own_files import read_object
+from llava_moe.visible_console import visible_columns
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ def open_data(config: Mapping[str, Any], encoder: Encoder, processes: Processes,
     opened = []
     for source in mixture.sources:
         # The first time, raw files are converted: minutes for gigabytes.
-        with console.status(f"  opening {escape(source.name)}: {escape(source.path)}"):
+        with console.status(f"  opening {source.name}: {source.path}"):
             opened.append(open_records(source, cache))
     records = tuple(opened)
     indexes = []
     for source, content in zip(mixture.sources, records, strict=True):
-        with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
-            task = bar.add_task(f"  reading {escape(source.name)}", total=len(content))
+        with Progress(*visible_columns(), console=console, transient=True) as bar:
+            task = bar.add_task(f"  reading {source.name}", total=len(content))
             index = index_source(source, content, encoder, cache, partial(_advance, bar, task))
         indexes.append(index)
         left_out = f", {len(index.bad)} left out" if index.bad else ""

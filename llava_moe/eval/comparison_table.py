@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from llava_moe.eval.bootstrap import Interval
@@ -120,12 +119,12 @@ def rich_comparison(comparison: Comparison) -> list[Table]:
     drawn = []
     for compared in comparison.benchmarks:
         table = long_table(comparison, compared)
-        one = Table(title=escape(table.title), title_justify="left", header_style="bold", box=None, pad_edge=False)
+        one = Table(title=table.title, title_justify="left", header_style="bold", box=None, pad_edge=False)
         for name, side in zip(table.header, ("left", "right", "left", "right", "right"), strict=True):
-            one.add_column(escape(name), justify="left" if side == "left" else "right", overflow="fold")
+            one.add_column(name, justify="left" if side == "left" else "right", overflow="fold")
         for row in table.rows:
             style = "dim" if row[2] in compared.baselines else "bold" if STANDS_OUT in row[-1] else None
-            one.add_row(*map(escape, row), style=style)
+            one.add_row(*row, style=style)
         drawn.append(one)
     return drawn
 

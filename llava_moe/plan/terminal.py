@@ -30,13 +30,13 @@ PARTS = {
 def print_plan(plan: StagePlan, console: Console) -> None:
     """Print one stage."""
     console.print()
-    console.print(Text(plan.title, style="bold reverse"))
+    console.print(plan.title, style="bold reverse")
     _print_steps(plan, console)
     _print_memory(plan, console)
     _print_ways(plan, console)
     _print_costs(plan, console)
     for note in plan.notes:
-        console.print(Text(f"note: {note}", style="dim"))
+        console.print(f"note: {note}", style="dim")
 
 
 def size(num_bytes: float) -> str:

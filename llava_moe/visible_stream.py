@@ -1,0 +1,45 @@
+"""Standard error as everyone in the process writes to it, made visible: libraries, warnings, threads that fail."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TextIO
+
+from llava_moe.visible import visible
+
+_KEPT = "\n\t"
+# What a library's progress bar moves the cursor by: to the line's start, a line up, and clearing the line.
+_BAR = re.compile(r"((?:\r|\x1b\[[AK])*)(.*?)(\r?)", re.DOTALL)
+
+
+class VisibleStream:
+    """A stream in whose text control characters are written out, for ``sys.stderr``.
+
+    Rich's consoles find the stream itself behind it and write their colours there; what they show is made visible
+    already. Libraries are told that it is no terminal, so that they send no colours.
+
+    Args:
+        stream: where the text goes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, visible; a carriage return at its ends is a progress bar's and stays."""
+        found = _BAR.fullmatch(text)
+        assert found is not None
+        self.rich_proxied_file.write(f"{found[1]}{visible(found[2], keep=_KEPT)}{found[3]}")
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Write each line as :meth:`write` does."""
+        for line in lines:
+            self.write(line)
+
+    def isatty(self) -> bool:
+        """Never: who asks means to send codes."""
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
