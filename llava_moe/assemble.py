@@ -52,7 +52,7 @@ from llava_moe.model.recorded_weights import fingerprint_start, refuse_other_bas
 from llava_moe.own_files import misfit
 from llava_moe.regular_file import read_regular
 from llava_moe.structured_text import StructuredTextError, parse_yaml
-from llava_moe.train.checkpoint import last_checkpoint, stage_folders
+from llava_moe.train.checkpoint import newest_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROJECTOR = "multi_modal_projector"
@@ -324,21 +324,6 @@ def weights_writer(assembled: Assembled) -> Callable[[Path, Mapping[str, torch.T
             save_file(base, folder / "model" / "base.safetensors")
 
     return write
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The newest complete checkpoint of a run, of the last stage of an experiment, or the checkpoint itself."""
-    if (folder / "COMPLETE").is_file():
-        return folder
-    for candidate in [folder, *reversed(stage_folders(folder))]:
-        checkpoint = last_checkpoint(candidate)
-        if checkpoint is not None:
-            return checkpoint
-    if not folder.exists():
-        raise UserError(f"{folder} does not exist: llava-moe ls run lists the runs here")
-    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
-    instead = f", such as {inside[0]}" if inside else ""
-    raise UserError(f"{folder} holds no complete checkpoint: give the folder of a run that has saved one{instead}")
 
 
 _MAYBE_TEXT = (str, NoneType)

@@ -237,7 +237,7 @@ def run(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     before, sys.argv = sys.argv, ["llava-moe", *arguments]
     try:
-        module = importlib.import_module(f"llava_moe.commands.{name}")
+        module = importlib.import_module(f"llava_moe.commands.words.{name}")
         return int(module.main([prepare_override(word) for word in rest]) or 0)
     except UserError as error:
         return _complain(str(error))

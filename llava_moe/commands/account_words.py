@@ -1,96 +1,28 @@
-"""What ``data stats`` and ``data preview`` share: train's words with a few of their own, and stages opened by them."""
+"""What ``data stats`` and ``data preview`` share: stages opened by a job's words, and commands to type next."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import torch
 import transformers
-from omegaconf import DictConfig
 from rich.console import Console
 
 from llava_moe.account.seating import Seats
 from llava_moe.assemble import encoder_of, recipe_of
-from llava_moe.cli import config_folder
-from llava_moe.commands.compose_config import compose_again, resolved, run_composed
 from llava_moe.commands.console import open_console
-from llava_moe.commands.known_keys import suggest
-from llava_moe.commands.limits import Limit, check_settings
+from llava_moe.commands.job import Job
 from llava_moe.commands.processes import Processes
 from llava_moe.commands.stage import check_stage
 from llava_moe.commands.stage_data import OpenData, open_data
-from llava_moe.commands.stages import Stage, plan_stages, set_threads
-from llava_moe.commands.typed_words import as_typed
+from llava_moe.commands.stages import Stage, set_threads
 from llava_moe.data.encode import Encoder
-from llava_moe.errors import UserError
-from llava_moe.structured_text import parse_yaml
 
-FOLDER = Path("stats")
 _MANY_WORDS = 60
 
 
-@dataclass(frozen=True)
-class Job:
-    """What was asked for.
-
-    Attributes:
-        choices: the command's own settings.
-        config: the experiment's own configuration.
-        stages: its stages, in order.
-        folder: where files go.
-        words: train's words as they were typed, for commands to type next.
-    """
-
-    choices: Mapping[str, Any]
-    config: Mapping[str, Any]
-    stages: tuple[Stage, ...]
-    folder: Path
-    words: str
-
-
-def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: Callable[[Job], int]) -> int:
-    """Split a command's own words from train's, settle both, and run the job.
-
-    Args:
-        name: the command's primary configuration, whose keys are its own words.
-    """
-    own = [word for word in words if _key(word) in limits]
-    rest = [word for word in words if _key(word) not in limits]
-    _refuse_misspelt(rest, limits)
-
-    def run(config: DictConfig, train_words: list[str]) -> int:
-        choices = resolved(compose_again(name, [word.lstrip("+") for word in own]), name)
-        check_settings(choices, limits)
-        plain = resolved(config)
-        stages = tuple(plan_stages(plain, train_words))
-        set_threads(plain)
-        transformers.utils.logging.disable_progress_bar()
-        named = stages[0].folder if plain["stages"] is None else stages[0].folder.parent
-        folder = Path(choices["out"]) if choices["out"] else FOLDER / named.name
-        return job(Job(choices, plain, stages, folder, shlex.join(as_typed(word) for word in rest)))
-
-    return run_composed("train", rest, run)
-
-
-def _refuse_misspelt(words: Sequence[str], limits: Mapping[str, Limit]) -> None:
-    """Refuse a word that no command has but that is nearly one of this command's own, which train does not know."""
-    folder = config_folder()
-    theirs = {*parse_yaml((folder / "train.yaml").read_bytes())}
-    theirs |= {path.name for path in folder.iterdir() if path.is_dir()}
-    for word in words:
-        key = _key(word)
-        if "=" not in word or not key.isidentifier() or key in theirs:
-            continue
-        if near := suggest(key, [*theirs, *limits]):
-            raise UserError(f"unknown key {key}{near}")
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+")
+def begin(job: Job) -> None:
+    """Bound torch's threads as the words say; bars of transformers would fill log files with control characters."""
+    set_threads(job.config)
+    transformers.utils.logging.disable_progress_bar()
 
 
 def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:

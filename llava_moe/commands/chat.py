@@ -4,63 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from omegaconf import DictConfig
 
 from llava_moe.chat.answer import Decoding
 from llava_moe.chat.line import image_path
 from llava_moe.chat.session import Session, open_picture
 from llava_moe.chat.terminal import Terminal
-from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.image_reading import reading_asked, refuse_for_run
-from llava_moe.commands.limits import EVAL, READING, SHARED, Limit, OrNull, Real, Text, Whole, check_settings
+from llava_moe.commands.image_reading import reading_asked
 from llava_moe.data.images import ImageTransform
-from llava_moe.errors import UserError
 from llava_moe.visible_console import VisibleConsole
 
 if TYPE_CHECKING:
     from llava_moe.assemble import Assembled
 
-LIMITS: dict[str, Limit] = {
-    **{key: EVAL[key] for key in ("run", "num_threads", "dtype")},
-    **{key: SHARED[key] for key in ("seed", "model.path")},
-    **{key: EVAL[key] for key in ("model.peft", "model.template", "model.image_mode")},
-    **READING,
-    "image": OrNull(Text()),
-    "prompt": OrNull(Text(may_be_empty=True)),
-    "max_new_tokens": Whole(1),
-    "temperature": Real(0),
-    "top_p": Real(0, 1, open_below=True),
-    "repetition_penalty": Real(0.01, 100),
-}
 
-LOWEST_TEMPERATURE = 0.001
-"""Logits divided by less leave the range of fp32."""
-
-
-def main(words: Sequence[str]) -> int:
-    """Compose the configuration and talk."""
-    return run_composed("chat", words, _chat)
-
-
-def _chat(config: DictConfig, words: list[str]) -> int:
+def chat(plain: Mapping[str, Any]) -> int:
+    """Talk, or answer the one question."""
     try:
-        return _talk(config)
+        return _talk(plain)
     except KeyboardInterrupt:
         sys.stderr.write("llava-moe: interrupted\n")
         return 130
 
 
-def _talk(config: DictConfig) -> int:
-    plain = resolved(config, "chat")
-    check_settings(plain, LIMITS)
+def _talk(plain: Mapping[str, Any]) -> int:
     image = None if plain["image"] is None else image_path(plain["image"])
-    _check_before_loading(plain, image)
+    if image is not None:
+        open_picture(image, ImageTransform())
     if plain["num_threads"] is not None:
         torch.set_num_threads(int(plain["num_threads"]))
     transformers.utils.logging.disable_progress_bar()
@@ -77,28 +52,6 @@ def _talk(config: DictConfig) -> int:
         return terminal.talk(_welcome(plain, assembled, session))
     terminal.answer(plain["prompt"])
     return 0
-
-
-def _check_before_loading(plain: Mapping[str, Any], image: Path | None) -> None:
-    from llava_moe.assemble import newest_checkpoint
-
-    given = plain["model"]
-    if (plain["run"] is None) == (given["path"] is None):
-        raise UserError("chat needs one model: run=FOLDER, or model.path= a LLaVA checkpoint's folder or hub id")
-    for key in ("peft", "template", "image_mode"):
-        if given[key] is not None and given["path"] is None:
-            raise UserError(f"model.{key}= belongs to model.path=, which is not given: leave it out, or give both")
-    refuse_for_run(plain)
-    if 0 < plain["temperature"] < LOWEST_TEMPERATURE:
-        raise UserError(
-            f"temperature={plain['temperature']}: give 0 (always the likeliest token) or at least {LOWEST_TEMPERATURE}"
-        )
-    if plain["prompt"] is not None and not plain["prompt"].strip():
-        raise UserError("prompt= is empty: write a question there, or leave prompt= out to talk")
-    if image is not None:
-        open_picture(image, ImageTransform())
-    if plain["run"] is not None:
-        newest_checkpoint(Path(plain["run"]))
 
 
 def _open(plain: Mapping[str, Any]) -> Assembled:

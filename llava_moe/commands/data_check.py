@@ -15,34 +15,22 @@ from llava_moe.check.mix import Checked, check_mix
 from llava_moe.check.odd import dark_lines, odd_lines
 from llava_moe.check.page import write_page
 from llava_moe.check.sources import Trouble
-from llava_moe.commands.account_words import Job, run_job
+from llava_moe.commands.account_words import begin
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
 from llava_moe.commands.console import open_console, open_progress, say_next
-from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole
+from llava_moe.commands.job import Job
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.workers import num_cores
 from llava_moe.errors import UserError
 
 FOLDER = Path("checks")
-LIMITS: dict[str, Limit] = {
-    "out": OrNull(Text()),
-    "num_processes": OrNull(Whole(1)),
-    "sample_images": OrNull(Whole(0)),
-    "against": ListOf(Text()),
-    "against_images": OrNull(Text()),
-    "duplicates": Choice(("leave_out", "keep")),
-    "strict": FLAG,
-}
 
 
-def main(words: Sequence[str]) -> int:
+def check(job: Job) -> int:
     """Check, show, and write the list, the numbers and the page."""
-    return run_job("data_check", words, LIMITS, _check)
-
-
-def _check(job: Job) -> int:
+    begin(job)
     console = open_console()
     folder = job.folder if job.choices["out"] else FOLDER / job.folder.name
     _refuse_unwritable(folder)

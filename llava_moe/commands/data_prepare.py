@@ -9,63 +9,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from rich.console import Console
 
-from llava_moe.cli import config_folder, quote
+from llava_moe.cli import config_folder
 from llava_moe.commands.cache_folder import cache_folder
-from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole, check_settings
 from llava_moe.commands.prepare_progress import PrepareProgress
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.readers.shards import MANIFEST, PREPARING, Manifest, read_manifest
 from llava_moe.errors import UserError
 from llava_moe.prepare.preparation import Choices, Preparation, settle_preparation
-from llava_moe.prepare.recipe import Recipe, load_recipe
+from llava_moe.prepare.recipe import Recipe
 from llava_moe.prepare.run import prepare
 from llava_moe.prepare.table import account_lines, account_table
 from llava_moe.prepare.tokens import TextTokenizer
 from llava_moe.structured_text import parse_yaml
 from llava_moe.visible_console import VisibleConsole
 
-LIMITS: dict[str, Limit] = {
-    "downloads": OrNull(Text()),
-    "from": Choice(("downloads", "hub")),
-    "out": Text(),
-    "splits": OrNull(ListOf(Text())),
-    "images": OrNull(Text()),
-    "probe_images": FLAG,
-    "num_processes": OrNull(Whole(1)),
-    "restart": FLAG,
-    "model.path": OrNull(Text()),
-}
-FREE_TEXT = ("recipe", "downloads")
 # The language model of the papers' experiments.
 USUAL_TOKENIZER = "lmsys/vicuna-7b-v1.5"
 
 
-def main(words: Sequence[str]) -> int:
-    """Compose the configuration and prepare."""
-    return run_composed("data_prepare", [_quoted(word) for word in words], lambda config, _: _prepare(config))
-
-
-def _quoted(word: str) -> str:
-    """Paths round Hydra's grammar; a list of recipes stays one."""
-    key, _, value = word.partition("=")
-    if key not in FREE_TEXT or not value or value == "null" or value.startswith(("[", "'", '"')):
-        return word
-    return f"{key}={quote(value)}"
-
-
-def _prepare(config: DictConfig) -> int:
-    plain = resolved(config, "data_prepare")
-    check_settings(plain, LIMITS)
-    recipes = [load_recipe(name) for name in _recipe_names(plain)]
-    if plain["from"] == "hub" and plain["downloads"] is not None:
-        raise UserError("from=hub reads no downloads: leave out downloads= or from=hub")
-    if plain["from"] == "downloads" and plain["downloads"] is None:
-        lines = " && ".join(recipes[0].get)
-        raise UserError(f"data prepare needs downloads=FOLDER; fetch {recipes[0].name} into it: {lines}")
+def prepare_recipes(plain: Mapping[str, Any], recipes: Sequence[Recipe]) -> int:
+    """Prepare each recipe into its folder."""
     console = VisibleConsole(soft_wrap=True)
     with StopSignals():
         # All are found before the first is begun: hours of work must not end at the last one's wrong folder.
@@ -76,16 +41,6 @@ def _prepare(config: DictConfig) -> int:
         for job in jobs:
             _run(job, tokenizer, plain, console)
     return 0
-
-
-def _recipe_names(plain: Mapping[str, Any]) -> list[str]:
-    asked = plain["recipe"]
-    names = asked if isinstance(asked, list) else [asked]
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise UserError("data prepare needs recipe=NAME: llava-moe ls recipe lists them; several: recipe=[A,B]")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"recipe={asked}: {twice[0]} is there twice; name it once".replace("'", ""))
-    return [str(name) for name in names]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,37 +13,23 @@ from llava_moe.account.rows import first_rows
 from llava_moe.account.rows_page import StageRows, rows_page
 from llava_moe.account.rows_terminal import print_legend, print_row
 from llava_moe.commands.account_words import (
-    Job,
+    begin,
     next_commands,
     open_stage,
-    run_job,
     seats_of,
 )
 from llava_moe.commands.console import open_console, open_progress, say_next
-from llava_moe.commands.limits import Limit, OrNull, Whole
-from llava_moe.commands.limits import Text as TextLimit
+from llava_moe.commands.job import Job
 from llava_moe.commands.stages import Stage
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.visible import visible
 
-LIMITS: dict[str, Limit] = {
-    "out": OrNull(TextLimit()),
-    "rows": Whole(1),
-    "shown": Whole(0),
-    "epoch": Whole(0),
-    "step": Whole(0),
-    "ranks": Whole(1),
-}
 
-
-def main(words: Sequence[str]) -> int:
+def preview(job: Job) -> int:
     """Show the first rows of every stage and write them as a page."""
-    return run_job("data_preview", words, LIMITS, _show)
-
-
-def _show(job: Job) -> int:
+    begin(job)
     console, progress = open_console(), open_progress()
     stages = [_first_rows(stage, job.choices, progress) for stage in job.stages]
     commands = next_commands(job, "data stats", "plan", "train")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,27 +14,21 @@ from llava_moe.account.stage import StageAccount, Training, account_stage
 from llava_moe.account.stats_page import stats_json, stats_page
 from llava_moe.account.terminal import print_account
 from llava_moe.commands.account_words import (
-    Job,
+    begin,
     next_commands,
     open_stage,
-    run_job,
     seats_of,
 )
 from llava_moe.commands.console import open_console, open_progress, say_next
-from llava_moe.commands.limits import Limit, OrNull, Text, Whole
+from llava_moe.commands.job import Job
 from llava_moe.commands.stages import Stage
 from llava_moe.eval.files import write_atomically
 from llava_moe.visible_console import visible_columns
 
-LIMITS: dict[str, Limit] = {"out": OrNull(Text()), "epochs": OrNull(Whole(1)), "ranks": Whole(1)}
 
-
-def main(words: Sequence[str]) -> int:
+def show_stats(job: Job) -> int:
     """Count, show and write the account of every stage."""
-    return run_job("data_stats", words, LIMITS, _show)
-
-
-def _show(job: Job) -> int:
+    begin(job)
     console, progress = open_console(), open_progress()
     accounts = [_account(stage, job.choices, progress) for stage in job.stages]
     write_atomically(job.folder / "stats.json", stats_json(job.words, accounts))

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +19,6 @@ from llava_moe.cli import config_folder
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.environment import installed
 from llava_moe.commands.settings import embedded_images
-from llava_moe.errors import UserError
 from llava_moe.model.attention import choose_attention
 from llava_moe.model.build import embedded_folder
 from llava_moe.visible_console import VisibleConsole
@@ -28,10 +27,8 @@ Finding = tuple[str, str, str, str]
 GIB = 1 << 30
 
 
-def main(words: Sequence[str]) -> int:
+def examine() -> int:
     """Print the findings; 2 when something that every run needs is missing."""
-    if words:
-        raise UserError(f"doctor takes no arguments (got {words[0]})")
     table = Table(box=None, pad_edge=False)
     for heading in ("", "what", "found", "remedy"):
         table.add_column(heading, overflow="fold")

@@ -8,16 +8,13 @@ from typing import Any
 
 import torch
 import transformers
-from omegaconf import DictConfig
 from rich.console import Console
 
 from llava_moe.commands.cache_folder import cache_folder
-from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.eval_compare import read_results, reads_results
-from llava_moe.commands.eval_model import ScoredModel, check_one_model, open_model, scored_model
+from llava_moe.commands.eval_model import ScoredModel, open_model, scored_model
 from llava_moe.commands.eval_progress import EvalProgress
+from llava_moe.commands.eval_words import check_words
 from llava_moe.commands.image_reading import tell_dark
-from llava_moe.commands.limits import EVAL, check_settings
 from llava_moe.commands.processes import answering_together
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
@@ -32,25 +29,16 @@ from llava_moe.eval.tasks import Places, open_benchmark
 from llava_moe.visible_console import VisibleConsole
 
 
-def main(words: Sequence[str]) -> int:
-    """Compose the configuration and score."""
-    return run_composed("eval", words, _eval)
-
-
-def _eval(config: DictConfig, words: list[str]) -> int:
-    plain = resolved(config, "eval")
-    if reads_results(plain):
-        check_settings(plain, EVAL)
-        return read_results(plain, words)
+def score(plain: Mapping[str, Any]) -> int:
+    """Score the model that the settings name."""
     with StopSignals(), answering_together() as (ranks, device):
         try:
-            return _score(config, ranks, device)
+            return _score(plain, ranks, device)
         except ToldElsewhereError:
             return 2
 
 
-def _score(config: DictConfig, ranks: Ranks, device: torch.device) -> int:
-    plain = resolved(config, "eval")
+def _score(plain: Mapping[str, Any], ranks: Ranks, device: torch.device) -> int:
     console = VisibleConsole(soft_wrap=True, quiet=not ranks.is_first)
     if not console.is_terminal or not ranks.is_first:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
@@ -71,12 +59,7 @@ def _score(config: DictConfig, ranks: Ranks, device: torch.device) -> int:
 
 
 def _check(plain: Mapping[str, Any], ranks: Ranks) -> None:
-    from llava_moe.assemble import newest_checkpoint
-
-    check_settings(plain, EVAL)
-    check_one_model(plain, ranks)
-    if plain["run"] is not None:
-        newest_checkpoint(Path(plain["run"]))
+    check_words(plain, ranks.world)
     _benchmarks_of(plain)
 
 

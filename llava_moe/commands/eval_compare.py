@@ -11,6 +11,7 @@ from rich.console import Console
 
 from llava_moe.commands.eval_judge import judge_run
 from llava_moe.commands.eval_leaks import report_leaks
+from llava_moe.commands.eval_words import results_wanted
 from llava_moe.errors import UserError
 from llava_moe.eval.blind import BLIND_FOLDER
 from llava_moe.eval.bootstrap import NUM_RESAMPLES
@@ -24,21 +25,6 @@ from llava_moe.visible_console import VisibleConsole
 FOLDER = Path("comparisons")
 
 
-def reads_results(config: Mapping[str, Any]) -> bool:
-    """Whether the words ask for what is read from files of scored runs, so that no model is loaded."""
-    return bool(_wanted(config))
-
-
-def _wanted(config: Mapping[str, Any]) -> list[str]:
-    judge = config["judge"]
-    asked = {
-        "runs=": config["runs"] is not None,
-        "leaks=": config["leaks"],
-        "judge.": judge["endpoint"] is not None or judge["name"] is not None,
-    }
-    return [key for key, is_asked in asked.items() if is_asked]
-
-
 def read_results(config: Mapping[str, Any], words: Sequence[str]) -> int:
     """Compare runs, report leaks or have answers judged, as the words ask.
 
@@ -47,7 +33,7 @@ def read_results(config: Mapping[str, Any], words: Sequence[str]) -> int:
     """
     names = config["benchmarks"] if any(word.lstrip("+").startswith("benchmarks=") for word in words) else None
     console = VisibleConsole(soft_wrap=True)
-    wanted = _wanted(config)
+    wanted = results_wanted(config)
     given = {"run=": config["run"], "model.path=": config["model"]["path"], "blind=": config["blind"]}
     others = wanted[1:] + [key for key, value in given.items() if value and (wanted[0] == "runs=" or key != "run=")]
     if others:

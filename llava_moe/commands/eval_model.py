@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from llava_moe.commands.image_reading import reading_asked, refuse_for_run
+from llava_moe.commands.eval_words import server_of
+from llava_moe.commands.image_reading import reading_asked
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.encode import Encoder
 from llava_moe.data.images import ImageTransform
@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from llava_moe.assemble import Assembled
 
 SERVERS_OWN = "the server's own"
-# Keys that mean something for one kind of model alone, and the key that makes it that kind.
-BELONGS_TO = {
-    "peft": "path",
-    "template": "path",
-    "image_mode": "path",
-    "name": "endpoint",
-    "api_key_env": "endpoint",
-    "timeout": "endpoint",
-    "attempts": "endpoint",
-}
-
 
 Asked = TypeVar("Asked", bound=Answerer, covariant=True)
 
@@ -49,39 +38,6 @@ class ScoredModel(Generic[Asked]):
     answerer: Asked
     fingerprint: str
     facts: ModelFacts
-
-
-def check_one_model(config: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
-    """Hold the settings of the model against each other, before anything is loaded.
-
-    Raises:
-        UserError: no model, several, a setting of another kind of model, or an endpoint asked by several processes.
-    """
-    model = config["model"]
-    given = [f"{key}=" for key, value in _ways(config).items() if value is not None]
-    if len(given) != 1:
-        told = f", not {' and '.join(given)} together" if given else ""
-        raise UserError(
-            "eval needs one model: run=FOLDER, model.path= a LLaVA checkpoint's folder or hub id, or model.endpoint= "
-            f"an address{told}"
-        )
-    refuse_for_run(config)
-    for key, owner in BELONGS_TO.items():
-        if model[key] is not None and model[owner] is None:
-            raise UserError(f"model.{key}= belongs to model.{owner}=, which is not given: leave it out, or give both")
-    if model["endpoint"] is not None:
-        if model["name"] is None:
-            raise UserError("model.endpoint= needs model.name=, the name that the server knows the model by")
-        if config["dtype"] is not None:
-            raise UserError("dtype= is the server's affair where model.endpoint= is given: leave it out")
-        if ranks.world > 1:
-            raise UserError(f"one process asks an endpoint, not {ranks.world}: start llava-moe eval without a launcher")
-        server_of(model)
-
-
-def _ways(config: Mapping[str, Any]) -> dict[str, Any]:
-    model = config["model"]
-    return {"run": config["run"], "model.path": model["path"], "model.endpoint": model["endpoint"]}
 
 
 def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE) -> ScoredModel[Answerer]:
@@ -130,20 +86,6 @@ def template_name(encoder: Encoder) -> str:
     """What prompts are written by, in words."""
     template = encoder.template
     return f"chat template of {template.place}" if isinstance(template, ChatTemplate) else template.kind
-
-
-def server_of(given: Mapping[str, Any]) -> ChatServer:
-    """The server of ``model.endpoint=``; its key comes from the environment.
-
-    Raises:
-        UserError: no address, or an environment variable that is not set.
-    """
-    named = given["api_key_env"]
-    key = os.environ.get(named or "LLAVA_MOE_API_KEY")
-    if named is not None and not key:
-        raise UserError(f"model.api_key_env={named}: no such variable in the environment, or it is empty; set it")
-    settings = {name: given[name] for name in ("timeout", "attempts") if given[name] is not None}
-    return ChatServer(given["endpoint"], given["name"], key, **settings)
 
 
 def _served(server: ChatServer, batch_size: int, reading: ImageReading) -> ScoredModel[Answerer]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from omegaconf import DictConfig
 from rich.console import Console
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -31,9 +30,8 @@ from llava_moe.assemble import (
     read_config,
     recipe_of,
 )
-from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.export_data import card_of, domains_of, open_held_out
-from llava_moe.commands.limits import Choice, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.commands.limits import BY_DOMAIN
 from llava_moe.errors import UserError
 from llava_moe.export.card import cost_table
 from llava_moe.export.held_out import StaticCost, mean_mixings, static_costs
@@ -52,19 +50,6 @@ from llava_moe.model import FromCheckpoint
 from llava_moe.model.recorded_weights import refuse_other_base
 from llava_moe.train.checkpoint import is_full
 from llava_moe.visible_console import VisibleConsole
-
-LIMITS: dict[str, Limit] = {
-    "run": OrNull(Text()),
-    "to": OrNull(Choice(("hf", "peft"))),
-    "out": OrNull(Text()),
-    "dtype": OrNull(Choice(("fp32", "bf16"))),
-    "static": OrNull(Text()),
-    "split": Text(),
-    "limit": Whole(1),
-    "num_threads": OrNull(Whole(1)),
-    "seed": Whole(0),
-}
-BY_DOMAIN = "by_domain="
 
 
 @dataclass(frozen=True)
@@ -89,15 +74,10 @@ class Job:
     console: Console
 
 
-def main(words: Sequence[str]) -> int:
-    """Compose the configuration and export."""
-    return run_composed("export", words, lambda config, _: _export(config))
-
-
-def _export(config: DictConfig) -> int:
-    plain = resolved(config, "export")
-    check_settings(plain, LIMITS)
-    _check_words(plain)
+def export(plain: dict[str, Any]) -> int:
+    """Write the run, loaded back and compared."""
+    if plain["to"] == "peft":
+        import_peft()
     if plain["num_threads"] is not None:
         torch.set_num_threads(int(plain["num_threads"]))
     console = VisibleConsole(soft_wrap=True)
@@ -119,21 +99,6 @@ def _export(config: DictConfig) -> int:
             _to_hf(job, plain)
     console.print(f"exported: {out}\nhow to load it: {out / 'README.md'}", highlight=False, markup=False)
     return 0
-
-
-def _check_words(plain: dict[str, Any]) -> None:
-    for key, example in (("run", "runs/NAME"), ("to", "hf or to=peft"), ("out", "FOLDER")):
-        if plain[key] is None:
-            raise UserError(f"export needs {key}=: add {key}={example}")
-    static, out = plain["static"], Path(plain["out"])
-    if static is not None and static != "uniform" and not static.startswith(BY_DOMAIN):
-        raise UserError(f"static={static}: give static=uniform or static=by_domain=NAME")
-    if static is not None and plain["to"] == "peft":
-        raise UserError("static= is for to=hf, which merges the experts; to=peft keeps each: leave static= out")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out} is there already: give another folder, or remove it")
-    if plain["to"] == "peft":
-        import_peft()
 
 
 def _check_adapter(plain: dict[str, Any], run: dict[str, Any], recipe: Recipe) -> None:

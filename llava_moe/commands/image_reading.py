@@ -9,19 +9,7 @@ from rich.console import Console
 
 from llava_moe.data.deep_values import DarkImage, dark_line
 from llava_moe.data.reading import ImageReading
-from llava_moe.errors import UserError
 from llava_moe.visible import visible
-
-
-def refuse_for_run(config: Mapping[str, Any]) -> None:
-    """Refuse keys of ``data`` beside ``run=``: other pixels than those of its training would be another model's.
-
-    Raises:
-        UserError: naming the first.
-    """
-    given = [key for key, value in (config.get("data") or {}).items() if value is not None]
-    if config["run"] is not None and given:
-        raise UserError(f"data.{given[0]}= is for model.path=: a run reads images as it was trained; leave it out")
 
 
 def reading_asked(data: Mapping[str, Any]) -> ImageReading:

@@ -143,6 +143,9 @@ class Fields:
 
 
 FLAG = Choice((True, False))
+BY_DOMAIN = "by_domain="
+"""How ``static=`` of export begins where a domain follows."""
+
 EXIF = Choice(("apply", "ignore"))
 ALPHA = Choice(("white", "black", "drop"))
 VALUE_RANGE = OrNull(ValueRange())

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from llava_moe.cli import config_folder
+from llava_moe.commands.known_keys import suggest
 from llava_moe.errors import UserError
 from llava_moe.visible_console import VisibleConsole
 
@@ -15,16 +16,19 @@ GROUPS = ("exp", "model", "data", "adapter", "stage", "parallel", "scale")
 KINDS = (*GROUPS, "recipe", "benchmark", "run")
 
 
-def main(words: Sequence[str]) -> int:
-    """List one kind of thing, or all kinds."""
-    unknown = [word for word in words if word not in KINDS]
-    if unknown:
-        raise UserError(f"ls {unknown[0]}: choose one of {', '.join(KINDS)}")
+def list_kinds(kinds: Sequence[str]) -> int:
+    """List these kinds of things; all kinds where none is given.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise UserError(f"ls {unknown[0]}{suggest(unknown[0], KINDS)}: choose one of {', '.join(KINDS)}")
     console = VisibleConsole()
     table = Table(box=None, pad_edge=False)
     for heading in ("kind", "name", "what it is"):
         table.add_column(heading, overflow="fold")
-    for kind in words or KINDS:
+    for kind in kinds or KINDS:
         for name, summary in entries(kind):
             table.add_row(kind, name, summary)
     console.print(table)

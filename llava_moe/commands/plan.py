@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 from llava_moe.assemble import Recipe, encoder_of, newest_checkpoint, recipe_of
-from llava_moe.commands.account_words import Job, run_job
+from llava_moe.commands.account_words import begin
 from llava_moe.commands.console import open_console, open_progress, say_next
-from llava_moe.commands.limits import FLAG, Limit, OrNull, Real, Text, Whole
+from llava_moe.commands.job import Job
 from llava_moe.commands.plan_data import plan_data
 from llava_moe.commands.plan_probe import Probed, probe_stage
 from llava_moe.commands.processes import zero_of
@@ -33,21 +33,10 @@ from llava_moe.plan.stage import StagePlan, as_plain, plan_stage
 from llava_moe.plan.terminal import print_plan, size
 from llava_moe.plan.trace import Blueprint
 
-LIMITS: dict[str, Limit] = {
-    "device": OrNull(Text()),
-    "num_devices": OrNull(Whole(1)),
-    "mfu": OrNull(Real(0, 1, open_below=True)),
-    "probe": FLAG,
-    "out": OrNull(Text()),
-}
 
-
-def main(words: Sequence[str]) -> int:
+def plan(job: Job) -> int:
     """Plan every stage, show it, and refuse what cannot fit."""
-    return run_job("plan", words, LIMITS, _plan)
-
-
-def _plan(job: Job) -> int:
+    begin(job)
     console, progress = open_console(), open_progress()
     choices = job.choices
     dtypes = [stage.config["train"]["dtype"] for stage in job.stages]

@@ -7,16 +7,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import PHASE, SOURCE, TRAIN, as_word, check_settings
-from llava_moe.data.mixture import Mixture
-from llava_moe.data.records import Source
-from llava_moe.data.shares import Phase
 from llava_moe.errors import UserError
 from llava_moe.train.folder import FREE_KEYS, flatten
-from llava_moe.train.optimizer import OptimizerSettings
+
+if TYPE_CHECKING:
+    # Words are judged before anything of these is loaded.
+    from llava_moe.data.mixture import Mixture
+    from llava_moe.data.records import Source
+    from llava_moe.data.shares import Phase
+    from llava_moe.train.optimizer import OptimizerSettings
 
 EMBEDDED = "embedded:"
 # Where the mixtures look for prepared folders unless they are told otherwise.
@@ -69,7 +72,29 @@ def _check_together(config: Mapping[str, Any]) -> None:
 
 
 def mixture_of(config: Mapping[str, Any]) -> Mixture:
-    """The mixture of a configuration: its sources, filtered by ``domains`` where the data follows it.
+    """The mixture of a configuration.
+
+    Raises:
+        UserError: as :func:`sources_of`.
+    """
+    from llava_moe.data.mixture import Mixture
+
+    data = config["data"]
+    return Mixture(
+        sources=sources_of(config),
+        seed=config["seed"],
+        epoch_samples=data["epoch_samples"],
+        weights=data["weights"],
+        temperature=data["temperature"],
+        max_bad_share=data["max_bad_share"],
+        # A run that an earlier release made lacks these.
+        held_out=data.get("held_out", 0.0),
+        phases=_phases_of(data.get("phases")),
+    )
+
+
+def sources_of(config: Mapping[str, Any]) -> tuple[Source, ...]:
+    """The sources of a configuration, filtered by ``domains`` where the data follows it.
 
     ``domain_scale`` multiplies the repeats, the cap and the weight of a domain's sources, so that twice a domain is
     twice its samples in an epoch of any size, and twice its share in an epoch of a fixed size.
@@ -89,17 +114,7 @@ def mixture_of(config: Mapping[str, Any]) -> Mixture:
             raise UserError("domain_scale and data.phases: phases say the weights themselves; give domain_scale=null")
         _refuse_unknown_domain(scale, known if domains is None else domains, "domain_scale")
         sources = [_scaled(source, scale.get(source.domain, 1.0)) for source in sources]
-    return Mixture(
-        sources=tuple(sources),
-        seed=config["seed"],
-        epoch_samples=data["epoch_samples"],
-        weights=data["weights"],
-        temperature=data["temperature"],
-        max_bad_share=data["max_bad_share"],
-        # A run that an earlier release made lacks these.
-        held_out=data.get("held_out", 0.0),
-        phases=_phases_of(data.get("phases")),
-    )
+    return tuple(sources)
 
 
 def _refuse_unknown_domain(named: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -115,6 +130,8 @@ def _scaled(source: Source, scale: float) -> Source:
 
 
 def _phases_of(nodes: Sequence[Mapping[str, Any]] | None) -> tuple[Phase, ...]:
+    from llava_moe.data.shares import Phase
+
     phases = []
     for number, node in enumerate(nodes or ()):
         where = f"data.phases[{number}]"
@@ -125,6 +142,8 @@ def _phases_of(nodes: Sequence[Mapping[str, Any]] | None) -> tuple[Phase, ...]:
 
 def source_of(name: str, node: Mapping[str, Any]) -> Source:
     """One source of a data configuration."""
+    from llava_moe.data.records import Source
+
     fields = dict(node)
     path = fields.get("path")
     if path is None:
@@ -139,6 +158,8 @@ def source_of(name: str, node: Mapping[str, Any]) -> Source:
 
 def optimizer_of(config: Mapping[str, Any]) -> OptimizerSettings:
     """AdamW's numbers."""
+    from llava_moe.train.optimizer import OptimizerSettings
+
     train = config["train"]
     return OptimizerSettings(
         betas=(train["betas"][0], train["betas"][1]),

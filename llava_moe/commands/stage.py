@@ -28,6 +28,7 @@ from llava_moe.commands.stage_data import (
 )
 from llava_moe.commands.stage_run import StageRun
 from llava_moe.commands.stage_validation import check_validation, open_validation
+from llava_moe.commands.stages import is_finished
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
@@ -81,11 +82,6 @@ def train_stage(
         with FolderLock(folder):
             claim_configuration(folder, config, config_text)
             _train_locked(config, folder, title, processes, console, stop_signals)
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the stage in this folder has run to its end."""
-    return (folder / FINISHED).is_file()
 
 
 def _train_locked(

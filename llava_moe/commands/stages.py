@@ -8,13 +8,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llava_moe.commands.compose_config import compose_again, resolved
 from llava_moe.commands.limits import TRAIN, check_settings
 from llava_moe.commands.settings import fingerprint, settle
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import STAGE_NAME
+from llava_moe.train.folder import FINISHED
 
 RUNS = Path("runs")
 LISTS = ("overrides", "ignores")
@@ -77,7 +76,14 @@ def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the stage in this folder has run to its end."""
+    return (folder / FINISHED).is_file()
+
+
 def set_threads(config: Mapping[str, Any]) -> None:
     """Bound torch's CPU threads where the configuration does."""
     if config["train"]["num_threads"] is not None:
+        import torch
+
         torch.set_num_threads(int(config["train"]["num_threads"]))

@@ -7,28 +7,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import transformers
-from omegaconf import DictConfig
 from rich.console import Console
 
-from llava_moe.commands.compose_config import as_yaml, resolved, run_composed
+from llava_moe.commands.compose_config import as_yaml
+from llava_moe.commands.curve_viewers import settle_viewers
 from llava_moe.commands.processes import join_processes
-from llava_moe.commands.stages import Stage, plan_stages, set_threads
+from llava_moe.commands.stage import check_stage, train_stage
+from llava_moe.commands.stages import Stage, is_finished, set_threads
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.visible_console import VisibleConsole
 
 
-def main(words: Sequence[str]) -> int:
-    """Compose the configuration and train."""
-    return run_composed("train", words, lambda config, overrides: _train(config, overrides, words))
+def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str]) -> int:
+    """Train the stages that are not finished, then score and report.
 
-
-def _train(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
-    # Heavy imports only once the configuration stands: a typing mistake is answered at once.
-    from llava_moe.commands.curve_viewers import settle_viewers
-    from llava_moe.commands.stage import is_finished, train_stage
-
-    plain = resolved(config)
-    stages = plan_stages(plain, words)
+    Args:
+        typed: the words as the user gave them, for the commands to type next.
+    """
     with StopSignals() as stop_signals:
         _check(plain, stages)
         notes = settle_viewers([stage.config["log"] for stage in stages if not is_finished(stage.folder)])
@@ -51,7 +46,6 @@ def _train(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
 
 def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     """Refuse now what would stop the run later: hours of training must not end at a benchmark's mistyped name."""
-    from llava_moe.commands.stage import check_stage, is_finished
     from llava_moe.eval.tasks import open_benchmark
 
     planned = {str(stage.folder) for stage in stages}

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
 
 from llava_moe.data.conversation import UNREAD_MEDIA, BadRecord, Conversation, ImageRef
 from llava_moe.data.images import find_image
@@ -28,6 +27,9 @@ from llava_moe.data.readers.tree import name_of, split_of
 from llava_moe.data.records import AUTO, Entry, Records, Source, entry_of
 from llava_moe.data.shard_records import ShardRecords, open_shards
 from llava_moe.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 16, 512
 NUM_PEEKED = 100

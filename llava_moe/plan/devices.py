@@ -9,8 +9,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from llava_moe.errors import UserError
 
 GIB = 1 << 30
@@ -85,10 +83,27 @@ def device_named(name: str | None, dtype: str) -> Device:
         UserError: no such device, with the nearest name.
     """
     if name is None:
-        return _cuda_here() if torch.cuda.is_available() else _cpu_here(dtype)
-    wanted = _plain(name)
-    if wanted == "cpu":
+        return _here(dtype)
+    if _plain(name) == "cpu":
         return _cpu_here(dtype)
+    return _named(name)
+
+
+def expect_known(name: str | None) -> None:
+    """Refuse a device that :func:`device_named` does not know; nothing is measured, and torch is not loaded."""
+    if name is not None and _plain(name) != "cpu":
+        _named(name)
+
+
+def _here(dtype: str) -> Device:
+    """The machine at hand: its first GPU, or its CPU."""
+    import torch
+
+    return _cuda_here() if torch.cuda.is_available() else _cpu_here(dtype)
+
+
+def _named(name: str) -> Device:
+    wanted = _plain(name)
     fitting = [device for device in DEVICES if wanted in (plain := _plain(device.name), plain.rstrip("0123456789"))]
     fitting = fitting or [device for device in DEVICES if _plain(device.name.partition("-")[0]) == wanted]
     fitting = fitting or [device for device in DEVICES if _plain(device.name).removeprefix("rtx") == wanted]
@@ -108,6 +123,8 @@ def _plain(name: str) -> str:
 
 
 def _cuda_here() -> Device:
+    import torch
+
     properties = torch.cuda.get_device_properties(0)
     memory = int(properties.total_memory)
     name = _plain(properties.name)
@@ -123,6 +140,8 @@ def _cuda_here() -> Device:
 
 def _cpu_here(dtype: str) -> Device:
     """This machine's memory, and the rate of its matrix products as they run now."""
+    import torch
+
     size, kind = 768, torch.bfloat16 if dtype == "bf16" else torch.float32
     left, right = torch.randn(size, size).to(kind), torch.randn(size, size).to(kind)
     seconds = []

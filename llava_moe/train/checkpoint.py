@@ -11,20 +11,24 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from llava_moe.errors import FULL_DISK, UserError
 from llava_moe.own_files import read_text
-from llava_moe.train.engine import Engine
 from llava_moe.train.state import RunState
+
+if TYPE_CHECKING:
+    # Words that name a run are judged without torch.
+    import torch
+
+    from llava_moe.train.engine import Engine
 
 MARKER = "COMPLETE"
 # The name of a stage's folder in the folder of an experiment of several: its number first.
 STAGE_NAME = re.compile(r"(\d+)-[\w.-]+")
-WriteWeights = Callable[[Path, Mapping[str, torch.Tensor]], None]
+WriteWeights = Callable[[Path, Mapping[str, "torch.Tensor"]], None]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -35,6 +39,21 @@ def last_checkpoint(folder: Path) -> Path | None:
         return named
     complete = _complete(checkpoints)
     return complete[-1] if complete else None
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest complete checkpoint of a run, of the last stage of an experiment, or the checkpoint itself."""
+    if (folder / MARKER).is_file():
+        return folder
+    for candidate in [folder, *reversed(stage_folders(folder))]:
+        checkpoint = last_checkpoint(candidate)
+        if checkpoint is not None:
+            return checkpoint
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist: llava-moe ls run lists the runs here")
+    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    instead = f", such as {inside[0]}" if inside else ""
+    raise UserError(f"{folder} holds no complete checkpoint: give the folder of a run that has saved one{instead}")
 
 
 def pointed_at(pointer: Path) -> str | None:
@@ -205,6 +224,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 def save_random_state(path: Path) -> None:
     """Write torch's generators as tensors (data workers draw nothing: plan and order come from seeds)."""
+    import torch
+    from safetensors.torch import save_file
+
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -213,6 +235,9 @@ def save_random_state(path: Path) -> None:
 
 def load_random_state(path: Path) -> None:
     """Restore what :func:`save_random_state` wrote."""
+    import torch
+    from safetensors.torch import load_file
+
     if not path.is_file():
         raise UserError(f"{path} is missing: resume with the number of processes that wrote the checkpoint")
     states = load_file(path)

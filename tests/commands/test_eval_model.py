@@ -293,14 +293,13 @@ def test_eval_refuses_models_that_it_cannot_score(
 
 
 def test_an_endpoint_is_asked_by_one_process(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llava_moe.commands.eval_model import check_one_model
+    from llava_moe.commands.eval_words import check_one_model
     from llava_moe.errors import UserError
-    from llava_moe.eval.ranks import Ranks
 
     config = {"run": None, "dtype": None, "model": NO_MODEL | {"endpoint": "http://x/v1", "name": "y"}}
     check_one_model(config)
     with pytest.raises(UserError, match="one process asks an endpoint, not 2"):
-        check_one_model(config, Ranks(0, 2))
+        check_one_model(config, num_processes=2)
 
 
 def test_a_served_model_is_scored_and_named_in_the_result(tmp_path: Path, tiny_words: list[str]) -> None:

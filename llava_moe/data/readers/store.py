@@ -7,15 +7,18 @@ import re
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from datasets import Dataset
 from filelock import FileLock
 
 from llava_moe.data.readers.content import content_of
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.row import Row
 from llava_moe.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 VERSION = 2
 """Raised whenever rows of the same file would come out otherwise."""
@@ -94,6 +97,8 @@ def is_whole(path: Path) -> bool:
 
 def map_rows(path: Path) -> Dataset:
     """The rows of a kept file, memory-mapped; slices come as Arrow tables."""
+    from datasets import Dataset  # loads pandas too, which finding files does without
+
     return Dataset.from_file(str(path)).with_format("arrow")
 
 

@@ -82,9 +82,9 @@ def open_benchmark(
         UserError: there is no such benchmark or protocol, or its data is missing, damaged or incomplete.
     """
     preset, places = find_protocol(protocol), places or Places()
-    _expect_known(name, "benchmarks")
+    expect_known(name, "benchmarks")
     for named in places.paths:
-        _expect_known(named, "benchmark_paths")
+        expect_known(named, "benchmark_paths")
     module = importlib.import_module(f"{__name__}.{name}")
     if not hasattr(module, "BENCHMARK"):
         own: Benchmark = replace(module.open_benchmark(limit, seed), protocol=preset, limit=limit, seed=seed)
@@ -93,7 +93,12 @@ def open_benchmark(
     return open_published(name, page, places.of(name, page.folder), places.cache_folder(), preset, limit or None, seed)
 
 
-def _expect_known(name: str, key: str) -> None:
+def expect_known(name: str, key: str) -> None:
+    """Refuse a name that no benchmark has.
+
+    Raises:
+        UserError: with the nearest name; ``key`` says where it was given.
+    """
     known = benchmark_names()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

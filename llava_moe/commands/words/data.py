@@ -1,4 +1,4 @@
-"""``llava-moe data``: sends the second word to its command."""
+"""The words of ``llava-moe data``: sends the second word to its command."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def main(words: Sequence[str]) -> int:
         near = difflib.get_close_matches(name, list(DATA_COMMANDS), n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"data {name} is not a command{meant}: the second word is one of {names}")
-    module = importlib.import_module(f"llava_moe.commands.data_{name}")
+    module = importlib.import_module(f"llava_moe.commands.words.data_{name}")
     return int(module.main(list(rest)) or 0)

@@ -1,0 +1,47 @@
+"""What the words name is looked for on the disk before anything heavy is loaded: data, runs, benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_moe.commands.settings import sources_of
+from llava_moe.commands.stages import Stage
+from llava_moe.train.checkpoint import newest_checkpoint
+
+
+def find_data(config: Mapping[str, Any]) -> None:
+    """Refuse sources whose files are not there.
+
+    Raises:
+        UserError: naming the first.
+    """
+    from llava_moe.data.source import find_files
+
+    for source in sources_of(config):
+        find_files(source)
+
+
+def find_starts(stages: Sequence[Stage]) -> None:
+    """Refuse ``init_from`` that is no run with a checkpoint, but for stages that are yet to come.
+
+    Raises:
+        UserError: naming the first.
+    """
+    planned = {str(stage.folder) for stage in stages}
+    for start in (stage.config["init_from"] for stage in stages):
+        if start is not None and start not in planned:
+            newest_checkpoint(Path(start))
+
+
+def know_benchmarks(names: Iterable[str]) -> None:
+    """Refuse names that no benchmark has.
+
+    Raises:
+        UserError: naming the first, with the nearest.
+    """
+    from llava_moe.eval.tasks import expect_known
+
+    for name in names:
+        expect_known(name, "benchmarks")

@@ -1,0 +1,93 @@
+"""The words of ``llava-moe compose``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from llava_moe.commands.compose_config import compose_again, resolved, run_composed
+from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
+from llava_moe.commands.settings import settle
+from llava_moe.errors import UserError
+
+MERGES = ("linear", "normalized_linear", "svd", "ties", "dare_ties")
+# Settings of MoLE that compose takes by their bare names.
+ADAPTER_KEYS = ("experts", "granularity", "temperature", "balance_coef", "mask", "exact")
+OWN_KEYS = (*ADAPTER_KEYS, "run", "method", "pick", "split", "limit", "weights", "density", "rank")
+LIMITS: dict[str, Limit] = {
+    "experts": OrNull(ListOf(Text())),
+    "run": OrNull(Text()),
+    "out": OrNull(Text()),
+    "mask": OrNull(ListOf(Choice((0, 1)))),
+    "method": Choice(("mole", *MERGES)),
+    "pick": FLAG,
+    "split": Text(),
+    "limit": Whole(1),
+    "weights": OrNull(ListOf(Real(float("-inf")))),
+    "density": Real(0, 1, open_below=True),
+    "rank": OrNull(Whole(1)),
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Judge the words, then compose the model."""
+    own = [word for word in words if _key(word) in OWN_KEYS]
+    rest = [word for word in words if _key(word) not in OWN_KEYS]
+    if any(_key(word) == "run" for word in own):
+        return run_composed("compose", words, lambda config, _: _begin_mask(config))
+    return run_composed("train", [*_train_words(own, rest), *rest], lambda config, _: _begin(config, own, rest))
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
+
+
+def _train_words(own: Sequence[str], rest: Sequence[str]) -> list[str]:
+    """What training needs to be told beside the user's own words."""
+    given = {_key(word): word.partition("=")[2] for word in own}
+    if not given.get("experts"):
+        raise UserError("compose needs experts=: folders of LoRAs, such as experts=[runs/general,runs/documents]")
+    for key, instead in (("adapter", "method= says how to compose"), ("stage", "compose has a stage of its own")):
+        if any(_key(word) == key for word in rest):
+            raise UserError(f"{key}= is not for compose: {instead}; leave it out")
+    words = ["adapter=mole", "stage=compose"]
+    if not any(_key(word) == "exp" for word in rest):
+        words.append("exp=mix_general_doc_med")
+    return words + [f"adapter.{key}={_as_list(key, value)}" for key, value in given.items() if key in ADAPTER_KEYS]
+
+
+def _as_list(key: str, value: str) -> str:
+    return f"[{value}]" if key == "experts" and not value.startswith("[") else value
+
+
+def _begin_mask(config: DictConfig) -> int:
+    choices = resolved(config, "compose")
+    check_settings(choices, LIMITS)
+    if choices["experts"] is not None or choices["mask"] is None or choices["out"] is None:
+        raise UserError("compose run= leaves experts out of a composition: give mask=[1,0] and out=FOLDER, no experts=")
+    from llava_moe.commands.compose import mask
+
+    return mask(choices)
+
+
+def _begin(config: DictConfig, own: Sequence[str], rest: Sequence[str]) -> int:
+    own = [f"{_key(word)}={_as_list(_key(word), word.partition('=')[2])}" for word in own]
+    choices = resolved(compose_again("compose", own), "compose")
+    check_settings(choices, LIMITS)
+    plain = settle(resolved(config))
+    _check_words(choices, plain)
+    merging = [word for word in own if _key(word) in ("weights", "density", "rank")]
+    from llava_moe.commands.compose import compose
+
+    return compose(choices, plain, [*merging, *(word for word in rest if _key(word) != "out")])
+
+
+def _check_words(choices: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
+    if len(choices["experts"]) < 2:
+        raise UserError(f"experts={choices['experts']}: a composition needs two LoRAs or more")
+    if choices["method"] == "mole" and choices["mask"] is not None and sum(choices["mask"]) == 1:
+        raise UserError(f"mask={choices['mask']} leaves one expert, so there is nothing to train: use that LoRA itself")
+    if plain["stages"] is not None:
+        raise UserError("compose trains one stage: give an experiment without stages, such as exp=mix_general_doc_med")

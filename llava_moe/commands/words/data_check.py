@@ -1,0 +1,29 @@
+"""The words of ``llava-moe data check``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llava_moe.commands.job import Job, run_job
+from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole
+
+LIMITS: dict[str, Limit] = {
+    "out": OrNull(Text()),
+    "num_processes": OrNull(Whole(1)),
+    "sample_images": OrNull(Whole(0)),
+    "against": ListOf(Text()),
+    "against_images": OrNull(Text()),
+    "duplicates": Choice(("leave_out", "keep")),
+    "strict": FLAG,
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Judge the words, then check, show, and write the list, the numbers and the page."""
+    return run_job("data_check", words, LIMITS, _begin)
+
+
+def _begin(job: Job) -> int:
+    from llava_moe.commands.data_check import check
+
+    return check(job)

@@ -1,0 +1,55 @@
+"""The words of ``llava-moe train``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
+from llava_moe.commands.settings import EMBEDDED
+from llava_moe.commands.stages import Stage, experiment_name, is_finished, plan_stages
+from llava_moe.visible import visible
+
+
+def main(words: Sequence[str]) -> int:
+    """Judge the words, say what trains and where, then train."""
+    return run_composed("train", words, lambda config, overrides: _begin(config, overrides, words))
+
+
+def _begin(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
+    plain = resolved(config)
+    stages = plan_stages(plain, words)
+    for stage in stages:
+        if not is_finished(stage.folder):
+            find_data(stage.config)
+    find_starts([stage for stage in stages if not is_finished(stage.folder)])
+    know_benchmarks(plain["eval"]["benchmarks"])
+    if os.environ.get("RANK", "0") == "0":
+        _say_first(experiment_name(words), plain, stages)
+    from llava_moe.commands.train import train
+
+    return train(plain, stages, typed)
+
+
+def _say_first(name: str, config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
+    """The first line, before torch is loaded: nobody wonders whether anything happens."""
+    folder = stages[0].folder if config["stages"] is None else stages[0].folder.parent
+    line = f"llava-moe train: exp={name}, {_model(stages[-1].config['model'])}, {folder}"
+    sys.stdout.write(visible(line) + "\n")
+    sys.stdout.flush()
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    """Which model trains: its checkpoint, or that it is the small one of the package."""
+    if model["path"] is not None:
+        return f"model {model['path']}"
+    architecture = model["architecture"]
+    named = architecture.get("path") or architecture.get("language_model")
+    if named is None:
+        return "a model of random weights"
+    return "the small embedded model" if str(named).startswith(EMBEDDED) else f"model {named}"

@@ -1,0 +1,84 @@
+"""A typing mistake is answered before anything heavy is loaded, and the first line of a run before it as well."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HEAVY = ("torch", "transformers", "datasets", "pandas", "matplotlib", "deepspeed", "peft", "wandb")
+# Every mistake in one process, which is fresh: what one of them loaded would still be there at the end.
+REPORT = f"""
+import contextlib, io, json, sys
+from llava_moe.cli import run
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        status = run(words)
+    print(json.dumps([words, status, errors.getvalue(), sorted({set(HEAVY)!r} & set(sys.modules))]))
+"""
+# A mistake of each kind for each command: of a key, a group's name, a value, a file, a missing word.
+MISTAKES = [
+    *(["train", word] for word in ("adapter=lorra", "trian.max_steps=3", "data=nosuch", "train.max_steps=three")),
+    *(["train", "data=mine", "path=trian.json"], ["train", "scale=demo", "init_from=runs/nosuch", "exp=mix_doc"]),
+    *(["train", "eval.benchmarks=[demoo]"], ["train", "domains=[nosuch]", "scale=demo", "exp=mix_doc"]),
+    *(
+        ["plan", word]
+        for word in ("adapter=lorra", "device=a100x", "num_devices=two", "devize=cpu", "init_from=nosuch")
+    ),
+    *(["eval", "run=nosuch"], ["eval", "benchmark=[demo]"], ["eval"], ["eval", "run=x", "limit=-1"]),
+    *(["eval", "run=x", "benchmarks=[demoo]"], ["eval", "run=x", "protocol=llava"], ["eval", "runs=[a]", "limit=x"]),
+    *(["chat"], ["chat", "runn=x"], ["chat", "run=nosuch"], ["chat", "run=x", "temperature=-1"]),
+    *(["export"], ["export", "run=nosuch", "to=hf", "out=x"], ["export", "run=x", "to=onnx"], ["export", "dtipe=x"]),
+    *(["compose"], ["compose", "experts=[a]"], ["compose", "experts=[a,b]", "method=tie"], ["compose", "expert=[a,b]"]),
+    *(["compose", "run=x"], ["data"], ["data", "chek"], ["data", "check", "dat=mine"]),
+    *(["data", "check", "strict=maybe"], ["data", "stats", "adapter=lorra"], ["data", "stats", "ranks=0"]),
+    *(["data", "preview", "row=2"], ["data", "preview", "data=mine", "path=trian.json"], ["data", "prepare"]),
+    *(["data", "prepare", "recpie=x"], ["data", "prepare", "recipe=pathvqaa"], ["doctor", "ranks"], ["ls", "exps"]),
+    *(["trian"], ["train", "--foo"]),
+]
+
+
+def python(program: str, *words: str, folder: Path) -> list[str]:
+    """What a program prints in a fresh interpreter, by lines."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", program, *words]
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()
+
+
+def test_a_mistake_is_answered_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+    answers = python(REPORT, json.dumps(MISTAKES), folder=tmp_path)
+    assert len(answers) == len(MISTAKES)
+    for words, status, told, loaded in map(json.loads, answers):
+        assert (status, loaded) == (2, []), (words, told)
+        assert told.startswith("llava-moe: ") and told.count("\n") == 1, (words, told)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_mistake_is_answered_within_a_second() -> None:
+    # The fastest of several: what else runs on the machine slows one or another.
+    fastest = 9.0
+    for _ in range(5):
+        started = time.perf_counter()
+        mistake = [sys.executable, "-m", "llava_moe", "train", "adapter=lorra"]
+        assert subprocess.run(mistake, stderr=subprocess.DEVNULL).returncode == 2
+        fastest = min(fastest, time.perf_counter() - started)
+    assert fastest < 1
+
+
+def test_the_first_line_of_a_run_stands_before_torch_is_loaded(tiny_words: list[str], tmp_path: Path) -> None:
+    # What would train is stopped where its modules are asked for.
+    stopped = f"""
+import json, sys
+sys.modules["llava_moe.commands.train"] = None
+from llava_moe.cli import run
+assert run(sys.argv[1:]) == 1
+print(json.dumps(sorted({set(HEAVY)!r} & set(sys.modules))))
+"""
+    first, loaded = python(stopped, "train", *tiny_words, "out=runs/a b", folder=tmp_path)
+    assert first == "llava-moe train: exp=mix_general, a model of random weights, runs/a b"
+    assert json.loads(loaded) == []
