@@ -24,7 +24,7 @@ FREE_TEXT = (
 # Mappings whose keys the user names.
 OPEN_MAPPINGS = ("benchmark_paths",)
 # Below these, a key may be one that the file at hand does not have; elsewhere that is a mistake, plus or no plus.
-OPEN_ENDED = ("data.sources.", "parallel.extra.", "benchmark_paths.", "hydra.")
+OPEN_ENDED = ("data.sources.", "parallel.extra.", "stage.learning_rates.", "benchmark_paths.", "hydra.")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ COMMANDS = {
 
 Keys that are often set: train.global_batch_size, train.tokens_per_micro_batch, train.max_steps, train.epochs,
 train.dtype, train.activation_checkpointing, data.max_bad_share, init_from=RUN, out=FOLDER, seed, log.wandb.
+stage.learning_rates.PART=1e-5 is the rate of adapter, projector, language_model or vision_tower at every scale, and
+unfreezes it; ~stage.learning_rates.PART freezes it.
 Started again with the same settings, an unfinished run resumes and a finished one prints its table.""",
     ),
     "data": Command(

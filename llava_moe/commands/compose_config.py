@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llava_moe.cli import OPEN_ENDED, config_folder
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
+from llava_moe.commands.rates import spell_out
 from llava_moe.errors import UserError
 
 TAKEN_FLAGS = (
@@ -63,7 +64,7 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     task.__module__ = "__main__"
     # Hydra then lets exceptions through instead of printing its own page and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    words = flags_first(words)
+    words = flags_first(spell_out(words))
     arguments, sys.argv = sys.argv, ["llava-moe", *words]
     try:
         with _no_callbacks():
@@ -145,7 +146,7 @@ def compose_again(name: str, words: Sequence[str]) -> DictConfig:
     """Compose another configuration from inside a running job."""
     assert GlobalHydra.instance().is_initialized()
     try:
-        return compose(config_name=name, overrides=list(words))
+        return compose(config_name=name, overrides=spell_out(words))
     except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, name, words)) from error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import PHASE, SOURCE, TRAIN, as_word, check_settings
+from llava_moe.commands.rates import settle_rates
 from llava_moe.errors import UserError
 from llava_moe.train.folder import FREE_KEYS, flatten
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded:"
 # Where the mixtures look for prepared folders unless they are told otherwise.
 DATA_ROOT = "data"
-NO_ADAPTER = "llava_moe.adapters.NoAdapter"
 Kind = TypeVar("Kind")
 
 
@@ -33,10 +33,13 @@ def embedded_images() -> Path:
     return Path(__file__).resolve().parent.parent / "demo" / "images"
 
 
-def settle(config: dict[str, Any]) -> dict[str, Any]:
-    """Apply the two choices that one key makes for another.
+def settle(config: dict[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
+    """Apply the choices that one key makes for another.
 
     ``adapter=none`` takes the stage's rates for training without one; ``model.path`` names the checkpoint to start at.
+
+    Args:
+        words: the words that the configuration was composed of.
 
     Raises:
         UserError: a value of another kind than the setting's, or out of its bounds.
@@ -45,9 +48,8 @@ def settle(config: dict[str, Any]) -> dict[str, Any]:
     for name, source in config["data"]["sources"].items():
         # A path that is not there yet has a line of its own.
         check_settings({key: value for key, value in source.items() if key != "path"}, SOURCE, f"data.sources.{name}.")
-    stage, model = config["stage"], config["model"]
-    if config["adapter"].get("_target_") == NO_ADAPTER and stage["without_adapter"] is not None:
-        stage["learning_rates"] = stage["without_adapter"]
+    settle_rates(config, words)
+    model = config["model"]
     if model["path"] is not None:
         model["architecture"] = {"_target_": "llava_moe.model.FromCheckpoint", "path": model["path"]}
     _check_together(config)

@@ -37,15 +37,15 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
     check_settings(config, TRAIN)
     name = experiment_name(words)
     if config["stages"] is None:
-        own = settle(config)
+        own = settle(config, words)
         folder = Path(own["out"]) if own["out"] else RUNS / f"{name}-{fingerprint(own)}"
         return [Stage(folder, own, name)]
     configs = []
     for entry in config["stages"]:
         _check_entry(entry)
         ignored = ("exp", "scale", "out", *entry["ignores"])
-        kept = [word for word in words if not any(fnmatchcase(_key(word), pattern) for pattern in ignored)]
-        child = settle(resolved(compose_again("train", [*entry["overrides"], *kept])))
+        kept = [word for word in words if not any(_is_of(word, pattern) for pattern in ignored)]
+        child = settle(resolved(compose_again("train", [*entry["overrides"], *kept])), kept)
         if child["stages"] is not None:
             raise UserError(f"stages: {entry['overrides']} is itself an experiment of several stages")
         configs.append(child)
@@ -70,6 +70,12 @@ def experiment_name(words: Sequence[str]) -> str:
     """The ``exp=`` of the command line; ``demo`` without one."""
     named = [word.partition("=")[2] for word in words if _key(word) == "exp"]
     return named[-1] if named else "demo"
+
+
+def _is_of(word: str, pattern: str) -> bool:
+    """Whether a word is of a stage's ``ignores``; a pattern that begins with ``~`` stands for words that take away."""
+    takes_away = word.startswith("~") or word.endswith("=null")
+    return fnmatchcase(_key(word), pattern.lstrip("~")) and (takes_away or not pattern.startswith("~"))
 
 
 def _key(word: str) -> str:

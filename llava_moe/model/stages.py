@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from torch import nn
 from transformers import LlavaForConditionalGeneration
@@ -30,7 +31,8 @@ class TrainableParts:
 
     Attributes:
         learning_rates: part (``adapter``, ``projector``, ``language_model``, ``vision_tower``) -> rate.
-        vision_layers: first and last encoder layer of the vision tower that trains, both included.
+        vision_layers: first and last encoder layer of the vision tower that trains, both included; None: all of the
+            tower that the feature layer reads.
     """
 
     learning_rates: Mapping[str, float]
@@ -39,9 +41,21 @@ class TrainableParts:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.learning_rates) - set(PARTS))
         if unknown:
-            raise UserError(f"stage.learning_rates names unknown part {unknown[0]}: the parts are {', '.join(PARTS)}")
-        if ("vision_tower" in self.learning_rates) != (self.vision_layers is not None):
-            raise UserError("stage.vision_layers and stage.learning_rates.vision_tower go together: set both or none")
+            near = get_close_matches(unknown[0], PARTS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(
+                f"stage.learning_rates names unknown part {unknown[0]}{hint}: the parts are {', '.join(PARTS)}"
+            )
+        if not self.learning_rates:
+            raise UserError(
+                "stage.learning_rates is empty, so nothing would train: give a part its rate, such as "
+                "stage.learning_rates.projector=2e-5"
+            )
+        if "vision_tower" not in self.learning_rates and self.vision_layers is not None:
+            raise UserError(
+                f"stage.vision_layers={list(self.vision_layers)}: the vision tower is frozen; give its rate, "
+                "stage.learning_rates.vision_tower=2e-5, or leave the layers out"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,15 +108,27 @@ def _of_part(
         return {name: p for name, p in named.items() if "multi_modal_projector" in name}
     if part == "language_model":
         return {name: p for name, p in named.items() if "language_model" in name or name.startswith("lm_head")}
-    assert vision_layers is not None, "TrainableParts names the layers where it names the tower"
-    first, last = vision_layers
     # Hidden state 0 is what goes into layer 0, and the last one what comes out of the last layer.
     num_states = vision_config(model).num_hidden_layers + 1
     last_read = max(layer % num_states for layer in feature_layers(model.config)) - 1
+    layer_of = re.compile(r"vision_tower\..*encoder\.layers\.(\d+)\.")
+    if vision_layers is None:
+        tower = {name: p for name, p in named.items() if "vision_tower" in name and _is_before_layers(name)}
+        first, last = 0, last_read
+    else:
+        tower = {}
+        first, last = vision_layers
     if not 0 <= first <= last <= last_read:
         raise UserError(
-            f"stage.vision_layers={list(vision_layers)}: the tower's layers that are read are 0 to {last_read} "
+            f"stage.vision_layers={[first, last]}: the tower's layers that are read are 0 to {last_read} "
             f"(the feature layer is {model.config.vision_feature_layer})"
         )
-    layer_of = re.compile(r"vision_tower\..*encoder\.layers\.(\d+)\.")
-    return {name: p for name, p in named.items() if (found := layer_of.search(name)) and first <= int(found[1]) <= last}
+    return tower | {
+        name: p for name, p in named.items() if (found := layer_of.search(name)) and first <= int(found[1]) <= last
+    }
+
+
+def _is_before_layers(name: str) -> bool:
+    """Whether a parameter of the tower stands before its layers; what stands behind them is not read."""
+    # CLIP spells its norm so.
+    return ".embeddings." in name or "pre_layrnorm" in name

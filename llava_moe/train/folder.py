@@ -25,6 +25,9 @@ FREE_KEYS = (
     *("train.tokens_per_micro_batch", "train.activation_checkpointing"),
 )
 
+# Where other settings take their values from: they say nothing of the result themselves.
+SOURCES_OF_VALUES = ("stage.demo", "stage.without_adapter")
+
 # What a run of an earlier release did without a word, by the keys that say so today.
 AS_BEFORE = {"data.exif": "ignore", "data.alpha": "drop"}
 
@@ -121,4 +124,4 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in FREE_KEYS)
+    return any(key == free or key.startswith(free + ".") for free in (*FREE_KEYS, *SOURCES_OF_VALUES))

@@ -57,10 +57,17 @@ def randomise(attached: Attached) -> None:
 
 
 def loss_and_gradients(
-    method: Any, core: str, model: LlamaForCausalLM, checkpointing: bool = False, compiled: bool = False
+    method: Any,
+    core: str,
+    model: LlamaForCausalLM,
+    checkpointing: bool = False,
+    compiled: bool = False,
+    trains_base: bool = False,
 ) -> dict[str, Tensor]:
     attached = attach(model.train(), method, core=core)
     randomise(attached)
+    if trains_base:
+        model.requires_grad_(True)
     if checkpointing:
         recompute_activations(model)
     torch.manual_seed(2)
@@ -90,6 +97,17 @@ def assert_same(ours: dict[str, Tensor], reference: dict[str, Tensor], tolerance
 def test_values_and_all_gradients_are_those_of_plain_autograd(method: Any, activation: str) -> None:
     lean = loss_and_gradients(method, "lean", small(activation))
     assert_same(lean, loss_and_gradients(method, "autograd", small(activation)), 1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_a_base_that_trains_beside_its_adapter_gets_plain_autograds_gradients(method: Any) -> None:
+    found = []
+    for core in ("lean", "autograd"):
+        model = small()
+        loss_and_gradients(method, core, model, trains_base=True)
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert any(name.endswith("mlp.up_proj.base.weight") for name in found[0])
+    assert_same(found[0], found[1], 1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())

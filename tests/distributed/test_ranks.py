@@ -133,6 +133,17 @@ def test_two_ranks_choose_factors_as_one_process(
     torch.testing.assert_close(shares_of(tmp_path / "run"), shares_of(one), atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_ranks_train_unfrozen_parts_as_one_process(
+    stage: int, words: list[str], launch: Launch, tmp_path: Path
+) -> None:
+    rates = [f"stage.learning_rates.{part}=1e-5" for part in ("vision_tower", "language_model")]
+    launch("one", [*words, *rates], tmp_path / "one", tmp_path)
+    launch("ranks", [*words, *rates, *spread(stage)], tmp_path / "run", tmp_path)
+    assert_equal_runs(tmp_path / "one", tmp_path / "run")
+    assert (tmp_path / "run" / f"checkpoints/step-{NUM_STEPS:06d}/model/base.safetensors").is_file()
+
+
 @pytest.fixture(scope="module")
 def mole(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """Words for a run whose balance loss is of the whole step, and what one process makes of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import compose_again, resolved, run_composed
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
+from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import settle
 from llava_moe.errors import UserError
+from llava_moe.visible import visible
 
 MERGES = ("linear", "normalized_linear", "svd", "ties", "dare_ties")
 # Settings of MoLE that compose takes by their bare names.
@@ -76,9 +79,11 @@ def _begin(config: DictConfig, own: Sequence[str], rest: Sequence[str]) -> int:
     own = [f"{_key(word)}={_as_list(_key(word), word.partition('=')[2])}" for word in own]
     choices = resolved(compose_again("compose", own), "compose")
     check_settings(choices, LIMITS)
-    plain = settle(resolved(config))
+    plain = settle(resolved(config), rest)
     _check_words(choices, plain)
     merging = [word for word in own if _key(word) in ("weights", "density", "rank")]
+    for note in notes_on_old_words(rest):
+        sys.stdout.write(visible(note) + "\n")
     from llava_moe.commands.compose import compose
 
     return compose(choices, plain, [*merging, *(word for word in rest if _key(word) != "out")])

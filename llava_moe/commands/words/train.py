@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
+from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import EMBEDDED
 from llava_moe.commands.stages import Stage, experiment_name, is_finished, plan_stages
 from llava_moe.visible import visible
@@ -31,6 +32,8 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
     know_benchmarks(plain["eval"]["benchmarks"])
     if os.environ.get("RANK", "0") == "0":
         _say_first(experiment_name(words), plain, stages)
+        for note in notes_on_old_words(words):
+            sys.stdout.write(visible(note) + "\n")
     from llava_moe.commands.train import train
 
     return train(plain, stages, typed)
