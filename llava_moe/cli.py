@@ -231,6 +231,8 @@ def run(arguments: list[str]) -> int:
         return _complain(f"{name} is not a command{_nearest(name, COMMANDS)}: the commands are {', '.join(COMMANDS)}")
     if garbled := [word for word in rest if not _is_unicode(word)]:
         return _complain(f"{garbled[0]!a} is not UTF-8 text: rename the file, or name it by a link")
+    if told := _secret_in(rest):
+        return _complain(told)
     if any(word in ("-h", "--help") for word in rest):
         command = DATA_COMMANDS.get(rest[0], COMMANDS[name]) if name == "data" else COMMANDS[name]
         return _say(f"{command.summary}\n\n{command.usage}")
@@ -325,6 +327,17 @@ def _is_unicode(word: str) -> bool:
     return True
 
 
+def _secret_in(words: Sequence[str]) -> str:
+    """What to say of the first word that holds a password or a token; "" where none does."""
+    from llava_moe.secrets_in_text import has_secret, refusal, without_secrets
+
+    for word in words:
+        # A question to a model is no setting: it is kept nowhere.
+        if has_secret(word) and not word.startswith("prompt="):
+            return refusal(without_secrets(word.partition("=")[0]), word)
+    return ""
+
+
 def _say(text: str) -> int:
     sys.stdout.write(text + "\n")
     return 0
@@ -336,11 +349,12 @@ def _complain(text: str) -> int:
 
 
 def _one_line(text: str) -> str:
-    """A message on one line; a terminal obeys nothing of what it quotes from files and words."""
+    """A message on one line; a terminal obeys nothing of what it quotes from files and words, and learns no secret."""
     return " ".join(_shown(line) for line in text.strip("\n").split("\n"))
 
 
 def _shown(text: str) -> str:
+    from llava_moe.secrets_in_text import without_secrets
     from llava_moe.visible import visible
 
-    return visible(text, keep="\n\t")
+    return visible(without_secrets(text), keep="\n\t")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, TextIO
 
+from llava_moe.secrets_in_text import without_secrets
 from llava_moe.visible import visible
 
 _KEPT = "\n\t"
@@ -13,7 +14,7 @@ _BAR = re.compile(r"((?:\r|\x1b\[[AK])*)(.*?)(\r?)", re.DOTALL)
 
 
 class VisibleStream:
-    """A stream in whose text control characters are written out, for ``sys.stderr``.
+    """A stream in whose text control characters are written out and secrets hidden, for ``sys.stderr``.
 
     Rich's consoles find the stream itself behind it and write their colours there; what they show is made visible
     already. Libraries are told that it is no terminal, so that they send no colours.
@@ -29,7 +30,7 @@ class VisibleStream:
         """Write the text, visible; a carriage return at its ends is a progress bar's and stays."""
         found = _BAR.fullmatch(text)
         assert found is not None
-        self.rich_proxied_file.write(f"{found[1]}{visible(found[2], keep=_KEPT)}{found[3]}")
+        self.rich_proxied_file.write(f"{found[1]}{visible(without_secrets(found[2]), keep=_KEPT)}{found[3]}")
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:

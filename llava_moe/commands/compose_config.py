@@ -29,6 +29,7 @@ from llava_moe.cli import OPEN_ENDED, config_folder
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.commands.rates import spell_out
 from llava_moe.errors import UserError
+from llava_moe.secrets_in_text import has_secret, refusal
 
 TAKEN_FLAGS = (
     *("-m", "--multirun", "-c", "--cfg", "--resolve", "-cd", "--config-dir", "-cp", "--config-path"),
@@ -168,7 +169,18 @@ def resolved(config: DictConfig, name: str = "train") -> dict[str, Any]:
     assert isinstance(plain, dict)
     named = {str(key): value for key, value in plain.items()}
     refuse_unknown(named, name)
+    _refuse_secrets(named)
     return named
+
+
+def _refuse_secrets(value: Any, place: str = "") -> None:
+    """Refuse a password or a token in a setting, wherever it came from: the configuration is kept and shown."""
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, one in inner:
+            _refuse_secrets(one, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, str) and place != "prompt" and has_secret(value):
+        raise UserError(refusal(place, value))
 
 
 def as_yaml(config: dict[str, Any]) -> str:

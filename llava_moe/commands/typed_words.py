@@ -7,14 +7,15 @@ import shlex
 import sys
 
 from llava_moe.cli import FREE_TEXT
+from llava_moe.secrets_in_text import without_secrets
 
 
 def typed_command() -> str:
-    """The running command as it was typed, quoted for a shell: ``llava-moe train 'path=my data.json'``.
+    """The running command as it was typed, secrets aside, quoted for a shell: ``llava-moe train 'path=my data.json'``.
 
     ``cli.run`` keeps ``sys.argv`` so, whatever started the process: the script, ``python -m`` or a launcher.
     """
-    return shlex.join(["llava-moe", *sys.argv[1:]])
+    return shlex.join(["llava-moe", *map(without_secrets, sys.argv[1:])])
 
 
 def as_typed(word: str) -> str:

@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llava_moe.errors import UserError
+from llava_moe.secrets_in_text import HIDDEN
 from llava_moe.structured_text import parse_json
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT = 60.0
 
 
+_SHORTEST_SECRET = 8
+"""Letters; shorter keys, such as vLLM's ``EMPTY``, are words that an answer may hold."""
 REDIRECTED = frozenset({300, 301, 302, 303, 305, 307, 308})
 
 
@@ -62,6 +65,11 @@ class ChatServer:
             raise UserError(
                 f"model.endpoint at {parts.hostname}: give the address without name, password or query; a key comes "
                 "from the environment"
+            )
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise UserError(
+                "the key of the server holds a line break or another character that no request can carry: set its "
+                "environment variable again"
             )
 
     def describe(self) -> Mapping[str, Any]:
@@ -142,15 +150,21 @@ class ChatServer:
         request = urllib.request.Request(f"{self.address.rstrip('/')}/{path}", data, headers)
         try:
             with urllib.request.build_opener(_NoRedirection).open(request, timeout=timeout) as reply:
-                return reply.status, reply.read().decode("utf-8", "replace"), 0.0
+                return reply.status, self._keyless(reply.read()), 0.0
         except urllib.error.HTTPError as error:
             with error:
                 if error.code in REDIRECTED:
                     return error.code, error.headers.get("Location", ""), 0.0
-                return error.code, error.read().decode("utf-8", "replace"), _retry_after(error.headers)
+                return error.code, self._keyless(error.read()), _retry_after(error.headers)
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise ServerError(f"{self.address} cannot be reached ({reason or type(error).__name__})") from error
+
+    def _keyless(self, reply: bytes) -> str:
+        """A reply's text; a server that sends the key back does not get it into answers, caches or messages."""
+        text = reply.decode("utf-8", "replace")
+        is_secret = self.api_key is not None and len(self.api_key) >= _SHORTEST_SECRET
+        return text.replace(str(self.api_key), HIDDEN) if is_secret else text
 
     def _refused(self, status: int) -> ServerError:
         key = "the key" if self.api_key else "requests without a key"

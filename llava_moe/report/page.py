@@ -29,6 +29,7 @@ from llava_moe.report.stage_log import (
     count_reasons,
     last_expert_shares,
 )
+from llava_moe.secrets_in_text import without_secrets
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -163,4 +164,4 @@ def _one_line(value: Any) -> str:
         return ", ".join(f"{name} {_one_line(one)}" for name, one in value.items() if one not in (None, [], {}))
     if isinstance(value, list | tuple):
         return " ".join(_one_line(one) for one in value)
-    return str(value)
+    return without_secrets(str(value))

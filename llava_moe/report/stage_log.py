@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.own_files import MAYBE_NUMBER, NUMBER, read_object, read_objects, read_text
+from llava_moe.secrets_in_text import without_secrets
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class StageLog:
     """One stage as its folder holds it; whatever file is missing is empty here.
 
     ``steps`` are the objects of ``log.jsonl`` in order of their step, ``validations`` those of ``validation.jsonl``,
-    ``config`` is the text of ``config.yaml``.
+    ``config`` is the text of ``config.yaml``, free of secrets that an earlier release kept there.
     """
 
     name: str
@@ -97,7 +98,7 @@ def read_stage(folder: Path) -> StageLog:
     return StageLog(
         name=folder.name,
         steps=tuple(steps[number] for number in sorted(steps)),
-        config=read_text(config, REMEDY) if config.exists() else "",
+        config=without_secrets(read_text(config, REMEDY)) if config.exists() else "",
         environment=read_object(environment, REMEDY) if environment.exists() else None,
         quarantine=tuple(read_objects(folder / "quarantine.jsonl", REMEDY)),
         validations=tuple(read_objects(folder / "validation.jsonl", REMEDY, VALIDATION)),

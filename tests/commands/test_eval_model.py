@@ -283,6 +283,7 @@ ADDRESS = "model.endpoint=http://127.0.0.1:9/v1"
         ([ADDRESS, "model.name=x", "model.attempts=0"], "model.attempts=0: give"),
         ([ADDRESS, "model.name=x", "model.api_key_env=NOT_SET_HERE"], "model.api_key_env=NOT_SET_HERE: no such"),
         ([ADDRESS, "model.name=x"], "http://127.0.0.1:9/v1 cannot be reached"),
+        ([ADDRESS, "model.name=x", "model.api_key_env=k3y-given"], "model.api_key_env=: no such"),
         (["model.endpoint=localhost:9", "model.name=x"], "model.endpoint= is no address"),
     ],
 )

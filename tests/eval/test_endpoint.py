@@ -243,6 +243,26 @@ def test_the_key_is_sent_and_never_shown(server: Server) -> None:
     assert "hidden-key" not in str(caught.value) + repr(chat) + repr(Endpoint(chat))
 
 
+def test_a_server_that_sends_the_key_back_gets_it_into_no_answer_and_no_message(server: Server) -> None:
+    chat = server.chat(api_key="hidden-key")
+    server.reply = lambda _: answer("the key is hidden-key", "stop")
+    assert asked(Endpoint(chat), questions(1)) == {0: "the key is [hidden]"}
+    server.models = (500, {"error": {"message": "wrong key hidden-key"}})
+    server.reply = lambda _: (400, {"error": {"message": "wrong key hidden-key"}})
+    with pytest.raises(ServerError, match=r"wrong key \[hidden\]"):
+        asked(Endpoint(chat), questions(1))
+    # A short key is a word like others.
+    server.reply = lambda _: answer("EMPTY", "stop")
+    assert asked(Endpoint(server.chat(api_key="EMPTY")), questions(1)) == {0: "EMPTY"}
+
+
+@pytest.mark.parametrize("key", ["hidden\nX-Other: 1", "hidden\r", "hidden€", "hidden\x00"])
+def test_a_key_that_no_request_can_carry_is_refused_unshown(server: Server, key: str) -> None:
+    with pytest.raises(UserError, match="another character that no request can carry") as caught:
+        server.chat(api_key=key)
+    assert "hidden" not in str(caught.value)
+
+
 def test_another_model_than_the_served_ones_is_refused_with_their_names(server: Server) -> None:
     with pytest.raises(ServerError, match=r"does not serve other; model\.name= one of tiny"):
         ChatServer(server.address, "other").describe()
