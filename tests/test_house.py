@@ -118,6 +118,29 @@ def test_imports_point_down() -> None:
     assert not climbs
 
 
+def test_images_are_opened_in_one_place() -> None:
+    """Pillow by itself tries every format by content; others fetch addresses, or start programs."""
+    openers = ("PIL.Image.open", "torchvision.io", "transformers.image_utils", "imageio", "cv2", "datasets.Image")
+    elsewhere = []
+    for module, tree in modules().items():
+        if module == "data.image_file":
+            continue
+        named = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            for alias in getattr(node, "names", ())
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        opens = any(
+            ast.unparse(node) in ("Image.open", "PIL.Image.open", "ImageFile.Parser")
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+        )
+        if opens or "load_image" in named or any(one.startswith(openers) for one in imports_of(tree)):
+            elsewhere.append(module)
+    assert not elsewhere, "images are opened by data.image_file alone, which has a list of formats"
+
+
 def test_there_is_no_import_circle() -> None:
     edges = {module: own(imports_of(tree)) - {module} for module, tree in modules().items()}
     # A package's face re-exports its files; the files do not import the face of their own package.

@@ -214,7 +214,8 @@ _IMAGES = _faults(
     ("image_unreadable", "The image is cut short or damaged.", "Fetch it again."),
     (
         "image_too_large",
-        "A decompression bomb, or a side of more pixels than are opened.",
+        "A decompression bomb, or more pixels than are opened: 89 million and 32,768 a side; half of that in WebP and "
+        "AVIF, a third in JPEG 2000 and 16-bit colours.",
         "Save the image smaller; the model sees 336 pixels a side.",
     ),
 )

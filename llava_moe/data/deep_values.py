@@ -5,14 +5,15 @@ Shape letters: H height, W width, C colours (1 of a grey image, else 3).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFile
 
-from llava_moe.data.reading import ImageReading, lay_on
+from llava_moe.data.reading import ImageReading, bands, lay_on
 
 DARK = 64
 """A quarter of white."""
@@ -91,17 +92,28 @@ def deep_picture(
         rawmode: see :func:`deep_rawmode`.
         again: opens the same file once more: 16-bit colours come whole from two readings.
     """
-    values_HWC, opacity_HW = _values(image, rawmode, again)
-    if _is_grey(image) or reading.value_range is not None:
-        eight_HWC = eight_bits(values_HWC, rawmode, reading.value_range)
-    else:
-        # Pillow's own pixels, which LLaVA trains on: the high bytes.
-        eight_HWC = (values_HWC >> 8).astype(np.uint8)
-    rgb = Image.fromarray(np.ascontiguousarray(np.broadcast_to(eight_HWC, (*eight_HWC.shape[:2], 3))))
-    is_transparent = opacity_HW is not None and bool((opacity_HW < 255).any())
-    if opacity_HW is not None and is_transparent and reading.alpha != "drop":
-        rgb = lay_on(rgb, Image.fromarray(opacity_HW), reading.alpha)
-    return rgb, is_transparent, _judge(eight_HWC, values_HWC, name)
+    low_bytes = None if _is_grey(image) else _second_reading(rawmode, again)
+    value_range = reading.value_range
+    if value_range is None and _is_grey(image):
+        value_range = (
+            0,
+            _white(max(_largest(values) for values, _, _ in _values(image, rawmode)), image.mode, rawmode),
+        )
+    flat, is_transparent, tally = Image.new("RGB", image.size), False, _Tally()
+    for values_HWC, opacity_HW, box in _values(image, rawmode, low_bytes):
+        if value_range is not None:
+            eight_HWC = _eight_bits(values_HWC, *value_range)
+        else:
+            # Pillow's own pixels, which LLaVA trains on: the high bytes.
+            eight_HWC = (values_HWC >> 8).astype(np.uint8)
+        band = Image.fromarray(np.ascontiguousarray(np.broadcast_to(eight_HWC, (*eight_HWC.shape[:2], 3))))
+        if opacity_HW is not None and bool((opacity_HW < 255).any()):
+            is_transparent = True
+            if reading.alpha != "drop":
+                band = lay_on(band, Image.fromarray(opacity_HW), reading.alpha)
+        flat.paste(band, box)
+        tally.add(eight_HWC, values_HWC)
+    return flat, is_transparent, tally.dark(name)
 
 
 def eight_bits(values: np.ndarray, rawmode: str, value_range: tuple[float, float] | None) -> np.ndarray:
@@ -111,15 +123,23 @@ def eight_bits(values: np.ndarray, rawmode: str, value_range: tuple[float, float
     bits, a PGM's own white), or to the largest value present where that is larger. Floats: 0 to 1 where none is larger,
     else to 255, else to the largest value present.
     """
+    mode = "F" if values.dtype.kind == "f" else "I"
+    return _eight_bits(values, *(value_range or (0, _white(_largest(values), mode, rawmode))))
+
+
+def _eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if values.dtype == np.uint16 and values.size > 65_536:
-        table = _scaled(np.arange(65_536), *(value_range or (0, _white(values, rawmode))))
-        return np.asarray(table[values])
-    return _scaled(values, *(value_range or (0, _white(values, rawmode))))
+        return np.asarray(_scaled(np.arange(65_536), low, high)[values])
+    return _scaled(values, low, high)
 
 
-def _white(values: np.ndarray, rawmode: str) -> float:
-    largest = float(np.nan_to_num(values, posinf=0.0, neginf=0.0).max(initial=0))
-    if values.dtype.kind == "f":
+def _largest(values: np.ndarray) -> float:
+    """Of the values that are numbers, and not below 0."""
+    return float(np.nan_to_num(values, posinf=0.0, neginf=0.0).max(initial=0))
+
+
+def _white(largest: float, mode: str, rawmode: str) -> float:
+    if mode == "F":
         return 1.0 if largest <= 1.0 else max(255.0, largest)
     if rawmode.startswith(_PGM):
         return float(rawmode.removeprefix(_PGM))
@@ -136,27 +156,38 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _values(
-    image: Image.Image, rawmode: str, again: Callable[[], ImageFile.ImageFile]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The values [H, W, C], 16-bit colours whole, and the opacity uint8 [H, W] where the file has one."""
+    image: Image.Image, rawmode: str, low_bytes: Image.Image | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, tuple[int, int, int, int]]]:
+    """Band by band the values [H, W, C], 16-bit colours whole, the opacity uint8 [H, W] where the file has one, and
+    the band's box.
+
+    Args:
+        low_bytes: of 16-bit colours.
+    """
     see_through = image.info.get("transparency")
-    if _is_grey(image):
-        values_HWC = np.asarray(image)[..., None]
-        values_HWC = values_HWC.astype(values_HWC.dtype.newbyteorder("="))
-        if rawmode.startswith(_PGM):
-            values_HWC = np.rint(values_HWC * (float(rawmode.removeprefix(_PGM)) / 65_535.0)).astype(np.int32)
-    else:
-        values_HWC = _whole_colours(np.asarray(image), rawmode, again)
-        if values_HWC.shape[2] in (2, 4):
-            return values_HWC[..., :-1], (values_HWC[..., -1] >> 8).astype(np.uint8)
-    if not isinstance(see_through, int | tuple):
-        return values_HWC, None
-    is_seen_HW = (values_HWC != np.asarray(see_through)).any(axis=-1)
-    return values_HWC, np.where(is_seen_HW, 255, 0).astype(np.uint8)
+    for box in bands(image.size):
+        if low_bytes is None:
+            values_HWC = _grey_values(np.asarray(image.crop(box)), rawmode)
+        else:
+            values_HWC = _whole_colours(np.asarray(image.crop(box)), np.asarray(low_bytes.crop(box)), rawmode)
+        opacity_HW = None
+        if low_bytes is not None and values_HWC.shape[2] in (2, 4):
+            values_HWC, opacity_HW = values_HWC[..., :-1], (values_HWC[..., -1] >> 8).astype(np.uint8)
+        elif isinstance(see_through, int | tuple):
+            is_seen_HW = (values_HWC != np.asarray(see_through)).any(axis=-1)
+            opacity_HW = np.where(is_seen_HW, 255, 0).astype(np.uint8)
+        yield values_HWC, opacity_HW, box
 
 
-def _whole_colours(high_HWC: np.ndarray, rawmode: str, again: Callable[[], ImageFile.ImageFile]) -> np.ndarray:
-    """16-bit colours as uint16, the high bytes given."""
+def _grey_values(values_HW: np.ndarray, rawmode: str) -> np.ndarray:
+    values_HWC = values_HW[..., None].astype(values_HW.dtype.newbyteorder("="))
+    if not rawmode.startswith(_PGM):
+        return values_HWC
+    return np.asarray(np.rint(values_HWC * (float(rawmode.removeprefix(_PGM)) / 65_535.0)).astype(np.int32))
+
+
+def _second_reading(rawmode: str, again: Callable[[], ImageFile.ImageFile]) -> Image.Image:
+    """The low bytes of 16-bit colours; of grey with opacity all four bytes of a pixel, in the mode of four colours."""
     found = _COLOURS.fullmatch(rawmode)
     assert found is not None, rawmode
     with again() as image:
@@ -164,11 +195,19 @@ def _whole_colours(high_HWC: np.ndarray, rawmode: str, again: Callable[[], Image
             # Four bytes a pixel, as RGBA has them: they come as they stand.
             image._mode = "RGBA"
             _read_as(image, "RGBA")
-            bytes_HW4 = np.asarray(image).astype(np.uint16)
-            first, second = (0, 1) if found["order"] == "16B" else (1, 0)
-            return (bytes_HW4[..., first::2] << 8) | bytes_HW4[..., second::2]
-        _read_as(image, f"{found['mode']};{_EXCHANGED[found['order']]}")
-        return (high_HWC.astype(np.uint16) << 8) | np.asarray(image)
+        else:
+            _read_as(image, f"{found['mode']};{_EXCHANGED[found['order']]}")
+        return image
+
+
+def _whole_colours(high_HWC: np.ndarray, second_HWC: np.ndarray, rawmode: str) -> np.ndarray:
+    """16-bit colours as uint16, from the high bytes and what the second reading gave."""
+    found = _COLOURS.fullmatch(rawmode)
+    if found is not None and found["mode"] == "LA":
+        first, second = (0, 1) if found["order"] == "16B" else (1, 0)
+        bytes_HW4 = second_HWC.astype(np.uint16)
+        return (bytes_HW4[..., first::2] << 8) | bytes_HW4[..., second::2]
+    return (high_HWC.astype(np.uint16) << 8) | second_HWC
 
 
 def _read_as(image: ImageFile.ImageFile, rawmode: str) -> None:
@@ -180,11 +219,24 @@ def _read_as(image: ImageFile.ImageFile, rawmode: str) -> None:
     image.load()
 
 
-def _judge(eight_HWC: np.ndarray, values_HWC: np.ndarray, name: str) -> DarkImage | None:
-    """The image where nearly all of it is below a quarter of white, though it holds more than one value."""
-    brightest_HW = eight_HWC.max(axis=-1)
-    if np.count_nonzero(brightest_HW < DARK) < DARK_SHARE * brightest_HW.size:
-        return None
-    finite = values_HWC[np.isfinite(values_HWC)] if values_HWC.dtype.kind == "f" else values_HWC
-    lowest, highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    return None if lowest == highest else DarkImage(name, lowest, highest)
+class _Tally:
+    """What is counted of an image band by band."""
+
+    def __init__(self) -> None:
+        self.num_dark = self.num_pixels = 0
+        self.lowest, self.highest = math.inf, -math.inf
+
+    def add(self, eight_HWC: np.ndarray, values_HWC: np.ndarray) -> None:
+        brightest_HW = eight_HWC.max(axis=-1)
+        self.num_dark += int(np.count_nonzero(brightest_HW < DARK))
+        self.num_pixels += brightest_HW.size
+        finite = values_HWC[np.isfinite(values_HWC)] if values_HWC.dtype.kind == "f" else values_HWC
+        if finite.size:
+            self.lowest = min(self.lowest, float(finite.min()))
+            self.highest = max(self.highest, float(finite.max()))
+
+    def dark(self, name: str) -> DarkImage | None:
+        """The image where nearly all of it is below a quarter of white, though it holds more than one value."""
+        if self.num_dark < DARK_SHARE * self.num_pixels or self.lowest >= self.highest:
+            return None
+        return DarkImage(name, self.lowest, self.highest)

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from llava_moe.data.deep_values import DarkImage, deep_picture, deep_rawmode
+from llava_moe.data.image_bounds import CostlyImageError, most_pixels, refuse_costly
 from llava_moe.data.odd_files import CUT, HEAD, TAIL, is_cut, is_zero_filled, odd_file, read_format
 from llava_moe.data.reading import ImageReading, flatten, read_orientation, turn_upright
 
@@ -42,14 +43,21 @@ class OpenedImage:
 def open_file(file: bytes | Path, page: int | None = None) -> ImageFile.ImageFile:
     """Pillow's image of a file, not decoded; only of ``FORMATS``.
 
+    Args:
+        page: of a TIFF, counted from 0; other formats have pictures that move, not pages.
+
     Raises:
+        CostlyImageError: it asks for more memory or time than is allowed.
         Exception: whatever Pillow raises; ``UnidentifiedImageError`` where it is none of them.
     """
+    refuse_costly(file, page)
     # A TGA has no mark of its own, so nearly anything may pass for one: its name must say so.
     is_named_tga = isinstance(file, Path) and file.suffix.lower() == ".tga"
     formats = (*_formats(), "TGA") if is_named_tga else _formats()
     image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
-    if page is not None:
+    if page:
+        if not isinstance(image, TiffImagePlugin.TiffImageFile):
+            raise EOFError(f"page {page} of a {image.format}, which has one")
         image.seek(page)
     return image
 
@@ -70,10 +78,13 @@ def decode_file(
         again: opens the same file once more.
     """
     rawmode = deep_rawmode(image)
+    refuse_large(image, image.mode if rawmode is not None else None)
     # Trap: Pillow turns a TIFF upright while it loads it, and forgets that it was not.
     is_turned = isinstance(image, TiffImagePlugin.TiffImageFile)
     orientation = read_orientation(image) if is_turned else 1
     image.load()
+    # Trap: an icon's own header may say less than the picture inside it.
+    refuse_large(image)
     dark = None
     if rawmode is None:
         picture, is_transparent = flatten(image, reading.alpha)
@@ -84,6 +95,21 @@ def decode_file(
         if reading.exif == "apply":
             picture = turn_upright(picture, orientation)
     return OpenedImage(picture, orientation, is_transparent, dark)
+
+
+def refuse_large(image: Image.Image, deep_mode: str | None = None) -> None:
+    """Refuse an image of more pixels than are opened of its format.
+
+    Args:
+        deep_mode: its mode where it has more than 8 bits a channel.
+
+    Raises:
+        CostlyImageError: it is one.
+    """
+    (width, height), most = image.size, most_pixels(image.format, deep_mode)
+    if width * height > most:
+        what = f"{image.format}" if deep_mode is None else f"{image.format} with more than 8 bits a channel"
+        raise CostlyImageError(f"is {width} x {height}; of {what} at most {most:,} pixels are opened")
 
 
 def refuse_zero_filled(file: bytes | Path) -> None:

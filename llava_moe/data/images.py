@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
+from llava_moe.data.image_bounds import MAX_PIXELS, MAX_SIDE, CostlyImageError
 from llava_moe.data.image_file import OpenedImage, decode_file, failure_of, open_file, refuse_zero_filled
 from llava_moe.data.image_paths import find_image
 from llava_moe.data.pages import split_page
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-MAX_PIXELS = 89_478_485
-"""Pillow's own line for a decompression bomb: a quarter of a gibibyte of RGB."""
-MAX_SIDE = 32_768
+LONGEST_PADDED = 16_384
+"""A taller image is made smaller by a whole factor before it is padded: the canvas grows with the square of it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class ImageTransform:
     """PIL image to the square uint8 array that is shipped to the device, and from there to normalised floats.
 
     ``pad`` (LLaVA-1.5, stage 2): centred on a square canvas in the colour ``int(255 * mean)``, then resized
-    bicubically. ``crop`` (stage 1): the shortest side resized to ``size``, then the centre cut out, as CLIP does.
+    bicubically; one taller than 16,384 pixels is made smaller first, by a whole factor. ``crop`` (stage 1): the
+    shortest side resized to ``size``, then the centre cut out, as CLIP does.
     ``resize``: both sides resized to ``size``, as SigLIP's own processor does; no stage of ours takes it.
     Source: ``expand2square`` in llava/mm_utils.py; ``CLIPImageProcessorPil``, ``SiglipImageProcessorPil`` in
     transformers.
@@ -74,6 +75,8 @@ class ImageTransform:
         return (pixels_I3HW.to(torch.float32) / 255.0 - mean) / std
 
     def _pad(self, image: Image.Image) -> Image.Image:
+        if image.height > max(image.width, LONGEST_PADDED):
+            image = image.reduce(-(-image.height // LONGEST_PADDED))
         width, height = image.size
         size = self.size
         if width == height:
@@ -140,7 +143,7 @@ def read_image(
 
     Args:
         ref: a path under ``root`` (or of its own), or the encoded bytes.
-        max_pixels: most pixels. Pillow itself refuses twice its own ``MAX_IMAGE_PIXELS``.
+        max_pixels: most pixels; fewer of formats that cost more, see ``image_bounds``.
         max_side: longest side.
         reading: what becomes of orientation, transparency and deep values.
 
@@ -166,6 +169,8 @@ def read_image(
                     )
                 refuse_zero_filled(file)
                 return decode_file(image, name, reading, partial(open_file, file, page))
+    except CostlyImageError as error:
+        raise BadRecord("image_too_large", f"{name} {error}") from error
     except Image.DecompressionBombError as error:
         raise BadRecord("image_too_large", f"{name}: {error}") from error
     except (BadRecord, MemoryError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from PIL import ExifTags, Image
+
+from llava_moe.data.image_bounds import refuse_heavy_tags
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -18,6 +20,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BAND_PIXELS = 1 << 18
 _CANVAS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
@@ -67,11 +70,20 @@ def is_value_range(value: object) -> bool:
 def read_orientation(image: Image.Image) -> int:
     """The orientation 1 to 8 that a file gives; 1 (upright) where it gives none, or one that cannot be read."""
     try:
+        refuse_heavy_tags(_exif_block(image))
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
         # Trap: on damaged blocks Pillow raises whatever it trips over. The picture is good all the same.
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _exif_block(image: Image.Image) -> bytes:
+    """The block that Pillow reads the orientation from; none of a TIFF, which is judged before it is opened."""
+    block = image.info.get("exif")
+    if block is None and "Raw profile type exif" in image.info:
+        block = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+    return (block or b"").removeprefix(b"Exif\0\0")
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -86,6 +98,22 @@ def flatten(image: Image.Image, alpha: Literal["white", "black", "drop"]) -> tup
     """
     if not image.has_transparency_data:
         return (image if image.mode == "RGB" else image.convert("RGB")), False
+    flat, is_transparent = Image.new("RGB", image.size), False
+    for box in bands(image.size):
+        band, is_clear = _flatten_band(image.crop(box), alpha)
+        flat.paste(band, box)
+        is_transparent |= is_clear
+    return flat, is_transparent
+
+
+def bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of whole rows that make up a picture from top to bottom: what is worked out on the way stays small."""
+    width, height = size
+    rows = max(1, BAND_PIXELS // width)
+    return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _flatten_band(image: Image.Image, alpha: Literal["white", "black", "drop"]) -> tuple[Image.Image, bool]:
     if image.mode == "La":
         image = image.convert("LA")
     rgba = image.convert("RGBA")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from llava_moe.data.conversation import BadRecord
+from llava_moe.data.image_bounds import CostlyImageError
 from llava_moe.data.image_file import open_file
 
 
@@ -24,11 +26,18 @@ class Header:
 
 
 def read_header(image: bytes | Path) -> Header | None:
-    """The header of an encoded image or of an image file; None where Pillow knows no such image."""
+    """The header of an encoded image or of an image file; None where Pillow knows no such image.
+
+    Raises:
+        BadRecord: ``image_too_large``, already the header costs more than is allowed.
+    """
     try:
         with _bombs_allowed(), open_file(image) as opened:
             width, height = opened.size
             return Header(opened.format or "unknown", int(width), int(height))
+    except CostlyImageError as error:
+        name = f"{len(image)} bytes in the record" if isinstance(image, bytes) else str(image)
+        raise BadRecord("image_too_large", f"{name} {error}") from error
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, OverflowError, struct.error):
         # Pillow's plugins raise all of these on damaged headers.
         return None

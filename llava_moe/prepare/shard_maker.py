@@ -200,9 +200,13 @@ def _stored(content: bytes, counts: Counts) -> dict[str, Any]:
     pictures = counts.pictures
     pictures.stored += 1
     pictures.looked_at += 1
-    header = read_header(content)
+    header, fault = None, "image_unreadable"
+    try:
+        header = read_header(content)
+    except BadRecord as error:
+        fault = error.reason
     if header is None:
-        pictures.faults["image_unreadable"] += 1
+        pictures.faults[fault] += 1
     else:
         pictures.formats[header.format] += 1
         pictures.num_bytes.add(len(content))
