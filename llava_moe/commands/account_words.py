@@ -16,8 +16,6 @@ from llava_moe.commands.stage_data import OpenData, open_data
 from llava_moe.commands.stages import Stage, set_threads
 from llava_moe.data.encode import Encoder
 
-_MANY_WORDS = 60
-
 
 def begin(job: Job) -> None:
     """Bound torch's threads as the words say; bars of transformers would fill log files with control characters."""
@@ -56,7 +54,5 @@ def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> Seats:
 
 
 def next_commands(job: Job, *names: str) -> list[str]:
-    """What to type next: the commands with the words of this one, which are not said twice where they are many."""
-    if len(job.words) <= _MANY_WORDS:
-        return [f"llava-moe {name} {job.words}".rstrip() for name in names]
-    return [f"llava-moe {names[0]} {job.words}", *(f"llava-moe {name} ...   # the same words" for name in names[1:])]
+    """What to type next: the commands with the words of this one."""
+    return [f"llava-moe {name} {job.words}".rstrip() for name in names]

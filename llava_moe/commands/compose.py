@@ -11,32 +11,40 @@ import transformers
 from rich.console import Console
 
 from llava_moe.commands.compose_config import as_yaml
+from llava_moe.commands.console import say_next
 from llava_moe.commands.curve_viewers import settle_viewers
 from llava_moe.commands.processes import join_processes
 from llava_moe.commands.settings import fingerprint
 from llava_moe.commands.stage import check_stage, train_stage
 from llava_moe.commands.stages import RUNS, is_finished, set_threads
 from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.commands.typed_words import without
+from llava_moe.shell_words import named, shell
 from llava_moe.visible_console import VisibleConsole
+
+# What a merge that is made for itself does not take from the command that found it the best.
+NOT_OF_MERGES = (
+    *("pick", "split", "limit", "method", "out"),
+    *("granularity", "temperature", "balance_coef", "mask", "exact"),
+)
 
 
 def mask(choices: Mapping[str, Any]) -> int:
     """Leave experts out of a composition whose gates were trained."""
     from llava_moe.commands.compose_merge import write_masked
+    from llava_moe.commands.reporting import has_scores, next_commands
 
     folder, console = Path(choices["out"]), VisibleConsole(soft_wrap=True)
     write_masked(choices, folder, console)
-    console.print("\nNext:", highlight=False)
-    for command in _next_commands(folder):
-        console.print(f"  {command}", highlight=False, markup=False)
+    say_next(console, next_commands(folder, has_scores(folder)))
     return 0
 
 
-def compose(choices: Mapping[str, Any], plain: dict[str, Any], kept: Sequence[str]) -> int:
+def compose(choices: Mapping[str, Any], plain: dict[str, Any], typed: Sequence[str]) -> int:
     """Train gates over the experts, or merge them; pick the best where that is asked for.
 
     Args:
-        kept: the words that a command to go on with needs too.
+        typed: the words as the user gave them, for the commands to type next.
     """
     console = VisibleConsole(soft_wrap=True)
     if not console.is_terminal:
@@ -50,12 +58,10 @@ def compose(choices: Mapping[str, Any], plain: dict[str, Any], kept: Sequence[st
         folder, is_first = _merge(choices, plain, console), True
     if is_first:
         if choices["pick"]:
-            _pick(choices, plain, folder, console, kept)
+            _pick(choices, plain, folder, console, typed)
         minutes = (time.monotonic() - started) / 60
         console.print(f"done in {minutes:.1f} minutes: {folder}", highlight=False, markup=False)
-        console.print("\nNext:", highlight=False)
-        for command in _next_commands(folder, can_pick=not choices["pick"]):
-            console.print(f"  {command}", highlight=False, markup=False)
+        say_next(console, _next_commands(folder, typed, can_pick=not choices["pick"]))
     return 0
 
 
@@ -103,9 +109,10 @@ def _merge(choices: Mapping[str, Any], plain: dict[str, Any], console: Console) 
 
 
 def _pick(
-    choices: Mapping[str, Any], plain: dict[str, Any], folder: Path, console: Console, rest: Sequence[str]
+    choices: Mapping[str, Any], plain: dict[str, Any], folder: Path, console: Console, typed: Sequence[str]
 ) -> None:
     from llava_moe.commands.compose_merge import pick_best
+    from llava_moe.commands.eval_next import is_run
 
     picked = pick_best(choices, plain, folder)
     picked.write(folder)
@@ -114,15 +121,18 @@ def _pick(
         console.print(note, style="dim", highlight=False)
     best = picked.best
     if best.place is not None:
-        what = f"llava-moe eval run={best.place}"
+        what = f"llava-moe chat {named('run', best.place)}" if is_run(Path(best.place)) else best.place
     else:
-        experts = ",".join(choices["experts"])
-        what = " ".join(["llava-moe compose", f"experts=[{experts}]", f"method={best.name}", *rest])
+        kept = without(typed, lambda key: key in NOT_OF_MERGES)
+        what = shell("llava-moe", "compose", *kept, f"method={best.name}")
     console.print(f"best on average: {best.name}; to go on with it: {what}", highlight=False, markup=False)
 
 
-def _next_commands(folder: Path, can_pick: bool = False) -> list[str]:
-    commands = [f"llava-moe eval run={folder}", f"llava-moe chat run={folder}"]
+def _next_commands(folder: Path, typed: Sequence[str], can_pick: bool) -> list[str]:
+    from llava_moe.commands.reporting import has_scores, next_commands
+
+    commands = next_commands(folder, has_scores(folder))
     if can_pick:
-        commands.append("the same command with pick=true    # held-out loss of each expert, each merge and this")
+        picking = shell("llava-moe", "compose", *typed, "pick=true")
+        commands.append(f"{picking}   # held-out loss of each expert, each merge and this")
     return commands

@@ -34,7 +34,9 @@ def open_progress() -> Console:
 
 
 def say_next(console: Console, commands: Sequence[str]) -> None:
-    """Print the commands, one a line, never folded."""
-    console.print("\nNext:")
+    """Print the commands, if there are any, one a line, never folded."""
+    if not commands:
+        return
+    console.print("\nNext:", highlight=False, markup=False)
     for command in commands:
-        console.print(f"  {command}", soft_wrap=True)
+        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)

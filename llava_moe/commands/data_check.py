@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from llava_moe.commands.job import Job
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.workers import num_cores
 from llava_moe.errors import UserError
+from llava_moe.shell_words import named
 
 FOLDER = Path("checks")
 
@@ -125,7 +125,7 @@ def _next_commands(job: Job, folder: Path, listed: Sequence[Quarantined]) -> lis
     words = " ".join(["llava-moe train", job.words]).strip()
     if not listed:
         return [words]
-    return [f"{words} {shlex.quote(f'data.quarantine={folder / LIST}')}"]
+    return [f"{words} {named('data.quarantine', folder / LIST)}"]
 
 
 def _refuse(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from llava_moe.cli import config_folder
 from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.console import say_next
 from llava_moe.commands.prepare_progress import PrepareProgress
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.readers.shards import MANIFEST, PREPARING, Manifest, read_manifest
@@ -22,6 +22,7 @@ from llava_moe.prepare.recipe import Recipe
 from llava_moe.prepare.run import prepare
 from llava_moe.prepare.table import account_lines, account_table
 from llava_moe.prepare.tokens import TextTokenizer
+from llava_moe.shell_words import as_place, named, shell
 from llava_moe.structured_text import parse_yaml
 from llava_moe.visible_console import VisibleConsole
 
@@ -78,9 +79,7 @@ def _run(job: _Job, tokenizer: TextTokenizer | None, plain: Mapping[str, Any], c
         console.print(f"its raw files were not looked at: {job.why_not}", highlight=False, markup=False)
     if was_there:
         console.print(f"{job.folder} was finished before: nothing was read", highlight=False, markup=False)
-    console.print("\nNext:", highlight=False)
-    for command in _next_commands(job, manifest):
-        console.print(f"  {command}", highlight=False, markup=False)
+    say_next(console, _next_commands(job, manifest))
 
 
 def _num_cores() -> int:
@@ -149,13 +148,13 @@ def _show(manifest: Manifest, job: _Job, console: Console) -> None:
 
 
 def _next_commands(job: _Job, manifest: Manifest) -> list[str]:
-    place = shlex.quote(str(job.folder))
     splits = list(manifest.counts)
     first = "train" if "train" in splits else next(iter(splits), "train")
-    split = f" data.sources.mine.split={first}" if splits not in ([], ["train"]) else ""
-    commands = [f"llava-moe data check data=mine path={place}{split}"]
-    root = "" if job.folder.parent == Path("data") else f" data.root={shlex.quote(str(job.folder.parent))}"
-    commands += [f"llava-moe data check data={name}{root}" for name in _mixtures_with(job.recipe.name)[:1]]
+    split = [] if splits in ([], ["train"]) else [f"data.sources.mine.split={first}"]
+    data = ["llava-moe", "data", "check"]
+    commands = [f"{shell(*data, 'data=mine')} {named('path', job.folder)} {shell(*split)}".rstrip()]
+    root = [] if job.folder.parent == Path("data") else [f"data.root={as_place(job.folder.parent)}"]
+    commands += [shell(*data, f"data={name}", *root) for name in _mixtures_with(job.recipe.name)[:1]]
     return commands
 
 

@@ -11,7 +11,9 @@ import transformers
 from rich.console import Console
 
 from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.console import say_next
 from llava_moe.commands.eval_model import ScoredModel, open_model, scored_model
+from llava_moe.commands.eval_next import folder_of, next_of_scores
 from llava_moe.commands.eval_progress import EvalProgress
 from llava_moe.commands.eval_words import check_words
 from llava_moe.commands.image_reading import tell_dark
@@ -29,16 +31,20 @@ from llava_moe.eval.tasks import Places, open_benchmark
 from llava_moe.visible_console import VisibleConsole
 
 
-def score(plain: Mapping[str, Any]) -> int:
-    """Score the model that the settings name."""
+def score(plain: Mapping[str, Any], words: Sequence[str]) -> int:
+    """Score the model that the settings name.
+
+    Args:
+        words: what was typed, for the commands to type next.
+    """
     with StopSignals(), answering_together() as (ranks, device):
         try:
-            return _score(plain, ranks, device)
+            return _score(plain, ranks, device, words)
         except ToldElsewhereError:
             return 2
 
 
-def _score(plain: Mapping[str, Any], ranks: Ranks, device: torch.device) -> int:
+def _score(plain: Mapping[str, Any], ranks: Ranks, device: torch.device, words: Sequence[str]) -> int:
     console = VisibleConsole(soft_wrap=True, quiet=not ranks.is_first)
     if not console.is_terminal or not ranks.is_first:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
@@ -48,13 +54,14 @@ def _score(plain: Mapping[str, Any], ranks: Ranks, device: torch.device) -> int:
         torch.set_num_threads(int(plain["num_threads"]))
     benchmarks = ranks.together(lambda: _benchmarks_of(plain))
     model = ranks.together(lambda: open_model(plain, device, ranks))
-    folder = Path(plain["out"] or plain["run"] or "runs/eval")
+    folder = folder_of(plain)
     is_own_run = plain["run"] is not None and plain["out"] is None
     if plain["blind"]:
         folder /= BLIND_FOLDER
     results = evaluate(model, folder, benchmarks, console, sets_aside=is_own_run, ranks=ranks)
     if ranks.is_first:
         _report(results, folder, console, is_own_run and not plain["blind"])
+        say_next(console, next_of_scores(plain, words, results))
     return 0
 
 
@@ -70,14 +77,12 @@ def _benchmarks_of(plain: Mapping[str, Any]) -> list[Benchmark]:
 
 
 def _report(results: Sequence[BenchmarkResult], folder: Path, console: Console, is_own_run: bool) -> None:
-    from llava_moe.commands.reporting import next_commands, write_run_report
+    from llava_moe.commands.reporting import write_run_report
 
     show_results(results, console)
     console.print(f"scores and answers: {folder / 'eval'}", highlight=False, markup=False)
     if is_own_run:
-        console.print(f"report: {write_run_report(folder)}\n\nNext:", highlight=False, markup=False)
-        for command in next_commands(folder, has_scores=True):
-            console.print(f"  {command}", highlight=False, markup=False)
+        console.print(f"report: {write_run_report(folder)}", highlight=False, markup=False)
 
 
 def places_of(config: Mapping[str, Any]) -> Places:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from llava_moe.commands.console import say_next
 from llava_moe.commands.eval_judge import judge_run
 from llava_moe.commands.eval_leaks import report_leaks
+from llava_moe.commands.eval_next import asked_alike, is_run
 from llava_moe.commands.eval_words import results_wanted
 from llava_moe.errors import UserError
 from llava_moe.eval.blind import BLIND_FOLDER
@@ -20,6 +21,7 @@ from llava_moe.eval.comparison_table import explanation, json_comparison, markdo
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.latex import latex_comparison
 from llava_moe.eval.scored import read_scored, run_labels, scored_benchmarks
+from llava_moe.shell_words import named, shell
 from llava_moe.visible_console import VisibleConsole
 
 FOLDER = Path("comparisons")
@@ -70,9 +72,8 @@ def compare_runs(config: Mapping[str, Any], names: Sequence[str] | None, console
     _show(comparison, console)
     following = _next_commands(comparison)
     page = write_comparison(folder, comparison, following)
-    console.print(f"\npage: {page}\nbeside it: comparison.json, comparison.md, comparison.tex\n\nNext:", markup=False)
-    for command in following:
-        console.print(f"  {command}", highlight=False, markup=False)
+    console.print(f"\npage: {page}\nbeside it: comparison.json, comparison.md, comparison.tex", markup=False)
+    say_next(console, following)
     return 0
 
 
@@ -98,7 +99,7 @@ def _chosen(folders: Sequence[Path], labels: Sequence[str], names: Sequence[str]
     for folder, label in zip(folders, labels, strict=True):
         if not scored[label]:
             there = "has not been scored" if folder.is_dir() else "does not exist"
-            raise UserError(f"runs: {folder} {there}: llava-moe eval run={folder} writes its scores")
+            raise UserError(f"runs: {folder} {there}: llava-moe eval {named('run', folder)} writes its scores")
     shared = [name for name in scored[labels[0]] if all(name in scored[label] for label in labels)]
     if not shared:
         told = "; ".join(f"{label}: {', '.join(found)}" for label, found in scored.items())
@@ -128,9 +129,14 @@ def _show(comparison: Comparison, console: Console) -> None:
 
 
 def _next_commands(comparison: Comparison) -> list[str]:
-    first = shlex.quote(f"run={comparison.folders[0]}")
-    benchmarks = f"benchmarks=[{','.join(one.name for one in comparison.benchmarks)}]"
-    return [
-        f"llava-moe eval {first} {benchmarks} blind=true    # the same questions beside grey images",
-        f"llava-moe eval {first} {benchmarks} leaks=true    # which of them stand in what it was trained on",
-    ]
+    """The first run asked again in the same way beside grey pictures, and what of it stood in its training."""
+    folder = Path(comparison.folders[0])
+    if not is_run(folder):
+        return []
+    commands = []
+    for names, words in asked_alike(comparison.benchmarks):
+        score = f"llava-moe eval {named('run', folder)} {shell(f'benchmarks=[{names}]', *words)}"
+        commands.append(f"{score} blind=true   # the same questions beside grey pictures")
+    names = ",".join(one.name for one in comparison.benchmarks)
+    leaks = f"llava-moe eval {named('run', folder)} {shell(f'benchmarks=[{names}]')} leaks=true"
+    return [*commands, f"{leaks}   # which of them stand in what it was trained on"]

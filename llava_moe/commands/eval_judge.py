@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from llava_moe.commands.console import say_next
 from llava_moe.commands.eval_leaks import opened_benchmark, scored_runs, shown_questions
 from llava_moe.commands.eval_model import server_of
+from llava_moe.commands.typed_words import listed
 from llava_moe.errors import UserError
 from llava_moe.eval.judge import Verdicts, judge_answers, judged_path, write_verdicts
 from llava_moe.eval.server import ChatServer
+from llava_moe.shell_words import shell
 from llava_moe.visible_console import visible_columns
 
 
@@ -56,9 +59,7 @@ def judge_run(config: Mapping[str, Any], names: Sequence[str] | None, console: C
             console.print(
                 "questions with a failed call are in no score: the same command asks them again", style="bold"
             )
-    console.print(
-        f"\nNext:\n  llava-moe eval runs=[{folder},...]    # beside other runs", highlight=False, markup=False
-    )
+    say_next(console, [f"{shell('llava-moe', 'eval', listed('runs', [folder]))}   # name others behind it to compare"])
     return 0
 
 

@@ -17,6 +17,7 @@ from llava_moe.eval.files import write_atomically
 from llava_moe.eval.leaks import LeakReport, leak_table, leaks_json, leaks_list, split_scores
 from llava_moe.eval.protocol import find_protocol
 from llava_moe.eval.scored import ScoredRun, open_asked, read_scored, scored_benchmarks
+from llava_moe.shell_words import named
 
 if TYPE_CHECKING:
     from llava_moe.check.trained_on import TrainedOn
@@ -65,8 +66,7 @@ def report_leaks(config: Mapping[str, Any], names: Sequence[str] | None, console
     console.print(
         f"{found.num_records:,} records with {found.num_images:,} different images were read, those that a cap, a "
         "held-out share or a list kept from training among them\n"
-        f"scores: {folder / 'eval' / 'leaks.json'}\nquestions: {folder / 'eval' / 'leaks.jsonl'}\n\nNext:\n"
-        "  llava-moe data check against=[...]    # the records, before training",
+        f"scores: {folder / 'eval' / 'leaks.json'}\nquestions: {folder / 'eval' / 'leaks.jsonl'}",
         highlight=False,
         markup=False,
     )
@@ -110,7 +110,7 @@ def scored_runs(folder: Path, names: Sequence[str] | None) -> list[ScoredRun]:
     """
     chosen = scored_benchmarks(folder) if names is None else list(dict.fromkeys(names))
     if not chosen:
-        raise UserError(f"{folder} has not been scored: llava-moe eval run={folder} comes first")
+        raise UserError(f"{folder} has not been scored: llava-moe eval {named('run', folder)} comes first")
     return [read_scored(folder, folder.name, name) for name in chosen]
 
 

@@ -30,8 +30,10 @@ from llava_moe.assemble import (
     read_config,
     recipe_of,
 )
+from llava_moe.commands.console import say_next
 from llava_moe.commands.export_data import card_of, domains_of, open_held_out
 from llava_moe.commands.limits import BY_DOMAIN
+from llava_moe.commands.reporting import is_embedded
 from llava_moe.errors import UserError
 from llava_moe.export.card import cost_table
 from llava_moe.export.held_out import StaticCost, mean_mixings, static_costs
@@ -48,6 +50,7 @@ from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_o
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
 from llava_moe.model.recorded_weights import refuse_other_base
+from llava_moe.shell_words import named
 from llava_moe.train.checkpoint import is_full
 from llava_moe.visible_console import VisibleConsole
 
@@ -98,7 +101,16 @@ def export(plain: dict[str, Any]) -> int:
         else:
             _to_hf(job, plain)
     console.print(f"exported: {out}\nhow to load it: {out / 'README.md'}", highlight=False, markup=False)
+    if plain["to"] == "hf":
+        say_next(console, _next_commands(out, is_embedded(run) and run["stage"]["template"] != "plain"))
     return 0
+
+
+def _next_commands(out: Path, reads_demo: bool) -> list[str]:
+    """What the merged folder is good for, here; PEFT folders wait for their base."""
+    here = named("model.path", out)
+    score = f"llava-moe eval {here}   # the demo's questions, by the exported files alone"
+    return [f"llava-moe chat {here}", *([score] if reads_demo else [])]
 
 
 def _check_adapter(plain: dict[str, Any], run: dict[str, Any], recipe: Recipe) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from llava_moe.commands.limits import Limit, check_settings
 from llava_moe.commands.stages import Stage, plan_stages
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.errors import UserError
+from llava_moe.shell_words import shell
 from llava_moe.structured_text import parse_yaml
 
 FOLDER = Path("stats")
@@ -58,7 +58,7 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
         stages = tuple(plan_stages(plain, train_words))
         named = stages[0].folder if plain["stages"] is None else stages[0].folder.parent
         folder = Path(choices["out"]) if choices["out"] else FOLDER / named.name
-        return job(Job(choices, plain, stages, folder, shlex.join(as_typed(word) for word in rest)))
+        return job(Job(choices, plain, stages, folder, shell(*map(as_typed, rest))))
 
     return run_composed("train", rest, run)
 

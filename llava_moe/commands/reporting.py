@@ -1,39 +1,144 @@
-"""What a run leaves for its reader: the report page and the commands to type next."""
+"""What a run leaves for its reader: the report page and the commands to type next, which fit the run."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from llava_moe.commands.typed_words import as_typed
+from llava_moe.assemble import read_config
+from llava_moe.commands.settings import EMBEDDED
+from llava_moe.commands.typed_words import listed, without
 from llava_moe.report.run import report_run
+from llava_moe.shell_words import as_place, named, shell
+from llava_moe.train.checkpoint import newest_checkpoint
+
+# Which experiment goes on from a stage 1; of any other one, the headline.
+GOES_ON = {"pretrain_llava_med": "llava_med"}
+HEADLINE = "mix_general_doc_med"
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Entries of an image folder that are looked at for a picture to ask about.
+_MOST_ENTRIES = 1000
 
 
 def next_commands(root: Path, has_scores: bool, train_words: Sequence[str] | None = None) -> list[str]:
-    """Commands that make sense after this run.
+    """Commands that make sense after this run, each to be typed as it stands.
 
     Args:
-        train_words: the words that trained it, which a run to compare with needs too; None where they are not known.
+        root: the folder of a run, or of an experiment of several stages.
+        train_words: the words that trained it, as typed; None where they are not known.
     """
-    where = shlex.quote(str(root))
-    first = f"llava-moe eval run={where}" if not has_scores else f"llava-moe eval run={where} limit=200"
+    config = read_config(newest_checkpoint(root).parent.parent)
+    if config["stage"]["template"] == "plain":
+        commands = [_chat(root, config, "what it says of a picture")]
+        return commands if train_words is None else [*commands, _stage_two(root, train_words)]
+    commands = _embedded(root, has_scores) if is_embedded(config) else _own(root, config, train_words)
+    if train_words is not None:
+        commands.append(_compared(train_words, config))
+    if is_embedded(config):
+        commands.append(f"{shell('llava-moe', 'train', f'exp={HEADLINE}', '--cfg', 'job')}   # the 7B experiment")
+    return commands
+
+
+def next_of_sweep(roots: Sequence[Path]) -> list[str]:
+    """Commands that make sense after several runs of one sweep: they are scored, then compared."""
+    configs = [read_config(newest_checkpoint(root).parent.parent) for root in roots]
+    if any(config["stage"]["template"] == "plain" for config in configs):
+        return [_chat(root, config, "") for root, config in zip(roots, configs, strict=True)]
+    compared = shell("llava-moe", "eval", listed("runs", roots))
+    if not all(map(is_embedded, configs)):
+        chats = [_chat(root, config, "") for root, config in zip(roots, configs, strict=True)]
+        return [*chats, "llava-moe ls benchmark   # what can score them, to be compared with eval runs=[...]"]
+    unscored = [root for root in roots if not has_scores(root)]
+    return [*(shell("llava-moe", "eval") + f" {named('run', root)}" for root in unscored), compared]
+
+
+def has_scores(root: Path) -> bool:
+    """Whether a run was scored."""
+    return (root / "eval" / "results.json").is_file()
+
+
+def is_embedded(config: Mapping[str, Any]) -> bool:
+    """Whether a run was trained on the data that ships with the package, which the demo's questions are about."""
+    return all(str(source["path"]).startswith(EMBEDDED) for source in config["data"]["sources"].values())
+
+
+def _embedded(root: Path, has_scores: bool) -> list[str]:
+    score = f"llava-moe eval {named('run', root)}"
     return [
-        first,
-        *([] if train_words is None else [_compared(train_words)]),
-        "llava-moe train exp=mix_general_doc_med --cfg job   # the 7B experiment, as it would run",
+        f"{score} limit=0   # all of the demo's questions" if has_scores else score,
+        f"llava-moe chat {named('run', root)}",
     ]
 
 
-def _compared(words: Sequence[str]) -> str:
+def _own(root: Path, config: Mapping[str, Any], train_words: Sequence[str] | None) -> list[str]:
+    commands = [_chat(root, config, "a picture of its own data")]
+    if train_words is not None:
+        where = without(train_words, lambda key: key == "out")
+        commands.append(f"{shell('llava-moe', 'data', 'preview', *where)}   # what it learned from, token by token")
+        if not config["data"].get("held_out") and not config["eval"]["split"]:
+            kept = without(where, lambda key: key == "data.held_out")
+            apart = shell("llava-moe", "train", *kept, "data.held_out=0.1", "eval.every=100")
+            commands.append(f"{apart}   # with a tenth of the images kept apart: its loss on them")
+    return [*commands, "llava-moe ls benchmark   # what can score it, each with its data"]
+
+
+def _chat(root: Path, config: Mapping[str, Any], why: str) -> str:
+    words = [named("run", root)]
+    if picture := next(_pictures(config), None):
+        words += [named("image", picture)]
+        if config["stage"]["template"] != "plain":
+            words += [shell("prompt=What does this picture show?")]
+    return f"llava-moe chat {' '.join(words)}" + (f"   # {why}" if why else "")
+
+
+def _pictures(config: Mapping[str, Any]) -> Iterator[str]:
+    """Image files below the image folders of the run's sources, as far as they are soon found."""
+    for source in config["data"]["sources"].values():
+        images = source.get("images")
+        if isinstance(images, str) and os.path.isdir(images):
+            files = ((folder, name) for folder, _, names in os.walk(images) for name in sorted(names))
+            for folder, name in islice(files, _MOST_ENTRIES):
+                if name.lower().endswith(PICTURES):
+                    yield os.path.join(folder, name)
+
+
+def _stage_two(root: Path, words: Sequence[str]) -> str:
+    """The instruction tuning that starts from a stage 1, on the same model and scale."""
+    named_exp = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("exp=")]
+    follows = GOES_ON.get(named_exp[-1] if named_exp else "", HEADLINE)
+    gone = ("exp", "out", "init_from", "stage", "adapter", "train.max_steps", "train.epochs")
+    kept = without(words, lambda key: key in gone or key.startswith(("stage.", "adapter.")))
+    return (
+        f"{shell('llava-moe', 'train', f'exp={follows}', *kept)} {named('init_from', root)}   # stage 2 starts from it"
+    )
+
+
+def _compared(words: Sequence[str], config: Mapping[str, Any]) -> str:
     """The same training with another adapter, in a folder of its own."""
-    typed = [as_typed(word) for word in words]
-    other, name = ("llava_mole", "LLaVA-MoLE") if "adapter=lora" in typed else ("lora", "plain LoRA")
-    kept = [word for word in typed if not word.lstrip("+~").startswith(("adapter=", "adapter.", "out="))]
-    return f"{shlex.join(['llava-moe', 'train', *kept, f'adapter={other}'])}   # the same story with {name}, to compare"
+    is_lora = str((config["adapter"] or {}).get("_target_")).endswith(".Lora")
+    other, name = ("llava_mole", "LLaVA-MoLE") if is_lora else ("lora", "plain LoRA")
+    kept = without(words, lambda key: key in ("adapter", "out") or key.startswith("adapter."))
+    if config["init_from"] is not None and (start := _fitting_start(Path(config["init_from"]))) != config["init_from"]:
+        kept = without(kept, lambda key: key == "init_from")
+        kept += [] if start is None else [f"init_from={as_place(start)}"]
+    return f"{shell('llava-moe', 'train', *kept, f'adapter={other}')}   # the same story with {name}, to compare"
+
+
+def _fitting_start(start: Path) -> str | None:
+    """The newest run in a line of starts that any adapter can start from: one that has none itself."""
+    while True:
+        checkpoint = newest_checkpoint(start)
+        if not (checkpoint / "adapter").is_dir():
+            return str(start)
+        before = read_config(checkpoint.parent.parent)["init_from"]
+        if before is None:
+            return None
+        start = Path(before)
 
 
 def write_run_report(root: Path, stages: list[Path] | None = None, train_words: Sequence[str] | None = None) -> Path:
     """Write ``report.html`` into a run's or an experiment's folder."""
-    has_scores = (root / "eval" / "results.json").is_file()
-    return report_run(root, next_commands=next_commands(root, has_scores, train_words), stages=stages)
+    return report_run(root, next_commands=next_commands(root, has_scores(root), train_words), stages=stages)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import transformers
 from rich.console import Console
 
 from llava_moe.commands.compose_config import as_yaml
+from llava_moe.commands.console import say_next
 from llava_moe.commands.curve_viewers import settle_viewers
 from llava_moe.commands.processes import join_processes
 from llava_moe.commands.stage import check_stage, train_stage
@@ -18,11 +20,15 @@ from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.visible_console import VisibleConsole
 
 
-def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str]) -> int:
+def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str], says_next: bool) -> Path | None:
     """Train the stages that are not finished, then score and report.
 
     Args:
-        typed: the words as the user gave them, for the commands to type next.
+        typed: the words that train this alone, for the commands to type next.
+        says_next: whether to print those commands.
+
+    Returns:
+        The folder of the run, or of the experiment of several stages; None in all processes but the first.
     """
     with StopSignals() as stop_signals:
         _check(plain, stages)
@@ -40,8 +46,8 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
             text = as_yaml(stage.config)
             train_stage(stage.config, text, stage.folder, stage.title, processes, console, stop_signals)
         if processes.rank == 0:
-            _finish(plain, stages, console, time.monotonic() - started, was_finished, typed)
-    return 0
+            return _finish(plain, stages, console, time.monotonic() - started, was_finished, typed, says_next)
+    return None
 
 
 def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
@@ -64,8 +70,9 @@ def _finish(
     console: Console,
     seconds: float,
     was_finished: bool,
-    typed: Sequence[str],
-) -> None:
+    words: Sequence[str],
+    says_next: bool,
+) -> Path:
     from llava_moe.commands.eval import evaluate_run, show_results
     from llava_moe.commands.reporting import next_commands, write_run_report
 
@@ -74,13 +81,14 @@ def _finish(
     benchmarks = config["eval"]["benchmarks"]
     if benchmarks:
         results = evaluate_run(root, benchmarks, console, limit=config["eval"]["limit"], seed=config["seed"])
-    report = write_run_report(root, [stage.folder for stage in stages], typed)
+    report = write_run_report(root, [stage.folder for stage in stages], words)
     if results is not None:
         show_results(results, console)
     if was_finished:
         console.print(f"{root} was finished before: nothing was trained", highlight=False, markup=False)
     else:
         console.print(f"done in {seconds / 60:.1f} minutes: {root}", highlight=False, markup=False)
-    console.print(f"report: {report}\n\nNext:", highlight=False, markup=False)
-    for command in next_commands(root, results is not None, typed):
-        console.print(f"  {command}", highlight=False, markup=False)
+    console.print(f"report: {report}", highlight=False, markup=False)
+    if says_next:
+        say_next(console, next_commands(root, results is not None, words))
+    return root

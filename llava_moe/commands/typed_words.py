@@ -1,13 +1,21 @@
-"""Words of the command line turned back into what the user typed."""
+"""Words of the command line turned back into what the user typed, and into further commands."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import sys
+from collections.abc import Callable, Iterator, Sequence
 
-from llava_moe.cli import FREE_TEXT
+from llava_moe.cli import FREE_TEXT, quote
 from llava_moe.secrets_in_text import without_secrets
+from llava_moe.shell_words import as_place, shell
+
+# Hydra's flags that say where configurations are, with their values: a further command needs them too.
+PLACE_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
+SWEEP_FLAGS = ("-m", "--multirun")
+# What Hydra's grammar reads as text without quotes, and as nothing but text.
+_PLAIN_ITEM = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
+_NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
 
 
 def typed_command() -> str:
@@ -15,16 +23,71 @@ def typed_command() -> str:
 
     ``cli.run`` keeps ``sys.argv`` so, whatever started the process: the script, ``python -m`` or a launcher.
     """
-    return shlex.join(["llava-moe", *map(without_secrets, sys.argv[1:])])
+    return shell("llava-moe", *map(without_secrets, sys.argv[1:]))
 
 
 def as_typed(word: str) -> str:
     """A word as the user typed it: without the quotes and the ``++`` that it was given for Hydra."""
     word = word.removeprefix("++")
     key, equals, value = word.partition("=")
-    if key not in FREE_TEXT or len(value) < 2 or not value.startswith("'"):
+    is_free = key in FREE_TEXT or key.startswith("benchmark_paths.")
+    if not is_free or len(value) < 2 or not value.startswith("'"):
         return word
     text = re.sub(r"(\\+)$", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
     text = re.sub(r"((?:\\\\)*)\\'", lambda found: found[1][: len(found[1]) // 2] + "'", text)
     text = re.sub(r"((?:\\\\)*)\\\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", text)
     return f"{key}{equals}{text}"
+
+
+def key_of(word: str) -> str:
+    """The key of an override word; a flag is its own."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def without(words: Sequence[str], drop: Callable[[str], bool]) -> list[str]:
+    """Typed words without the overrides whose key is to be dropped; values of flags are no overrides."""
+    return [word for word, is_override in _told_apart(words) if not (is_override and drop(key_of(word)))]
+
+
+def words_of_job(words: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """What starts one job alone, as typed: the overrides of the job, and of all words the flags that say where to look.
+
+    Args:
+        words: as the command was given them; a sweep's have several values.
+        overrides: those of this job.
+    """
+    flags = [word for word, is_override in _told_apart(words) if not is_override]
+    kept: list[str] = []
+    waiting = list(flags)
+    while waiting:
+        flag = waiting.pop(0)
+        if flag in PLACE_FLAGS:
+            kept += [flag, *waiting[:1]]
+            waiting = waiting[1:]
+        elif flag.partition("=")[0] in PLACE_FLAGS:
+            kept.append(flag)
+    return [*kept, *map(as_typed, overrides)]
+
+
+def is_sweep(words: Sequence[str]) -> bool:
+    """Whether the words ask for several jobs."""
+    return any(word in SWEEP_FLAGS for word in words)
+
+
+def listed(key: str, places: Sequence[object]) -> str:
+    """``key=[a,b]`` as the command line takes a list of paths; not yet quoted for a shell."""
+    return f"{key}=[{','.join(map(_item, map(as_place, places)))}]"
+
+
+def _item(text: str) -> str:
+    is_plain = _PLAIN_ITEM.fullmatch(text) and text.lower() not in _NOT_TEXT
+    return text if is_plain else quote(text)
+
+
+def _told_apart(words: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Each word, and whether it is an override: neither a flag nor the value of one."""
+    is_value = False
+    for word in words:
+        is_flag = word.startswith("-")
+        yield word, not (is_flag or is_value)
+        is_value = is_flag and word in PLACE_FLAGS

@@ -16,6 +16,7 @@ from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Facts
 from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.run import question_hash
 from llava_moe.eval.tasks import benchmark_names, reopen_benchmark
+from llava_moe.shell_words import named, shell
 
 NEVER_MIXED = ("protocol", "prompt", "system", "decoding", "max_new_tokens", "scorer")
 """Facts that must be equal whatever questions are compared."""
@@ -63,9 +64,7 @@ def read_scored(folder: Path, label: str, benchmark: str) -> ScoredRun:
         raise UserError(f"runs: {folder} does not exist: llava-moe ls run lists the runs here")
     result = read_result(folder, benchmark)
     if result is None:
-        raise UserError(
-            f"{folder} has not been scored on {benchmark}: llava-moe eval run={folder} benchmarks=[{benchmark}]"
-        )
+        raise UserError(f"{folder} has not been scored on {benchmark}: {_scoring(folder, benchmark)}")
     path = answers_path(folder, benchmark)
     answers = read_answers(path)
     num_asked = len(answers) if result.facts is None else result.facts.num_questions
@@ -74,10 +73,15 @@ def read_scored(folder: Path, label: str, benchmark: str) -> ScoredRun:
     if not drawn or len(drawn) < num_asked or strangers:
         why = f"answers of the model {strangers[0]}" if strangers else f"{len(drawn):,} of {num_asked:,} answers"
         raise UserError(
-            f"{path} holds {why}, and the result beside it is of {result.model}: run "
-            f"llava-moe eval run={folder} benchmarks=[{benchmark}] to its end"
+            f"{path} holds {why}, and the result beside it is of {result.model}: run {_scoring(folder, benchmark)} to "
+            "its end"
         )
     return ScoredRun(label, folder, result, drawn)
+
+
+def _scoring(folder: Path, benchmark: str) -> str:
+    """The command that scores a run."""
+    return f"llava-moe eval {named('run', folder)} {shell(f'benchmarks=[{benchmark}]')}"
 
 
 def shared_questions(runs: Sequence[ScoredRun], *, common: bool = False) -> tuple[str, ...]:
@@ -116,7 +120,7 @@ def _refuse_other_facts(first: ScoredRun, other: ScoredRun, common: bool) -> Non
         older = first if one is None else other
         raise UserError(
             f"{first.result.benchmark}: {older.label} was scored by an earlier version that named no protocol; "
-            f"evaluate it again: llava-moe eval run={older.folder}"
+            f"evaluate it again: {_scoring(older.folder, first.result.benchmark)}"
         )
     if one is None or two is None:
         return

@@ -94,8 +94,8 @@ def test_where_there_are_several_splits_the_next_command_names_train(capsys: pyt
     write_raw("pathvqa", Path("dl"))
     assert run(["data", "prepare", "recipe=pathvqa", "downloads=dl", "out=my data"]) == 0
     told = capsys.readouterr().out
-    assert "llava-moe data check data=mine path='my data/pathvqa' data.sources.mine.split=train\n" in told
-    assert "data.root='my data'" in told
+    assert "llava-moe data check data=mine 'path=my data/pathvqa' data.sources.mine.split=train\n" in told
+    assert "'data.root=my data'" in told
 
 
 def test_every_recipe_is_prepared_as_its_source_writes_it(tmp_path: Path) -> None:

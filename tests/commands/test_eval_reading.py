@@ -34,7 +34,11 @@ def test_two_runs_are_compared_in_four_files(
 ) -> None:
     assert run(["eval", words_of(runs), f"out={tmp_path / 'out'}"]) == 0
     shown = capsys.readouterr().out
-    assert "better run" in shown and "majority answer" in shown and "Next:" in shown and "blind=true" in shown
+    assert "better run" in shown and "majority answer" in shown
+    assert "Next:" not in shown  # scores without a run beside them cannot be asked again
+    (runs[0] / "config.yaml").touch()
+    assert run(["eval", words_of(runs), f"out={tmp_path / 'out'}"]) == 0
+    assert "Next:" in (shown := capsys.readouterr().out) and "blind=true" in shown
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {f"comparison.{kind}" for kind in ("json", "html", "md", "tex")}
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())

@@ -4,27 +4,85 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
-from llava_moe.cli import prepare_override
+import pytest
+import yaml
+
 from llava_moe.commands.reporting import next_commands
 
+EMBEDDED = {"general": {"path": "embedded:general.parquet"}}
+MOLE = "llava_moe.adapters.LlavaMole"
 
-def compared(*words: str) -> list[str]:
-    command = next_commands(Path("runs/x"), True, [prepare_override(word) for word in words])[1]
+
+def run_folder(folder: Path, **changes: Any) -> Path:
+    """A run's folder with a checkpoint, as far as the commands look at it."""
+    config: dict[str, Any] = {
+        "model": {"architecture": {}, "system": None, "attn_implementation": "auto"},
+        "adapter": {"_target_": changes.get("adapter", MOLE)},
+        "stage": {"template": changes.get("template", "v1"), "image_mode": "pad", "learning_rates": {}},
+        "train": {"dtype": "fp32", "max_length": 8, "over_length": "cut", "tokens_per_micro_batch": 8},
+        "data": {"sources": {name: {"domain": name, **one} for name, one in changes.get("sources", EMBEDDED).items()}},
+        "eval": {"split": None},
+        "init_from": changes.get("init_from"),
+        "seed": 0,
+    }
+    checkpoint = folder / "checkpoints" / "step-000001"
+    (checkpoint / "adapter").mkdir(parents=True)
+    (checkpoint / "COMPLETE").touch()
+    (folder / "checkpoints" / "last").write_text(checkpoint.name)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def compared(folder: Path, *words: str) -> list[str]:
+    [command] = [one for one in next_commands(folder, True, words) if "to compare" in one]
     return shlex.split(command, comments=True)
 
 
-def test_the_run_to_compare_with_is_trained_on_the_users_own_data() -> None:
+def test_the_run_to_compare_with_is_trained_on_the_users_own_data(tmp_path: Path) -> None:
     own = ["data=mine", "path=it's here/a.json", "images=my images", "--config-dir", "own"]
-    assert compared(*own, "out=runs/x") == ["llava-moe", "train", *own, "adapter=lora"]
-    assert compared() == ["llava-moe", "train", "adapter=lora"]
+    run = run_folder(tmp_path / "run")
+    assert compared(run, *own, "out=runs/x") == ["llava-moe", "train", *own, "adapter=lora"]
+    assert compared(run) == ["llava-moe", "train", "adapter=lora"]
 
 
-def test_lora_is_compared_with_llava_mole_and_no_setting_of_the_other_adapter_stays() -> None:
-    assert compared("seed=1", "adapter=lora", "adapter.rank=4") == [
-        *("llava-moe", "train", "seed=1", "adapter=llava_mole")
-    ]
+def test_lora_is_compared_with_llava_mole_and_no_setting_of_the_other_adapter_stays(tmp_path: Path) -> None:
+    # What the adapter is stands in the run, whether the words or a file of the user's chose it.
+    run = run_folder(tmp_path / "run", adapter="llava_moe.adapters.Lora")
+    for words in (["seed=1", "adapter=lora", "adapter.rank=4"], ["seed=1"]):
+        assert compared(run, *words) == ["llava-moe", "train", "seed=1", "adapter=llava_mole"]
 
 
-def test_without_the_words_that_trained_no_command_trains_something_else() -> None:
-    assert not [command for command in next_commands(Path("runs/x"), True) if "adapter=" in command]
+def test_a_start_with_an_adapter_is_left_for_the_start_before_it(tmp_path: Path) -> None:
+    first = run_folder(tmp_path / "first")
+    (first / "checkpoints" / "step-000001" / "adapter").rmdir()
+    second = run_folder(tmp_path / "second", init_from=str(first))
+    lonely = run_folder(tmp_path / "lonely")
+    for start, kept in ((first, [f"init_from={first}"]), (second, [f"init_from={first}"]), (lonely, [])):
+        run = run_folder(tmp_path / f"from {start.name}", init_from=str(start))
+        assert compared(run, f"init_from={start}") == ["llava-moe", "train", *kept, "adapter=lora"]
+
+
+def test_without_the_words_that_trained_no_command_trains_something_else(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    assert not [command for command in next_commands(run, True) if "adapter=" in command]
+
+
+@pytest.mark.parametrize("has_scores", [False, True])
+def test_only_what_was_trained_on_the_embedded_data_is_asked_the_demos_questions(
+    tmp_path: Path, has_scores: bool
+) -> None:
+    own = {"mine": {"path": "train.json", "images": str(tmp_path)}}
+    (tmp_path / "a.PNG").touch()
+    asked = {name: next_commands(run_folder(tmp_path / name, sources=sources), has_scores, ["exp=x"])
+             for name, sources in (("demo", EMBEDDED), ("own", own), ("both", own | EMBEDDED))}  # fmt: skip
+    assert asked["demo"][0].startswith(f"llava-moe eval run={tmp_path / 'demo'}")
+    for name in ("own", "both"):
+        assert not [command for command in asked[name] if command.startswith("llava-moe eval")]
+        assert f"image={tmp_path / 'a.PNG'}" in asked[name][0] and "llava-moe ls benchmark" in asked[name][-2]
+    captions = next_commands(
+        run_folder(tmp_path / "captions", template="plain"), has_scores, ["exp=pretrain_llava_med"]
+    )
+    assert [shlex.split(command)[1] for command in captions] == ["chat", "train"]
+    assert "exp=llava_med" in captions[1]

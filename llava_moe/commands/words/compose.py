@@ -12,6 +12,7 @@ from llava_moe.commands.compose_config import compose_again, resolved, run_compo
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import settle
+from llava_moe.commands.typed_words import as_typed
 from llava_moe.errors import UserError
 from llava_moe.visible import visible
 
@@ -40,7 +41,7 @@ def main(words: Sequence[str]) -> int:
     rest = [word for word in words if _key(word) not in OWN_KEYS]
     if any(_key(word) == "run" for word in own):
         return run_composed("compose", words, lambda config, _: _begin_mask(config))
-    return run_composed("train", [*_train_words(own, rest), *rest], lambda config, _: _begin(config, own, rest))
+    return run_composed("train", [*_train_words(own, rest), *rest], lambda config, _: _begin(config, own, rest, words))
 
 
 def _key(word: str) -> str:
@@ -75,18 +76,17 @@ def _begin_mask(config: DictConfig) -> int:
     return mask(choices)
 
 
-def _begin(config: DictConfig, own: Sequence[str], rest: Sequence[str]) -> int:
+def _begin(config: DictConfig, own: Sequence[str], rest: Sequence[str], words: Sequence[str]) -> int:
     own = [f"{_key(word)}={_as_list(_key(word), word.partition('=')[2])}" for word in own]
     choices = resolved(compose_again("compose", own), "compose")
     check_settings(choices, LIMITS)
     plain = settle(resolved(config), rest)
     _check_words(choices, plain)
-    merging = [word for word in own if _key(word) in ("weights", "density", "rank")]
     for note in notes_on_old_words(rest):
         sys.stdout.write(visible(note) + "\n")
     from llava_moe.commands.compose import compose
 
-    return compose(choices, plain, [*merging, *(word for word in rest if _key(word) != "out")])
+    return compose(choices, plain, [*map(as_typed, words)])
 
 
 def _check_words(choices: Mapping[str, Any], plain: Mapping[str, Any]) -> None:

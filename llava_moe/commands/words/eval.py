@@ -9,14 +9,15 @@ from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.eval_words import check_words, results_wanted
+from llava_moe.commands.typed_words import words_of_job
 
 
 def main(words: Sequence[str]) -> int:
     """Judge the words, then score a model, or read what was scored."""
-    return run_composed("eval", words, _begin)
+    return run_composed("eval", words, lambda config, overrides: _begin(config, overrides, words))
 
 
-def _begin(config: DictConfig, words: list[str]) -> int:
+def _begin(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
     plain = resolved(config, "eval")
     # Of several processes one alone speaks, once they have met: ``score`` judges the words there.
     if results_wanted(plain) or os.environ.get("WORLD_SIZE", "1") == "1":
@@ -27,4 +28,4 @@ def _begin(config: DictConfig, words: list[str]) -> int:
         return read_results(plain, words)
     from llava_moe.commands.eval import score
 
-    return score(plain)
+    return score(plain, words_of_job(typed, words))

@@ -5,24 +5,35 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.console import say_next
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import EMBEDDED
 from llava_moe.commands.stages import Stage, experiment_name, is_finished, plan_stages
+from llava_moe.commands.typed_words import is_sweep, words_of_job
 from llava_moe.visible import visible
+from llava_moe.visible_console import VisibleConsole
 
 
 def main(words: Sequence[str]) -> int:
     """Judge the words, say what trains and where, then train."""
-    return run_composed("train", words, lambda config, overrides: _begin(config, overrides, words))
+    roots: list[Path] = []
+    status = run_composed("train", words, lambda config, overrides: _begin(config, overrides, words, roots))
+    if is_sweep(words) and roots:
+        from llava_moe.commands.reporting import next_of_sweep
+
+        say_next(VisibleConsole(), next_of_sweep(roots))
+    return status
 
 
-def _begin(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
+def _begin(config: DictConfig, words: list[str], typed: Sequence[str], roots: list[Path]) -> int:
+    """Train one job; its folder joins ``roots`` in the first process."""
     plain = resolved(config)
     stages = plan_stages(plain, words)
     for stage in stages:
@@ -36,7 +47,9 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str]) -> int:
             sys.stdout.write(visible(note) + "\n")
     from llava_moe.commands.train import train
 
-    return train(plain, stages, typed)
+    root = train(plain, stages, words_of_job(typed, words), says_next=not is_sweep(typed))
+    roots += [] if root is None else [root]
+    return 0
 
 
 def _say_first(name: str, config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
