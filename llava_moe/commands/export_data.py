@@ -26,7 +26,7 @@ from llava_moe.export.card import Card, DomainData
 from llava_moe.export.places import without_places
 from llava_moe.export.proof import Comparison
 from llava_moe.model import Architecture, FromCheckpoint, FromParts
-from llava_moe.own_files import NUMBER, read_objects
+from llava_moe.own_files import NUMBER, read_sound_objects
 from llava_moe.train.state import RunState
 
 
@@ -153,9 +153,10 @@ LOGGED = {"domains?": {str: {"samples": NUMBER, "supervised_tokens": NUMBER}}}
 
 
 def _data_seen(folder: Path, run: Mapping[str, Any]) -> list[DomainData]:
-    """Samples and supervised tokens of each domain, summed over the run's log."""
+    """Samples and supervised tokens of each domain, summed over what can be read of the run's log."""
     totals: dict[str, list[int]] = {domain: [0, 0] for domain in domains_of(run)}
-    for step in read_objects(folder / "log.jsonl", "fix or delete that file", LOGGED):
+    steps, _ = read_sound_objects(folder / "log.jsonl", "fix or delete that file", LOGGED)
+    for step in steps:
         for domain, seen in step.get("domains", {}).items():
             total = totals.setdefault(domain, [0, 0])
             total[0] += seen["samples"]

@@ -18,6 +18,7 @@ from llava_moe.commands.compose_start import refuse_other_bases
 from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.processes import Processes, zero_of
 from llava_moe.commands.settings import mixture_of, optimizer_of
+from llava_moe.commands.stage_accounts import set_accounts_right
 from llava_moe.commands.stage_darkness import WatchedStream
 from llava_moe.commands.stage_data import (
     OpenData,
@@ -95,6 +96,8 @@ def _train_locked(
     if is_finished(folder):
         return
     console.print(Text.assemble((visible(title), "bold"), f"  {visible(str(folder))}"))
+    if processes.rank == 0:
+        set_accounts_right(folder, console)
     checkpoint = last_checkpoint(folder)
     assembled = new_model(recipe_of(config), processes.device)
     refuse_other_bases((config["adapter"] or {}).get("experts") or (), assembled)

@@ -141,15 +141,20 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _plain(field: str) -> Callable[[Mapping[str, Any]], tuple[float, float]]:
-    return lambda step: (float(step.get(field, 0.0)), 1.0)
+    return lambda step: _weighed(step.get(field, 0.0), 1.0)
 
 
 def _domain_loss(domain: str) -> Callable[[Mapping[str, Any]], tuple[float, float]]:
     def value(step: Mapping[str, Any]) -> tuple[float, float]:
         ledger = step.get("domains", {}).get(domain, {})
-        return float(ledger.get("loss", 0.0)), float(ledger.get("supervised_tokens", 0))
+        return _weighed(ledger.get("loss", 0.0), float(ledger.get("supervised_tokens", 0)))
 
     return value
+
+
+def _weighed(value: float | None, weight: float) -> tuple[float, float]:
+    """A value with its weight; a null, which stands for a number that was not finite, has none."""
+    return (0.0, 0.0) if value is None else (float(value), weight)
 
 
 def _bin(

@@ -126,13 +126,13 @@ def _stage(stage: StageLog, colors: Mapping[str, str]) -> StageSection:
 
 def _stage_facts(stage: StageLog) -> tuple[tuple[str, str], ...]:
     if not stage.steps:
-        return ()
+        return tuple(("damaged", told) for told in stage.damaged)
     first, last = stage.steps[0], stage.steps[-1]
     tokens = sum(step.get("tokens", 0) for step in stage.steps)
     facts = [
         ("steps", f"{last['step']:,}"),
         ("time in steps", duration(stage.seconds)),
-        ("loss", f"{first.get('loss', 0.0):.2f} → {last.get('loss', 0.0):.2f}"),
+        ("loss", f"{_loss(first)} → {_loss(last)}"),
         ("tokens", f"{tokens:,}"),
         ("supervised tokens", f"{sum(step.get('supervised_tokens', 0) for step in stage.steps):,}"),
     ]
@@ -142,7 +142,13 @@ def _stage_facts(stage: StageLog) -> tuple[tuple[str, str], ...]:
         facts.append(("peak memory", f"{memory / 2**30:.2f} GiB"))
     if len(stage.steps) < last["step"]:
         facts.append(("logged", f"{len(stage.steps):,} of {last['step']:,} steps; sums are over these"))
+    facts += [("damaged", told) for told in stage.damaged]
     return tuple(facts)
+
+
+def _loss(step: Mapping[str, Any]) -> str:
+    loss = step.get("loss", 0.0)
+    return "not finite" if loss is None else f"{loss:.2f}"
 
 
 def duration(seconds: float) -> str:

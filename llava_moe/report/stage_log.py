@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.own_files import MAYBE_NUMBER, NUMBER, read_object, read_objects, read_text
+from llava_moe.own_files import MAYBE_NUMBER, NUMBER, damaged_beside, read_object, read_sound_objects, read_text
 from llava_moe.secrets_in_text import without_secrets
 
 
@@ -17,7 +19,8 @@ class StageLog:
     """One stage as its folder holds it; whatever file is missing is empty here.
 
     ``steps`` are the objects of ``log.jsonl`` in order of their step, ``validations`` those of ``validation.jsonl``,
-    ``config`` is the text of ``config.yaml``, free of secrets that an earlier release kept there.
+    ``config`` is the text of ``config.yaml``, free of secrets that an earlier release kept there, ``damaged`` says
+    which lines of these files could not be read.
     """
 
     name: str
@@ -26,6 +29,7 @@ class StageLog:
     environment: Mapping[str, Any] | None = None
     quarantine: tuple[Mapping[str, Any], ...] = ()
     validations: tuple[Mapping[str, Any], ...] = ()
+    damaged: tuple[str, ...] = ()
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -67,7 +71,7 @@ class ExpertShares:
 
 REMEDY = "fix or delete that file"
 _LEDGER = {"loss?": MAYBE_NUMBER, "samples?": NUMBER, "supervised_tokens?": NUMBER}
-_ROUTED = {"share": [NUMBER], "entropy": NUMBER}
+_ROUTED = {"share": [MAYBE_NUMBER], "entropy": MAYBE_NUMBER}
 _MEASURED = ("loss", "load_balance_loss", "objective", "learning_rate", "grad_norm", "padding_share")
 _COUNTED = ("tokens", "supervised_tokens", "seconds", "samples", "peak_memory_bytes", "epoch", "tokens_per_second")
 STEP = {
@@ -87,22 +91,56 @@ VALIDATION = {
 """A line of ``validation.jsonl``."""
 
 
+ACCOUNTS: Mapping[str, Any] = {
+    "log.jsonl": STEP | {"step": int},
+    "validation.jsonl": VALIDATION,
+    "quarantine.jsonl": {},
+}
+"""Files of a line an object that tell of a run without being part of it: one bad line costs that line."""
+
+
 def read_stage(folder: Path) -> StageLog:
-    """Read a stage's folder.
+    """Read a stage's folder; of its accounts, what can be read.
 
     Raises:
         UserError: a file that is there cannot be read.
     """
-    steps = {step["step"]: step for step in read_objects(folder / "log.jsonl", REMEDY, STEP) if "step" in step}
+    found, damaged = {}, []
+    for name, shape in ACCOUNTS.items():
+        found[name], lost = read_sound_objects(folder / name, REMEDY, shape)
+        if num_lost := len(lost) + _num_set_aside(folder / name):
+            damaged.append(_told(name, num_lost, found[name]))
+    steps = {step["step"]: step for step in found["log.jsonl"]}
     environment, config = folder / "environment.json", folder / "config.yaml"
     return StageLog(
         name=folder.name,
         steps=tuple(steps[number] for number in sorted(steps)),
         config=without_secrets(read_text(config, REMEDY)) if config.exists() else "",
         environment=read_object(environment, REMEDY) if environment.exists() else None,
-        quarantine=tuple(read_objects(folder / "quarantine.jsonl", REMEDY)),
-        validations=tuple(read_objects(folder / "validation.jsonl", REMEDY, VALIDATION)),
+        quarantine=tuple(found["quarantine.jsonl"]),
+        validations=tuple(found["validation.jsonl"]),
+        damaged=tuple(damaged),
     )
+
+
+def _num_set_aside(path: Path) -> int:
+    return sum(map(len, read_sound_objects(damaged_beside(path), REMEDY)))
+
+
+def _told(name: str, num_lost: int, kept: Sequence[Mapping[str, Any]]) -> str:
+    lines = "1 line" if num_lost == 1 else f"{num_lost:,} lines"
+    gaps = missing_steps([one["step"] for one in kept]) if name == "log.jsonl" else []
+    shown = ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in gaps[:5])
+    more = f" and {len(gaps) - 5} more stretches" if len(gaps) > 5 else ""
+    return f"{lines} of {name}" + (f"; missing here: step {shown}{more}" if gaps else "")
+
+
+def missing_steps(logged: Sequence[int]) -> list[tuple[int, int]]:
+    """The first and last step of each stretch that a log lacks, whatever the distance between two of its lines."""
+    steps = [0, *sorted(set(logged))]
+    # The last step of a run is logged whatever its number.
+    apart = math.gcd(*(b - a for a, b in itertools.pairwise(steps[:-1] if len(steps) > 2 else steps))) or 1
+    return [(a + apart, b - 1 - (b - 1) % apart) for a, b in itertools.pairwise(steps) if b - a > apart]
 
 
 def account_domains(stage: StageLog) -> tuple[DomainAccount, ...]:
@@ -131,7 +169,8 @@ def last_expert_shares(stage: StageLog, last: int = 50) -> tuple[ExpertShares, .
     for experts in logged:
         for layer, domains in experts.items():
             for domain, routed in domains.items():
-                sums[layer][domain].append(routed)
+                if None not in (*routed["share"], routed["entropy"]):  # of a step that was not finite
+                    sums[layer][domain].append(routed)
     return tuple(
         ExpertShares(
             layer=layer,

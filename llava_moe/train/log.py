@@ -135,11 +135,7 @@ class JsonLines:
     def write(self, record: StepRecord) -> None:
         try:
             # NaN is not JSON: a number that is not finite is written as null.
-            finite = {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in record.fields.items()
-            }
-            self.file.write(json.dumps({"stage": self.stage, **finite}) + "\n")
+            self.file.write(json.dumps({"stage": self.stage, **_finite(record.fields)}, allow_nan=False) + "\n")
             self.file.flush()
         except OSError as error:
             raise UserError(
@@ -151,6 +147,15 @@ class JsonLines:
         # Every line is flushed when it is written: what is still there to write has failed, and been told, before.
         with suppress(OSError):
             self.file.close()
+
+
+def _finite(value: Any) -> Any:
+    """A value with null in the place of each number that is not finite."""
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _truncate(path: Path, last_step: int) -> None:

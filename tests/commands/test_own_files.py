@@ -77,7 +77,7 @@ def other_types(content: bytes) -> bytes:
 
 
 JSON = (bad_byte, cut, another_kind, without_keys, other_types)
-LINES = (bad_byte, another_kind, other_types)
+LINES = (bad_byte, another_kind, without_keys, other_types)
 WORDS = {
     "eval": ["eval", "benchmarks=[demo]", "limit=1"],
     "export": ["export", "to=peft", "out=exported"],
@@ -90,12 +90,8 @@ def with_types(name: str, damages: tuple[Damage, ...], *commands: str) -> list[t
 
 
 CASES = [
-    *with_types("log.jsonl", LINES, "train"),
-    *with_types("log.jsonl", (bad_byte,), "eval"),
     *with_types("environment.json", JSON, "train"),
     *with_types("environment.json", (cut,), "eval"),
-    *with_types("quarantine.jsonl", (bad_byte, other_types), "train"),
-    *with_types("validation.jsonl", (bad_byte, without_keys), "train"),
     *with_types(f"{CHECKPOINT}/state.json", (cut, other_types), "train"),
     *with_types(f"{CHECKPOINT}/state.json", (without_keys,), "export"),
     *with_types("checkpoints/last", (bad_byte,), "train", "chat", "export"),
@@ -123,9 +119,6 @@ def test_a_damaged_file_is_one_line_that_names_it(
 ) -> None:
     monkeypatch.chdir(unfinished.parent)
     path = unfinished / name
-    if name == "quarantine.jsonl":
-        entry = {"source": "mine", "domain": "general", "index": 0, "id": "a", "reason": "r", "detail": "d"}
-        path.write_text(f"{json.dumps(entry)}\n" * 4)
     path.write_bytes(damage(path.read_bytes()))
     if command == "train":
         words = resume
@@ -144,6 +137,45 @@ def test_lines_that_a_kill_cut_short_are_left_out_and_the_run_goes_on(unfinished
     assert run(resume) == 0
     steps = [json.loads(line)["step"] for line in (unfinished / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
+
+
+def test_damaged_lines_of_an_account_are_kept_beside_it_and_the_run_goes_on(
+    unfinished: Path, resume: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"source": "mine", "domain": "general", "index": 0, "id": "a", "reason": "r", "detail": "d"}
+    (unfinished / "quarantine.jsonl").write_text(f"{json.dumps(entry)}\n" * 4)
+    for name in ("log.jsonl", "validation.jsonl", "quarantine.jsonl"):
+        path = unfinished / name
+        good = path.read_bytes()
+        line = good.split(b"\n")[0]
+        deep, digits = b'{"step": ' + b"[" * 1000, b'{"step": ' + b"9" * 5000 + b"}"
+        damaged = [bad_byte(line), b"[1, 2]", deep, digits, other_types(line + b"\n").strip()]
+        path.write_bytes(b"\n".join(damaged) + b"\n" + good)
+    assert run(resume) == 0
+    told = capfd.readouterr().out
+    for name in ("log.jsonl", "validation.jsonl", "quarantine.jsonl"):
+        assert f"{name}: 5 lines (1, 2, 3, 4, 5) are damaged (byte" in told
+        assert len((unfinished / f"{name}.damaged").read_bytes().splitlines()) == 5
+        assert all(isinstance(json.loads(line), dict) for line in (unfinished / name).read_text().splitlines())
+    steps = [json.loads(line)["step"] for line in (unfinished / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    assert run(resume) == 0
+    assert "5 lines of log.jsonl" in (unfinished / "report.html").read_text()
+
+
+def test_a_finished_run_with_damaged_lines_still_has_its_report_and_its_export(
+    scored_run: Path, resume: list[str], unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(unfinished.parent)
+    shutil.rmtree(unfinished)
+    folder = shutil.copytree(scored_run, unfinished)
+    first, second, *rest = (folder / "log.jsonl").read_bytes().split(b"\n")
+    damaged = b"\n".join([first, bad_byte(second), *rest])
+    (folder / "log.jsonl").write_bytes(damaged)
+    assert run(resume) == 0
+    assert "1 line of log.jsonl; missing here: step 2" in (folder / "report.html").read_text()
+    assert run(["export", f"run={folder}", "to=peft", "out=exported"]) == 0
+    assert (folder / "log.jsonl").read_bytes() == damaged
 
 
 @pytest.mark.parametrize("key", ["model", "stage", "train", "data", "seed", "init_from"])

@@ -13,13 +13,19 @@ import pytest
 from PIL import Image
 
 from llava_moe.domain_colors import colors_of
-from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Measure, Question, ScoreRow
 from llava_moe.report.charts import loss_chart, score_chart, step_charts
 from llava_moe.report.examples import choose_examples, thumbnail
 from llava_moe.report.page import duration, write_report
 from llava_moe.report.run import report_run, stage_folders
-from llava_moe.report.stage_log import StageLog, account_domains, count_reasons, last_expert_shares, read_stage
+from llava_moe.report.stage_log import (
+    StageLog,
+    account_domains,
+    count_reasons,
+    last_expert_shares,
+    missing_steps,
+    read_stage,
+)
 from tests.browser import draw, needs_browser
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -222,11 +228,47 @@ def test_a_log_cut_short_and_steps_written_twice_are_read_right(tmp_path: Path) 
     assert stage.steps[-1]["loss"] == 9.0
 
 
-def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
-    folder = write_stage(tmp_path / "s")
+def test_damaged_lines_are_told_with_the_steps_that_are_missing(tmp_path: Path) -> None:
+    folder = write_stage(tmp_path / "s", 6)
     (folder / "quarantine.jsonl").write_text("broken\n")
-    with pytest.raises(UserError, match=r"quarantine\.jsonl line 1 is damaged"):
-        read_stage(folder)
+    lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "log.jsonl").write_text("".join([lines[0], lines[1][:9] + "\n", *lines[3:]]))
+    (folder / "log.jsonl.damaged").write_text(lines[2])
+    stage = read_stage(folder)
+    assert stage.damaged == ("2 lines of log.jsonl; missing here: step 2 to 3", "1 line of quarantine.jsonl")
+    assert "2 lines of log.jsonl; missing here: step 2 to 3" in open_page(report_run(folder)).text
+    (folder / "log.jsonl").write_text("broken\n")
+    assert "2 lines of log.jsonl" in open_page(report_run(folder)).text
+
+
+@pytest.mark.parametrize(
+    ("logged", "missing"),
+    [
+        ([1, 2, 3], []),
+        ([1, 3, 4], [(2, 2)]),
+        ([10, 20, 25], []),
+        ([10, 40, 50, 53], [(20, 30)]),
+        ([20, 30, 40], [(10, 10)]),
+        ([7], []),
+        ([], []),
+    ],
+)
+def test_missing_steps_are_found_by_the_logs_own_distance(logged: list[int], missing: list[tuple[int, int]]) -> None:
+    assert missing_steps(logged) == missing
+
+
+def test_a_step_that_was_not_finite_is_shown_as_such(tmp_path: Path) -> None:
+    folder = write_stage(tmp_path / "s", 3, experts=True)
+    record = step_record(4, experts=True) | {"loss": None, "grad_norm": None, "objective": None}
+    record["domains"]["general"]["loss"] = None
+    layer = next(iter(record["experts"].values()))
+    layer["general"]["entropy"] = None
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    assert "not finite" in open_page(report_run(folder)).text
+    text = json.dumps(record).replace("null", "NaN")
+    (folder / "log.jsonl").write_text(text + "\n")  # as earlier releases wrote it
+    assert "not finite" in open_page(report_run(folder)).text
 
 
 def test_charts_are_bare_svg_in_the_pages_own_colour(tmp_path: Path, result: BenchmarkResult) -> None:
