@@ -26,6 +26,7 @@ GROUND = {
     "own_files": {"errors", "regular_file", "structured_text"},
     "visible_console": {"visible"},
     "visible_stream": {"visible", "secrets_in_text"},
+    "markdown": {"visible"},
 }
 ALLOWED = {
     "data": set(),

@@ -25,6 +25,7 @@ from llava_moe.eval.table import markdown_tables
 from llava_moe.export.card import Card, DomainData
 from llava_moe.export.places import without_places
 from llava_moe.export.proof import Comparison
+from llava_moe.markdown import markdown_code
 from llava_moe.model import Architecture, FromCheckpoint, FromParts
 from llava_moe.own_files import NUMBER, read_sound_objects
 from llava_moe.train.state import RunState
@@ -145,7 +146,9 @@ def base_in_words(architecture: Architecture) -> tuple[str, str | None]:
 def _said(reference: str) -> str:
     """A base's name as a card may show it: of a folder its own name, without the way there."""
     hub = hub_id(reference)
-    return f"`{hub or Path(reference).expanduser().name}`" + ("" if hub or ":" in reference else " (a local folder)")
+    return markdown_code(hub or Path(reference).expanduser().name) + (
+        "" if hub or ":" in reference else " (a local folder)"
+    )
 
 
 LOGGED = {"domains?": {str: {"samples": NUMBER, "supervised_tokens": NUMBER}}}

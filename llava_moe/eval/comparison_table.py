@@ -12,6 +12,7 @@ from rich.table import Table
 from llava_moe.eval.bootstrap import Interval
 from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
 from llava_moe.eval.table import DIFFERENCES, POINTS, TextTable, markdown_table, title_of
+from llava_moe.markdown import markdown_code, markdown_text
 
 STANDS_OUT = "*"
 
@@ -134,13 +135,13 @@ def markdown_comparison(comparison: Comparison) -> str:
     parts = ["# Comparison of runs", "\n".join(_listed(comparison))]
     for compared in comparison.benchmarks:
         parts.append(markdown_table(comparison_table(comparison, compared, main=False)))
-        parts += [as_one_line(note) for note in compared.notes]
-    return "\n\n".join([*parts, *explanation(comparison)]) + "\n"
+        parts += [markdown_text(as_one_line(note)) for note in compared.notes]
+    return "\n\n".join([*parts, *map(markdown_text, explanation(comparison))]) + "\n"
 
 
 def _listed(comparison: Comparison) -> list[str]:
     pairs = zip(comparison.runs, comparison.folders, strict=True)
-    return [f"- {as_one_line(label)}: `{as_one_line(folder)}`" for label, folder in pairs]
+    return [f"- {markdown_text(as_one_line(label))}: {markdown_code(as_one_line(folder))}" for label, folder in pairs]
 
 
 def as_one_line(text: str) -> str:

@@ -23,6 +23,10 @@ _ESCAPES = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    # Behind the \\ of the row before, these would be its arguments.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from llava_moe.eval.benchmark import ALL_DOMAINS, BenchmarkResult, Measure, ScoreRow
+from llava_moe.markdown import markdown_text
 
 TITLES = {
     "exact_match": "right image",
@@ -102,7 +103,7 @@ def rich_tables(result: BenchmarkResult, *, kinds: bool = False) -> list[Table]:
 def markdown_tables(result: BenchmarkResult, *, kinds: bool = False) -> str:
     """The tables and the notes as Markdown, which is also readable as plain text."""
     parts = [markdown_table(table) for table in all_tables(result, kinds=kinds)]
-    return "\n\n".join([*parts, *result.notes]) + "\n"
+    return "\n\n".join([*parts, *map(markdown_text, result.notes)]) + "\n"
 
 
 def title_of(name: str) -> str:
@@ -143,7 +144,7 @@ def _rich(table: TextTable) -> Table:
 
 def markdown_table(table: TextTable) -> str:
     """One table as Markdown, its title above it."""
-    header, *rows = [[cell.replace("|", r"\|") for cell in row] for row in (table.header, *table.rows)]
+    header, *rows = [[markdown_text(cell) for cell in row] for row in (table.header, *table.rows)]
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -157,4 +158,4 @@ def markdown_table(table: TextTable) -> str:
         "-" * width if index < table.num_labels else "-" * (width - 1) + ":"
         for index, width in enumerate(max(width, 2) for width in widths)
     ]
-    return "\n".join([f"**{table.title}**", "", line(header), line(rule), *map(line, rows)])
+    return "\n".join([f"**{markdown_text(table.title)}**", "", line(header), line(rule), *map(line, rows)])

@@ -11,6 +11,7 @@ from typing import Any
 from llava_moe.data.reading import ImageReading
 from llava_moe.export.held_out import StaticCost
 from llava_moe.export.proof import Comparison
+from llava_moe.markdown import markdown_code, markdown_text
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Card:
         """Write ``README.md`` into ``folder``, which will be called as ``final`` is: the code runs from beside it."""
         parts = [
             self._front(),
-            f"# {self.name}\n\n{self._what()}",
+            f"# {markdown_text(self.name)}\n\n{self._what()}",
             f"## Load\n\n```python\n{self._code(final)}```\n\n{PARSED}",
             f"## Base\n\n{self.base}",
             f"## Adapter\n\n{self._adapter()}",
@@ -83,7 +84,7 @@ class Card:
             held = (
                 ""
                 if self.static is None
-                else f" The mixture depends on the input; here it is held constant: {self.static}."
+                else f" The mixture depends on the input; here it is held constant: {markdown_text(self.static)}."
             )
             return f"A `LlavaForConditionalGeneration`{merged}, with its processor.{held}"
         alone = (
@@ -93,7 +94,7 @@ class Card:
         )
         if list(self.adapters) == [""]:
             return f"A PEFT LoRA folder. It carries the projector (`modules_to_save`).{alone}"
-        listed = ", ".join(f"`{name}/`" for name in self.adapters)
+        listed = ", ".join(markdown_code(f"{name}/") for name in self.adapters)
         return (
             f"One PEFT LoRA folder for each expert of a {self.method} adapter: {listed}. Each carries the projector "
             "(`modules_to_save`) and the LoRA of the layers that have no experts. `router.safetensors` holds what "
@@ -110,7 +111,7 @@ class Card:
             lines += ["model = LlavaForConditionalGeneration.from_pretrained(folder)"]
         else:
             base = 'f"{folder}/base"' if self.base_folder == "base" else repr(self.base_folder)
-            first = f'f"{{folder}}/{self.adapters[0]}"' if self.adapters[0] else "folder"
+            first = f"folder + {'/' + self.adapters[0]!r}" if self.adapters[0] else "folder"
             lines += [f"base = LlavaForConditionalGeneration.from_pretrained({base})"]
             lines += [f"model = PeftModel.from_pretrained(base, {first})"]
         lines += [
@@ -135,12 +136,15 @@ class Card:
     def _adapter(self) -> str:
         if self.method == "none":
             return "None: the weights themselves were trained."
-        rows = "\n".join(f"| `{name}` | `{json.dumps(value)}` |" for name, value in self.settings.items())
+        rows = "\n".join(
+            f"| {markdown_code(name)} | {markdown_code(json.dumps(value))} |" for name, value in self.settings.items()
+        )
         return f"Method `{self.method}`.\n\n| setting | value |\n|---|---|\n{rows}"
 
     def _data(self) -> str:
         rows = "\n".join(
-            f"| {one.domain} | {', '.join(one.sources)} | {one.samples:,} | {one.supervised_tokens:,} |"
+            f"| {markdown_text(one.domain)} | {markdown_text(', '.join(one.sources))} | {one.samples:,} | "
+            f"{one.supervised_tokens:,} |"
             for one in self.data
         )
         head = "| domain | sources | samples seen | supervised tokens |\n|---|---|---|---|"
@@ -152,8 +156,10 @@ class Card:
             lines
         )
         if self.costs:
-            text += f"\n\nWhat holding the mixture constant ({self.static}) costs on held-out data, in nats per "
-            text += f"supervised token:\n\n{cost_table(self.costs)}"
+            text += (
+                f"\n\nWhat holding the mixture constant ({markdown_text(self.static or '')}) costs on held-out data, "
+            )
+            text += f"in nats per supervised token:\n\n{cost_table(self.costs)}"
         return text
 
     def _scores(self) -> str:
@@ -177,7 +183,7 @@ LICENCES = (
 def cost_table(costs: Sequence[StaticCost]) -> str:
     """Markdown: nats per supervised token, by domain."""
     rows = "\n".join(
-        f"| {cost.domain} | {cost.routed:.4f} | {cost.static:.4f} | {cost.static - cost.routed:+.4f} | "
+        f"| {markdown_text(cost.domain)} | {cost.routed:.4f} | {cost.static:.4f} | {cost.static - cost.routed:+.4f} | "
         f"{cost.supervised_tokens:,} |"
         for cost in costs
     )

@@ -272,6 +272,12 @@ def test_every_special_character_of_latex_is_escaped(character: str) -> None:
     assert latex_text(character) != character and not unescaped(latex_text(character)).strip("{}")
 
 
+def test_a_name_in_brackets_or_with_a_star_is_no_argument_of_the_row_before() -> None:
+    comparison = replace(made_comparison(), runs=("one", "[9cm] two"))
+    rows = [line for line in latex_comparison(comparison).splitlines() if "two" in line]
+    assert rows[0].startswith("{[}9cm{]} two &") and latex_text("*x") == "{*}x"
+
+
 def test_line_breaks_and_control_characters_do_not_reach_latex() -> None:
     assert latex_text("a\nb\x00c\td") == "a b c d"
 
