@@ -16,10 +16,11 @@ from llava_moe.commands.curve_viewers import settle_viewers
 from llava_moe.commands.processes import join_processes
 from llava_moe.commands.settings import fingerprint
 from llava_moe.commands.stage import check_stage, train_stage
-from llava_moe.commands.stages import RUNS, is_finished, set_threads
+from llava_moe.commands.stages import RUNS, set_threads
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.commands.typed_words import without
 from llava_moe.shell_words import named, shell
+from llava_moe.train.folder import is_finished
 from llava_moe.visible_console import VisibleConsole
 
 # What a merge that is made for itself does not take from the command that found it the best.
@@ -83,7 +84,7 @@ def _train_gates(choices: Mapping[str, Any], plain: dict[str, Any], console: Con
     """Train MoLE's gates as any stage is trained; return the run's folder and whether this is the first process."""
     folder = Path(plain["out"]) if plain["out"] else RUNS / f"mole-{fingerprint(plain)}"
     with StopSignals() as stop_signals:
-        if not is_finished(folder):
+        if not is_finished(folder, plain):
             check_stage(plain)
             for note in settle_viewers([plain["log"]]):
                 console.print(note, style="yellow", highlight=False, markup=False)

@@ -19,9 +19,11 @@ from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.processes import Processes, zero_of
 from llava_moe.commands.settings import mixture_of, optimizer_of
 from llava_moe.commands.stage_accounts import set_accounts_right
+from llava_moe.commands.stage_changes import changes_told, lengthened
 from llava_moe.commands.stage_darkness import WatchedStream
 from llava_moe.commands.stage_data import (
     OpenData,
+    fingerprint_images,
     fingerprint_samples,
     open_data,
     open_quarantine,
@@ -29,15 +31,15 @@ from llava_moe.commands.stage_data import (
 )
 from llava_moe.commands.stage_run import StageRun
 from llava_moe.commands.stage_validation import check_validation, open_validation
-from llava_moe.commands.stages import is_finished
 from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.commands.typed_words import command_elsewhere
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
-from llava_moe.model.recorded_weights import refuse_other_base
+from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_base
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
-from llava_moe.train.folder import FINISHED, FolderLock, claim_configuration
+from llava_moe.train.folder import FINISHED, Claim, FolderLock, claim_configuration, is_finished
 from llava_moe.train.loop import LoopSettings, Objective, train
 from llava_moe.train.memory import memory_errors_explained
 from llava_moe.train.schedule import Schedule, few_steps_note
@@ -81,8 +83,8 @@ def train_stage(
             _train_locked(config, folder, title, processes, VisibleConsole(quiet=True), stop_signals)
             return
         with FolderLock(folder):
-            claim_configuration(folder, config, config_text)
-            _train_locked(config, folder, title, processes, console, stop_signals)
+            claim = claim_configuration(folder, config, config_text, command_elsewhere(folder))
+            _train_locked(config, folder, title, processes, console, stop_signals, claim)
 
 
 def _train_locked(
@@ -92,8 +94,9 @@ def _train_locked(
     processes: Processes,
     console: Console,
     stop_signals: StopSignals,
+    claim: Claim | None = None,
 ) -> None:
-    if is_finished(folder):
+    if is_finished(folder, config):
         return
     console.print(Text.assemble((visible(title), "bold"), f"  {visible(str(folder))}"))
     if processes.rank == 0:
@@ -108,8 +111,11 @@ def _train_locked(
     )
     data = open_data(config, assembled.encoder, processes, console)
     if checkpoint is not None:
-        refuse_changed_data(folder, data)
+        refuse_changed_data(folder, data, is_moved=claim is not None and bool(claim.places))
         refuse_other_base(folder, assembled.base_fingerprint)
+        refuse_changed_start(checkpoint, assembled.start)
+    if claim is not None:
+        claim.confirm()
     quarantine = None
     if processes.rank == 0:
         quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
@@ -125,12 +131,19 @@ def _train_locked(
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, engine)
         console.print(f"resuming at step {state.step} from {checkpoint.name}")
+        for note in changes_told(claim, schedule.num_steps):
+            console.print(f"  {note}", highlight=False, markup=False)
     else:
         torch.manual_seed(config["seed"] * 1009 + processes.rank)
     if processes.rank == 0:
         write_atomically(
             folder / "environment.json",
-            json.dumps(describe_environment(fingerprint_samples(data), assembled), indent=1),
+            json.dumps(
+                describe_environment(fingerprint_samples(data), assembled)
+                | {"images": fingerprint_images(data)}
+                | lengthened(folder, claim, state.step),
+                indent=1,
+            ),
         )
     objective = objective_of(assembled)
     steps = schedule.num_steps

@@ -19,6 +19,7 @@ from llava_moe.commands.settings import mixture_of
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder
 from llava_moe.data.held_out import split_held_out
+from llava_moe.data.image_paths import find_image
 from llava_moe.data.leave_out import leave_out, read_list
 from llava_moe.data.lengths import SourceIndex, index_source
 from llava_moe.data.mixture import Mixture
@@ -27,7 +28,11 @@ from llava_moe.data.records import Records
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from llava_moe.own_files import read_object
+from llava_moe.train.folder import ENVIRONMENT
 from llava_moe.visible_console import visible_columns
+
+# So many records' image files tell whether a folder holds the images that a run began with.
+NUM_IMAGES_KNOWN = 32
 
 
 @dataclass(frozen=True)
@@ -143,23 +148,63 @@ def fingerprint_samples(data: OpenData) -> dict[str, str]:
     return found
 
 
-def refuse_changed_data(folder: Path, data: OpenData) -> None:
+def fingerprint_images(data: OpenData) -> dict[str, str]:
+    """Source -> 24 hex digits over the bytes of a few image files, spread evenly over the records that have one.
+
+    Images inside records, and those of prepared shards, count in their record's key. Of a file the key has the path.
+    """
+    found = {}
+    for source, records, index in zip(data.mixture.sources, data.records, data.indexes, strict=True):
+        digest = sha256()
+        with_images = index.rows[index.num_images > 0]
+        places = np.unique(np.linspace(0, len(with_images) - 1, min(NUM_IMAGES_KNOWN, len(with_images))).astype(int))
+        for row in with_images[places].tolist():
+            digest.update(_file_bytes(records, row))
+        found[source.name] = digest.hexdigest()[:24]
+    return found
+
+
+def _file_bytes(records: Records, row: int) -> bytes:
+    """The hash of a record's image files; one that is not there counts as none."""
+    digest = sha256()
+    content = records.read(row, row + 1)[0].content
+    for ref in () if isinstance(content, BadRecord) else content.images:
+        if isinstance(ref, str):
+            try:
+                digest.update(sha256(find_image(ref, records.image_root).read_bytes()).digest())
+            except (BadRecord, OSError):
+                digest.update(b"missing")
+    return digest.digest()
+
+
+def refuse_changed_data(folder: Path, data: OpenData, is_moved: bool = False) -> None:
     """Refuse to resume on records that are not those the run began with: its steps would hold other samples.
+
+    Args:
+        is_moved: they are looked for elsewhere than before, where image files of the same names may be others.
 
     Raises:
         UserError: naming the source and its path.
     """
-    environment = folder / "environment.json"
+    environment = folder / ENVIRONMENT
     if not environment.is_file():
         return
-    told = read_object(environment, "put it back, or choose another folder with out=", {"data": {str: str}})
+    shape = {"data": {str: str}, "images?": {str: str}}
+    told = read_object(environment, "put it back, or choose another folder with out=", shape)
     before, now = told["data"], fingerprint_samples(data)
+    images = told.get("images", {}) if is_moved else {}
+    images_now = fingerprint_images(data) if images else {}
     for source in data.mixture.sources:
-        told = before.get(source.name, "")
+        name = source.name
         # A run that an earlier release began tells of the file's head and tail, in fewer digits.
-        if len(told) == len(now[source.name]) and told != now[source.name]:
+        if len(before.get(name, "")) == len(now[name]) and before[name] != now[name]:
             raise UserError(
-                f"data source {source.name!r}: {source.path} (or data.quarantine's list) has changed since the run in "
+                f"data source {name!r}: {source.path} (or data.quarantine's list) has changed since the run in "
                 f"{folder} began, so its steps would hold other samples: put it back, or choose another folder "
                 "with out="
+            )
+        if images.get(name, "") != images_now.get(name, ""):
+            raise UserError(
+                f"data source {name!r}: the image files in {source.images or source.path} are others than those that "
+                f"the run in {folder} began with: give their folder, or choose another folder for the run with out="
             )

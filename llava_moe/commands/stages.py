@@ -13,7 +13,6 @@ from llava_moe.commands.limits import TRAIN, check_settings
 from llava_moe.commands.settings import fingerprint, settle
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import STAGE_NAME
-from llava_moe.train.folder import FINISHED
 
 RUNS = Path("runs")
 LISTS = ("overrides", "ignores")
@@ -21,11 +20,12 @@ LISTS = ("overrides", "ignores")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage to run: its folder, resolved configuration and title."""
+    """A stage to run: its folder, resolved configuration, title, and the words that compose it."""
 
     folder: Path
     config: dict[str, Any]
     title: str
+    words: tuple[str, ...] = ()
 
 
 def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
@@ -39,8 +39,8 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
     if config["stages"] is None:
         own = settle(config, words)
         folder = Path(own["out"]) if own["out"] else RUNS / f"{name}-{fingerprint(own)}"
-        return [Stage(folder, own, name)]
-    configs = []
+        return [Stage(folder, own, name, tuple(words))]
+    configs, composed_of = [], []
     for entry in config["stages"]:
         _check_entry(entry)
         ignored = ("exp", "scale", "out", *entry["ignores"])
@@ -49,13 +49,14 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
         if child["stages"] is not None:
             raise UserError(f"stages: {entry['overrides']} is itself an experiment of several stages")
         configs.append(child)
+        composed_of.append((*entry["overrides"], *kept))
     digest = fingerprint({str(number): child for number, child in enumerate(configs)})
     root = Path(config["out"]) if config["out"] else RUNS / f"{name}-{digest}"
     stages: list[Stage] = []
-    for entry, child in zip(config["stages"], configs, strict=True):
+    for entry, child, child_words in zip(config["stages"], configs, composed_of, strict=True):
         if stages:
             child["init_from"] = str(stages[-1].folder)
-        stages.append(Stage(root / entry["name"], child, f"{name} {entry['name']}"))
+        stages.append(Stage(root / entry["name"], child, f"{name} {entry['name']}", child_words))
     return stages
 
 
@@ -80,11 +81,6 @@ def _is_of(word: str, pattern: str) -> bool:
 
 def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the stage in this folder has run to its end."""
-    return (folder / FINISHED).is_file()
 
 
 def set_threads(config: Mapping[str, Any]) -> None:

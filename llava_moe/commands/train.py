@@ -15,8 +15,9 @@ from llava_moe.commands.console import say_next
 from llava_moe.commands.curve_viewers import settle_viewers
 from llava_moe.commands.processes import join_processes
 from llava_moe.commands.stage import check_stage, train_stage
-from llava_moe.commands.stages import Stage, is_finished, set_threads
+from llava_moe.commands.stages import Stage, set_threads
 from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.train.folder import is_finished
 from llava_moe.visible_console import VisibleConsole
 
 
@@ -32,7 +33,7 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
     """
     with StopSignals() as stop_signals:
         _check(plain, stages)
-        notes = settle_viewers([stage.config["log"] for stage in stages if not is_finished(stage.folder)])
+        notes = settle_viewers([stage.config["log"] for stage in stages if not is_finished(stage.folder, stage.config)])
         processes = join_processes(plain["parallel"])
         console = VisibleConsole(quiet=processes.rank != 0, soft_wrap=True)
         if not console.is_terminal:
@@ -41,7 +42,7 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
             console.print(note, style="yellow", highlight=False, markup=False)
         set_threads(plain)
         started = time.monotonic()
-        was_finished = all(is_finished(stage.folder) for stage in stages)
+        was_finished = all(is_finished(stage.folder, stage.config) for stage in stages)
         for stage in stages:
             text = as_yaml(stage.config)
             train_stage(stage.config, text, stage.folder, stage.title, processes, console, stop_signals)
@@ -52,11 +53,13 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
 
 def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     """Refuse now what would stop the run later: hours of training must not end at a benchmark's mistyped name."""
+    from llava_moe.commands.stage_changes import refuse_longer_start
     from llava_moe.eval.tasks import open_benchmark
 
+    refuse_longer_start(stages)
     planned = {str(stage.folder) for stage in stages}
     for stage in stages:
-        if not is_finished(stage.folder):
+        if not is_finished(stage.folder, stage.config):
             # A stage may start from one before it, which has yet to run.
             follows = stage.config["init_from"] in planned
             check_stage(stage.config | {"init_from": None} if follows else stage.config)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
 
 from llava_moe.cli import FREE_TEXT, quote
 from llava_moe.secrets_in_text import without_secrets
@@ -24,6 +26,15 @@ def typed_command() -> str:
     ``cli.run`` keeps ``sys.argv`` so, whatever started the process: the script, ``python -m`` or a launcher.
     """
     return shell("llava-moe", *map(without_secrets, sys.argv[1:]))
+
+
+def command_elsewhere(folder: Path) -> str:
+    """The running command, for a folder of its own beside the one that it cannot have."""
+    words = [word for word in sys.argv[1:] if not word.lstrip("+").startswith("out=")]
+    typed = [word.partition("=")[2] for word in sys.argv[1:] if word.lstrip("+").startswith("out=")]
+    root = Path(typed[-1]) if typed else folder
+    number = next(number for number in count(2) if not root.with_name(f"{root.name}-{number}").exists())
+    return shell("llava-moe", *map(without_secrets, words), f"out={root.with_name(f'{root.name}-{number}')}")
 
 
 def as_typed(word: str) -> str:

@@ -72,6 +72,26 @@ def refuse_other_start(checkpoint: Path, found: Path, model: nn.Module) -> None:
             )
 
 
+def refuse_changed_start(checkpoint: Path, start: Mapping[str, str]) -> None:
+    """Refuse to resume a run where what ``init_from`` gives is not what it was started from.
+
+    Args:
+        checkpoint: of the run, whose own parts do not count: they are replaced.
+        start: fingerprints of what was given now.
+
+    Raises:
+        UserError: it is another, or the record is damaged.
+    """
+    run = checkpoint.parent.parent
+    before: Mapping[str, str] = _recorded(run).get("start") or {}
+    for part, now in start.items():
+        if before.get(part, now) != now and not (checkpoint / PARTS[part]).is_file():
+            raise UserError(
+                f"{run} was started from another {part} than init_from holds by now: put that run back as it was, or "
+                "choose another folder with out="
+            )
+
+
 def _recorded(run: Path) -> dict[str, Any]:
     path = run / RECORD
     if not path.is_file():

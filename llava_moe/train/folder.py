@@ -6,7 +6,9 @@ import errno
 import fcntl
 import json
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,8 +16,18 @@ from typing import Any
 from llava_moe.errors import UserError
 from llava_moe.own_files import read_object
 from llava_moe.train.checkpoint import last_checkpoint, write_atomically
+from llava_moe.train.state import RunState
 
 FINISHED = "finished.json"
+ENVIRONMENT = "environment.json"
+DIGEST = ".config.json"
+# How long a run is. It may be made longer; its schedule is then that of the new length, from where it stands.
+LENGTHS = ("train.max_steps", "train.epochs")
+# Where data and bases lie. They may be found elsewhere, by a run that recorded what they hold.
+PLACES = re.compile(
+    r"path|images|init_from|data\.(root|quarantine)|data\.sources\.[^.]+\.(path|images)"
+    r"|model\.(path|architecture\.(path|vision_tower|language_model|tokenizer))"
+)
 # What may differ between two starts of one run: it changes how the work is done, or when it is given up, and the result
 # only by rounding. What a message of ours advises to change is among them.
 FREE_KEYS = (
@@ -73,36 +85,119 @@ class FolderLock:
         self.file.close()
 
 
-def claim_configuration(folder: Path, config: Mapping[str, Any], text: str) -> None:
+@dataclass(frozen=True)
+class Claim:
+    """A configuration for a folder, and where it differs from the one that a run there was begun with.
+
+    Attributes:
+        lengths, places: key -> what the run had and what is asked, of ``LENGTHS`` and of where data and bases lie.
+    """
+
+    folder: Path
+    flat: Mapping[str, Any]
+    text: str
+    lengths: Mapping[str, tuple[Any, Any]]
+    places: Mapping[str, tuple[Any, Any]]
+
+    def confirm(self) -> None:
+        """Make the configuration the run's own."""
+        if self.lengths or self.places:
+            # First: a run must never count as finished by a configuration that it was not trained by.
+            (self.folder / FINISHED).unlink(missing_ok=True)
+        write_atomically(self.folder / "config.yaml", self.text)
+        write_atomically(self.folder / DIGEST, json.dumps(self.flat, default=str))
+
+
+def claim_configuration(
+    folder: Path, config: Mapping[str, Any], text: str, instead: str = "Choose another folder with out="
+) -> Claim:
     """Write ``config.yaml``, or refuse a folder that another configuration began.
 
-    A folder where nothing was trained yet is free: what stopped the last try may be the setting that differs.
+    A folder where nothing was trained yet is free: what stopped the last try may be the setting that differs. A run may
+    be made longer, or its data and base may lie elsewhere by now: such a configuration is written by ``confirm``,
+    once what lies there was found to be the same.
 
     Args:
         config: the resolved configuration as plain containers; ``text`` is the same as YAML.
+        instead: what to do where the folder is refused.
 
     Raises:
-        UserError: naming the differing keys.
+        UserError: naming the differing keys, or a length that is less than what was trained.
     """
-    digest = folder / ".config.json"
     flat = flatten(config)
-    if digest.is_file() and _has_trained(folder):
-        before = AS_BEFORE | _read_flat(digest)
-        differing = sorted(
-            key for key in before.keys() | flat.keys() if before.get(key) != flat.get(key) and not _is_free(key)
+    differing = _differing(folder, flat)
+    lengths = {key: pair for key, pair in differing.items() if key in LENGTHS}
+    places = {key: pair for key, pair in differing.items() if _is_place(key, pair)}
+    others = [key for key in differing if key not in lengths and (key not in places or not _tells_content(folder))]
+    if others:
+        shown = ", ".join(f"{key} ({differing[key][0]!r} there, {differing[key][1]!r} asked)" for key in others[:5])
+        raise UserError(
+            f"{folder} holds a run of another configuration; differing: {shown}"
+            f"{f' and {len(others) - 5} more' if len(others) > 5 else ''}. "
+            f"Give the same settings, or a folder of its own: {instead}"
         )
-        if differing:
-            shown = ", ".join(f"{key} ({before.get(key)!r} there, {flat.get(key)!r} asked)" for key in differing[:5])
-            raise UserError(
-                f"{folder} holds a run of another configuration; differing: {shown}"
-                f"{f' and {len(differing) - 5} more' if len(differing) > 5 else ''}. "
-                "Choose another folder with out=, or give the same settings"
-            )
-    write_atomically(folder / "config.yaml", text)
-    write_atomically(digest, json.dumps(flat, default=str))
+    if lengths:
+        _refuse_less_than_trained(folder, flat, instead)
+    claim = Claim(folder, flat, text, lengths, places)
+    if not lengths and not places:
+        claim.confirm()
+    return claim
 
 
-def _has_trained(folder: Path) -> bool:
+def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a run has come to the end of the length that is asked, on what lies where it is looked for."""
+    if not (folder / FINISHED).is_file():
+        return False
+    differing = _differing(folder, flatten(config))
+    return not any(key in LENGTHS or _is_place(key, pair) for key, pair in differing.items())
+
+
+def changed_lengths(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings of a run's length that differ from those it was begun with; none where nothing was trained."""
+    return {key: pair for key, pair in _differing(folder, flatten(config)).items() if key in LENGTHS}
+
+
+def _differing(folder: Path, flat: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    digest = folder / DIGEST
+    if not digest.is_file() or not has_trained(folder):
+        return {}
+    before = AS_BEFORE | _read_flat(digest)
+    keys = sorted(key for key in before.keys() | flat.keys() if not _is_free(key))
+    return {key: (before.get(key), flat.get(key)) for key in keys if before.get(key) != flat.get(key)}
+
+
+def _is_place(key: str, pair: tuple[Any, Any]) -> bool:
+    # A run that was started from none records no start to hold one against.
+    return bool(PLACES.fullmatch(key)) and not (key == "init_from" and None in pair)
+
+
+def _tells_content(folder: Path) -> bool:
+    """Whether a run recorded what its data and base hold, so that it knows them again elsewhere."""
+    environment = folder / ENVIRONMENT
+    remedy = "put it back, or choose another folder with out="
+    return environment.is_file() and "images" in read_object(environment, remedy, {"images?": {str: str}})
+
+
+def _refuse_less_than_trained(folder: Path, flat: Mapping[str, Any], instead: str) -> None:
+    """Refuse a length that the run has passed already."""
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        return
+    state = RunState.read(checkpoint / "state.json")
+    steps, epochs = flat["train.max_steps"], flat["train.epochs"]
+    if steps is not None:
+        told, is_less = f"train.max_steps={steps}", steps < state.step
+    else:
+        told, is_less = f"train.epochs={epochs}", (epochs, 0) < (state.epoch, state.epoch_step)
+    if is_less:
+        raise UserError(
+            f"{folder} has taken {state.step} steps (epoch {state.epoch}), and {told} asks for fewer: give at least as "
+            f"many, or a folder of its own: {instead}"
+        )
+
+
+def has_trained(folder: Path) -> bool:
+    """Whether a run in this folder has taken a step."""
     log = folder / "log.jsonl"
     return last_checkpoint(folder) is not None or (log.is_file() and log.stat().st_size > 0)
 

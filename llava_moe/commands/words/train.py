@@ -15,8 +15,9 @@ from llava_moe.commands.console import say_next
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import EMBEDDED
-from llava_moe.commands.stages import Stage, experiment_name, is_finished, plan_stages
+from llava_moe.commands.stages import Stage, experiment_name, plan_stages
 from llava_moe.commands.typed_words import is_sweep, words_of_job
+from llava_moe.train.folder import is_finished
 from llava_moe.visible import visible
 from llava_moe.visible_console import VisibleConsole
 
@@ -37,9 +38,9 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], roots: li
     plain = resolved(config)
     stages = plan_stages(plain, words)
     for stage in stages:
-        if not is_finished(stage.folder):
+        if not is_finished(stage.folder, stage.config):
             find_data(stage.config)
-    find_starts([stage for stage in stages if not is_finished(stage.folder)])
+    find_starts([stage for stage in stages if not is_finished(stage.folder, stage.config)])
     know_benchmarks(plain["eval"]["benchmarks"])
     if os.environ.get("RANK", "0") == "0":
         _say_first(experiment_name(words), plain, stages)
