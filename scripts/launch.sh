@@ -5,6 +5,8 @@
 set -uo pipefail
 gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
 export WORLD_SIZE=$gpus MASTER_ADDR=127.0.0.1 MASTER_PORT=${MASTER_PORT:-29500} OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
+# Said again where a run is stopped.
+export LLAVA_MOE_LAUNCHER="${GPUS:+env GPUS=$GPUS }$0"
 ranks=()
 for ((rank = 0; rank < gpus; rank++)); do
   RANK=$rank LOCAL_RANK=$rank python -m llava_moe train "$@" &

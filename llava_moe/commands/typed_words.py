@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 from llava_moe.cli import FREE_TEXT, quote
+from llava_moe.errors import StoppedBySignalError
 from llava_moe.secrets_in_text import without_secrets
 from llava_moe.shell_words import as_place, shell
 
@@ -35,6 +38,35 @@ def command_elsewhere(folder: Path) -> str:
     root = Path(typed[-1]) if typed else folder
     number = next(number for number in count(2) if not root.with_name(f"{root.name}-{number}").exists())
     return shell("llava-moe", *map(without_secrets, words), f"out={root.with_name(f'{root.name}-{number}')}")
+
+
+def command_again() -> str | None:
+    """What starts the running command once more, by its launcher if it has one.
+
+    None in all processes but the first, and where a launcher does not tell how it was called (Slurm queues again).
+    """
+    world, local = os.environ.get("WORLD_SIZE", "1"), os.environ.get("LOCAL_WORLD_SIZE")
+    if world == "1":
+        return typed_command()
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    words = [*map(without_secrets, sys.argv[1:])]
+    if script := os.environ.get("LLAVA_MOE_LAUNCHER"):
+        return shell(*script.split(" "), *words[1:])
+    if "TORCHELASTIC_RUN_ID" in os.environ and local == world:
+        return shell("torchrun", f"--nproc-per-node={world}", "-m", "llava_moe", *words)
+    return None
+
+
+@contextmanager
+def told_how_to_go_on() -> Iterator[None]:
+    """Add the command that goes on to the text of a signal or Ctrl-C that stops what stands inside."""
+    try:
+        yield
+    except (StoppedBySignalError, KeyboardInterrupt) as error:
+        if command := command_again():
+            error.args = (f"{str(error) or 'interrupted'}: {command}",)
+        raise
 
 
 def as_typed(word: str) -> str:

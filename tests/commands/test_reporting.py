@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from llava_moe.commands.reporting import next_commands
+from llava_moe.commands.typed_words import told_how_to_go_on
+from llava_moe.errors import StoppedBySignalError
 
 EMBEDDED = {"general": {"path": "embedded:general.parquet"}}
 MOLE = "llava_moe.adapters.LlavaMole"
@@ -86,3 +88,28 @@ def test_only_what_was_trained_on_the_embedded_data_is_asked_the_demos_questions
     )
     assert [shlex.split(command)[1] for command in captions] == ["chat", "train"]
     assert "exp=llava_med" in captions[1]
+
+
+def test_what_was_stopped_says_the_command_that_goes_on_by_its_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["train", "-m", "adapter=lora,none", "path=my data/a.json"]
+    typed = "train -m adapter=lora,none 'path=my data/a.json'"
+    ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0"}
+    cases: tuple[tuple[dict[str, str], str | None], ...] = (
+        ({}, f"llava-moe {typed}"),
+        (ranks | {"TORCHELASTIC_RUN_ID": "none"}, f"torchrun --nproc-per-node=2 -m llava_moe {typed}"),
+        (ranks | {"LLAVA_MOE_LAUNCHER": "scripts/launch.sh"}, f"scripts/launch.sh {typed.removeprefix('train ')}"),
+        (ranks | {"LLAVA_MOE_LAUNCHER": "scripts/launch.sh", "RANK": "1"}, None),
+        (ranks, None),
+    )
+    monkeypatch.setattr("sys.argv", ["llava-moe", *words])
+    for environment, command in cases:
+        with monkeypatch.context() as patched:
+            for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "TORCHELASTIC_RUN_ID", "LLAVA_MOE_LAUNCHER"):
+                patched.delenv(name, raising=False)
+            for name, value in environment.items():
+                patched.setenv(name, value)
+            with pytest.raises(StoppedBySignalError) as stopped, told_how_to_go_on():
+                raise StoppedBySignalError("stopped")
+        assert str(stopped.value) == ("stopped" if command is None else f"stopped: {command}")

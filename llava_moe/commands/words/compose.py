@@ -12,7 +12,7 @@ from llava_moe.commands.compose_config import compose_again, resolved, run_compo
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import settle
-from llava_moe.commands.typed_words import as_typed
+from llava_moe.commands.typed_words import as_typed, told_how_to_go_on
 from llava_moe.errors import UserError
 from llava_moe.visible import visible
 
@@ -41,7 +41,9 @@ def main(words: Sequence[str]) -> int:
     rest = [word for word in words if _key(word) not in OWN_KEYS]
     if any(_key(word) == "run" for word in own):
         return run_composed("compose", words, lambda config, _: _begin_mask(config))
-    return run_composed("train", [*_train_words(own, rest), *rest], lambda config, _: _begin(config, own, rest, words))
+    with told_how_to_go_on():
+        given = [*_train_words(own, rest), *rest]
+        return run_composed("train", given, lambda config, _: _begin(config, own, rest, words))
 
 
 def _key(word: str) -> str:

@@ -16,7 +16,7 @@ from llava_moe.commands.named_files import find_data, find_starts, know_benchmar
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import EMBEDDED
 from llava_moe.commands.stages import Stage, experiment_name, plan_stages
-from llava_moe.commands.typed_words import is_sweep, words_of_job
+from llava_moe.commands.typed_words import is_sweep, told_how_to_go_on, words_of_job
 from llava_moe.train.folder import is_finished
 from llava_moe.visible import visible
 from llava_moe.visible_console import VisibleConsole
@@ -25,7 +25,8 @@ from llava_moe.visible_console import VisibleConsole
 def main(words: Sequence[str]) -> int:
     """Judge the words, say what trains and where, then train."""
     roots: list[Path] = []
-    status = run_composed("train", words, lambda config, overrides: _begin(config, overrides, words, roots))
+    with told_how_to_go_on():
+        status = run_composed("train", words, lambda config, overrides: _begin(config, overrides, words, roots))
     if is_sweep(words) and roots:
         from llava_moe.commands.reporting import next_of_sweep
 
