@@ -78,6 +78,7 @@ Keys: device=cpu or a GPU's name (llava-moe plan device=? lists them), mfu=0.4, 
         "score a run (or a Hugging Face LLaVA: model.path=) on benchmarks",
         """llava-moe eval run=FOLDER [benchmarks=[demo]] [protocol=llava_1_5] [key=value ...]
 llava-moe eval run=FOLDER benchmarks=[pathvqa,pope] benchmark_root=FOLDER
+llava-moe eval run=FOLDER limit=3                 three questions of each kind: a first look, marked as a part
 llava-moe eval run=FOLDER benchmarks=[chartqa] benchmark_paths.chartqa=hf://datasets/lmms-lab/ChartQA
 llava-moe eval model.path=llava-hf/llava-1.5-7b-hf [model.peft=FOLDER]       a Hugging Face LLaVA, a PEFT LoRA on it
 llava-moe eval model.endpoint=http://localhost:8000/v1 model.name=NAME       whatever vLLM or another server serves

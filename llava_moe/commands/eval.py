@@ -127,6 +127,8 @@ def evaluate(
     """
     results = []
     for benchmark in benchmarks:
+        if draw := benchmark.facts.draw:
+            console.print(f"{benchmark.name}: {draw}", highlight=False, markup=False)
         with EvalProgress(console, benchmark.name) as progress:
             results.append(
                 ask_benchmark(

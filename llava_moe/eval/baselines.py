@@ -122,6 +122,21 @@ def draw_pairs(
     return [pair for pair in pairs if pair.id in drawn]
 
 
+def draw_of_each_kind(
+    pairs: Sequence[AskedPair], limit: int, *, compared: Container[str], seed: int
+) -> list[AskedPair]:
+    """At most ``limit`` pairs of each kind in each domain, drawn by ``seed``, those compared first."""
+    kinds: dict[tuple[str, str], list[AskedPair]] = defaultdict(list)
+    for pair in pairs:
+        kinds[pair.domain, pair.kind].append(pair)
+    drawn = {
+        pair.id
+        for group in kinds.values()
+        for pair in sorted(group, key=lambda pair: (pair.id not in compared, _draw(seed, pair.id)))[:limit]
+    }
+    return [pair for pair in pairs if pair.id in drawn]
+
+
 def _raise_limit(sizes: Sequence[int], limit: int, minimum: int) -> int:
     while sum(min(size, limit) for size in sizes) < minimum and limit < max(sizes, default=0):
         limit += 1

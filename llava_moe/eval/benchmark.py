@@ -74,7 +74,8 @@ class Facts:
         num_questions: asked, rotations and other copies included.
         domain: ``general``, ``documents`` or ``medical``, or ``all`` of them.
         place: the folder, file or address that was read; "" for what the package carries.
-        seed, limit: of the draw; a limit of None asks all.
+        seed, limit: of the draw; a limit of None asks the benchmark's own number.
+        draw: what a limit left of the questions, in words; "" where it left all, or there was none.
     """
 
     protocol: str
@@ -90,6 +91,29 @@ class Facts:
     place: str = ""
     seed: int = 0
     limit: int | None = None
+    draw: str = ""
+
+    @property
+    def partial(self) -> str:
+        """The draw for a title: ``limit=3: 12 of 2,072 questions``; "" where there is none."""
+        return self.draw.partition(" (")[0]
+
+
+def draw_in_words(limit: int | None, num_kinds: int, num_asked: int, num_all: int, *, grouped: bool = False) -> str:
+    """What a limit leaves of a benchmark's questions; "" where it leaves all.
+
+    Args:
+        limit: questions of each kind; None or 0 for no limit.
+        num_kinds: sorts of questions that were drawn from.
+        num_asked, num_all: questions drawn, and those there are.
+        grouped: questions that belong together, such as the rotations of one, count as one.
+    """
+    if not limit or num_asked == num_all:
+        return ""
+    most = f"{limit}" if grouped or num_asked == limit * num_kinds else f"up to {limit}"
+    each = f"{most} of each of {num_kinds:,} kinds" if num_kinds > 1 else f"{most} of one kind"
+    together = ", what belongs together counting as one" if grouped else ""
+    return f"limit={limit}: {num_asked:,} of {num_all:,} questions ({each}{together})"
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ def comparison_table(comparison: Comparison, compared: ComparedBenchmark, *, mai
     ]
     unit = "own scale" if all(row.measure in POINTS for row in compared.main_rows) else "%"
     protocol = "" if compared.facts is None else f"protocol {compared.facts.protocol}, "
+    partial = "" if compared.facts is None or not compared.facts.partial else f"; {compared.facts.partial}"
     return TextTable(
-        title=f"{compared.name}: {protocol}{unit}, 95 % intervals in brackets",
+        title=f"{compared.name}: {protocol}{unit}, 95 % intervals in brackets{partial}",
         header=(*header, *compared.baselines),
         rows=tuple(rows),
         num_labels=2,

@@ -25,6 +25,7 @@ from llava_moe.eval.benchmark import (
     Question,
     ScoreRow,
     Submission,
+    draw_in_words,
 )
 from llava_moe.eval.download import Download
 from llava_moe.eval.intervals import mean_of
@@ -177,6 +178,7 @@ class PublishedBenchmark:
             place=self.place,
             seed=self.seed,
             limit=self.limit,
+            draw=self._drawn(),
         )
 
     def questions(self) -> tuple[Question, ...]:
@@ -229,9 +231,8 @@ class PublishedBenchmark:
 
     def notes(self) -> tuple[str, ...]:
         """Protocol, data and scorer in a sentence, then the page's own notes."""
-        drawn = (
-            "" if len(self.items) == self.num_read else f"{len(self.items):,} of {self.num_read:,} questions drawn. "
-        )
+        draw = self._drawn()
+        drawn = f"A part was drawn, {draw}. " if draw else ""
         said = f"{drawn}Protocol {self.protocol.name}, scorer: {self.scorer.name}, data: {self._data()}."
         return (said, *self.page.notes)
 
@@ -239,6 +240,15 @@ class PublishedBenchmark:
         """The file for the evaluation server, if the source keeps its answers to itself."""
         unscored = [(item, answers[item.id]) for item in self.items.values() if not item.references]
         return self.page.submission(unscored) if unscored and self.page.submission else None
+
+    def _drawn(self) -> str:
+        return draw_in_words(
+            self.limit,
+            len({(item.part, item.kind) for item in self.items.values()}),
+            len(self.items),
+            self.num_read,
+            grouped=any(item.group for item in self.items.values()),
+        )
 
     def _data(self) -> str:
         known = self.page.known.get(self.num_read, "no published variant of this size is known")
@@ -252,7 +262,7 @@ def open_published(
     """Read a page's data and draw from it.
 
     Args:
-        limit: at most so many groups of items of each part, drawn by seed; None or 0 takes all.
+        limit: at most so many groups of items of each kind of each part, drawn by seed; None or 0 takes all.
 
     Raises:
         UserError: the data is missing, damaged or incomplete, or an id stands twice.
@@ -286,13 +296,17 @@ def open_published(
 
 
 def _draw(items: Mapping[str, Item], limit: int, seed: int) -> dict[str, Item]:
-    groups: dict[str, set[str]] = {}
+    kind_of: dict[tuple[str, str], str] = {}
+    groups: dict[tuple[str, str], set[str]] = {}
     for item in items.values():
-        groups.setdefault(item.part, set()).add(item.group or item.id)
+        name = item.group or item.id
+        # A group stands under the kind of its first item, so that it is drawn as a whole.
+        kind = kind_of.setdefault((item.part, name), item.kind)
+        groups.setdefault((item.part, kind), set()).add(name)
     chosen = {
-        (part, group)
-        for part, found in groups.items()
-        for group in sorted(found, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:limit]
+        (part, name)
+        for (part, _), found in groups.items()
+        for name in sorted(found, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:limit]
     }
     return {item.id: item for item in items.values() if (item.part, item.group or item.id) in chosen}
 

@@ -124,6 +124,12 @@ def _refuse_other_facts(first: ScoredRun, other: ScoredRun, common: bool) -> Non
         )
     if one is None or two is None:
         return
+    if not common and one.draw != two.draw:
+        raise UserError(
+            f"{first.result.benchmark}: {first.label} was asked {_drawn(one)}, {other.label} "
+            f"{_drawn(two)}; evaluate both with the same limit, or add common=true to compare the "
+            "questions that both answered"
+        )
     for name in NEVER_MIXED if common else (*NEVER_MIXED, "data"):
         if getattr(one, name) != getattr(two, name):
             raise UserError(
@@ -131,6 +137,10 @@ def _refuse_other_facts(first: ScoredRun, other: ScoredRun, common: bool) -> Non
                 f"{other.label} has {_said(two, name)}; evaluate both alike"
                 + (", or add common=true to compare the questions that both answered" if name == "data" else "")
             )
+
+
+def _drawn(facts: Facts) -> str:
+    return f"with {facts.draw or f'limit={facts.limit}'}" if facts.draw or facts.limit else "without a limit"
 
 
 def asked_alike(one: BenchmarkResult, other: BenchmarkResult) -> bool:

@@ -48,6 +48,15 @@ def domain_table(result: BenchmarkResult) -> TextTable:
 
 
 def _unit(result: BenchmarkResult) -> str:
+    return f"{_scale(result)}{_partial(result)}"
+
+
+def _partial(result: BenchmarkResult) -> str:
+    """That a part of the questions was asked, for a title."""
+    return "" if result.facts is None or not result.facts.partial else f"; {result.facts.partial}"
+
+
+def _scale(result: BenchmarkResult) -> str:
     if any(name in DIFFERENCES for name in result.columns):
         return "closed questions, exact match in % (differences in points)"
     return ("" if result.facts is None else f"protocol {result.facts.protocol}, ") + "%"
@@ -56,7 +65,7 @@ def _unit(result: BenchmarkResult) -> str:
 def kind_table(result: BenchmarkResult) -> TextTable:
     """One row a kind of question, with the headline columns."""
     return TextTable(
-        title=f"{result.benchmark}: by kind of question",
+        title=f"{result.benchmark}: by kind of question{_partial(result)}",
         header=("domain", "kind", "answers", "n", *(title_of(name) for name in result.columns)),
         rows=tuple(
             (
@@ -82,7 +91,7 @@ def paper_table(result: BenchmarkResult) -> TextTable:
                 if name not in result.columns:
                     rows.append((row.domain, title_of(name), f"{measure.num_questions:,}", shown(name, measure)))
     return TextTable(
-        title=f"{result.benchmark}: the papers' metrics, %",
+        title=f"{result.benchmark}: the papers' metrics, %{_partial(result)}",
         header=("domain", "metric", "n", "score"),
         rows=tuple(rows),
         num_labels=2,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from llava_moe.errors import UserError
 from llava_moe.eval.baselines import TWIN_MARK, is_twin
-from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Question
+from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, BenchmarkResult, Question
 from llava_moe.eval.metrics import exact_match
+from llava_moe.eval.table import domain_table, markdown_tables
 from llava_moe.eval.tasks import benchmark_summaries, demo, open_benchmark
 from llava_moe.eval.tasks.demo import DemoBenchmark, open_demo_benchmark
 
@@ -116,6 +118,32 @@ def test_the_limit_draws_from_every_kind(demo_folder: Path) -> None:
     benchmark = open_demo_benchmark(demo_folder, limit=2, min_compared=0)
     assert len(benchmark.pairs) == 3 * 3 * 2 + 1
     assert len(open_demo_benchmark(demo_folder, limit=2, min_compared=12).pairs) == 1 + 3 * (12 + 2)
+
+
+def test_a_limit_is_so_many_of_each_kind_and_says_how_many_that_is() -> None:
+    for limit in (1, 3):
+        benchmark = open_benchmark("demo", limit=limit)
+        assert isinstance(benchmark, DemoBenchmark)
+        counts = Counter((pair.domain, pair.kind) for pair in benchmark.pairs)
+        assert set(counts.values()) == {limit}
+        told = f"limit={limit}: {len(benchmark.pairs)} of {benchmark.num_test_pairs:,} questions"
+        assert benchmark.facts.draw == f"{told} ({limit} of each of {len(counts)} kinds)"
+        assert benchmark.facts.partial == told
+        assert any(told in note for note in benchmark.notes())
+        assert told in domain_table(result_of(benchmark)).title and told in markdown_tables(result_of(benchmark))
+    smaller = open_benchmark("demo", limit=1)
+    assert {question.id for question in smaller.questions()} < {question.id for question in benchmark.questions()}
+    assert "up to 500 of each" in open_benchmark("demo", limit=500).facts.draw
+    for limit in (0, None):
+        whole = open_benchmark("demo", limit=limit)
+        assert whole.facts.draw == "" and "limit" not in domain_table(result_of(whole)).title
+
+
+def result_of(benchmark: Benchmark) -> BenchmarkResult:
+    answers = {question.id: Answer(question.id, "", question.references, benchmark.score(question, ""))
+               for question in benchmark.questions()}  # fmt: skip
+    rows = benchmark.summarize(answers)
+    return BenchmarkResult(benchmark.name, "m", benchmark.columns, rows, benchmark.notes(), facts=benchmark.facts)
 
 
 def test_a_prediction_is_scored_as_the_metric_says(benchmark: DemoBenchmark) -> None:

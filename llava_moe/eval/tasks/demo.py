@@ -21,12 +21,23 @@ from llava_moe.eval.baselines import (
     AskedPair,
     MajorityAnswers,
     count_majority,
+    draw_of_each_kind,
     draw_other_images,
     draw_pairs,
     is_twin,
     twin_id,
 )
-from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Expected, Facts, Measure, Question, ScoreRow, Submission
+from llava_moe.eval.benchmark import (
+    ALL_DOMAINS,
+    Answer,
+    Expected,
+    Facts,
+    Measure,
+    Question,
+    ScoreRow,
+    Submission,
+    draw_in_words,
+)
 from llava_moe.eval.intervals import mean_of, paired_difference
 from llava_moe.eval.metrics import (
     chartqa_relaxed_accuracy,
@@ -92,6 +103,7 @@ class DemoBenchmark:
             domain=ALL_DOMAINS,
             seed=self.seed,
             limit=self.limit,
+            draw=self._drawn(),
         )
 
     def oracle(self, question: Question) -> str:
@@ -146,13 +158,19 @@ class DemoBenchmark:
     def notes(self) -> tuple[str, ...]:
         """What was asked and what was left out."""
         alone = sum(pair.id not in self.others for pair in self.pairs)
+        draw = self._drawn()
         notes = [
-            f"{len(self.pairs):,} of {self.num_test_pairs:,} test questions, each asked alone; "
+            (f"A part was drawn, {draw}. " if draw else "")
+            + f"{len(self.pairs):,} of {self.num_test_pairs:,} test questions, each asked alone; "
             "columns compare the same closed questions.",
         ]
         if alone:
             notes.append(f"{alone:,} questions that no other test image carries are not in the compared columns.")
         return tuple(notes)
+
+    def _drawn(self) -> str:
+        kinds = {(pair.domain, pair.kind) for pair in self.pairs}
+        return draw_in_words(self.limit, len(kinds), len(self.pairs), self.num_test_pairs)
 
     def _domain_row(self, domain: str, pairs: Sequence[AskedPair], answers: Mapping[str, Answer]) -> ScoreRow:
         measures = self._paired([pair for pair in pairs if pair.closed], answers)
@@ -186,8 +204,10 @@ def _question(pair: AskedPair, question_id: str, image: bytes) -> Question:
 
 
 def open_benchmark(limit: int | None, seed: int) -> DemoBenchmark:
-    """The embedded benchmark; ``limit`` None is :data:`DEFAULT_LIMIT` questions of a kind, 0 is all of them."""
-    return open_demo_benchmark(limit=(DEFAULT_LIMIT if limit is None else limit) or None, seed=seed)
+    """The embedded benchmark; ``limit`` None is :data:`DEFAULT_LIMIT` questions of a kind or more, 0 is all of them."""
+    if limit is None:
+        return open_demo_benchmark(seed=seed)
+    return open_demo_benchmark(limit=limit or None, min_compared=0, seed=seed)
 
 
 def open_demo_benchmark(
@@ -203,7 +223,8 @@ def open_demo_benchmark(
     Args:
         folder: where ``general.parquet``, ``documents.parquet`` and ``medical.parquet`` lie.
         limit: at most so many questions of each kind, drawn by seed; None asks all.
-        min_compared: the limit is raised for a domain's closed kinds until so many are compared, if it holds them.
+        min_compared: the limit is raised for a domain's closed kinds until so many are compared, if it holds them; with
+            0 it holds for the kinds as they are shown, those compared first.
         seed: of the draw and of the other images.
         split: the split asked about; majority answers always come from ``train``.
 
@@ -218,7 +239,12 @@ def open_demo_benchmark(
         raise UserError(f"no question of split {split!r} in {folder}: choose one of train, val, test")
     majority = count_majority(trained for file in files for trained in _read_training(file))
     others = draw_other_images(pairs, seed)
-    drawn = pairs if limit is None else draw_pairs(pairs, limit, compared=others, min_compared=min_compared, seed=seed)
+    if limit is None:
+        drawn = pairs
+    elif min_compared:
+        drawn = draw_pairs(pairs, limit, compared=others, min_compared=min_compared, seed=seed)
+    else:
+        drawn = draw_of_each_kind(pairs, limit, compared=others, seed=seed)
     chosen = {pair.id: others[pair.id] for pair in drawn if pair.id in others}
     return DemoBenchmark(tuple(drawn), chosen, majority, num_test_pairs=len(pairs))
 

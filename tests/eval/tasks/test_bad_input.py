@@ -228,9 +228,9 @@ def test_a_changed_file_is_laid_out_anew_and_an_unchanged_one_is_not(tmp_path: P
 def test_a_result_opens_its_benchmark_again_until_the_data_has_moved(tmp_path: Path) -> None:
     from llava_moe.eval.benchmark import BenchmarkResult
 
-    place = LAYOUTS["vsr"]["jsonl"](tmp_path / "data")
-    benchmark = open_benchmark("vsr", 1, protocol="llava_mole", places=Places(paths={"vsr": str(place)}))
-    result = BenchmarkResult("vsr", "abc", benchmark.columns, (), facts=benchmark.facts)
+    place = LAYOUTS["pope"]["official"](tmp_path / "data")
+    benchmark = open_benchmark("pope", 1, protocol="llava_mole", places=Places(paths={"pope": str(place)}))
+    result = BenchmarkResult("pope", "abc", benchmark.columns, (), facts=benchmark.facts)
     again = reopen_benchmark(result)
     assert set(benchmark.questions()) < set(again.questions())
     Path(place).rename(tmp_path / "moved")
