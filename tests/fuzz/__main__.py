@@ -9,20 +9,25 @@ Python finds first: ``PYTHONPATH`` may name another checkout.
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import platform
 import sys
 import tempfile
 from pathlib import Path
 
+from tests.fuzz.adapters import Adapters
+from tests.fuzz.benchmarks import Benchmarks
 from tests.fuzz.campaign import Campaign, Tally, tell_findings, write_tally
 from tests.fuzz.case import DEFAULT_SEED, CaseName, Family
-from tests.fuzz.commands import MODULES
+from tests.fuzz.commands import load_everything
+from tests.fuzz.images import Images
+from tests.fuzz.records import Records
 from tests.fuzz.run_folders import RunFolders
 from tests.fuzz.words import Words
 
-FAMILIES: dict[str, type[Family]] = {kind.name: kind for kind in (Words, RunFolders)}
+FAMILIES: dict[str, type[Family]] = {
+    kind.name: kind for kind in (Records, Adapters, Words, Images, RunFolders, Benchmarks)
+}
 # As the command line sets them before it loads torch; and nothing is asked of a network.
 WHILE_LOADING = {
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -39,8 +44,7 @@ def load() -> None:
     os.environ.update(WHILE_LOADING)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MPLCONFIGDIR"] = folder
-        for module in MODULES:
-            importlib.import_module(module)
+        load_everything()
     import torch
 
     torch.set_num_threads(1)

@@ -55,12 +55,14 @@ class Outcome:
 
     Attributes:
         status: exit status, negative for a signal.
+        cpu_seconds: of it and what it started.
         peak_bytes: resident memory over that of the process it was forked from.
         events: what it did that was watched for: ``kind`` and what.
     """
 
     status: int
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     timed_out: bool
     output: str

@@ -46,6 +46,7 @@ def run_attempt(attempt: Attempt, folder: Path, seconds: float = SECONDS) -> Out
         return Outcome(
             status=os.waitstatus_to_exitcode(status),
             seconds=time.monotonic() - began,
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
             peak_bytes=max(0, usage.ru_maxrss * 1024 - before),
             timed_out=timed_out,
             output=_read(output),

@@ -48,6 +48,8 @@ PIECES = (
         "{%",
     ),
     *("%s", "%n", "{0}", "{__class__}", "?", "|", "(", ")", "*", "-", "--", "`", ";", "$(", "\n", "\t", " "),
+    # patterns
+    *("(a+)+", "(.*)*", "(a|aa)+$", "(?:", "\\1", "[a-", "{1000}", ".*", "^(([a-z])+.)+", "(?i)"),
     # paths and addresses
     *("/", "../", "./", "~/", "//", "file://", "http://", "hf://", "s3://", "?", "*", ".", ".tif.2", "C:\\"),
     # words and numbers
@@ -55,10 +57,23 @@ PIECES = (
     *("\ud800", "\udfff", "\u2028", "\u0130", "ﬃ"),
 )
 LONG = (100, 5_000, 100_000)
+OUTSIDE = "outside.png"
+"""A real picture that every case has above the folder of its data, and that nobody gave."""
+ELSEWHERE = "elsewhere.json"
+"""A file beside it that data files may be links to: those of a person's own files may lie anywhere."""
+PATHS = (
+    *(f"../{OUTSIDE}", f"../../{OUTSIDE}", f"pictures/../../{OUTSIDE}", f"./../{OUTSIDE}", "/etc/passwd", "/dev/zero"),
+    *("/dev/stdin", "/dev/fd/0", "/proc/self/environ", "/proc/self/mem", "~/.netrc", "file:///etc/passwd", ".", "/"),
+    *("http://127.0.0.1:9/a.png", "ftp://a/b", "//a/b", "a" * 300, "a/" * 3_000, "0.png/", "0.png/..", "CON", "\\a\b"),
+)
+FORBIDDEN = ("/etc/passwd", "/proc/self/environ")
+"""What no data may lead to. Devices are left to what reading them does: they may be opened to see what they are."""
 
 
 def hostile_text(random: Random, longest: int = LONG[-1]) -> str:
-    """A few pieces in a row; now and then one of them many times over."""
+    """A few pieces in a row; now and then many times over, or a path to where nobody should be led."""
+    if random.random() < 0.15:
+        return random.choice(PATHS)[:longest]
     text = "".join(random.choices(PIECES, k=random.randint(1, 6)))
     if random.random() < 0.1:
         text = text * (min(longest, random.choice(LONG)) // len(text) + 1)
