@@ -14,6 +14,7 @@ from llava_moe.check.view import View
 from llava_moe.data.shard_records import ShardRecords
 from llava_moe.data.source import check_has_images, check_image_root
 from llava_moe.errors import UserError
+from llava_moe.regular_file import open_regular
 
 BLOCK = 1 << 22
 
@@ -106,7 +107,7 @@ def shard_trouble(job: Job, place: ShardPlace) -> Trouble | None:
     assert isinstance(view.records, ShardRecords)
     shard = view.records.shards[place.shard]
     path, digest = view.records.folder / shard.file, sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(BLOCK):
             digest.update(block)
     if digest.hexdigest() == shard.sha256:

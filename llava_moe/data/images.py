@@ -6,12 +6,14 @@ Shape letters: I images, H height, W width.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
 from llava_moe.data.image_bounds import MAX_PIXELS, MAX_SIDE, CostlyImageError
@@ -150,6 +152,21 @@ def read_image(
     Raises:
         BadRecord: ``image_missing``, ``image_outside``, ``image_address``, ``image_unreadable``, ``image_too_large``.
     """
+    with _opening(ref, root, max_pixels, max_side) as (image, name, again):
+        return decode_file(image, name, reading, again)
+
+
+def judge_image(ref: ImageRef, root: str | None = None) -> None:
+    """Raise as :func:`read_image` where an image's header already tells that it cannot be opened."""
+    with _opening(ref, root, MAX_PIXELS, MAX_SIDE):
+        pass
+
+
+@contextmanager
+def _opening(
+    ref: ImageRef, root: str | None, max_pixels: int, max_side: int
+) -> Iterator[tuple[ImageFile.ImageFile, str, Callable[[], ImageFile.ImageFile]]]:
+    """An image that is not decoded yet, what it is called, and what opens it once more."""
     if isinstance(ref, StoredImage):
         raise ValueError("a stored image is read by its records first: take records[index]")
     name = f"{len(ref)} bytes in the record" if isinstance(ref, bytes) else str(ref)
@@ -168,7 +185,7 @@ def read_image(
                         f"{name} is {width} x {height}; at most {max_pixels} pixels and {max_side} a side are opened",
                     )
                 refuse_zero_filled(file)
-                return decode_file(image, name, reading, partial(open_file, file, page))
+                yield image, name, partial(open_file, file, page)
     except CostlyImageError as error:
         raise BadRecord("image_too_large", f"{name} {error}") from error
     except Image.DecompressionBombError as error:

@@ -49,8 +49,9 @@ def read_classes(
     if files := download.find("test-*.parquet"):
         for file in files:
             for number, row in enumerate(download.rows(file)):
-                image, label = download.text(row, "img", "image"), int(download.cell(row, *columns))
-                yield Item(f"{file.rpartition('/')[2]}#{number}", (image,), words, names[label], closed=True)
+                image, label = download.text(row, "img", "image"), int(download.text(row, *columns))
+                said = names[range(len(names)).index(label)]
+                yield Item(f"{file.rpartition('/')[2]}#{number}", (image,), words, said, closed=True)
         return
     if not download.find(binary) and download.find(f"{task}.jsonl"):
         yield from mixlora_items(

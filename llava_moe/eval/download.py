@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -141,24 +142,39 @@ class Download:
     def as_text(self, value: Any, column: str) -> str:
         """A value of the row that is read, as :func:`text` has it."""
         try:
-            told = optional_text(value) if isinstance(value, str | float) else str(value)
+            told = optional_text(value)
         except BadRecord as fault:
             raise UserError(
                 f"benchmark {self.name}: {self.reading}, {column}: {fault.detail}; fix that record"
             ) from fault
-        if told is None or isinstance(value, bool):
+        if told is None:
             raise UserError(
-                f"benchmark {self.name}: {self.reading}, {column}: text expected, got {value}; fix that record"
+                f"benchmark {self.name}: {self.reading}, {column}: text expected, got null; fix that record"
             )
         return FoundImage(told) if isinstance(value, FoundImage) else told
+
+    def texts(self, row: Row, column: str) -> list[str]:
+        """A list of texts, each as :func:`text` has it.
+
+        Raises:
+            UserError: as there, and where no list stands.
+        """
+        values = self.cell(row, column)
+        if not isinstance(values, list):
+            raise UserError(f"benchmark {self.name}: {self.reading}, {column}: is no list of texts; fix that record")
+        return [self.as_text(value, f"{column}[{number}]") for number, value in enumerate(values)]
 
     def whole(self, file: str) -> Any:
         """What a JSON file holds, as one value; raises as :func:`rows` does."""
         self.reading = file
-        return next(iter(_json_values(file)))
+        value = next(iter(_json_values(file)), None)
+        if isinstance(value, FaultyRecord):
+            raise UserError(f"benchmark {self.name}: {file}: {value.fault.detail}; fix it, or fetch the file again")
+        return value
 
     def bytes_of(self, file: str) -> bytes:
         """A whole binary file; raises ``UserError`` where it cannot be read."""
+        self.reading = file
         with open_raw(file) as opened:
             return opened.read()
 
@@ -322,9 +338,14 @@ def _keep_cell(value: Any, folder: Path) -> Any:
 
 
 def _open_cell(value: Any, folder: Path) -> Any:
-    if isinstance(value, dict) and set(value) == {"image"}:
+    # Trap: a column of the file itself may hold such an object, with a path that leads anywhere.
+    if isinstance(value, dict) and set(value) == {"image"} and _is_hash(value["image"]):
         return FoundImage(folder / "images" / value["image"])
     return value
+
+
+def _is_hash(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[0-9a-f]{64}", name) is not None
 
 
 def _tsv_rows(file: str) -> Iterator[Row]:

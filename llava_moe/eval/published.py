@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from llava_moe.eval.benchmark import (
 )
 from llava_moe.eval.download import Download
 from llava_moe.eval.intervals import mean_of
+from llava_moe.eval.judged import misfit, unreadable_image
 from llava_moe.eval.protocol import MIXLORA, Protocol, Wording
 
 
@@ -113,6 +114,8 @@ class Published:
         notes: sentences a reader of the table needs.
         oracle: the answer to an item that should score highest.
         submission: the file for an evaluation server, from answers to items without references.
+        answers: the only references there can be, in lower case; None: any, or an item's choices.
+        parts: the only parts there can be; None: any.
     """
 
     domain: str
@@ -125,6 +128,8 @@ class Published:
     notes: tuple[str, ...] = ()
     oracle: Callable[[Item], str] = first_reference
     submission: Callable[[Scored], Submission] | None = None
+    answers: Collection[str] | None = None
+    parts: Collection[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -259,23 +264,24 @@ class PublishedBenchmark:
 def open_published(
     name: str, page: Published, place: str, cache: Path, protocol: Protocol, limit: int | None, seed: int
 ) -> PublishedBenchmark:
-    """Read a page's data and draw from it.
+    """Read a page's data and draw from it; all of it is judged here, before a model is asked anything.
 
     Args:
         limit: at most so many groups of items of each kind of each part, drawn by seed; None or 0 takes all.
 
     Raises:
-        UserError: the data is missing, damaged or incomplete, or an id stands twice.
+        UserError: the data is missing, damaged or incomplete, an id stands twice, an answer is none that there can
+            be, or an image of those that are drawn is none.
     """
     download = Download(name, place, cache, page.remedy)
     items: dict[str, Item] = {}
     try:
         for item in page.read(download):
+            at = f"benchmark {name}: {download.reading or place}"
+            if told := misfit(item, page.answers, page.parts):
+                raise UserError(f"{at}: {told}; fix that record, or fetch the file again")
             if item.id in items:
-                raise UserError(
-                    f"benchmark {name}: question id {item.id!r} stands twice in {place}; remove one of the two, "
-                    "answers are kept by id"
-                )
+                raise UserError(f"{at}: question id {item.id!r} stands twice; remove one, answers are kept by id")
             items[item.id] = replace(item, images=tuple(map(download.settled, item.images)))
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(
@@ -291,8 +297,23 @@ def open_published(
         )
     download.refuse_missing(len(items))
     drawn = _draw(items, limit, seed) if limit else items
+    if (found := unreadable_image(drawn.values())) is not None:
+        item, fault = found
+        raise UserError(f"benchmark {name}: question {item.id}: {fault.detail}; {page.remedy}")
+    if page.submission and (unscored := [item for item in drawn.values() if not item.references]):
+        _try_submission(name, page.submission, unscored)
     parts = Counter(item.part for item in items.values())
     return PublishedBenchmark(name, page, protocol, drawn, len(items), dict(parts), place, limit, seed)
+
+
+def _try_submission(name: str, submission: Callable[[Scored], Submission], items: Sequence[Item]) -> None:
+    try:
+        submission([(item, Answer(item.id, "", (), {})) for item in items])
+    except ValueError as error:
+        raise UserError(
+            f"benchmark {name}: no file for its evaluation server can be written of these questions ({error}); fix "
+            "their ids, which it takes as numbers"
+        ) from error
 
 
 def _draw(items: Mapping[str, Item], limit: int, seed: int) -> dict[str, Item]:

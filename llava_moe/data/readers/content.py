@@ -13,7 +13,7 @@ from fsspec.core import url_to_fs
 
 from llava_moe.data.readers.files import is_address, open_raw, unreachable
 from llava_moe.errors import UserError
-from llava_moe.regular_file import read_regular
+from llava_moe.regular_file import open_regular, read_regular
 from llava_moe.structured_text import parse_json
 
 BLOCK = 1 << 20
@@ -44,7 +44,7 @@ def content_hash(path: str, memory: Path | None = None) -> str:
         known = None if note is None else _recall(note, state)
         if known is not None:
             return known
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             digest = hash_of(file)
         if note is not None and _state(path) == state and time.time_ns() - state["ctime"] > SETTLED_NS:
             _remember(note, state | {"hash": digest})

@@ -8,16 +8,17 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from llava_moe.data.readers.arrow_rows import refuse_doubled, rows_of
 from llava_moe.data.readers.json_rows import read_json_stream
 from llava_moe.data.readers.packed import PACKED, remedy_for, unpacked
 from llava_moe.data.readers.splits import WORDS
 from llava_moe.errors import UserError
+from llava_moe.regular_file import check_regular, open_regular
 
 SUFFIXES = (".parquet", ".json", ".jsonl", ".ndjson")
 _WANTED = ".parquet, .json or .jsonl"
@@ -122,11 +123,14 @@ def open_raw(path: str) -> BinaryIO:
     """
     if is_address(path):
         try:
-            return cast(BinaryIO, fsspec.open(path, "rb").open())
+            system, inside = url_to_fs(path)
+            if isinstance(system, LocalFileSystem):
+                check_regular(inside)
+            return cast(BinaryIO, system.open(inside, "rb"))
         except Exception as error:
             raise unreachable(path, error) from error
     try:
-        return open(path, "rb")
+        return open_regular(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read ({reason}); check the data source's path") from error

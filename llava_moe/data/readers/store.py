@@ -54,7 +54,7 @@ def fingerprint(files: Iterable[str], cache: Path, *facts: str) -> str:
     """
     digest = sha256(repr((VERSION, facts)).encode())
     for file in files:
-        name = file if is_address(file) else str(Path(file).resolve())
+        name = file if is_address(file) else os.path.realpath(file)
         digest.update(repr((name, content_of(file, cache))).encode())
     return digest.hexdigest()
 

@@ -29,7 +29,8 @@ def read(download: Download) -> Iterator[Item]:
             for row in download.rows(file):
                 name, category = download.text(row, "question_id"), download.text(row, "category")
                 counts[name] = counts.get(name, -1) + 1
-                yield _item(category, name, counts[name], row["image"], row["question"], download.text(row, "answer"))
+                image, question, answer = (download.text(row, key) for key in ("image", "question", "answer"))
+                yield _item(category, name, counts[name], image, question, answer)
         return
     download.need("existence/*.txt", "questions_answers_YN/*.txt", "*.txt")
     for category in sorted((*MME_PERCEPTION, *MME_COGNITION)):
@@ -37,9 +38,10 @@ def read(download: Download) -> Iterator[Item]:
             stem = file.rpartition("/")[2].removesuffix(".txt")
             image = _image(download, stem, file)
             for number, line in enumerate(download.bytes_of(file).decode("utf-8").splitlines()):
+                download.reading = f"{file}, line {number + 1}"
                 question, tab, answer = line.partition("\t")
                 if not tab:
-                    raise UserError(f"{file}, line {number + 1}: no tab between question and answer; fetch it again")
+                    raise UserError(f"{download.reading}: no tab between question and answer; fetch it again")
                 yield _item(category, f"{category}/{stem}", number, image, question, answer)
 
 
@@ -86,6 +88,8 @@ def _scores(scored: Scored, parse: Parse) -> dict[str, float | None]:
 MOST = Expected(oracle={"mme_perception_score": 2000.0, "mme_cognition_score": 800.0}, empty={})
 BENCHMARK = Published(
     domain="general",
+    answers=("yes", "no"),
+    parts=MME_PERCEPTION | MME_COGNITION,
     remedy="extract MME_Benchmark_release_version there, or "
     "run `hf download lmms-lab/MME --repo-type dataset --local-dir FOLDER`",
     read=read,

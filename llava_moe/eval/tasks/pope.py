@@ -25,8 +25,8 @@ def read(download: Download) -> Iterator[Item]:
     if files := download.find("data/test-*.parquet", "test-*.parquet", "Full/*.parquet"):
         for file in files:
             for row in download.rows(file):
-                part = download.text(row, "category")
-                yield _item(part, download.text(row, "question_id"), row["image"], row["question"], row["answer"])
+                told = (download.text(row, key) for key in ("category", "question_id", "image", "question", "answer"))
+                yield _item(*told)
         return
     for part in SETS:
         if not download.find(f"coco_pope_{part}.json") and download.find(f"{_MIXLORA[part]}.jsonl"):
@@ -34,8 +34,10 @@ def read(download: Download) -> Iterator[Item]:
             continue
         file = download.need(f"coco_pope_{part}.json")[0]
         for row in download.rows(file):
-            image = download.image(download.text(row, "image"), "val2014", beside=file)
-            yield _item(part, download.text(row, "question_id"), image, row["text"], download.text(row, "label"))
+            number, name, question, label = (
+                download.text(row, key) for key in ("question_id", "image", "text", "label")
+            )
+            yield _item(part, number, download.image(name, "val2014", beside=file), question, label)
 
 
 def _item(part: str, number: str, image: str, question: str, label: str) -> Item:
@@ -73,6 +75,7 @@ ALL_YES = {"pope_f1": 2 / 3, "pope_accuracy": 0.5, "pope_precision": 0.5, "pope_
 HALF = {"pope_yes_ratio": 0.5}
 BENCHMARK = Published(
     domain="general",
+    answers=("yes", "no"),
     remedy="put coco_pope_{random,popular,adversarial}.json of RUCAIBox/POPE and COCO's val2014/ there, or "
     "run `hf download lmms-lab/POPE --repo-type dataset --local-dir FOLDER`",
     read=read,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS
 from llava_moe.eval.download import Download, Row
 from llava_moe.eval.protocol import LLAVA_MOLE, MIXLORA, OPTION_LETTER, Wording
@@ -30,7 +31,9 @@ def read(download: Download) -> Iterator[Item]:
     splits = download.whole(download.need("pid_splits.json")[0])
     problems = download.whole(file)
     for number in splits["test"]:
-        row = problems[number]
+        download.reading, row = f"{file}, problem {number}", problems[number]
+        if not isinstance(row, dict):
+            raise UserError(f"benchmark {download.name}: {download.reading}, is no object with fields; fetch it again")
         if row.get("image"):
             inner = f"{number}/{row['image']}"
             yield _item(
@@ -39,7 +42,7 @@ def read(download: Download) -> Iterator[Item]:
 
 
 def _item(download: Download, name: str, row: Row, image: str) -> Item:
-    choices = dict(zip(LETTERS, map(str, download.cell(row, "choices")), strict=False))
+    choices = dict(zip(LETTERS, download.texts(row, "choices"), strict=False))
     return Item(
         id=name,
         images=(image,),
@@ -48,7 +51,7 @@ def _item(download: Download, name: str, row: Row, image: str) -> Item:
             "context": f"Context: {row['hint']}\n" if row.get("hint") else "",
             "options": "\n".join(f"{letter}. {choice}" for letter, choice in choices.items()),
         },
-        references=(LETTERS[int(download.cell(row, "answer"))],),
+        references=(LETTERS[range(len(choices)).index(int(download.text(row, "answer")))],),
         part=str(row.get("subject") or ALL_DOMAINS),
         kind=str(row.get("topic") or "question"),
         closed=True,

@@ -64,6 +64,7 @@ def score(item: Item, prediction: str) -> dict[str, float]:
 
 BENCHMARK = Published(
     domain="general",
+    answers=LABELS,
     remedy="put snli_ve_test.jsonl and Flickr30k's images in flickr30k-images/ there, " + REMEDY_MIXLORA,
     read=read,
     scorers={

@@ -56,6 +56,7 @@ def measure(scored: Scored) -> dict[str, Measure]:
 
 BENCHMARK = Published(
     domain="general",
+    answers=("yes", "no"),
     remedy="put test.jsonl of cambridgeltl/vsr_random or vsr_zeroshot and its images/ there, " + REMEDY_MIXLORA,
     read=read,
     scorers={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_a_question_id_that_stands_twice_is_named(tmp_path: Path, line) -> None:
     path = tmp_path / "TextVQA_0.5.1_val.json"
     rows = json.loads(path.read_text())["data"]
     write_json(path, {"data": [*rows, rows[0]]})
-    assert "question id '34602' stands twice in" in line("textvqa", place)
+    assert "record 3: question id '34602' stands twice" in line("textvqa", place)
 
 
 def test_a_record_that_lacks_a_column_is_named_with_what_it_has(tmp_path: Path, line) -> None:
@@ -95,7 +96,6 @@ def test_a_record_that_lacks_a_column_is_named_with_what_it_has(tmp_path: Path, 
         ("scienceqa_img", "official", "pid_splits.json", '"test"', '"tset"'),
         ("scienceqa_img", "official", "problems.json", '"answer": 1', '"answer": 9'),
         ("mmbench", "tsv", "mmbench_dev_20230712.tsv", "3000241\t", "no number\t"),
-        ("pope", "official", "coco/coco_pope_popular.json", '"text"', '"txt"'),
         ("textvqa", "official", "TextVQA_Rosetta_OCR_v0.2_val.json", '"ocr_tokens"', '"tokens"'),
         ("pathvqa", "llava_med", "test.json", '"value"', '"text"'),
     ],
@@ -106,6 +106,76 @@ def test_data_in_another_shape_is_one_line(name, layout, file, old, new, tmp_pat
     path.write_text(path.read_text().replace(old, new, 1))
     found = line(name, place)
     assert "is not as its source publishes it" in found and path.name in found
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "file", "old", "new", "said"),
+    [
+        ("pope", "official", "coco_pope_popular.json", '"text"', '"txt"', "record 1, has no text, only"),
+        ("pope", "official", "coco_pope_popular.json", '"label": "no"', '"label": "maybe"', "record 2: its answer is"),
+        ("pope", "official", "coco_pope_popular.json", '"question_id": 2', '"question_id": 1', "record 2: question id"),
+        ("vsr", "jsonl", "test.jsonl", '"label": 0', '"label": {}', "record 2, label: text expected, got dict"),
+        ("snli_ve", "jsonl", "snli_ve_test.jsonl", "contradiction", "no", "record 2: its answer is 'no'"),
+        ("mmbench", "tsv", "mmbench_dev_20230712.tsv", "\tA\tobject", "\tE\tobject", "which is none of its choices"),
+        ("mme", "official", "OCR/0001.txt", "Yes", "Maybe", "its answer is 'Maybe'"),
+        ("scienceqa_img", "official", "problems.json", '"answer": 1', '"answer": -1', "-1 is not in range"),
+        (
+            "scienceqa_img",
+            "official",
+            "problems.json",
+            '"choices": [',
+            '"choices": [[],',
+            "choices[0]: text expected, got list",
+        ),
+        ("docvqa", "rrc", "test_v1.0.json", '"questionId": 101', '"questionId": "x"', "its evaluation server"),
+    ],
+)
+def test_every_record_is_judged_when_the_benchmark_is_opened(
+    name, layout, file, old, new, said, tmp_path: Path, line
+) -> None:
+    place = Path(LAYOUTS[name][layout](tmp_path / "data"))
+    [path] = [found for found in place.rglob("*") if str(found).endswith(file)]
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    found = line(name, path if name == "docvqa" else place)
+    assert said in found and (path.name in found or name == "docvqa")
+
+
+def test_a_picture_that_is_none_is_named_with_its_question(tmp_path: Path, line) -> None:
+    place = Path(LAYOUTS["vsr"]["jsonl"](tmp_path))
+    image = place / "images" / "000000000001.jpg"
+    for content, said in (
+        (b"", "an empty file"),
+        (b"<html>404</html>", "a web page"),
+        (b"%!PS-Adobe-3.0", "PostScript"),
+    ):
+        image.write_bytes(content)
+        found = line("vsr", place)
+        assert "question test.jsonl#1: " in found and image.name in found and said in found
+
+
+def test_nothing_but_regular_files_is_opened(tmp_path: Path, line) -> None:
+    for number, (name, layout, file) in enumerate(
+        [
+            ("vsr", "jsonl", "test.jsonl"),
+            ("mmbench", "tsv", "*.tsv"),
+            ("mnist", "idx", "**/t10k-labels*"),
+            ("mme", "official", "**/OCR/*.txt"),
+        ]
+    ):
+        place = Path(LAYOUTS[name][layout](tmp_path / str(number)))
+        [path] = place.glob(file)
+        for kind, make in {"a named pipe": os.mkfifo, "a device": lambda at: os.symlink("/dev/zero", at)}.items():
+            path.unlink()
+            make(path)
+            assert f"it is {kind}, not a regular file" in line(name, place)
+    image = tmp_path / "0" / "images" / "000000000001.jpg"
+    os.unlink(tmp_path / "0" / "test.jsonl")
+    place = LAYOUTS["vsr"]["jsonl"](tmp_path / "0")
+    image.unlink()
+    os.mkfifo(image)
+    assert "images are missing" in line("vsr", place)
 
 
 def test_a_damaged_json_line_is_named(tmp_path: Path, line) -> None:
@@ -218,7 +288,7 @@ def test_a_changed_file_is_laid_out_anew_and_an_unchanged_one_is_not(tmp_path: P
     [path] = (tmp_path / "data" / "data").glob("*.parquet")
     path.unlink()
     write_parquet(
-        path, [{"question_id": "1", "question": "New?", "answer": "no", "category": "random", "image": b"x" * 70}]
+        path, [{"question_id": "1", "question": "New?", "answer": "no", "category": "random", "image": picture(7)}]
     )
     assert [question.prompt.split("\n")[0] for question in open_benchmark("pope", places=places).questions()] == [
         "New?"
@@ -277,6 +347,17 @@ def test_a_parquet_file_names_no_image_outside_either(path: str, plain: bool, tm
     cell = pa.array([told if plain else {"bytes": None, "path": told}] * len(table))
     pq.write_table(table.set_column(table.column_names.index("image"), "image", cell), file)
     assert "out of the image folder" in line("pope", tmp_path / "set")
+
+
+def test_an_object_in_a_parquet_cell_is_not_taken_for_a_picture_that_was_laid_out(tmp_path: Path, line) -> None:
+    (tmp_path / "secret.png").write_bytes(picture(1))
+    for name, column in (("pope", "image"), ("vqav2", "image")):
+        LAYOUTS[name]["lmms_lab"](tmp_path / name)
+        (file,) = (tmp_path / name).rglob("*.parquet")
+        table = pq.read_table(file)
+        cell = pa.array([{"image": str(tmp_path / "secret.png")}] * len(table))
+        pq.write_table(table.set_column(table.column_names.index(column), column, cell), file)
+        assert "is dict, not a path" in (found := line(name, tmp_path / name)) or "text expected, got dict" in found
 
 
 @pytest.mark.parametrize(
