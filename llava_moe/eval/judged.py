@@ -72,8 +72,8 @@ def _texts(item: Judged) -> Iterator[tuple[str, object]]:
     yield "its kind", item.kind
 
 
-def unreadable_image(items: Iterable[Judged]) -> tuple[Judged, BadRecord] | None:
-    """The first item with an image file whose header tells that it cannot be opened, and why; each is looked at once.
+def unreadable_image(items: Iterable[Judged]) -> tuple[str, BadRecord] | None:
+    """The id of the first item with an image file whose header tells that it cannot be opened, and why; each is looked at once.
 
     Encoded images were made here, or are found out when they are decoded.
     """
@@ -85,5 +85,5 @@ def unreadable_image(items: Iterable[Judged]) -> tuple[Judged, BadRecord] | None
                 try:
                     judge_image(image)
                 except BadRecord as fault:
-                    return item, fault
+                    return item.id, fault
     return None

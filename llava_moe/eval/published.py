@@ -298,8 +298,8 @@ def open_published(
     download.refuse_missing(len(items))
     drawn = _draw(items, limit, seed) if limit else items
     if (found := unreadable_image(drawn.values())) is not None:
-        item, fault = found
-        raise UserError(f"benchmark {name}: question {item.id}: {fault.detail}; {page.remedy}")
+        asked, fault = found
+        raise UserError(f"benchmark {name}: question {asked}: {fault.detail}; {page.remedy}")
     if page.submission and (unscored := [item for item in drawn.values() if not item.references]):
         _try_submission(name, page.submission, unscored)
     parts = Counter(item.part for item in items.values())
