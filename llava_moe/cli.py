@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit status."""
-    from llava_moe.errors import FULL_DISK, StoppedBySignalError, UserError
+    from llava_moe.errors import FULL_DISK, INTERRUPTED, StoppedBySignalError, ToldElsewhereError, UserError
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return _say(_overview())
@@ -246,13 +246,14 @@ def run(arguments: list[str]) -> int:
         return int(module.main([prepare_override(word) for word in rest]) or 0)
     except UserError as error:
         return _complain(str(error))
+    except ToldElsewhereError:
+        return 2
     except StoppedBySignalError as error:
-        sys.stderr.write(f"llava-moe: {_one_line(str(error))}; run the same command again to go on\n")
-        return 75
-    except KeyboardInterrupt:
-        again = " from the last checkpoint" if name in ("train", "compose") else ""
-        sys.stderr.write(f"llava-moe: interrupted; run the same command again to go on{again}\n")
-        return 130
+        sys.stderr.write(f"llava-moe: {_one_line(str(error))}\n")
+        return error.status
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"llava-moe: {_one_line(str(error) or 'interrupted')}\n")
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

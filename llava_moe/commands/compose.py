@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from llava_moe.commands.processes import join_processes
 from llava_moe.commands.settings import fingerprint
 from llava_moe.commands.stage import check_stage, train_stage
 from llava_moe.commands.stages import RUNS, set_threads
+from llava_moe.commands.standing import standing
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.commands.typed_words import without
 from llava_moe.shell_words import named, shell
@@ -83,7 +85,7 @@ def _on_common_base(choices: Mapping[str, Any], plain: dict[str, Any]) -> dict[s
 def _train_gates(choices: Mapping[str, Any], plain: dict[str, Any], console: Console) -> tuple[Path, bool]:
     """Train MoLE's gates as any stage is trained; return the run's folder and whether this is the first process."""
     folder = Path(plain["out"]) if plain["out"] else RUNS / f"mole-{fingerprint(plain)}"
-    with StopSignals() as stop_signals:
+    with StopSignals(partial(standing, [folder])) as stop_signals:
         if not is_finished(folder, plain):
             check_stage(plain)
             for note in settle_viewers([plain["log"]]):

@@ -33,7 +33,7 @@ USUAL_TOKENIZER = "lmsys/vicuna-7b-v1.5"
 def prepare_recipes(plain: Mapping[str, Any], recipes: Sequence[Recipe]) -> int:
     """Prepare each recipe into its folder."""
     console = VisibleConsole(soft_wrap=True)
-    with StopSignals():
+    with StopSignals(lambda: "finished shards are kept: run the same command again to go on"):
         # All are found before the first is begun: hours of work must not end at the last one's wrong folder.
         jobs = [
             _settle(recipe, _choices(plain), Path(plain["out"], recipe.name), plain["restart"]) for recipe in recipes

@@ -19,16 +19,19 @@ from llava_moe.commands.eval_words import check_words
 from llava_moe.commands.image_reading import tell_dark
 from llava_moe.commands.processes import answering_together
 from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.errors import ToldElsewhereError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.blind import BLIND_FOLDER, BlindBenchmark
 from llava_moe.eval.endpoint import Endpoint
 from llava_moe.eval.generate import Answerer, LocalModel
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
-from llava_moe.eval.ranks import ALONE, Ranks, ToldElsewhereError
+from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.eval.run import ask_benchmark
 from llava_moe.eval.table import rich_tables
 from llava_moe.eval.tasks import Places, open_benchmark
 from llava_moe.visible_console import VisibleConsole
+
+ANSWERS_STAND = "answers so far are kept: run the same command again to go on"
 
 
 def score(plain: Mapping[str, Any], words: Sequence[str]) -> int:
@@ -37,7 +40,7 @@ def score(plain: Mapping[str, Any], words: Sequence[str]) -> int:
     Args:
         words: what was typed, for the commands to type next.
     """
-    with StopSignals(), answering_together() as (ranks, device):
+    with StopSignals(lambda: ANSWERS_STAND), answering_together() as (ranks, device):
         try:
             return _score(plain, ranks, device, words)
         except ToldElsewhereError:

@@ -50,7 +50,10 @@ def probe_stage(stage: Stage) -> Probed:
     config["log"] |= {"every": 1, "tensorboard": False, "wandb": "off"}
     config["eval"] |= {"every": 0, "during": [], "best": None}
     config["parallel"]["engine"] = "local"
-    with tempfile.TemporaryDirectory(prefix="llava-moe-probe-") as place, StopSignals() as stop_signals:
+    with (
+        tempfile.TemporaryDirectory(prefix="llava-moe-probe-") as place,
+        StopSignals(lambda: "nothing is kept of a probe") as stop_signals,
+    ):
         folder = Path(place) / "run"
         processes = Processes(0, 1, device, "local")
         train_stage(config, as_yaml(config), folder, stage.title, processes, VisibleConsole(quiet=True), stop_signals)

@@ -31,6 +31,7 @@ from llava_moe.commands.stage_data import (
 )
 from llava_moe.commands.stage_run import StageRun
 from llava_moe.commands.stage_validation import check_validation, open_validation
+from llava_moe.commands.standing import told_with_checkpoint
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.commands.typed_words import command_elsewhere
 from llava_moe.data.source import find_files
@@ -154,7 +155,8 @@ def _train_locked(
         *(config, folder, title, engine, write_weights, stream, quarantine, schedule, state, console, stop_signals),
         validation,
     )
-    with run, stop_signals.deferred():
+    explained = told_with_checkpoint(folder, stop_signals.standing)
+    with explained, memory_errors_explained(), run, stop_signals.deferred(run.say_stopping):
         state = train(
             engine,
             watched,

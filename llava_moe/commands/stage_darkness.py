@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -29,15 +30,16 @@ class WatchedStream:
         """See :class:`StepStream`."""
         return self.stream.steps_in_epoch(epoch)
 
-    def iterate(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
+    def iterate(self, epoch: int, first_step: int = 0) -> Generator[Step, None, None]:
         """See :class:`StepStream`; the first image is told of at once, while there is time to stop."""
-        for step in self.stream.iterate(epoch, first_step):
-            if step.dark and not self.met:
-                tell_dark(step.dark[:1], self.console)
-            for one in step.dark:
-                if len(self.met) < MOST_KEPT:
-                    self.met.setdefault(one.name, one)
-            yield step
+        with closing(self.stream.iterate(epoch, first_step)) as steps:
+            for step in steps:
+                if step.dark and not self.met:
+                    tell_dark(step.dark[:1], self.console)
+                for one in step.dark:
+                    if len(self.met) < MOST_KEPT:
+                        self.met.setdefault(one.name, one)
+                yield step
 
     def tell(self, engine: Engine) -> None:
         """How many there were, on all ranks; nothing where the first was the only one."""

@@ -46,11 +46,13 @@ class StageRun:
         self.started = time.monotonic()
         self.stop_signals = stop_signals
         self.validation, self.best_step = validation, -1
+        self.console: TrainingConsole | None = None
         self.sinks: list[LogSink] = []
         self.score_sinks: list[ScoreSink] = []
         if engine.rank == 0:
             self.score_sinks = open_viewers(config["log"], folder, console)
-            self.score_sinks.append(TrainingConsole(console, title, schedule.num_steps, state.step))
+            self.console = TrainingConsole(console, title, schedule.num_steps, state.step)
+            self.score_sinks.append(self.console)
             self.sinks = [JsonLines(folder / "log.jsonl", config["stage"]["name"], state.step), *self.score_sinks]
 
     def __enter__(self) -> StageRun:
@@ -63,8 +65,14 @@ class StageRun:
             self.validation.close()
 
     @property
-    def stop_asked(self) -> bool:
-        return self.stop_signals.asked
+    def stop_status(self) -> int:
+        """The exit status that a signal asked for; 0 where none came."""
+        return self.stop_signals.status if self.stop_signals.asked else 0
+
+    def say_stopping(self, text: str) -> None:
+        """Tell, from inside a signal handler, that a stop was heard."""
+        if self.console is not None:
+            self.console.say_stopping(text)
 
     @property
     def seconds(self) -> float:
@@ -79,6 +87,10 @@ class StageRun:
             self.quarantine_file.add(bad)
 
     def save(self, state: RunState) -> None:
+        """Write a checkpoint. What the log still owes comes first: a run that goes on has every line."""
+        for sink in self.sinks:
+            if isinstance(sink, JsonLines):
+                sink.catch_up()
         is_best = state.step == self.best_step
         save_checkpoint(self.folder, self.engine, state, self.write_weights, self.keep_last, is_best)
 
@@ -86,7 +98,7 @@ class StageRun:
         """Measure a state where that is due and not done; whether it is the best so far and wants a checkpoint."""
         if self.validation is None or not self.validation.is_due(state.step):
             return False
-        validation = self.validation.measure(state.step)
+        validation = self.validation.measure(state.step, lambda: self.stop_status)
         for sink in self.score_sinks:
             sink.write_scores(state.step, validation.scores)
         if not self.validation.is_best(validation):

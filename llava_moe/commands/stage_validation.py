@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ from llava_moe.data.mixture import Mixture
 from llava_moe.data.readers.splits import is_read
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
-from llava_moe.data.stream import StepStream
-from llava_moe.errors import UserError
+from llava_moe.data.stream import Step, StepStream
+from llava_moe.errors import StoppedBySignalError, ToldElsewhereError, UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
-from llava_moe.eval.ranks import Ranks, ToldElsewhereError
+from llava_moe.eval.ranks import Ranks
 from llava_moe.eval.run import ask_benchmark
 from llava_moe.eval.tasks import open_benchmark
 from llava_moe.own_files import read_objects
@@ -38,6 +39,7 @@ from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, StepRecord
 from llava_moe.train.loop import Objective
 from llava_moe.train.loss import StepSums
+from llava_moe.train.meeting import Meeting
 from llava_moe.train.state import RunState
 from llava_moe.train.validation import HELD_OUT_LOSS, BestBy, Validation, held_out_sums, undisturbed
 
@@ -215,19 +217,25 @@ class StageValidation:
         """Whether this step is to be measured and was not."""
         return (step % self.every == 0 or step == self.num_steps) and step not in self.measured_steps
 
-    def measure(self, step: int) -> Validation:
+    def measure(self, step: int, stop_status: Callable[[], int] = lambda: 0) -> Validation:
         """Held-out loss and benchmarks of the weights as they are; the training notices nothing.
+
+        Args:
+            stop_status: the exit status that a signal has asked for, 0 while none has.
 
         Raises:
             UserError: a benchmark's image is gone, or the disk is full.
+            StoppedBySignalError: a signal asked for a stop; answers so far are kept.
         """
+        stop = _Stop(self.engine, step, stop_status)
         sums: StepSums | None = None
         domains: tuple[str, ...] = ()
         with undisturbed(self.engine.module):
             if self.held_out is not None:
                 domains = self.held_out.mixture.domains
-                sums = held_out_sums(self.engine, self.objective, self.held_out.iterate(0), len(domains))
-            benchmarks = {benchmark.name: self._ask(benchmark, step) for benchmark in self.benchmarks}
+                with closing(self.held_out.iterate(0)) as steps:
+                    sums = held_out_sums(self.engine, self.objective, stop.watched(steps), len(domains))
+            benchmarks = {benchmark.name: self._ask(benchmark, step, stop) for benchmark in self.benchmarks}
         # Sums over ranks may differ in their last bit: all go by the first's.
         validation: Validation = self.engine.gather(Validation.of(step, sums, domains, benchmarks))[0]
         if self.file is not None:
@@ -247,7 +255,7 @@ class StageValidation:
         if self.file is not None:
             self.file.close()
 
-    def _ask(self, benchmark: Benchmark, step: int) -> dict[str, float]:
+    def _ask(self, benchmark: Benchmark, step: int, stop: _Stop) -> dict[str, float]:
         model = scored_model(self.assembled, str(self.folder), ranks=self.ranks)
         try:
             result = ask_benchmark(
@@ -257,11 +265,35 @@ class StageValidation:
                 fingerprint=model.fingerprint,
                 answered_by=model.facts,
                 sets_aside=True,
+                on_progress=stop.between_answers,
                 ranks=self.ranks,
             )
         except ToldElsewhereError as error:
             raise UserError(f"{benchmark.name} stopped in the first process, which says why") from error
         return measures_of(result.rows)
+
+
+class _Stop:
+    """Ends a validation between two of its steps, where a signal asks for it, in all ranks alike."""
+
+    def __init__(self, engine: Engine, step: int, stop_status: Callable[[], int]) -> None:
+        self.engine, self.step, self.stop_status = engine, step, stop_status
+        self.meeting = Meeting(engine)
+
+    def watched(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """The steps, up to where one is asked to stop."""
+        for step in steps:
+            self._end_if(self.meeting.strongest(self.stop_status()))
+            yield step
+
+    def between_answers(self, _done: int, _total: int) -> None:
+        """Several ranks do not meet before each has answered its share: there the signal waits."""
+        if self.engine.world == 1:
+            self._end_if(self.stop_status())
+
+    def _end_if(self, status: int) -> None:
+        if status:
+            raise StoppedBySignalError(f"stopped at step {self.step}, before it was measured to the end", status)
 
 
 def read_validations(folder: Path) -> list[Validation]:

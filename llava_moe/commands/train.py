@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from llava_moe.commands.curve_viewers import settle_viewers
 from llava_moe.commands.processes import join_processes
 from llava_moe.commands.stage import check_stage, train_stage
 from llava_moe.commands.stages import Stage, set_threads
+from llava_moe.commands.standing import standing
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.train.folder import is_finished
 from llava_moe.visible_console import VisibleConsole
@@ -31,7 +33,7 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
     Returns:
         The folder of the run, or of the experiment of several stages; None in all processes but the first.
     """
-    with StopSignals() as stop_signals:
+    with StopSignals(partial(standing, [stage.folder for stage in stages])) as stop_signals:
         _check(plain, stages)
         notes = settle_viewers([stage.config["log"] for stage in stages if not is_finished(stage.folder, stage.config)])
         processes = join_processes(plain["parallel"])

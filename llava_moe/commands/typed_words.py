@@ -65,7 +65,7 @@ def told_how_to_go_on() -> Iterator[None]:
         yield
     except (StoppedBySignalError, KeyboardInterrupt) as error:
         if command := command_again():
-            error.args = (f"{str(error) or 'interrupted'}: {command}",)
+            error.args = (f"{str(error) or 'interrupted; the same command begins again'}: {command}",)
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -101,7 +101,7 @@ class StepStream:
         """Optimizer steps of an epoch: the same for every epoch of one mixture."""
         return -(-self.samples_in_epoch // self.global_batch_size)
 
-    def iterate(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
+    def iterate(self, epoch: int, first_step: int = 0) -> Generator[Step, None, None]:
         """The steps of an epoch from ``first_step`` on, in order."""
         plan = self.mixture.plan(self.indexes, epoch)
         remaining = range(first_step, self.steps_in_epoch(epoch))

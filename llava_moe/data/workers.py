@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -47,14 +50,18 @@ def work_ahead(
         multiprocessing_context=start_method if num_workers else None,
         pin_memory=pin_memory,
     )
-    with _while_starting_workers(num_workers):
+    with _while_starting_workers(num_workers), _no_errors_from_anywhere():
         items = iter(loader)
+    # Of items that nobody closes, Python would wait at its end for workers that wait for more to do.
+    at_exit = partial(_end_workers, items)
+    atexit.register(at_exit)
     try:
         for item in items:
             if isinstance(item, UserError):
                 raise item
             yield item
     finally:
+        atexit.unregister(at_exit)
         _end_workers(items)
 
 
@@ -107,6 +114,20 @@ def _while_starting_workers(num_workers: int) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+@contextmanager
+def _no_errors_from_anywhere() -> Iterator[None]:
+    """Leave out the loader's handler of SIGCHLD, which raises a worker's death wherever this process happens to be.
+
+    Halfway through an update of the weights, say. Whoever asks for the next item is told of it just as well.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _end_workers(items: Any) -> None:

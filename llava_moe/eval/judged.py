@@ -73,8 +73,9 @@ def _texts(item: Judged) -> Iterator[tuple[str, object]]:
 
 
 def unreadable_image(items: Iterable[Judged]) -> tuple[str, BadRecord] | None:
-    """The id of the first item with an image file whose header tells that it cannot be opened, and why; each is looked at once.
+    """The id of the first item with an image file that its header says cannot be opened, and why.
 
+    Each file is looked at once.
     Encoded images were made here, or are found out when they are decoded.
     """
     seen: set[str] = set()

@@ -8,14 +8,10 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from llava_moe.errors import UserError
+from llava_moe.errors import ToldElsewhereError, UserError
 
 Value = TypeVar("Value")
 Other = TypeVar("Other")
-
-
-class ToldElsewhereError(Exception):
-    """The first process has told the user what is wrong; this one ends with the same exit status, silently."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class _Step:
 class _Run:
     """A run that nothing is written of."""
 
-    stop_asked = False
+    stop_status = 0
 
     def log(self, record: Any) -> None:
         return None

@@ -118,7 +118,7 @@ def save_checkpoint(
     older checkpoint and ``last`` as they were.
 
     Raises:
-        UserError: the disk is full or not writable.
+        UserError: the disk is full or not writable, or the run's folder is gone.
     """
     checkpoints = folder / "checkpoints"
     final = checkpoint_of(folder, state.step)
@@ -129,7 +129,10 @@ def save_checkpoint(
             # A kill leaves what it interrupted, which may be of a step that is never saved again.
             for stale in checkpoints.glob(".step-*.partial"):
                 shutil.rmtree(stale, ignore_errors=True)
-            (partial / "engine").mkdir(parents=True)
+            # Not with its parents: where the run's folder was unmounted, this would fill the disk beneath.
+            checkpoints.mkdir(exist_ok=True)
+            partial.mkdir()
+            (partial / "engine").mkdir()
         engine.barrier()
         engine.save(partial / "engine")
         save_random_state(partial / "engine" / f"random-rank{engine.rank}.safetensors")
@@ -224,26 +227,37 @@ def write_atomically(path: Path, text: str) -> None:
 
 def save_random_state(path: Path) -> None:
     """Write torch's generators as tensors (data workers draw nothing: plan and order come from seeds)."""
-    import torch
     from safetensors.torch import save_file
+
+    save_file(random_state(), path)
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """The state of torch's generators, by device."""
+    import torch
 
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    save_file(states, path)
+    return states
+
+
+def set_random_state(states: Mapping[str, torch.Tensor]) -> None:
+    """Put torch's generators back to what :func:`random_state` gave."""
+    import torch
+
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def load_random_state(path: Path) -> None:
     """Restore what :func:`save_random_state` wrote."""
-    import torch
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise UserError(f"{path} is missing: resume with the number of processes that wrote the checkpoint")
-    states = load_file(path)
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    set_random_state(load_file(path))
 
 
 def is_full(error: Exception) -> bool:
@@ -255,9 +269,9 @@ def is_full(error: Exception) -> bool:
 
 def _save_failure(error: Exception, final: Path, folder: Path) -> str:
     reason = f"the disk is full ({_first_line(error)})" if is_full(error) else _first_line(error)
-    previous = last_checkpoint(folder)
-    kept = f"checkpoint {previous.name} is untouched" if previous else "there is no earlier checkpoint"
-    return f"cannot save {final}: {reason}; {kept}. Free space and run the same command again"
+    if not folder.is_dir():
+        reason = f"{folder} is gone: it was deleted, moved or unmounted"
+    return f"cannot save {final}: {reason}; see to the disk"
 
 
 def _first_line(error: Exception) -> str:

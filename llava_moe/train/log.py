@@ -128,23 +128,34 @@ class JsonLines:
 
     def __init__(self, path: Path, stage: str, last_step: int) -> None:
         self.stage, self.path = stage, path
+        self._owed = b""
         if path.exists():
             _truncate(path, last_step)
-        self.file = path.open("a", encoding="utf-8")
+        # Without a buffer of Python's, which forgets how much of a line a full disk has taken.
+        self.file = path.open("ab", buffering=0)
 
     def write(self, record: StepRecord) -> None:
+        # NaN is not JSON: a number that is not finite is written as null.
+        line = json.dumps({"stage": self.stage, **_finite(record.fields)}, allow_nan=False)
+        self._owed += (line + "\n").encode()
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Write what could not be written before.
+
+        Raises:
+            UserError: the disk still takes nothing.
+        """
         try:
-            # NaN is not JSON: a number that is not finite is written as null.
-            self.file.write(json.dumps({"stage": self.stage, **_finite(record.fields)}, allow_nan=False) + "\n")
-            self.file.flush()
+            while self._owed:
+                self._owed = self._owed[self.file.write(self._owed) :]
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path} ({error.strerror}); checkpoints are untouched. Free space and run the same "
-                "command again"
-            ) from error
+            raise UserError(f"cannot write {self.path} ({error.strerror}): see to the disk") from error
 
     def close(self) -> None:
-        # Every line is flushed when it is written: what is still there to write has failed, and been told, before.
+        # A line that is owed was told as an error before, and is tried once more.
+        with suppress(UserError, OSError):
+            self.catch_up()
         with suppress(OSError):
             self.file.close()
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -23,8 +25,10 @@ import torch
 from llava_moe.data.batch import Batch
 from llava_moe.errors import StoppedBySignalError, UserError
 from llava_moe.train.engine import Engine
+from llava_moe.train.last_step import LastWholeStep
 from llava_moe.train.log import StepRecord
 from llava_moe.train.loss import StepSums, cross_entropy_N, targets_of
+from llava_moe.train.meeting import STATUSES, Meeting, flags_of, status_of
 from llava_moe.train.memory import is_out_of_memory
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
@@ -86,7 +90,7 @@ class Stream(Protocol):
     """Where steps come from; ``iterate`` starts anywhere and always yields the same."""
 
     def steps_in_epoch(self, epoch: int) -> int: ...
-    def iterate(self, epoch: int, first_step: int) -> Iterator[Step]: ...
+    def iterate(self, epoch: int, first_step: int) -> Generator[Step, None, None]: ...
 
 
 class Run(Protocol):
@@ -97,7 +101,7 @@ class Run(Protocol):
     def save(self, state: RunState) -> None: ...
     def name_samples(self, keys: Sequence[str], epoch: int, index: int) -> list[str]: ...
     @property
-    def stop_asked(self) -> bool: ...
+    def stop_status(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -137,33 +141,86 @@ def train(
         UserError: too many steps with a non-finite loss, out of memory, or too many bad records.
     """
     engine.module.train()
-    first_step = state.step
+    last, meeting = LastWholeStep(state, run.save), Meeting(engine)
+    try:
+        return _train(engine, stream, objective, schedule, base_rates, run, settings, last, meeting, validate)
+    except StoppedBySignalError:
+        raise
+    except Exception as error:
+        # One rank alone cannot save: the others would wait for what it no longer does.
+        if meeting.is_together:
+            last.rescue(error)
+        raise
+
+
+def _train(
+    engine: Engine,
+    stream: Stream,
+    objective: Objective,
+    schedule: Schedule,
+    base_rates: Sequence[float],
+    run: Run,
+    settings: LoopSettings,
+    last: LastWholeStep,
+    meeting: Meeting,
+    validate: Callable[[RunState], bool] | None,
+) -> RunState:
+    first_step = last.state.step
     # A run that was stopped at this step has yet to measure it.
-    if validate is not None and first_step and validate(state):
-        run.save(state)
-    while state.step < schedule.num_steps:
+    if first_step and _measures(validate, last, meeting):
+        last.save()
+    while last.state.step < schedule.num_steps:
         started = time.perf_counter()
-        for step in stream.iterate(state.epoch, state.epoch_step):
-            rates = [rate * schedule.factor(state.step) for rate in base_rates]
-            outcome = take_step(engine, objective, step, rates, settings, run)
-            state = _after(state, step, outcome, settings, run, engine)
-            if engine.rank == 0 and (state.step % settings.log_every == 0 or state.step == schedule.num_steps):
-                run.log(_record(state, step, outcome, rates, settings, time.perf_counter() - started))
-            if outcome.stop_asked:
-                run.save(state)
-                raise StoppedBySignalError(f"stopped at step {state.step} with a checkpoint saved")
-            is_wanted = validate is not None and validate(state)
-            if state.step == schedule.num_steps:
-                break
-            if is_wanted or (settings.save_every and state.step % settings.save_every == 0):
-                run.save(state)
-            # The wait for data counts: without it a run that starves for images would look fast.
-            started = time.perf_counter()
-        else:
-            state = replace(state, epoch=state.epoch + 1, epoch_step=0)
-    if state.step > first_step:
-        run.save(state)
-    return state
+        with closing(stream.iterate(last.state.epoch, last.state.epoch_step)) as steps:
+            while (step := meeting.agree_on(partial(next, steps, None))) is not None:
+                rates = [rate * schedule.factor(last.state.step) for rate in base_rates]
+                outcome = take_step(engine, objective, step, rates, settings, run, last.before_update)
+                bad = [entry for entries in engine.gather(list(step.bad)) for entry in entries]
+                state = _after(engine, last, step, outcome, settings, run)
+                # Both are tried: what is saved of this step goes on with its line and its bad records.
+                meeting.attempt(partial(run.quarantine, bad))
+                if engine.rank == 0 and (state.step % settings.log_every == 0 or state.step == schedule.num_steps):
+                    seconds = time.perf_counter() - started
+                    meeting.attempt(partial(run.log, _record(state, step, outcome, rates, settings, seconds)))
+                if engine.world == 1:
+                    meeting.agree()
+                # Alone, a signal that came after the sums is heard now and not a step later.
+                if status := outcome.stop_status if engine.world > 1 else run.stop_status:
+                    meeting.agree()
+                    _stop(last, status)
+                is_wanted = _measures(validate, last, meeting)
+                if state.step == schedule.num_steps:
+                    break
+                if is_wanted or (settings.save_every and state.step % settings.save_every == 0):
+                    meeting.agree()
+                    last.save()
+                # The wait for data counts: without it a run that starves for images would look fast.
+                started = time.perf_counter()
+            else:
+                last.turn_epoch()
+    meeting.agree()
+    if last.state.step > first_step:
+        last.save()
+    if status := meeting.strongest(run.stop_status):
+        _stop(last, status)
+    return last.state
+
+
+def _stop(last: LastWholeStep, status: int) -> None:
+    last.save()
+    raise StoppedBySignalError(f"stopped at step {last.state.step}", status)
+
+
+def _measures(validate: Callable[[RunState], bool] | None, last: LastWholeStep, meeting: Meeting) -> bool:
+    """Measure the state where that is due; whether it wants a checkpoint of it."""
+    if validate is None:
+        return False
+    try:
+        return bool(meeting.attempt(partial(validate, last.state)))
+    except StoppedBySignalError:
+        # What was measured is kept, and measured to its end when the run goes on.
+        last.save()
+        raise
 
 
 @dataclass(frozen=True)
@@ -177,14 +234,24 @@ class StepOutcome:
     num_experts: tuple[int, ...]
     objective: float
     grad_norm: float
-    stop_asked: bool
+    stop_status: int
     is_finite: bool
 
 
 def take_step(
-    engine: Engine, objective: Objective, step: Step, rates: Sequence[float], settings: LoopSettings, run: Run
+    engine: Engine,
+    objective: Objective,
+    step: Step,
+    rates: Sequence[float],
+    settings: LoopSettings,
+    run: Run,
+    before_update: Callable[[], None] = lambda: None,
 ) -> StepOutcome:
-    """One optimizer step: count, forward and backward of this rank's rows, update; the sums of all ranks come back."""
+    """One optimizer step: count, forward and backward of this rank's rows, update; the sums of all ranks come back.
+
+    Args:
+        before_update: called where the next thing is that weights change.
+    """
     num_domains = len(settings.domains)
     batches = [batch.to(engine.device) for batch in step.batches]
     counts = torch.tensor(
@@ -205,20 +272,21 @@ def take_step(
         if not is_out_of_memory(error):
             raise
         raise UserError(_out_of_memory(batches[0] if batch is None else batch, step)) from error
-    stop = torch.tensor([float(run.stop_asked)], dtype=torch.float64, device=engine.device)
+    stop = torch.tensor(flags_of(run.stop_status), dtype=torch.float64, device=engine.device)
     flat = engine.sum(torch.cat([sums.flat(), experts.flat(engine.device), stop]))
     total = StepSums.from_flat(flat[: sums.flat().numel()])
     balance = total.scalar("balance") / max(1.0, total.scalar("examples"))
     value = total.loss + objective.load_balance_coef * balance
     is_finite = math.isfinite(value)
     if is_finite:
+        before_update()
         grad_norm = engine.step(rates)
         is_finite = math.isfinite(grad_norm)
     else:
         grad_norm = float("nan")
         if engine.can_skip:
             engine.skip()
-    tokens, entropy = experts.from_flat(flat[total.flat().numel() : -1])
+    tokens, entropy = experts.from_flat(flat[total.flat().numel() : -len(STATUSES)])
     return StepOutcome(
         sums=total,
         expert_tokens=tokens,
@@ -227,7 +295,7 @@ def take_step(
         num_experts=experts.num_experts,
         objective=value,
         grad_norm=grad_norm,
-        stop_asked=bool(flat[-1] > 0),
+        stop_status=status_of(flat[-len(STATUSES) :].tolist()),
         is_finite=is_finite,
     )
 
@@ -302,27 +370,29 @@ class _ExpertSums:
 
 
 def _after(
-    state: RunState, step: Step, outcome: StepOutcome, settings: LoopSettings, run: Run, engine: Engine
+    engine: Engine, last: LastWholeStep, step: Step, outcome: StepOutcome, settings: LoopSettings, run: Run
 ) -> RunState:
-    bad = [entry for entries in engine.gather(list(step.bad)) for entry in entries]
-    nonfinite = state.nonfinite_steps + (not outcome.is_finite)
+    before = last.state
+    nonfinite = before.nonfinite_steps + (not outcome.is_finite)
     state = replace(
-        state,
-        step=state.step + 1,
+        before,
+        step=before.step + 1,
         epoch_step=step.index + 1,
-        tokens_seen=state.tokens_seen + int(outcome.sums.scalar("tokens")),
-        samples_seen=state.samples_seen + int(outcome.sums.scalar("examples")),
+        tokens_seen=before.tokens_seen + int(outcome.sums.scalar("tokens")),
+        samples_seen=before.samples_seen + int(outcome.sums.scalar("examples")),
         nonfinite_steps=nonfinite,
     )
-    run.quarantine(bad)
     allowed = settings.max_nonfinite_steps if engine.can_skip else 0
     if nonfinite > allowed:
+        if engine.can_skip:
+            last.keep()
         names = run.name_samples(step.keys, step.epoch, step.index)
         raise UserError(
             f"the loss or its gradient is NaN or infinite at step {state.step}, {nonfinite} such step(s) in all "
             f"(allowed: {allowed}); samples of this step: {', '.join(names)}. Lower the learning rates or look at "
-            "these records; the last checkpoint is untouched"
+            "these records"
         )
+    last.arrive(state)
     return state
 
 

@@ -16,12 +16,14 @@ class Refusal:
     def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
         self.capfd = capfd
 
-    def __call__(self, *words: str, status: int = 2) -> str:
+    def __call__(self, *words: str, status: int = 2, notices: int = 0) -> str:
+        """``notices``: lines that may stand before, of a stop that was heard."""
         self.capfd.readouterr()
         assert run([*words]) == status
-        errors = self.capfd.readouterr().err
-        assert errors.startswith("llava-moe: ") and errors.count("\n") == 1, errors
-        return errors
+        errors = self.capfd.readouterr().err.splitlines(keepends=True)
+        assert all(line.startswith("llava-moe: ") for line in errors), errors
+        assert 1 <= len(errors) <= 1 + notices, errors
+        return errors[-1]
 
 
 @pytest.fixture

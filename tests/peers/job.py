@@ -177,7 +177,7 @@ class Replay:
 class Watch:
     """A run without a folder: it keeps the time, loss and gradient norm of every step."""
 
-    stop_asked = False
+    stop_status = 0
 
     def __init__(self, trial: Trial, clock: Any) -> None:
         self.trial, self.clock = trial, clock

@@ -40,7 +40,7 @@ class Step:
 
 
 class Run:
-    stop_asked = False
+    stop_status = 0
 
 
 class RealStage:

@@ -92,7 +92,7 @@ class OneStep:
 class Folder:
     """A run's folder that keeps the records."""
 
-    stop_asked = False
+    stop_status = 0
 
     def __init__(self) -> None:
         self.records: list[Mapping[str, Any]] = []

@@ -1,0 +1,63 @@
+"""The last whole step of a run, kept so that whatever ends the training loses nothing that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from llava_moe.errors import UserError
+from llava_moe.train.checkpoint import random_state, set_random_state
+from llava_moe.train.state import RunState
+
+
+class LastWholeStep:
+    """The state that weights and optimizer are in, with the random numbers that the next step begins with.
+
+    Args:
+        save: writes a checkpoint of a state; all ranks call it.
+
+    Attributes:
+        state: the last step whose update is whole.
+    """
+
+    def __init__(self, state: RunState, save: Callable[[RunState], None]) -> None:
+        self.state = state
+        self._save = save
+        self._random = random_state()
+        self._is_whole = True
+        self._saved_step = state.step
+
+    def before_update(self) -> None:
+        """From here to :meth:`arrive` the weights are those of no step."""
+        self._is_whole = False
+
+    def keep(self) -> None:
+        """The update was left out: the weights are still those of ``state``."""
+        self._is_whole = True
+
+    def arrive(self, state: RunState) -> None:
+        """The update is whole: this is the state now."""
+        self.state, self._random, self._is_whole = state, random_state(), True
+
+    def turn_epoch(self) -> None:
+        """The next step is the first of the next epoch."""
+        self.state = replace(self.state, epoch=self.state.epoch + 1, epoch_step=0)
+
+    def save(self) -> None:
+        """Save the state, tried once for each step."""
+        self._saved_step = self.state.step
+        self._save(self.state)
+
+    def rescue(self, error: Exception) -> None:
+        """Save what was trained before ``error``, if it was not and the disk lets it; else the error has a note why.
+
+        Weights that are halfway between two steps are not saved.
+        """
+        if self.state.step == self._saved_step or not self._is_whole:
+            return
+        # A step that broke off has drawn some: started again, it must draw the same.
+        set_random_state(self._random)
+        try:
+            self.save()
+        except UserError as failure:
+            error.add_note(str(failure))
