@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from hydra import compose, main
+from hydra import compose, initialize_config_dir, main
 from hydra._internal import hydra as hydra_jobs
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -25,8 +25,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llava_moe.cli import OPEN_ENDED, config_folder
+from llava_moe.cli import OPEN_ENDED, config_folder, quote
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
+from llava_moe.commands.own_data import words_that_keep_own
 from llava_moe.commands.rates import spell_out
 from llava_moe.errors import UserError
 from llava_moe.secrets_in_text import has_secret, refusal
@@ -36,6 +37,8 @@ TAKEN_FLAGS = (
     *("-h", "--help", "-i", "--info"),
 )
 """Hydra's flags that are ours too; of the others one opens a pickle, which may run any program."""
+MULTIRUN = ("-m", "--multirun")
+WITHOUT_VALUE = (*MULTIRUN, "--resolve", "-h", "--help")
 # What a mistake in the words or in a configuration file raises; ValueError: flags that exclude each other;
 # RuntimeError: a launcher or sweeper that is no plugin of Hydra's.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RuntimeError)
@@ -56,7 +59,8 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
         words_for_hydra, sys.argv = sys.argv, arguments
         # Hydra writes a line of its own for an exception that reaches it.
         try:
-            statuses.append(job(config, task_words()))
+            own = _words_that_keep_own(name, task_words())
+            statuses.append(job(compose_again(name, own) if own != task_words() else config, own))
         except (Exception, KeyboardInterrupt) as error:
             failures.append(error)
         finally:
@@ -66,6 +70,8 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     # Hydra then lets exceptions through instead of printing its own page and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     words = flags_first(spell_out(words))
+    if not any(flag in words for flag in MULTIRUN):  # where each job has words of its own
+        words = _words_that_keep_own(name, words)
     arguments, sys.argv = sys.argv, ["llava-moe", *words]
     try:
         with _no_callbacks():
@@ -147,9 +153,38 @@ def compose_again(name: str, words: Sequence[str]) -> DictConfig:
     """Compose another configuration from inside a running job."""
     assert GlobalHydra.instance().is_initialized()
     try:
-        return compose(config_name=name, overrides=spell_out(words))
+        return compose(config_name=name, overrides=_words_that_keep_own(name, spell_out(words)))
     except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, name, words)) from error
+
+
+def _words_that_keep_own(name: str, words: list[str]) -> list[str]:
+    """The words, and those by which data of one's own is kept; where they do not compose, Hydra is to say why."""
+    if name != "train":
+        return words
+    folders, overrides = _own_folders(words), _overrides(words)
+
+    def composed(tried: list[str]) -> DictConfig:
+        if GlobalHydra.instance().is_initialized():
+            return compose(config_name=name, overrides=tried, return_hydra_config=True)
+        places = ",".join(quote(f"file://{folder.absolute()}") for folder in folders)
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+            return compose(name, [*tried, f"hydra.searchpath=[{places}]"], return_hydra_config=True)
+
+    try:
+        return [*words, *words_that_keep_own(overrides, composed)]
+    except COMPOSITION_ERRORS:
+        return words
+
+
+def _overrides(words: Sequence[str]) -> list[str]:
+    """The words that are neither flags nor values of flags, which stand in front (``flags_first``)."""
+    waiting = list(words)
+    while waiting and waiting[0].startswith("-"):
+        flag = waiting.pop(0)
+        if flag not in WITHOUT_VALUE and "=" not in flag:
+            waiting = waiting[1:]
+    return waiting
 
 
 def resolved(config: DictConfig, name: str = "train") -> dict[str, Any]:
@@ -237,13 +272,12 @@ def choices(group: str, words: Sequence[str] = ()) -> list[str]:
 
 
 def _own_folders(words: Sequence[str]) -> list[Path]:
-    return [Path(value) for flag, value in pairwise(words) if flag in ("--config-dir", "-cd")]
+    joined = [("--config-dir", word.partition("=")[2]) for word in words if word.startswith("--config-dir=")]
+    return [Path(value) for flag, value in [*joined, *pairwise(words)] if flag in ("--config-dir", "-cd")]
 
 
 def _known_keys(name: str, words: Sequence[str]) -> list[str]:
     """Keys of the configuration with only the group choices of the command line applied."""
-    from hydra import initialize_config_dir
-
     groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
     shipped = [word for word in words if (pair := word.partition("="))[0] in groups and pair[2] in choices(pair[0])]
     GlobalHydra.instance().clear()

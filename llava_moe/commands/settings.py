@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import PHASE, SOURCE, TRAIN, as_word, check_settings
+from llava_moe.commands.own_data import swap_published_sources
 from llava_moe.commands.rates import settle_rates
 from llava_moe.errors import UserError
 from llava_moe.train.folder import FREE_KEYS, flatten
@@ -45,6 +46,7 @@ def settle(config: dict[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
         UserError: a value of another kind than the setting's, or out of its bounds.
     """
     check_settings(config, TRAIN)
+    swap_published_sources(config, words)
     for name, source in config["data"]["sources"].items():
         # A path that is not there yet has a line of its own.
         check_settings({key: value for key, value in source.items() if key != "path"}, SOURCE, f"data.sources.{name}.")

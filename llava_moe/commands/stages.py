@@ -40,16 +40,18 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
         own = settle(config, words)
         folder = Path(own["out"]) if own["out"] else RUNS / f"{name}-{fingerprint(own)}"
         return [Stage(folder, own, name, tuple(words))]
-    configs, composed_of = [], []
+    configs: list[dict[str, Any]] = []
+    composed_of: list[tuple[str, ...]] = []
     for entry in config["stages"]:
         _check_entry(entry)
         ignored = ("exp", "scale", "out", *entry["ignores"])
         kept = [word for word in words if not any(_is_of(word, pattern) for pattern in ignored)]
-        child = settle(resolved(compose_again("train", [*entry["overrides"], *kept])), kept)
+        child_words = (*entry["overrides"], *kept)
+        child = settle(resolved(compose_again("train", child_words)), child_words)
         if child["stages"] is not None:
             raise UserError(f"stages: {entry['overrides']} is itself an experiment of several stages")
         configs.append(child)
-        composed_of.append((*entry["overrides"], *kept))
+        composed_of.append(child_words)
     digest = fingerprint({str(number): child for number, child in enumerate(configs)})
     root = Path(config["out"]) if config["out"] else RUNS / f"{name}-{digest}"
     stages: list[Stage] = []

@@ -14,7 +14,7 @@ from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.console import say_next
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
 from llava_moe.commands.rates import notes_on_old_words
-from llava_moe.commands.settings import EMBEDDED
+from llava_moe.commands.settings import EMBEDDED, sources_of
 from llava_moe.commands.stages import Stage, experiment_name, plan_stages
 from llava_moe.commands.typed_words import is_sweep, told_how_to_go_on, words_of_job
 from llava_moe.train.folder import is_finished
@@ -57,7 +57,8 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], roots: li
 def _say_first(name: str, config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     """The first line, before torch is loaded: nobody wonders whether anything happens."""
     folder = stages[0].folder if config["stages"] is None else stages[0].folder.parent
-    line = f"llava-moe train: exp={name}, {_model(stages[-1].config['model'])}, {folder}"
+    last = stages[-1].config
+    line = f"llava-moe train: exp={name}, {_model(last['model'])} on {_data(last)}, {folder}"
     sys.stdout.write(visible(line) + "\n")
     sys.stdout.flush()
 
@@ -71,3 +72,15 @@ def _model(model: Mapping[str, Any]) -> str:
     if named is None:
         return "a model of random weights"
     return "the small embedded model" if str(named).startswith(EMBEDDED) else f"model {named}"
+
+
+def _data(config: Mapping[str, Any]) -> str:
+    """Which data it trains on: the embedded ones, others by the names of their sources."""
+    sources = sources_of(config)
+    nodes = config["data"]["sources"]
+    names = [one.name for one in sources if not str(nodes[one.name]["path"]).startswith(EMBEDDED)]
+    embedded = ["the embedded data"] if len(names) < len(sources) else []
+    if config["path"] is not None and names == ["mine"]:
+        names = [str(config["path"])]
+    shown = names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more sources"]
+    return " and ".join([", ".join(shown), *embedded] if shown else embedded)
