@@ -43,9 +43,9 @@ class Images:
         may_not_read = tuple(map(Path, (folder / OUTSIDE, *FORBIDDEN)))
         if asks:
             return Attempt(command((*ASK, f"image={path}")), f"{' '.join(ASK)} image={path}: {told}", (folder,))
-        as_bytes, mode = random.random() < 0.2 and path.is_file(), random.choice(("pad", "crop"))
-        about = f"open {path.name}{' as bytes' if as_bytes else ''} and {mode}: {told}"
-        data = path.read_bytes()[: 1 << 28] if as_bytes and path.stat().st_size < 1 << 28 else None
+        mode = random.choice(("pad", "crop"))
+        data = path.read_bytes() if told == "mutate_picture" and random.random() < 0.2 else None
+        about = f"open {path.name}{'' if data is None else ' as bytes'} and {mode}: {told}"
         return Attempt(lambda: _open(path, data, mode), about, (), may_not_read)
 
 

@@ -19,7 +19,7 @@ def mutate_tensors(random: Random, data: bytes) -> bytes:
     header, numbers = json.loads(data[8 : 8 + length]), data[8 + length :]
     kind = random.randrange(6)
     if kind == 0:
-        return struct.pack("<Q", abs(int(min(hostile_size(random), 2**64 - 1)))) + data[8:]
+        return struct.pack("<Q", min(abs(hostile_size(random)), 2**64 - 1)) + data[8:]
     if kind == 1:
         return data[: 8 + length] + mutate_bytes(random, numbers)
     if kind == 2:
@@ -39,10 +39,10 @@ def mutate_tensors(random: Random, data: bytes) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded + numbers
 
 
-def hostile_size(random: Random) -> float:
-    """A number that may stand for a length."""
+def hostile_size(random: Random) -> int:
+    """A number that may stand for a length, of any sign."""
     number = hostile_number(random)
-    return 0 if number != number else number
+    return 0 if number != number else int(max(-(2**70), min(2**70, number)))
 
 
 def _change_entry(random: Random, header: dict[str, dict[str, list[int]]]) -> None:
@@ -54,7 +54,7 @@ def _change_entry(random: Random, header: dict[str, dict[str, list[int]]]) -> No
     elif kind == 1:
         entry["shape"] = entry["shape"][::-1]
     elif kind == 2:
-        entry["shape"] = [int(max(-(2**70), min(2**70, hostile_size(random)))) for _ in range(random.randint(0, 9))]
+        entry["shape"] = [hostile_size(random) for _ in range(random.randint(0, 9))]
     elif kind == 3:
         header[hostile_text(random, 300)] = header.pop(name)
     elif kind == 4:

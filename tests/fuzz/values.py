@@ -67,10 +67,8 @@ def mutate(random: Random, tree: Any, is_yaml: bool = False) -> Any:
     """A copy of the tree with one to three places changed."""
     tree = [copy.deepcopy(tree)]
     for _ in range(random.choice((1, 1, 1, 2, 3))):
-        container, key = random.choice(_places(tree))
-        if not (container is tree or isinstance(container, list | dict)):
-            continue
-        _change(random, container, key, is_yaml)
+        if places := _places(tree):
+            _change(random, *random.choice(places), is_yaml)
     return tree[0] if tree else Raw("")
 
 
