@@ -59,6 +59,15 @@ FORBIDDEN_OUTSIDE = {
     "peft": {"export.proof", "compose.static_merge"},
     "lmms_eval": {"lmms.manifest", "lmms.model"},
 }
+# How often a module catches whatever comes: each says why where it does. Another is no answer to a traceback.
+CATCH_ALLS = {
+    **dict.fromkeys(("cli", "data.images", "data.reading", "data.readers.content", "data.readers.tree"), 1),
+    # They save, or carry it to where it is raised again.
+    **dict.fromkeys(("train.loop", "train.meeting", "commands.compose_config"), 1),
+    **dict.fromkeys(("eval.endpoint", "eval.judge", "commands.export", "commands.compose_start"), 1),
+    **dict.fromkeys(("prepare.recipe", "prepare.preparation", "prepare.workers", "prepare.chunks"), 1),
+    **dict.fromkeys(("data.readers.files", "model.build"), 3),
+}
 
 
 @cache
@@ -194,6 +203,20 @@ def test_text_becomes_values_in_one_module() -> None:
             if module not in READERS and any(name[1] in PARSING.get(name[0], ()) for name in named if name):
                 found.append(f"{module}:{node.lineno}")
     assert not found
+
+
+def test_nothing_more_catches_whatever_comes() -> None:
+    def catches_all(node: ast.AST) -> bool:
+        """``except Exception``, alone or among others, and ``suppress(Exception)``."""
+        caught: list[ast.expr] = []
+        if isinstance(node, ast.ExceptHandler) and node.type is not None:
+            caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+            caught = node.args
+        return any(ast.unparse(one) in ("Exception", "BaseException") for one in caught)
+
+    found = {module: sum(map(catches_all, ast.walk(tree))) for module, tree in modules().items()}
+    assert not {module: count for module, count in found.items() if count > CATCH_ALLS.get(module, 0)}
 
 
 def test_every_module_says_what_it_is() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from llava_moe.cli import config_folder
 from llava_moe.commands.rates import RATES
+from llava_moe.structured_text import parse_yaml
 
 SCALE = "scale=demo"
 # The one shipped file of the group whose sources are the user's.
@@ -46,7 +46,7 @@ def swap_published_sources(config: dict[str, Any], words: Sequence[str]) -> None
     data = config["data"]
     if SCALE not in words or not any(source.get("recipe") for source in data["sources"].values()):
         return
-    embedded = yaml.safe_load((config_folder() / "data" / "demo.yaml").read_text(encoding="utf-8"))["sources"]
+    embedded = parse_yaml((config_folder() / "data" / "demo.yaml").read_bytes())["sources"]
     recipes, swapped, used = _shipped_recipes(), {}, set[str]()
     for name, source in data["sources"].items():
         recipe = source.get("recipe")
@@ -69,7 +69,7 @@ def _shipped(group: str) -> set[str]:
 def _shipped_recipes() -> set[str]:
     found = set()
     for path in (config_folder() / "data").glob("*.yaml"):
-        sources: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["sources"]
+        sources: Mapping[str, Any] = parse_yaml(path.read_bytes())["sources"]
         found |= {source["recipe"] for source in sources.values() if "recipe" in source}
     return found
 
