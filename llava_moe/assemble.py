@@ -5,13 +5,12 @@ The only file where ``model/``, ``adapters/`` and ``data/`` meet below ``command
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,7 +19,17 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from llava_moe.adapters import Attached, Mole, NoAdapter, attach, load_adapter, load_adapter_with_modules
+from llava_moe.adapters import (
+    Attached,
+    LlavaMole,
+    Lora,
+    MixLora,
+    Mole,
+    NoAdapter,
+    attach,
+    load_adapter,
+    load_adapter_with_modules,
+)
 from llava_moe.adapters.field_types import first_misfit
 from llava_moe.adapters.own_format import read_settings
 from llava_moe.data.batch import Batch
@@ -56,6 +65,10 @@ from llava_moe.train.checkpoint import newest_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROJECTOR = "multi_modal_projector"
+ADAPTERS: dict[str, type] = {
+    f"llava_moe.adapters.{one.__name__}": one for one in (Lora, LlavaMole, MixLora, Mole, NoAdapter)
+}
+ARCHITECTURES: dict[str, type] = {f"llava_moe.model.{one.__name__}": one for one in get_args(Architecture)}
 
 
 @dataclass(frozen=True)
@@ -365,8 +378,8 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     """The recipe that a resolved configuration describes."""
     model, stage, train = config["model"], config["stage"], config["train"]
     return Recipe(
-        architecture=from_target(model["architecture"]),
-        adapter=from_target(config["adapter"]) if "adapter" in stage["learning_rates"] else NoAdapter(),
+        architecture=from_target(model["architecture"], ARCHITECTURES),
+        adapter=from_target(config["adapter"], ADAPTERS) if "adapter" in stage["learning_rates"] else NoAdapter(),
         dtype=train["dtype"],
         template=_written_template(config),
         image_mode=stage["image_mode"],
@@ -392,22 +405,20 @@ def _reading_of(data: Mapping[str, Any]) -> ImageReading:
     return ImageReading(data.get("exif", AS_LLAVA.exif), data.get("alpha", AS_LLAVA.alpha), value_range)
 
 
-def from_target(node: Mapping[str, Any]) -> Any:
-    """Build the object that a node's ``_target_`` names; only this package's own classes may stand there.
+def from_target(node: Mapping[str, Any], registered: Mapping[str, type]) -> Any:
+    """Build the object that a node's ``_target_`` names.
+
+    Args:
+        registered: the classes that may stand there: ``ADAPTERS`` or ``ARCHITECTURES``.
 
     Raises:
-        UserError: an unknown class, or fields that it does not have.
+        UserError: another class, or fields that it does not have.
     """
-    target = str(node.get("_target_"))
-    module, _, name = target.rpartition(".")
-    if not target.startswith("llava_moe."):
-        raise UserError(f"_target_={target} is not a class of llava_moe: take a file of llava-moe ls adapter or model")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"_target_: {target} does not exist ({error})") from error
-    if not isinstance(kind, type) or not is_dataclass(kind):
-        raise UserError(f"_target_: {target} cannot be configured: name an adapter or an architecture of llava_moe")
+    target = node.get("_target_")
+    kind = registered.get(target) if isinstance(target, str) else None
+    if kind is None:
+        raise UserError(f"_target_={target} is none of {', '.join(registered)}: take a file of llava-moe ls")
+    name = kind.__name__
     values = {key: value for key, value in node.items() if key != "_target_"}
     known = [field.name for field in fields(kind)]
     unknown = [key for key in values if key not in known]

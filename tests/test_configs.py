@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from llava_moe.assemble import Recipe, from_target, recipe_of
+from llava_moe.assemble import ADAPTERS, Recipe, from_target, recipe_of
 from llava_moe.cli import config_folder, prepare_override
 from llava_moe.commands.compose_config import resolved
 from llava_moe.commands.settings import mixture_of, optimizer_of, settle
@@ -75,7 +75,7 @@ def test_no_experiment_sets_what_only_one_adapter_has() -> None:
 
 
 def lora_of(*words: str) -> tuple[int, float]:
-    adapter = from_target(composed(*words)["adapter"])
+    adapter = from_target(composed(*words)["adapter"], ADAPTERS)
     return adapter.r, adapter.lora_alpha
 
 
@@ -138,7 +138,7 @@ def test_every_parallel_setting_composes(parallel: str) -> None:
 
 def test_the_headline_is_llava_mole_of_three_domains_on_vicuna_7b() -> None:
     config = composed("exp=mix_general_doc_med")
-    assert from_target(config["adapter"]).num_experts == 3
+    assert from_target(config["adapter"], ADAPTERS).num_experts == 3
     assert (config["adapter"]["r"], config["adapter"]["lora_alpha"]) == (32, 64)
     assert config["stage"]["learning_rates"] == {"adapter": 2e-4, "projector": 2e-5}
     assert config["train"]["global_batch_size"] == 128

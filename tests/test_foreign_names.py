@@ -34,7 +34,8 @@ PRIVATE = {
         *("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks"),
         *("_is_view", "_version"),
     },
-    "commands.compose_config": {"hydra._internal", "hydra._internal.utils", "_actions"},
+    "commands.compose_config": {"hydra._internal.utils", "_actions"},
+    "commands.hydra_settings": {"hydra._internal.config_loader_impl"},
     "data.workers": {"_shutdown_workers"},
     # lmms-eval's own hook for models; its copy is held by tests/lmms.
     "lmms.model": {"_resolve_system_prompt"},

@@ -9,15 +9,13 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from hydra import compose, initialize_config_dir, main
-from hydra._internal import hydra as hydra_jobs
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,7 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llava_moe.cli import OPEN_ENDED, config_folder, quote
+from llava_moe.commands.hydra_settings import held_to_ours, refuse_words
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
+from llava_moe.commands.odd_words import refuse_odd_words, refuse_sizes
 from llava_moe.commands.own_data import words_that_keep_own
 from llava_moe.commands.rates import spell_out
 from llava_moe.errors import UserError
@@ -40,8 +40,9 @@ TAKEN_FLAGS = (
 MULTIRUN = ("-m", "--multirun")
 WITHOUT_VALUE = (*MULTIRUN, "--resolve", "-h", "--help")
 # What a mistake in the words or in a configuration file raises; ValueError: flags that exclude each other;
-# RuntimeError: a launcher or sweeper that is no plugin of Hydra's.
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RuntimeError)
+# RuntimeError: a launcher or sweeper that is no plugin of Hydra's, brackets nested too deep; OSError: a name that no
+# file can have, a file that is closed to us.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RuntimeError, OSError)
 
 
 def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, list[str]], int]) -> int:
@@ -69,12 +70,15 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     task.__module__ = "__main__"
     # Hydra then lets exceptions through instead of printing its own page and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    words = flags_first(spell_out(words))
-    if not any(flag in words for flag in MULTIRUN):  # where each job has words of its own
+    flags, overrides = split_flags(words)
+    refuse_words(overrides)
+    refuse_odd_words(name, overrides, _own_folders(flags))
+    words = [*flags, *spell_out(overrides)]
+    if not any(flag in flags for flag in MULTIRUN):  # where each job has words of its own
         words = _words_that_keep_own(name, words)
     arguments, sys.argv = sys.argv, ["llava-moe", *words]
     try:
-        with _no_callbacks():
+        with held_to_ours():
             main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
     except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, name, words)) from error
@@ -85,23 +89,6 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     return max(statuses, default=0)
 
 
-@contextmanager
-def _no_callbacks() -> Iterator[None]:
-    """Refuse ``hydra.callbacks``: Hydra calls whatever they name, a reader of pickles among it, before our job runs."""
-    made_by_hydra = hydra_jobs.Callbacks
-
-    def refuse(config: DictConfig | None = None) -> Any:
-        if config is not None and OmegaConf.select(config, "hydra.callbacks"):
-            raise UserError("hydra.callbacks calls whatever it names: leave it out of the words and of your own files")
-        return made_by_hydra(config)
-
-    hydra_jobs.Callbacks = refuse  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        hydra_jobs.Callbacks = made_by_hydra  # type: ignore[misc]
-
-
 def task_words() -> list[str]:
     """The override words of the running job, as they were given."""
     # Trap: read as a configuration they would be interpolated, and ``\\${`` would lose its backslash.
@@ -110,8 +97,8 @@ def task_words() -> list[str]:
     return [str(word) for word in words]
 
 
-def flags_first(words: Sequence[str]) -> list[str]:
-    """Hydra's flags in front of the overrides: its parser gives up where overrides stand on both sides of a flag.
+def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, and the overrides: its parser gives up where overrides stand on both sides of a flag.
 
     Raises:
         UserError: a flag that is not one of ``TAKEN_FLAGS``, or a flag without its value.
@@ -146,12 +133,13 @@ def flags_first(words: Sequence[str]) -> list[str]:
         parser.parse_args([*flags, *overrides])
     except argparse.ArgumentError as error:
         refuse(str(error))
-    return [*flags, *overrides]
+    return flags, overrides
 
 
 def compose_again(name: str, words: Sequence[str]) -> DictConfig:
     """Compose another configuration from inside a running job."""
     assert GlobalHydra.instance().is_initialized()
+    refuse_sizes(words)
     try:
         return compose(config_name=name, overrides=_words_that_keep_own(name, spell_out(words)))
     except COMPOSITION_ERRORS as error:
@@ -178,7 +166,7 @@ def _words_that_keep_own(name: str, words: list[str]) -> list[str]:
 
 
 def _overrides(words: Sequence[str]) -> list[str]:
-    """The words that are neither flags nor values of flags, which stand in front (``flags_first``)."""
+    """The words that are neither flags nor values of flags, which stand in front (``split_flags``)."""
     waiting = list(words)
     while waiting and waiting[0].startswith("-"):
         flag = waiting.pop(0)
@@ -246,15 +234,17 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
             return f"{unknown} is not in the file that was chosen for {unknown.partition('.')[0]}: write it there"
         return f"unknown key {unknown}{suggest(unknown, known)}"
     first = re.sub(r" See https://\S+.*", "", " ".join(messages.split()))[:300]
+    if swept := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires|\s*1\.)", messages):
+        return f"{swept[1]} gives several values: add -m to run each, or write one value (a list as [a,b])"
+    if isinstance(error, OSError) and error.filename:
+        return f"{str(error.filename)[:300]} cannot be opened ({error.strerror}): check the words and --config-dir"
     if isinstance(error, OverrideParseException):
         # A mistyped key of free text was not quoted for Hydra, which then stumbles over its value.
         bare = str(error.override).partition("=")[0].lstrip("+~")
         known = _known_keys(name, words)
         if bare not in known and not bare.startswith(OPEN_ENDED) and (near := suggest(bare, known)):
             return f"unknown key {bare}{near}"
-        return (
-            f"cannot read {error.override}: {first}; write key=value, and text with blanks or commas as key=\"'...'\""
-        )
+        return f"cannot read {error.override}: write key=value, and text with blanks or commas as key=\"'...'\""
     if isinstance(error, yaml.YAMLError):
         return f"a configuration file is not valid YAML: {first}"
     # An experiment's own sizes of an adapter are looked up by both names (configs/sizes).
@@ -272,8 +262,9 @@ def choices(group: str, words: Sequence[str] = ()) -> list[str]:
 
 
 def _own_folders(words: Sequence[str]) -> list[Path]:
-    joined = [("--config-dir", word.partition("=")[2]) for word in words if word.startswith("--config-dir=")]
-    return [Path(value) for flag, value in [*joined, *pairwise(words)] if flag in ("--config-dir", "-cd")]
+    joined = [word.removeprefix("--config-dir=") for word in words if word.startswith("--config-dir=")]
+    apart = [value for flag, value in pairwise(words) if flag in ("--config-dir", "-cd")]
+    return [Path(value) for value in (*joined, *apart)]
 
 
 def _known_keys(name: str, words: Sequence[str]) -> list[str]:

@@ -121,12 +121,12 @@ def _tokenizer(model: Mapping[str, Any], console: Console) -> TextTokenizer | No
 
 
 def _reference(model: Mapping[str, Any]) -> str:
-    from llava_moe.assemble import from_target
+    from llava_moe.assemble import ARCHITECTURES, from_target
     from llava_moe.model import FromCheckpoint, FromParts
 
     if model["path"] is not None:
         return str(model["path"])
-    architecture = from_target(model["architecture"])
+    architecture = from_target(model["architecture"], ARCHITECTURES)
     if isinstance(architecture, FromParts):
         return architecture.language_model
     return str(architecture.path if isinstance(architecture, FromCheckpoint) else architecture.tokenizer)

@@ -37,7 +37,9 @@ def refuse_unknown(config: Mapping[str, Any], name: str) -> None:
     for section, node in sections.items():
         if isinstance(node, Mapping):
             if not isinstance(config[section], Mapping):
-                raise UserError(f"{section}={config[section]}: it holds settings, such as {section}.{next(iter(node))}")
+                raise UserError(
+                    f"{section}={as_word(config[section])}: it holds settings, such as {section}.{next(iter(node))}"
+                )
             if node:  # one that the file leaves empty takes names of the user's
                 _compare(config[section], node, f"{section}.")
 

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from llava_moe.data.reading import is_value_range
 from llava_moe.errors import UserError
 
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes, as on Linux."""
+
 
 class Limit(Protocol):
     """One setting's domain."""
@@ -20,15 +23,16 @@ class Limit(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number of at least ``lowest``."""
+    """A whole number from ``lowest`` to ``highest``; no count of ours is larger, and no seed."""
 
     lowest: int
+    highest: int = 2**32 - 1
 
     def admits(self, value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= self.lowest
+        return isinstance(value, int) and not isinstance(value, bool) and self.lowest <= value <= self.highest
 
     def describe(self) -> str:
-        return f"a whole number of at least {self.lowest}"
+        return f"a whole number of at least {self.lowest} and at most {self.highest}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,12 @@ class Real:
     open_below: bool = False
 
     def admits(self, value: Any) -> bool:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        try:
+            if not math.isfinite(value):
+                return False
+        except OverflowError:  # a whole number that no float holds
             return False
         return (self.lowest < value if self.open_below else self.lowest <= value) and value <= self.highest
 
@@ -78,19 +87,34 @@ class Text:
 
 
 @dataclass(frozen=True)
+class FilePath:
+    """A path that a file can have, or an address."""
+
+    def admits(self, value: Any) -> bool:
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            return False
+        longest = max(len(part.encode()) for part in value.split("/"))
+        return longest <= LONGEST_NAME and len(value.encode()) < LONGEST_PATH
+
+    def describe(self) -> str:
+        return f"text, such as a path; each name in it of at most {LONGEST_NAME} bytes"
+
+
+@dataclass(frozen=True)
 class ListOf:
-    """A list of values, of ``length`` if that is given."""
+    """A list of values, of ``length`` if that is given, and of ``shortest`` at least."""
 
     item: Limit
     length: int | None = None
+    shortest: int = 0
 
     def admits(self, value: Any) -> bool:
-        if not isinstance(value, list) or self.length not in (None, len(value)):
+        if not isinstance(value, list) or self.length not in (None, len(value)) or len(value) < self.shortest:
             return False
         return all(self.item.admits(item) for item in value)
 
     def describe(self) -> str:
-        how_many = "" if self.length is None else f"{self.length} values, "
+        how_many = f"{self.length} values, " if self.length is not None else "one or more, " if self.shortest else ""
         return f"a list [...] of {how_many}each {self.item.describe()}"
 
 
@@ -142,6 +166,9 @@ class Fields:
         return "a mapping {field: value, ...}"
 
 
+MOST_REPEATS = 100_000
+"""Passes over the data that anyone would ask for."""
+
 FLAG = Choice((True, False))
 BY_DOMAIN = "by_domain="
 """How ``static=`` of export begins where a domain follows."""
@@ -149,18 +176,18 @@ BY_DOMAIN = "by_domain="
 EXIF = Choice(("apply", "ignore"))
 ALPHA = Choice(("white", "black", "drop"))
 VALUE_RANGE = OrNull(ValueRange())
-SHARED: dict[str, Limit] = {"seed": Whole(0), "out": OrNull(Text()), "model.path": OrNull(Text())}
+SHARED: dict[str, Limit] = {"seed": Whole(0), "out": OrNull(FilePath()), "model.path": OrNull(FilePath())}
 TRAIN: dict[str, Limit] = SHARED | {
-    "init_from": OrNull(Text()),
-    "domains": OrNull(ListOf(Text())),
-    "domain_scale": OrNull(ByName(Real(0, open_below=True))),
-    "path": OrNull(Text()),
-    "images": OrNull(Text()),
+    "init_from": OrNull(FilePath()),
+    "domains": OrNull(ListOf(Text(), shortest=1)),
+    "domain_scale": OrNull(ByName(Real(0, MOST_REPEATS, open_below=True))),
+    "path": OrNull(FilePath()),
+    "images": OrNull(FilePath()),
     "value_range": VALUE_RANGE,
-    "stages": OrNull(ListOf(Fields())),
+    "stages": OrNull(ListOf(Fields(), shortest=1)),
     "train.global_batch_size": Whole(1),
     "train.tokens_per_micro_batch": Whole(1),
-    "train.epochs": OrNull(Whole(0)),
+    "train.epochs": OrNull(Whole(0, MOST_REPEATS)),
     "train.max_steps": OrNull(Whole(1)),
     "train.max_length": Whole(1),
     "train.over_length": Choice(("cut", "drop")),
@@ -177,6 +204,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "train.num_threads": OrNull(Whole(1)),
     "log.every": Whole(1),
     "log.tensorboard": FLAG,
+    "log.project": Text(),
     # YAML reads an unquoted off as false.
     "log.wandb": Choice(("off", "offline", "online", "auto", False)),
     "eval.benchmarks": ListOf(Text()),
@@ -196,11 +224,11 @@ TRAIN: dict[str, Limit] = SHARED | {
     "adapter": Fields(),
     "data.sources": ByName(Fields()),
     "data.num_workers": Whole(0),
-    "data.root": Text(),
+    "data.root": FilePath(),
     "data.exif": EXIF,
     "data.alpha": ALPHA,
     "data.max_bad_share": Real(0, 1),
-    "data.quarantine": OrNull(Text()),
+    "data.quarantine": OrNull(FilePath()),
     "data.held_out": Real(0, 0.9),
     "data.epoch_samples": OrNull(Whole(1)),
     "data.weights": Choice(("samples", "tokens", "temperature")),
@@ -214,17 +242,17 @@ TRAIN: dict[str, Limit] = SHARED | {
 }
 READING: dict[str, Limit] = {"data.exif": OrNull(EXIF), "data.alpha": OrNull(ALPHA), "data.value_range": VALUE_RANGE}
 EVAL: dict[str, Limit] = SHARED | {
-    "run": OrNull(Text()),
+    "run": OrNull(FilePath()),
     "benchmarks": ListOf(Text()),
     "protocol": Text(),
-    "benchmark_root": OrNull(Text()),
-    "benchmark_paths": ByName(Text()),
+    "benchmark_root": OrNull(FilePath()),
+    "benchmark_paths": ByName(FilePath()),
     "limit": OrNull(Whole(0)),
     "batch_size": Whole(1),
     "num_threads": OrNull(Whole(1)),
     "dtype": OrNull(Choice(("fp32", "bf16", "fp16"))),
     **READING,
-    "model.peft": OrNull(Text()),
+    "model.peft": OrNull(FilePath()),
     "model.template": OrNull(Choice(("chat", "v1"))),
     "model.image_mode": OrNull(Choice(("pad", "crop", "resize"))),
     "model.endpoint": OrNull(Text()),
@@ -232,7 +260,7 @@ EVAL: dict[str, Limit] = SHARED | {
     "model.api_key_env": OrNull(Text()),
     "model.timeout": OrNull(Real(0, open_below=True)),
     "model.attempts": OrNull(Whole(1)),
-    "runs": OrNull(ListOf(Text())),
+    "runs": OrNull(ListOf(FilePath())),
     "common": FLAG,
     "blind": FLAG,
     "leaks": FLAG,
@@ -246,12 +274,12 @@ EVAL: dict[str, Limit] = SHARED | {
 PHASE: dict[str, Limit] = {"share": Real(0, 1, open_below=True), "weights": ByName(Real(0))}
 SOURCE: dict[str, Limit] = {
     "domain": Text(),
-    "path": Text(),
-    "images": OrNull(Text()),
+    "path": FilePath(),
+    "images": OrNull(FilePath()),
     "value_range": VALUE_RANGE,
     "split": OrNull(Text()),
     "recipe": OrNull(Text()),
-    "repeats": Real(0, open_below=True),
+    "repeats": Real(0, MOST_REPEATS, open_below=True),
     "cap": OrNull(Whole(1)),
     "weight": Real(0),
 }

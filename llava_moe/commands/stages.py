@@ -63,10 +63,14 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
 
 
 def _check_entry(entry: Mapping[str, Any]) -> None:
-    if set(entry) != {"name", "overrides", "ignores"} or not all(isinstance(entry[key], list) for key in LISTS):
+    if set(entry) != {"name", "overrides", "ignores"} or not all(_is_words(entry[key]) for key in LISTS):
         raise UserError(f"stages: {dict(entry)} must have a name and the lists overrides and ignores, as in exp=demo")
     if not STAGE_NAME.fullmatch(str(entry["name"])):
         raise UserError(f"stages: the name {entry['name']!r} must be a number, a dash and a word, such as 1-pretrain")
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 def experiment_name(words: Sequence[str]) -> str:

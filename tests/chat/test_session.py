@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from llava_moe import assemble as assembling
 from llava_moe.adapters import Lora
 from llava_moe.assemble import Assembled, from_target
 from llava_moe.chat.session import Session
@@ -70,7 +71,7 @@ def test_each_answer_is_that_of_the_whole_conversation(
         settings["experts"] = [str(tmp_path / f"rank{r}") for r in (2, 3)]
         for r, folder in zip((2, 3), settings["experts"], strict=True):
             assemble(tokenizer_folder, adapter=Lora(r=r)).attached.save(folder)
-    assembled = assemble(tokenizer_folder, adapter=from_target(settings))
+    assembled = assemble(tokenizer_folder, adapter=from_target(settings, assembling.ADAPTERS))
     talk = session(assembled)
     talk.attach(paths[0])
     turns: list[Turn] = []

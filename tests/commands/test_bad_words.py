@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llava_moe.assemble import recipe_of
 from llava_moe.cli import config_folder
-from llava_moe.commands.compose_config import flags_first, resolved
+from llava_moe.commands.compose_config import resolved, split_flags
 from llava_moe.commands.settings import mixture_of, settle
 from llava_moe.errors import UserError
 
@@ -66,7 +67,44 @@ def test_a_choice_that_a_command_does_not_have_is_an_unknown_key(command: str, w
         (["~adapter"], "adapter is not set"),
         (["data=own"], "data=own does not exist"),
         (["train=3"], "train=3: it holds settings, such as train.global_batch_size"),
-        (["train.max_steps"], "cannot read train.max_steps"),
+        (["train.max_steps"], "cannot read train.max_steps: words are key=value"),
+        (["demo"], "cannot read demo: words are key=value (did you mean exp=demo?)"),
+        (["lora"], "cannot read lora: words are key=value (did you mean adapter=lora?)"),
+        (["mix_medd"], "(did you mean exp=mix_med?)"),
+        (["=x"], "a key is missing before ="),
+        (["++"], "cannot read ++"),
+        (["~"], "Could not delete ''"),
+        (["~~train"], "cannot read ~~train"),
+        (["a=b=c"], "cannot read a=b=c: write key=value"),
+        (["seed='"], "cannot read seed='"),
+        (["-prompt=x"], "unrecognized arguments: -prompt=x"),
+        (["seed=1,2"], "seed=1,2 gives several values: add -m to run each"),
+        (["seed=choice(1,2)"], "seed=choice(1,2) gives several values: add -m"),
+        (["+stage=${oc.decode:'1'}"], "a name stands there, of a file stage/NAME.yaml; llava-moe ls stage lists them"),
+        (["adapter=null"], "adapter=null: a name stands there"),
+        (["adapter=[lora,none]"], "adapter=[lora,none]: a name stands there"),
+        (["data=/abs/mix.yaml"], "put your own into FOLDER/data/ and add --config-dir FOLDER data=mix"),
+        (
+            ["data=train.json"],
+            "data=train.json: a name stands there, of a file data/NAME.yaml; for records of your own: da",
+        ),
+        (["exp=mix.yaml"], "add --config-dir FOLDER exp=mix"),
+        (["exp=../train"], "exp=../train: a name stands there"),
+        (["model=/abs/path"], "for a checkpoint: model.path=/abs/path"),
+        (["adapter=runs/x"], "to start from a run's adapter: init_from=RUN"),
+        (["stages=[]"], "stages=[]: give a list [...] of one or more"),
+        (["stages=[{name: 1-a, overrides: [1], ignores: []}]"], "must have a name and the lists"),
+        (["seed=99999999999999999999999999"], "seed=99999999999999999999999999: give a whole number"),
+        (["seed=1e400"], "seed=inf: give a whole number"),
+        (["train.warmup_ratio=" + "9" * 400], "give a number of at least 0 and at most 1"),
+        (["train.max_steps=0x10"], "train.max_steps=0x10: give a whole number"),
+        (["train.epochs=1000000000"], "train.epochs=1000000000: give a whole number"),
+        (["seed=${.x}"], "Interpolation key 'x' not found in seed"),
+        (["seed=${seed}"], "Recursive interpolation detected in seed"),
+        (["seed=${nosuch:1}"], "Unsupported interpolation type nosuch in seed"),
+        (["model.architecture._target_=os.system"], "_target_=os.system is none of llava_moe.model.FromParts,"),
+        (["adapter._target_=llava_moe.adapters.attach"], "_target_=llava_moe.adapters.attach is none of"),
+        (["adapter._target_=llava_moe.model.FromShape"], "_target_=llava_moe.model.FromShape is none of"),
         (["train.betas=[1,"], "cannot read train.betas=[1,"),
         (["seed=${nowhere}"], "Interpolation key 'nowhere' not found in seed"),
         (["stages=[{name: a}]"], "stages"),
@@ -212,7 +250,45 @@ def test_a_stage_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize("words", [["--info", "exp=mix_doc"], ["exp=mix_doc", "--info"], ["exp=mix_doc", "-i"]])
 def test_info_without_a_value_stands_anywhere(words: list[str]) -> None:
     flag = next(word for word in words if word.startswith("-"))
-    assert flags_first(words) == [flag, "all", "exp=mix_doc"]
+    assert split_flags(words) == ([flag, "all"], ["exp=mix_doc"])
+
+
+def test_a_word_of_any_size_is_answered_in_a_line_that_can_be_read(refused: Refused, tiny_words: list[str]) -> None:
+    long = "x" * 5_000
+    hostile = [f"hydra/launcher={long}", f"out={long}", f"init_from={long}", f"{long}{long}{long}=1", f"+{long}=1"]
+    hostile += [f"path={long * 2_000}", "seed=" + "1" * 10_000_000, "seed=" + "9" * 5_000, f"exp={long}", long]
+    hostile += ["train.betas=" + "[" * 100_000, "train.betas=" + "[" * 3_000 + "]" * 3_000, f"train.dtype={long}"]
+    hostile += ["domain_scale=" + "{a:" * 2_000 + "1" + "}" * 2_000, f"data.sources.mine.images={long}"]
+    for word in hostile:
+        started = time.monotonic()
+        told = refused("train", *tiny_words, word)
+        assert len(told) < 2_500, word[:50]
+        assert time.monotonic() - started < 5, word[:50]
+    assert not Path("runs").exists()
+
+
+HYDRAS_OWN = [
+    "hydra.run.dir=called",
+    "hydra.sweep.dir=called",
+    "hydra.output_subdir=called",
+    "hydra.job.chdir=true",
+    "+hydra.job.env_set.LD_PRELOAD=x",
+    "hydra.searchpath=[pkg://antigravity]",
+    "hydra/job_logging=default",
+    "++hydra.job_logging.handlers={a: {class: builtins.open, file: called, mode: w}}",
+    "++hydra.hydra_logging.handlers={a: {class: builtins.open, file: called, mode: w}}",
+    "++hydra.sweeper.own={_target_: builtins.open, file: called, mode: w}",
+    "++hydra.launcher.own={_target_: builtins.open, file: called, mode: w}",
+]
+
+
+@pytest.mark.parametrize("flags", [[], ["-m", "seed=1,2"], ["--cfg", "job"]])
+def test_settings_of_hydras_own_stay_as_ours_and_call_nothing(
+    flags: list[str], refused: Refused, tiny_words: list[str]
+) -> None:
+    for word in HYDRAS_OWN:
+        assert "hydra." in refused("train", *tiny_words, word, *flags), word
+        assert not Path("called").exists() and not Path("runs").exists(), word
 
 
 @pytest.mark.parametrize("flags", [[], ["-m", "seed=1,2"]])

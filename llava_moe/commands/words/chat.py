@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.image_keys import refuse_for_run
-from llava_moe.commands.limits import EVAL, READING, SHARED, Limit, OrNull, Real, Text, Whole, check_settings
+from llava_moe.commands.limits import EVAL, READING, SHARED, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import newest_checkpoint
 
@@ -19,7 +19,7 @@ LIMITS: dict[str, Limit] = {
     **{key: SHARED[key] for key in ("seed", "model.path")},
     **{key: EVAL[key] for key in ("model.peft", "model.template", "model.image_mode")},
     **READING,
-    "image": OrNull(Text()),
+    "image": OrNull(FilePath()),
     "prompt": OrNull(Text(may_be_empty=True)),
     "max_new_tokens": Whole(1),
     "temperature": Real(0),

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import compose_again, resolved, run_composed
-from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
+from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import settle
 from llava_moe.commands.typed_words import as_typed, told_how_to_go_on
@@ -21,9 +21,9 @@ MERGES = ("linear", "normalized_linear", "svd", "ties", "dare_ties")
 ADAPTER_KEYS = ("experts", "granularity", "temperature", "balance_coef", "mask", "exact")
 OWN_KEYS = (*ADAPTER_KEYS, "run", "method", "pick", "split", "limit", "weights", "density", "rank")
 LIMITS: dict[str, Limit] = {
-    "experts": OrNull(ListOf(Text())),
-    "run": OrNull(Text()),
-    "out": OrNull(Text()),
+    "experts": OrNull(ListOf(FilePath())),
+    "run": OrNull(FilePath()),
+    "out": OrNull(FilePath()),
     "mask": OrNull(ListOf(Choice((0, 1)))),
     "method": Choice(("mole", *MERGES)),
     "pick": FLAG,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_moe.commands.job import Job, run_job
-from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole
+from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Whole
 
 LIMITS: dict[str, Limit] = {
-    "out": OrNull(Text()),
+    "out": OrNull(FilePath()),
     "num_processes": OrNull(Whole(1)),
     "sample_images": OrNull(Whole(0)),
-    "against": ListOf(Text()),
-    "against_images": OrNull(Text()),
+    "against": ListOf(FilePath()),
+    "against_images": OrNull(FilePath()),
     "duplicates": Choice(("leave_out", "keep")),
     "strict": FLAG,
 }

@@ -9,19 +9,19 @@ from omegaconf import DictConfig
 
 from llava_moe.cli import quote
 from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Text, Whole, check_settings
+from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 
 LIMITS: dict[str, Limit] = {
-    "downloads": OrNull(Text()),
+    "downloads": OrNull(FilePath()),
     "from": Choice(("downloads", "hub")),
-    "out": Text(),
+    "out": FilePath(),
     "splits": OrNull(ListOf(Text())),
-    "images": OrNull(Text()),
+    "images": OrNull(FilePath()),
     "probe_images": FLAG,
     "num_processes": OrNull(Whole(1)),
     "restart": FLAG,
-    "model.path": OrNull(Text()),
+    "model.path": OrNull(FilePath()),
 }
 FREE_TEXT = ("recipe", "downloads")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_moe.commands.job import Job, run_job
-from llava_moe.commands.limits import Limit, OrNull, Text, Whole
+from llava_moe.commands.limits import FilePath, Limit, OrNull, Whole
 from llava_moe.commands.named_files import find_data
 
 LIMITS: dict[str, Limit] = {
-    "out": OrNull(Text()),
+    "out": OrNull(FilePath()),
     "rows": Whole(1),
     "shown": Whole(0),
     "epoch": Whole(0),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_moe.commands.job import Job, run_job
-from llava_moe.commands.limits import Limit, OrNull, Text, Whole
+from llava_moe.commands.limits import FilePath, Limit, OrNull, Whole
 from llava_moe.commands.named_files import find_data
 
-LIMITS: dict[str, Limit] = {"out": OrNull(Text()), "epochs": OrNull(Whole(1)), "ranks": Whole(1)}
+LIMITS: dict[str, Limit] = {"out": OrNull(FilePath()), "epochs": OrNull(Whole(1)), "ranks": Whole(1)}
 
 
 def main(words: Sequence[str]) -> int:

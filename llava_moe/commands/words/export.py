@@ -9,14 +9,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.limits import BY_DOMAIN, Choice, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.commands.limits import BY_DOMAIN, Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import newest_checkpoint
 
 LIMITS: dict[str, Limit] = {
-    "run": OrNull(Text()),
+    "run": OrNull(FilePath()),
     "to": OrNull(Choice(("hf", "peft"))),
-    "out": OrNull(Text()),
+    "out": OrNull(FilePath()),
     "dtype": OrNull(Choice(("fp32", "bf16"))),
     "static": OrNull(Text()),
     "split": Text(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_moe.commands.job import Job, run_job
-from llava_moe.commands.limits import FLAG, Limit, OrNull, Real, Text, Whole
+from llava_moe.commands.limits import FLAG, FilePath, Limit, OrNull, Real, Text, Whole
 from llava_moe.commands.named_files import find_starts
 from llava_moe.plan.devices import expect_known
 
@@ -14,7 +14,7 @@ LIMITS: dict[str, Limit] = {
     "num_devices": OrNull(Whole(1)),
     "mfu": OrNull(Real(0, 1, open_below=True)),
     "probe": FLAG,
-    "out": OrNull(Text()),
+    "out": OrNull(FilePath()),
 }
 
 
