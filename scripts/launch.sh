@@ -3,7 +3,20 @@
 # Not torchrun: it turns our 75 (stopped on a signal with a checkpoint saved: start the same command again) into 1, dies
 # of SIGUSR1, and kills after 30 seconds what is still saving.
 set -uo pipefail
-gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
+complain() {
+  echo "launch.sh: $1" >&2
+  exit 2
+}
+if [ -z "${GPUS+set}" ]; then
+  command -v nvidia-smi >/dev/null ||
+    complain "no nvidia-smi, so no GPU was found: say how many with GPUS=4, or train on the CPU with: llava-moe train"
+  listed=$(nvidia-smi --list-gpus 2>&1) || complain "nvidia-smi fails (${listed%%$'\n'*}): fix the driver, or say GPUS=4"
+  GPUS=$(grep -c '^GPU ' <<<"$listed") || complain "nvidia-smi lists no GPU: train on the CPU with: llava-moe train"
+fi
+[[ $GPUS =~ ^[1-9][0-9]{0,2}$ ]] || complain "GPUS=$GPUS is no number of GPUs: give 1 or more"
+gpus=$GPUS
+[[ ${MASTER_PORT:-29500} =~ ^[1-9][0-9]{0,4}$ ]] || complain "MASTER_PORT=$MASTER_PORT is no port: give 1024 to 65535"
+command -v python >/dev/null || complain "no python here: activate the environment that llava-moe is installed in"
 export WORLD_SIZE=$gpus MASTER_ADDR=127.0.0.1 MASTER_PORT=${MASTER_PORT:-29500} OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 # Said again where a run is stopped.
 export LLAVA_MOE_LAUNCHER="${GPUS:+env GPUS=$GPUS }$0"
