@@ -219,6 +219,18 @@ def test_nothing_more_catches_whatever_comes() -> None:
     assert not {module: count for module, count in found.items() if count > CATCH_ALLS.get(module, 0)}
 
 
+def test_no_table_cuts_a_name_in_a_narrow_terminal() -> None:
+    """Rich ends what does not fit with three dots, after which two names may look the same."""
+    found = []
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_column":
+                given = {one.arg for one in node.keywords}
+                if not given & {"overflow", "no_wrap", "min_width"}:
+                    found.append(f"{module}:{node.lineno}: add_column without overflow")
+    assert not found
+
+
 def test_every_module_says_what_it_is() -> None:
     assert not [module for module, tree in modules().items() if not ast.get_docstring(tree)]
 

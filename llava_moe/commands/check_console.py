@@ -49,11 +49,11 @@ def _table(labels: Sequence[str], rows: Sequence[KindRow]) -> Table:
     """Kinds by sources; where sources are many, each kind names those with the most of it."""
     table = Table(box=None, pad_edge=False)
     table.add_column("kind", no_wrap=True)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     is_wide = len(labels) > MOST_COLUMNS
     for label in ["in all"] if is_wide else labels:
-        table.add_column(label, justify="right")
-    table.add_column("of")
+        table.add_column(label, justify="right", overflow="fold")
+    table.add_column("of", overflow="fold")
     if is_wide:
         table.add_column("where", overflow="fold")
     for row in rows:

@@ -76,7 +76,7 @@ def _judge_of(given: Mapping[str, Any]) -> ChatServer:
 def _drawn(benchmark: str, verdicts: Mapping[str, Verdicts]) -> Table:
     table = Table(title=f"{benchmark}: judged, %", title_justify="left", header_style="bold")
     for name in ("domain", "right", "of those read", "n right", "wrong", "unreadable", "failed"):
-        table.add_column(name, justify="left" if name == "domain" else "right")
+        table.add_column(name, justify="left" if name == "domain" else "right", overflow="fold")
     for domain, one in verdicts.items():
         shares = ["-" if share is None else f"{100 * share:.1f}" for share in (one.accuracy, one.accuracy_readable)]
         counts = (one.right, one.wrong, one.unreadable, one.failed)

@@ -140,7 +140,7 @@ def _drawn(report: LeakReport) -> Table:
     table = leak_table(report)
     drawn = Table(title=table.title, title_justify="left", header_style="bold")
     for index, name in enumerate(table.header):
-        drawn.add_column(name, justify="left" if index < table.num_labels else "right")
+        drawn.add_column(name, justify="left" if index < table.num_labels else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*row)
     return drawn

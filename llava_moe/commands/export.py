@@ -33,7 +33,7 @@ from llava_moe.assemble import (
 from llava_moe.commands.console import say_next
 from llava_moe.commands.export_data import card_of, domains_of, open_held_out
 from llava_moe.commands.limits import BY_DOMAIN
-from llava_moe.commands.reporting import is_embedded
+from llava_moe.commands.settings import is_embedded
 from llava_moe.errors import UserError
 from llava_moe.export.card import cost_table
 from llava_moe.export.held_out import StaticCost, mean_mixings, static_costs

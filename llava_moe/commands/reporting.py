@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.assemble import read_config
-from llava_moe.commands.settings import EMBEDDED
+from llava_moe.commands.settings import is_embedded
 from llava_moe.commands.typed_words import listed, without
 from llava_moe.report.run import report_run
 from llava_moe.shell_words import as_place, named, shell
@@ -58,11 +58,6 @@ def next_of_sweep(roots: Sequence[Path]) -> list[str]:
 def has_scores(root: Path) -> bool:
     """Whether a run was scored."""
     return (root / "eval" / "results.json").is_file()
-
-
-def is_embedded(config: Mapping[str, Any]) -> bool:
-    """Whether a run was trained on the data that ships with the package, which the demo's questions are about."""
-    return all(str(source["path"]).startswith(EMBEDDED) for source in config["data"]["sources"].values())
 
 
 def _embedded(root: Path, has_scores: bool) -> list[str]:

@@ -34,6 +34,11 @@ def embedded_images() -> Path:
     return Path(__file__).resolve().parent.parent / "demo" / "images"
 
 
+def is_embedded(config: Mapping[str, Any]) -> bool:
+    """Whether a run learns from the data that ships with the package, which the demo's questions are about."""
+    return all(str(source["path"]).startswith(EMBEDDED) for source in config["data"]["sources"].values())
+
+
 def settle(config: dict[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
     """Apply the choices that one key makes for another.
 

@@ -73,9 +73,9 @@ class Picked:
     def table(self) -> Table:
         """Losses by candidate and domain; the best of each column is starred."""
         table = Table(title="held-out loss, nats a token (* best)", title_justify="left", header_style="bold")
-        table.add_column("candidate")
+        table.add_column("candidate", overflow="fold")
         for title in (*self.domains, "mean"):
-            table.add_column(title, justify="right")
+            table.add_column(title, justify="right", overflow="fold")
         for candidate in self.candidates:
             cells = [(candidate.losses[domain], candidate is self.best_in(domain)) for domain in self.domains]
             cells.append((candidate.mean, candidate is self.best))

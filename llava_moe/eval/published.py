@@ -237,7 +237,7 @@ class PublishedBenchmark:
     def notes(self) -> tuple[str, ...]:
         """Protocol, data and scorer in a sentence, then the page's own notes."""
         draw = self._drawn()
-        drawn = f"A part was drawn, {draw}. " if draw else ""
+        drawn = f"Drawn by {draw}. " if draw else ""
         said = f"{drawn}Protocol {self.protocol.name}, scorer: {self.scorer.name}, data: {self._data()}."
         return (said, *self.page.notes)
 

@@ -145,7 +145,7 @@ def _cells(row: ScoreRow, columns: Sequence[str]) -> tuple[str, ...]:
 def _rich(table: TextTable) -> Table:
     drawn = Table(title=table.title, title_justify="left", header_style="bold")
     for index, name in enumerate(table.header):
-        drawn.add_column(name, justify="left" if index < table.num_labels else "right")
+        drawn.add_column(name, justify="left" if index < table.num_labels else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*row, style="bold" if row[0] == ALL_DOMAINS else None)
     return drawn

@@ -16,9 +16,9 @@ def account_table(manifest: Manifest) -> Table:
     """One column a split."""
     num_shards = len(manifest.shards)
     table = Table(title=f"{manifest.recipe}: {num_shards} shard{'s' * (num_shards != 1)}", title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for split in manifest.counts:
-        table.add_column(split, justify="right")
+        table.add_column(split, justify="right", overflow="fold")
     columns = [dict(_cells(counts)) for counts in manifest.counts.values()]
     for name in columns[0] if columns else ():
         table.add_row(name, *(column[name] for column in columns))

@@ -14,9 +14,9 @@ from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.console import say_next
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
 from llava_moe.commands.rates import notes_on_old_words
-from llava_moe.commands.settings import EMBEDDED, sources_of
+from llava_moe.commands.settings import EMBEDDED, is_embedded, sources_of
 from llava_moe.commands.stages import Stage, experiment_name, plan_stages
-from llava_moe.commands.typed_words import is_sweep, told_how_to_go_on, words_of_job
+from llava_moe.commands.typed_words import is_sweep, key_of, told_how_to_go_on, words_of_job
 from llava_moe.train.folder import is_finished
 from llava_moe.visible import visible
 from llava_moe.visible_console import VisibleConsole
@@ -38,6 +38,7 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], roots: li
     """Train one job; its folder joins ``roots`` in the first process."""
     plain = resolved(config)
     stages = plan_stages(plain, words)
+    fitting = _leave_out_the_demos_questions(plain, stages, words)
     for stage in stages:
         if not is_finished(stage.folder, stage.config):
             find_data(stage.config)
@@ -45,13 +46,27 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], roots: li
     know_benchmarks(plain["eval"]["benchmarks"])
     if os.environ.get("RANK", "0") == "0":
         _say_first(experiment_name(words), plain, stages)
-        for note in notes_on_old_words(words):
+        for note in (*notes_on_old_words(words), *fitting):
             sys.stdout.write(visible(note) + "\n")
     from llava_moe.commands.train import train
 
     root = train(plain, stages, words_of_job(typed, words), says_next=not is_sweep(typed))
     roots += [] if root is None else [root]
     return 0
+
+
+def _leave_out_the_demos_questions(
+    config: dict[str, Any], stages: Sequence[Stage], words: Sequence[str]
+) -> tuple[str, ...]:
+    """Take the demo's questions from a demo that learns from other data, unless they are asked for; a line says so."""
+    asked_for = any(key_of(word) == "eval.benchmarks" for word in words)
+    others = [name for name in config["eval"]["benchmarks"] if name != "demo"]
+    if asked_for or experiment_name(words) != "demo" or others == config["eval"]["benchmarks"]:
+        return ()
+    if is_embedded(stages[-1].config):
+        return ()
+    config["eval"]["benchmarks"] = others
+    return ("the demo's questions are not asked of a run on other data; eval.benchmarks=[demo] asks them all the same",)
 
 
 def _say_first(name: str, config: Mapping[str, Any], stages: Sequence[Stage]) -> None:

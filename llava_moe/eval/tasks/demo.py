@@ -159,11 +159,8 @@ class DemoBenchmark:
         """What was asked and what was left out."""
         alone = sum(pair.id not in self.others for pair in self.pairs)
         draw = self._drawn()
-        notes = [
-            (f"A part was drawn, {draw}. " if draw else "")
-            + f"{len(self.pairs):,} of {self.num_test_pairs:,} test questions, each asked alone; "
-            "columns compare the same closed questions.",
-        ]
+        asked = draw or f"{len(self.pairs):,} of {self.num_test_pairs:,} test questions"
+        notes = [f"{asked}, each asked alone; columns compare the same closed questions."]
         if alone:
             notes.append(f"{alone:,} questions that no other test image carries are not in the compared columns.")
         return tuple(notes)

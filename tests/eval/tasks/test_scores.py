@@ -230,7 +230,7 @@ def test_a_draw_keeps_rotations_and_pairs_together(opened: Open, name: str, limi
     again = opened(name, {"mme": "official", "mmbench": "tsv", "pope": "official"}[name], limit=limit, seed=1)
     assert asked == again.questions()
     num_all = benchmark.num_read  # type: ignore[attr-defined]
-    assert any("drawn" in note for note in benchmark.notes()) == (len(asked) < num_all)
+    assert any("Drawn by" in note for note in benchmark.notes()) == (len(asked) < num_all)
     told = f"limit={limit}: {len(asked):,} of {num_all:,} questions" if len(asked) < num_all else ""
     assert benchmark.facts.partial == told
     assert ("what belongs together" in benchmark.facts.draw) == (name != "pope" and bool(told))
