@@ -18,6 +18,7 @@ from llava_moe.adapters.lora import check_low_rank, frozen_targets, low_rank_sca
 from llava_moe.adapters.own_format import write_folder
 from llava_moe.adapters.router import ROUTER_MODES, FollowRouter, LastRecomputed, TokenRouter
 from llava_moe.adapters.segments import Segments
+from llava_moe.adapters.sizes_asked import refuse_oversized
 from llava_moe.adapters.wide import WideLinear
 from llava_moe.errors import UserError
 
@@ -120,6 +121,9 @@ class LlavaMole:
             raise UserError(
                 f"adapter.expert_modules={self.expert_modules} names nothing of target_modules={self.target_modules}"
             )
+        sizes = {"r": self.r, "num_experts": self._most_experts}
+        refuse_oversized(body.select(self.target_modules), sizes, self.r)
+        refuse_oversized(experts, sizes, self.r * self._most_experts)
         linears: dict[str, WideLinear] = {}
         routers: dict[str, TokenRouter] = {}
         last_recomputed = LastRecomputed()

@@ -15,6 +15,7 @@ from llava_moe.adapters.fitting import Fitting
 from llava_moe.adapters.peft_format import write_peft_folder
 from llava_moe.adapters.segments import Segments
 from llava_moe.adapters.shown import shown
+from llava_moe.adapters.sizes_asked import refuse_oversized
 from llava_moe.adapters.wide import WideLinear
 from llava_moe.errors import UserError
 
@@ -54,6 +55,7 @@ class Lora:
         """A bank of one unnamed expert on every target."""
         scale = low_rank_scale(self.r, self.lora_alpha, self.use_rslora)
         chosen = body.select(self.target_modules)
+        refuse_oversized(chosen, {"r": self.r}, self.r)
         return Fitting(
             {name: WideLinear(base, {"": self.r}, scale, dropout=self.lora_dropout) for name, base in chosen.items()}
         )

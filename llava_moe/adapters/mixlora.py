@@ -16,6 +16,7 @@ from llava_moe.adapters.lora import check_low_rank, frozen_targets
 from llava_moe.adapters.mixlora_released import ReleasedGate, ReleasedLinear
 from llava_moe.adapters.own_format import write_folder
 from llava_moe.adapters.segments import Segments
+from llava_moe.adapters.sizes_asked import refuse_oversized
 from llava_moe.adapters.wide import WideLinear
 from llava_moe.errors import UserError
 
@@ -82,6 +83,7 @@ class MixLora:
     def dress(self, body: Body, segments: Segments) -> Fitting:
         """A bank of E factors with a gate of its own on every target."""
         chosen = body.select(self.target_modules)
+        refuse_oversized(chosen, {"num_factors": self.num_factors}, self.num_factors)
         return Fitting({name: self._widen(base, body, segments) for name, base in chosen.items()})
 
     def _widen(self, base: nn.Linear, body: Body, segments: Segments) -> WideLinear:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from llava_moe.adapters.body import Body
+from llava_moe.adapters.shown import shown
 from llava_moe.errors import UserError
 
 # Linears that read the residual stream, in which the rows of A are as long as it is wide.
@@ -35,10 +36,15 @@ def recorded_base(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _say(base: Mapping[str, Any]) -> str:
-    kinds = dict.fromkeys(base[key] for key in ("model_type", "text_model_type") if base.get(key))
+    kinds = dict.fromkeys(_told(base[key]) for key in ("model_type", "text_model_type") if base.get(key))
     facts = [" with ".join(kinds)] if kinds else []
-    facts += [f"{unit} {base[key]}" for key, unit in _UNITS.items() if base.get(key) is not None]
-    return " ".join(filter(None, (base.get("name") or "a model", f"({', '.join(facts)})" if facts else "")))
+    facts += [f"{unit} {_told(base[key])}" for key, unit in _UNITS.items() if base.get(key) is not None]
+    return " ".join(filter(None, (_told(base.get("name") or "a model"), f"({', '.join(facts)})" if facts else "")))
+
+
+def _told(value: object) -> str:
+    """A value as it is told: a file may hold one of any kind."""
+    return value if isinstance(value, str) and value.isprintable() and len(value) < 200 else shown(value)
 
 
 def base_of_peft(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], body: Body) -> dict[str, Any]:

@@ -227,3 +227,12 @@ def test_an_expert_in_our_own_file_is_read_as_carefully(edit: dict[str, Any], tm
     folder = own_folder("mole", tmp_path)
     experts = json.loads((folder / CONFIG).read_text())["experts"]
     refusal(change(folder, experts=[experts[0] | edit, experts[1]]))
+
+
+@pytest.mark.parametrize("name", ["model_type", "text_model_type", "name", "hidden_size", "num_hidden_layers"])
+@pytest.mark.parametrize("value", [-1, 1.5, [], ["x"], {"a": 1}, "a\nb\x1b[2J", "x" * 5000, True])
+def test_what_a_file_says_of_its_base_is_told_on_one_line_or_passed_over(name: str, value: Any, tmp_path: Path) -> None:
+    folder = own_folder("mixlora", tmp_path)
+    base = json.loads((folder / CONFIG).read_text())["base"]
+    # With another base there is something to tell.
+    refusal(change(folder, base=base | {"hidden_size": 7, name: value}))
