@@ -7,7 +7,8 @@ language model's own vocabulary, the table is padded to a multiple of 64 (32000,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,11 +30,12 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from llava_moe.errors import UserError
-from llava_moe.model.checkpoint_files import check_generation_config
+from llava_moe.errors import StoppedBySignalError, UserError
+from llava_moe.model.checkpoint_files import check_generation_config, refuse_irregular
 from llava_moe.model.image_processor import ImageMode, ImageProcessor, read_image_processor
 from llava_moe.model.kinds import check_llava, num_image_tokens, refuse_other_kind
 from llava_moe.model.sentence_pieces import find_bare_model, load_bare
+from llava_moe.model.sizes import refuse_beyond_memory, refuse_more_than_on_file, refuse_sizes_without_end
 from llava_moe.packed_rows import keep_examples_apart
 
 EMBEDDED = "embedded:"
@@ -252,14 +254,27 @@ def _config_of(architecture: Architecture) -> tuple[LlavaConfig, PreTrainedToken
 
 def _read_config(kind: Any, reference: str) -> Any:
     path = resolve(reference)
-    try:
+    refuse_irregular(path)
+    with _told("model", reference):
         refuse_other_kind(path, reference, KINDS.get(kind, ("llava",)))
         return kind.config_class.from_pretrained(path)
-    except UserError:
+
+
+@contextmanager
+def _told(what: str, reference: str, failed: str = "loaded") -> Iterator[None]:
+    """Say of what transformers trips over which checkpoint it is.
+
+    Raises:
+        UserError: in the place of whatever it raised.
+    """
+    try:
+        yield
+    except (UserError, StoppedBySignalError):
         raise
     except Exception as error:
-        # Trap: on a damaged config.json transformers raises what it happens to trip over.
-        raise UserError(f"model {reference} cannot be loaded: {_first_line(error)}") from error
+        # Trap: on damaged files transformers and tokenizers raise what they happen to meet, assertions of torch and
+        # the bare Exception among it.
+        raise UserError(f"{what} {reference} cannot be {failed}: {_first_line(error)}") from error
 
 
 def _table_rows(num_tokens: int) -> int:
@@ -321,16 +336,16 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
         UserError: it is not there, is not of Llama's kind, or is a bare SentencePiece model that cannot be followed.
     """
     path = resolve(reference)
+    refuse_irregular(path)
     if (bare := find_bare_model(path)) is not None:
         return extend_tokenizer(load_bare(bare, path, reference))
-    try:
+    with _told("tokenizer", reference):
         tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"tokenizer {reference} cannot be loaded: {_first_line(error)}") from error
-    if tokenizer("a").input_ids[0] != tokenizer.bos_token_id:
-        # transformers 5 builds sentencepiece Llama tokenizers without <s> unless told.
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, add_bos_token=True, trust_remote_code=False)
-    if tokenizer("a").input_ids[0] != tokenizer.bos_token_id or tokenizer.eos_token_id is None:
+        if tokenizer("a").input_ids[:1] != [tokenizer.bos_token_id]:
+            # transformers 5 builds sentencepiece Llama tokenizers without <s> unless told.
+            tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, add_bos_token=True, trust_remote_code=False)
+        has_start = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    if not has_start or tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {reference} has no <s> or </s>: a Llama-style tokenizer is needed")
     return extend_tokenizer(tokenizer)
 
@@ -431,6 +446,7 @@ def _shape_config(shape: FromShape) -> tuple[LlavaConfig, PreTrainedTokenizerBas
 
 def _from_shape(shape: FromShape, dtype: torch.dtype) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
     config, tokenizer = _shape_config(shape)
+    refuse_beyond_memory((config.vision_config, config.text_config), _name_of(shape), dtype)
     torch.manual_seed(shape.seed)
     model = _made(config, dtype, shape)
     for layer in model.model.multi_modal_projector.children():
@@ -441,11 +457,9 @@ def _from_shape(shape: FromShape, dtype: torch.dtype) -> tuple[LlavaForCondition
 
 def _made(config: LlavaConfig, dtype: torch.dtype, architecture: Architecture) -> LlavaForConditionalGeneration:
     check_llava(config, _name_of(architecture))
-    try:
+    # Trap: numbers that do not fit each other are told by whatever of torch or transformers meets them first.
+    with _told("model", _name_of(architecture), "built"):
         model: LlavaForConditionalGeneration = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
-    except Exception as error:
-        # Trap: numbers that do not fit each other are told by whatever of torch or transformers meets them first.
-        raise UserError(f"model {_name_of(architecture)} cannot be built: {_first_line(error)}") from error
     return model
 
 
@@ -462,14 +476,14 @@ def _shaped(kind: type[ConfigKind], given: Mapping[str, Any], part: str) -> Conf
 
 def _pretrained(kind: Any, reference: str, dtype: torch.dtype) -> Any:
     path = resolve(reference)
-    try:
+    refuse_irregular(path)
+    with _told("model", reference):
         refuse_other_kind(path, reference, KINDS.get(kind, ("llava",)))
+        config = kind.config_class.from_pretrained(path)
+        if kind is not LlavaForConditionalGeneration:
+            refuse_sizes_without_end({"config.json": config}, reference)
+        refuse_more_than_on_file(path, reference, config)
         model, told = kind.from_pretrained(path, dtype=dtype, output_loading_info=True)
-    except UserError:
-        raise
-    except Exception as error:
-        # Trap: on damaged files transformers raises what it happens to trip over, assertions of torch among it.
-        raise UserError(f"model {reference} cannot be loaded: {_first_line(error)}") from error
     if missing := sorted(told["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(

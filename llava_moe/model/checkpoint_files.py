@@ -8,7 +8,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from llava_moe.errors import UserError
-from llava_moe.regular_file import read_regular
+from llava_moe.regular_file import check_regular, read_regular
 from llava_moe.structured_text import StructuredTextError, decode, parse_json
 
 
@@ -62,6 +62,21 @@ def read_json(reference: str, name: str) -> dict[str, Any]:
         return {}
     settings = _parsed(path)
     return settings if isinstance(settings, dict) else {}
+
+
+def refuse_irregular(reference: str) -> None:
+    """Refuse a folder with a named pipe, a device or a socket in it: whoever opens it waits forever.
+
+    Raises:
+        UserError: naming it.
+    """
+    folder = Path(reference).expanduser()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.exists() and not path.is_dir():
+            try:
+                check_regular(path)
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror}): copy the checkpoint again") from error
 
 
 def file_of(reference: str, name: str) -> Path | None:

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import LlavaConfig, PreTrainedConfig
 
 from llava_moe.errors import UserError
+from llava_moe.model.sizes import refuse_sizes_without_end
 
 TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """Vision towers, and how many tokens each puts in front of the patches (CLIP's class token)."""
@@ -74,6 +75,7 @@ def check_llava(config: LlavaConfig, reference: str) -> None:
             f"model {reference}: vision_config of its config.json says image_size={size}, patch_size={patch}, "
             f"num_hidden_layers={layers}; whole numbers are needed, the image no smaller than a patch"
         )
+    refuse_sizes_without_end({"vision_config": vision, "text_config": text}, reference)
     num_states = int(layers) + 1  # type: ignore[arg-type]
     for layer in feature_layers(config):
         if not isinstance(layer, int) or not -num_states <= layer < num_states:
