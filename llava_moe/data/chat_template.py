@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from jinja2 import TemplateError
@@ -21,11 +21,13 @@ from llava_moe.data.conversation import (
     merge_turns,
     settle_turns,
 )
+from llava_moe.data.probe_process import ends_within
 from llava_moe.data.template import Rendered, count_images
 from llava_moe.data.tokens import Tokens
 from llava_moe.errors import UserError
 
 Message = dict[str, Any]
+MOST_SECONDS, MOST_BYTES = 5, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,16 @@ class ChatTemplate:
         """Ask about an image, for the error alone.
 
         Raises:
-            UserError: as :meth:`prompt`.
+            UserError: as :meth:`prompt`, or the template does not end.
         """
-        self.prompt([Turn(USER, f"{IMAGE_PLACEHOLDER}\nIs this a probe?")])
+        asked = [Turn(USER, f"{IMAGE_PLACEHOLDER}\nIs this a probe?")]
+        # Jinja's sandbox keeps a template from the machine, not from loops inside loops.
+        if not ends_within(partial(self.prompt, asked), MOST_SECONDS, MOST_BYTES):
+            raise UserError(
+                f"the chat template of {self.place} takes more than {MOST_SECONDS} s or {MOST_BYTES >> 30} GiB for one "
+                "question: add model.template=v1 for LLaVA-1.5's own format"
+            )
+        self.prompt(asked)
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -146,7 +155,7 @@ class ChatTemplate:
             text = self.tokenizer.apply_chat_template(
                 messages, chat_template=self.source, tokenize=False, add_generation_prompt=not is_answered
             )
-        except (TemplateError, TypeError, KeyError, ValueError, AttributeError, IndexError):
+        except (TemplateError, TypeError, LookupError, ValueError, AttributeError, ArithmeticError, RecursionError):
             return None  # not this spelling
         return str(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,3 +134,27 @@ def test_a_records_own_system_text_and_loss_flags_count(tokenizer: PreTrainedTok
     assert len(rendered.ends) == 2
     with pytest.raises(BadRecord, match="nothing_supervised"):
         template.render(Conversation("a", (), turns[:2], "", ""))
+
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLES = "{% set all = namespace(x='ab') %}{% for a in range(60) %}{% set all.x = all.x + all.x %}{% endfor %}"
+
+
+@pytest.mark.parametrize("source", [LOOPS, DOUBLES, "{{ 'a' * 10**11 }}"])
+def test_a_template_that_does_not_end_is_refused(
+    source: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llava_moe.data.chat_template.MOST_SECONDS", 1)
+    begin = time.monotonic()
+    with pytest.raises(UserError, match="takes more than 1 s or 1 GiB"):
+        ChatTemplate(tokenizer, source + CHATML, "here").check()
+    assert time.monotonic() - begin < 10
+    ChatTemplate(tokenizer, CHATML, "here").check()
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ 1 / 0 }}", "{{ range(10**9) }}", "{{ 10.0 ** 400 }}", "{{ ().__class__.__mro__[1] }}"]
+)
+def test_a_template_that_trips_is_told(source: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(UserError, match="the chat template of here"):
+        ChatTemplate(tokenizer, source + CHATML, "here").check()
