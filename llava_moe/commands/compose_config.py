@@ -28,6 +28,7 @@ from llava_moe.commands.hydra_settings import held_to_ours, refuse_words
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.commands.odd_words import refuse_odd_words, refuse_sizes
 from llava_moe.commands.own_data import words_that_keep_own
+from llava_moe.commands.own_yamls import refuse_unbounded
 from llava_moe.commands.rates import spell_out
 from llava_moe.errors import UserError
 from llava_moe.secrets_in_text import has_secret, refusal
@@ -73,6 +74,7 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     flags, overrides = split_flags(words)
     refuse_words(overrides)
     refuse_odd_words(name, overrides, _own_folders(flags))
+    refuse_unbounded([*flags, *overrides])
     words = [*flags, *spell_out(overrides)]
     if not any(flag in flags for flag in MULTIRUN):  # where each job has words of its own
         words = _words_that_keep_own(name, words)

@@ -1,0 +1,52 @@
+"""The user's own folder of configurations (``--config-dir``), looked through before Hydra loads what it needs of it.
+
+Hydra writes aliases out and goes down brackets without any bound. What is merely wrong in a file that nobody chose is
+no hindrance: Hydra tells it of those that are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llava_moe.cli import config_folder
+from llava_moe.errors import UserError
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import StructuredTextError, UnboundedTextError, check_yaml
+
+FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
+
+
+def refuse_unbounded(words: Sequence[str]) -> None:
+    """Refuse configuration files that take more than their size to read.
+
+    Args:
+        words: of the command line; folders behind ``FLAGS`` are looked through.
+
+    Raises:
+        UserError: naming the file and its line.
+    """
+    for folder in _own_folders(words):
+        for path in _files(folder):
+            try:
+                check_yaml(read_regular(path))
+            except UnboundedTextError as error:
+                raise UserError(f"{path}: {error}; no configuration needs that, so fix it or move it away") from error
+            except (StructuredTextError, OSError):
+                continue
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All that Hydra can reach: files of the folder itself and of the groups that there are."""
+    yield from folder.glob("*.yaml")
+    for group in sorted(path for path in config_folder().iterdir() if path.is_dir()):
+        yield from (folder / group.name).rglob("*.yaml")
+
+
+def _own_folders(words: Sequence[str]) -> list[Path]:
+    found = []
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in FLAGS:
+            found.append(Path(value if equals else next(iter(words[number + 1 :]), "")))
+    return [folder for folder in found if str(folder) != "" and folder.is_dir()]
