@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from llava_moe.adapters.experts import adapter_folder
 from llava_moe.assemble import lineage, read_config
@@ -75,9 +75,12 @@ def _digests(chain: Sequence[Path]) -> dict[str, str]:
     """A digest of each tensor that the files leave behind when they are loaded, the oldest first."""
     found: dict[str, str] = {}
     for path in reversed(chain):
-        with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118
-                found[name] = hashlib.sha256(file.get_tensor(name).tobytes()).hexdigest()
+        try:
+            with safe_open(path, framework="np") as file:
+                for name in file.keys():  # noqa: SIM118
+                    found[name] = hashlib.sha256(file.get_tensor(name).tobytes()).hexdigest()
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is damaged ({error}): copy it again, or take another expert") from error
     return found
 
 

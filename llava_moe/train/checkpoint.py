@@ -66,7 +66,7 @@ def pointed_at(pointer: Path) -> str | None:
         return None
     remedy = f"write the name of a checkpoint into it, or delete it: {pointer.name} is then found without it"
     name = read_text(pointer, remedy).strip()
-    if not re.fullmatch(r"step-\d+", name):
+    if not re.fullmatch(r"step-\d{1,18}", name):
         raise UserError(f"{pointer} is damaged (it names no checkpoint); {remedy}")
     return name
 
@@ -257,7 +257,10 @@ def load_random_state(path: Path) -> None:
 
     if not path.is_file():
         raise UserError(f"{path} is missing: resume with the number of processes that wrote the checkpoint")
-    set_random_state(load_file(path))
+    try:
+        set_random_state(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path.name} holds no state of random numbers: {error}") from error
 
 
 def is_full(error: Exception) -> bool:

@@ -150,9 +150,7 @@ class LocalEngine:
 
     def load(self, folder: Path) -> None:
         tensors = load_file(folder / "optimizer.safetensors")
-        missing = {f"master/{name}" for name in self.masters} - set(tensors)
-        if missing:
-            raise ValueError(f"{folder}: no state for {sorted(missing)[:3]}")
+        _refuse_misfits(tensors, {name: master.shape for name, master in self.masters.items()})
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(tensors[f"master/{name}"])
@@ -161,6 +159,23 @@ class LocalEngine:
 
     def barrier(self) -> None:
         return None
+
+
+def _refuse_misfits(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    """Refuse a file that does not hold each master whole, with all of its optimizer's state or none.
+
+    Raises:
+        ValueError: naming the first such tensor.
+    """
+    kinds = {kind for name in tensors if (kind := name.partition("/")[0]) != "master"}
+    for name, shape in shapes.items():
+        found = {kind for kind in kinds if f"{kind}/{name}" in tensors}
+        if f"master/{name}" not in tensors or found not in (set(), kinds):
+            raise ValueError(f"no state for {name}")
+        for kind in ("master", *found):
+            tensor = tensors[f"{kind}/{name}"]
+            if tensor.shape != (shape if kind != "step" else torch.Size()) or not bool(tensor.isfinite().all()):
+                raise ValueError(f"{kind} of {name} is damaged: of another shape, or not finite")
 
 
 def _state_of(name: str, tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:

@@ -210,7 +210,7 @@ def test_a_pointer_that_names_no_checkpoint_is_named_itself(tmp_path: Path) -> N
     assert pointed_at(tmp_path / "best") is None
     (tmp_path / "best").write_text("step-000002\n")
     assert pointed_at(tmp_path / "best") == "step-000002"
-    for content in (b"\xff\n", b"", b"../../elsewhere", b"[1]"):
+    for content in (b"\xff\n", b"", b"../../elsewhere", b"[1]", b"step-" + b"9" * 400, b"step-1\nstep-2"):
         (tmp_path / "best").write_bytes(content)
         with pytest.raises(UserError, match="best is damaged"):
             pointed_at(tmp_path / "best")
