@@ -27,6 +27,7 @@ GROUND = {
     "visible_console": {"visible"},
     "visible_stream": {"visible", "secrets_in_text"},
     "markdown": {"visible"},
+    "fitted_bar": {"visible"},
 }
 ALLOWED = {
     "data": set(),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from rich.console import Console
-from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from llava_moe.check.kinds import KINDS
 from llava_moe.check.mix import Checked
 from llava_moe.check.table import KindRow, kind_rows, labels_of
+from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.visible import visible
-from llava_moe.visible_console import visible_columns
 
 MOST_COLUMNS = 3
 
@@ -76,19 +76,21 @@ class CheckBar:
     """The progress bar. It starts with the first step: its own thread must not be there when workers fork."""
 
     def __init__(self, console: Console) -> None:
-        self.progress = Progress(*visible_columns(), console=console, transient=True)
-        self.tasks: dict[str, TaskID] = {}
+        self.console = console
+        self.bar: FittedBar | None = None
+        self.drawn = ExitStack()
 
     def __enter__(self) -> CheckBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self.drawn.close()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self.tasks:
-            self.tasks[what] = self.progress.add_task(f"  {what}", total=total)
-            self.progress.start()
-        self.progress.update(self.tasks[what], completed=done, total=total)
+        if self.bar is None or self.bar.title != f"  {what}":
+            self.drawn.close()
+            self.bar = FittedBar(f"  {what}", total)
+            self.drawn.enter_context(passing(self.bar, self.console))
+        self.bar.done = done
         if done == total:
-            self.progress.stop()
+            self.drawn.close()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from llava_moe.account.groups import Opened
 from llava_moe.account.stage import StageAccount, Training, account_stage
@@ -23,7 +21,7 @@ from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.job import Job
 from llava_moe.commands.stages import Stage
 from llava_moe.eval.files import write_atomically
-from llava_moe.visible_console import visible_columns
+from llava_moe.fitted_bar import FittedBar, passing
 
 
 def show_stats(job: Job) -> int:
@@ -43,8 +41,7 @@ def show_stats(job: Job) -> int:
 def _account(stage: Stage, choices: Mapping[str, Any], progress: Console) -> StageAccount:
     encoder, data = open_stage(stage, progress)
     train = stage.config["train"]
-    with Progress(*visible_columns(), console=progress, transient=True) as bar:
-        task = bar.add_task("  counting epochs", total=None)
+    with passing(FittedBar("  counting epochs"), progress) as bar:
         return account_stage(
             stage.title,
             Opened(data.mixture, data.indexes, data.held_out, data.accepted),
@@ -53,9 +50,5 @@ def _account(stage: Stage, choices: Mapping[str, Any], progress: Console) -> Sta
             encoder.num_image_tokens,
             encoder.max_length,
             encoder.over_length,
-            partial(_advance, bar, task),
+            bar.tell,
         )
-
-
-def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
-    bar.update(task, completed=done, total=total)

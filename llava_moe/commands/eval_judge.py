@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from llava_moe.commands.console import say_next
@@ -17,8 +16,8 @@ from llava_moe.commands.typed_words import listed
 from llava_moe.errors import UserError
 from llava_moe.eval.judge import Verdicts, judge_answers, judged_path, write_verdicts
 from llava_moe.eval.server import ChatServer
+from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.shell_words import shell
-from llava_moe.visible_console import visible_columns
 
 
 def judge_run(config: Mapping[str, Any], names: Sequence[str] | None, console: Console) -> int:
@@ -40,8 +39,7 @@ def judge_run(config: Mapping[str, Any], names: Sequence[str] | None, console: C
             highlight=False,
             markup=False,
         )
-        with Progress(*visible_columns(), console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("judging", total=None)
+        with passing(FittedBar("judging"), console) as bar:
             verdicts = judge_answers(
                 server,
                 given["name"],
@@ -49,7 +47,7 @@ def judge_run(config: Mapping[str, Any], names: Sequence[str] | None, console: C
                 questions,
                 temperature=given["temperature"],
                 concurrency=config["batch_size"],
-                on_progress=lambda done, total: bar.update(task, completed=done, total=total),  # noqa: B023
+                on_progress=bar.tell,
             )
         path = write_verdicts(run, verdicts, given["name"], server.address, given["temperature"])
         console.print(_drawn(run.result.benchmark, verdicts))

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.processes import Processes
@@ -27,9 +26,9 @@ from llava_moe.data.quarantine import Quarantine, Quarantined
 from llava_moe.data.records import Records
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
+from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.own_files import read_object
 from llava_moe.train.folder import ENVIRONMENT
-from llava_moe.visible_console import visible_columns
 
 # So many records' image files tell whether a folder holds the images that a run began with.
 NUM_IMAGES_KNOWN = 32
@@ -68,9 +67,8 @@ def open_data(config: Mapping[str, Any], encoder: Encoder, processes: Processes,
     records = tuple(opened)
     indexes = []
     for source, content in zip(mixture.sources, records, strict=True):
-        with Progress(*visible_columns(), console=console, transient=True) as bar:
-            task = bar.add_task(f"  reading {source.name}", total=len(content))
-            index = index_source(source, content, encoder, cache, partial(_advance, bar, task))
+        with passing(FittedBar(f"  reading {source.name}", len(content)), console) as bar:
+            index = index_source(source, content, encoder, cache, bar.tell)
         indexes.append(index)
         left_out = f", {len(index.bad)} left out" if index.bad else ""
         cut = f", {index.num_cut} cut" if index.num_cut else ""
@@ -96,10 +94,6 @@ def open_data(config: Mapping[str, Any], encoder: Encoder, processes: Processes,
         num_held = sum(len(index.rows) for index in held_out)
         console.print(f"  {num_held:,} records held out of training, by image", highlight=False, markup=False)
     return OpenData(mixture, records, kept, held_out, accepted)
-
-
-def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
-    bar.update(task, completed=done, total=total)
 
 
 def open_quarantine(folder: Path, data: OpenData, encoder: Encoder, is_fresh: bool) -> Quarantine:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llava_moe.errors import INTERRUPTED, STOPPED, StoppedBySignalError
+from llava_moe.visible import visible
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 Say = Callable[[str], None]
@@ -93,7 +94,7 @@ class StopSignals:
             raise StoppedBySignalError(_joined(f"stopped by {signal.Signals(number).name}", self.standing()))
         if is_first and self._say is not None:
             again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
-            self._say(f"stopping at the end of this step, with a checkpoint{again}")
+            self._say(f"stopping after this step{again}")
 
     def _watch(self, wire: int) -> None:
         apart = _SECONDS_OF_ONE_CTRL_C if "LOCAL_RANK" in os.environ else 0.0
@@ -116,7 +117,7 @@ class StopSignals:
         if sys.stderr.isatty():
             os.write(2, _SHOW_CURSOR)
         if os.environ.get("RANK", "0") == "0":
-            os.write(2, f"llava-moe: {_joined('left at once', *told)}\n".encode())
+            os.write(2, f"llava-moe: {visible(_joined('left at once', *told))}\n".encode())
         os._exit(INTERRUPTED)
 
 
