@@ -20,6 +20,7 @@ from llava_moe.data.readers.shards import Manifest, Shard, read_manifest
 from llava_moe.data.readers.splits import is_read, no_such_split, settled, unread_line
 from llava_moe.data.records import Entry, Source, entry_of
 from llava_moe.errors import UserError
+from llava_moe.regular_file import check_regular
 
 MAX_OPEN_SHARDS = 64
 _IMAGE = "images.list.element."
@@ -136,6 +137,7 @@ class ShardRecords:
             return self._open[shard]
         path = self.folder / self.shards[shard].file
         try:
+            check_regular(path)
             file = pq.ParquetFile(path)
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(shard, error) from error

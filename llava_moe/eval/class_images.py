@@ -5,7 +5,6 @@ Pickles, as CIFAR's Python version has them, are never opened.
 
 from __future__ import annotations
 
-import gzip
 import io
 from collections.abc import Iterator, Sequence
 
@@ -92,10 +91,6 @@ def _mnist(download: Download, file: str) -> Iterator[tuple[int, np.ndarray]]:
 def _idx(download: Download, file: str) -> np.ndarray:
     """An array of MNIST's IDX format: two zero bytes, type 8 (uint8), number of axes, each axis as 4 bytes."""
     content = download.bytes_of(file)
-    try:
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (OSError, EOFError) as error:
-        raise UserError(f"{file}: damaged ({error}); fetch it again") from error
     num_axes = content[3] if len(content) > 4 and content[:3] == b"\x00\x00\x08" else 0
     shape = [int.from_bytes(content[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(num_axes)]
     values = np.frombuffer(content[4 + 4 * num_axes :], dtype=np.uint8)

@@ -29,6 +29,7 @@ from llava_moe.data.images import find_image
 from llava_moe.data.readers import store
 from llava_moe.data.readers.files import is_address, open_raw, raw_records
 from llava_moe.data.readers.json_values import FaultyRecord, SpelledNumber, parse_spelled_json
+from llava_moe.data.readers.packed import unpacked
 from llava_moe.data.readers.row import optional_text
 from llava_moe.data.readers.tree import files_below, folder_of, name_of
 from llava_moe.errors import UserError
@@ -173,10 +174,10 @@ class Download:
         return value
 
     def bytes_of(self, file: str) -> bytes:
-        """A whole binary file; raises ``UserError`` where it cannot be read."""
+        """A whole binary file, unpacked where it is compressed; raises ``UserError`` where it cannot be read."""
         self.reading = file
-        with open_raw(file) as opened:
-            return opened.read()
+        with open_raw(file) as opened, unpacked(file, opened) as content:
+            return content.read()
 
     def image(self, name: str, *folders: str, beside: str) -> str:
         """The path of an image that a row of the file ``beside`` names.

@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from llava_moe.data.readers.arrow_rows import refuse_doubled, rows_of
 from llava_moe.data.readers.json_rows import read_json_stream
 from llava_moe.data.readers.packed import PACKED, remedy_for, unpacked
+from llava_moe.data.readers.parquet_batches import bounded_batches
 from llava_moe.data.readers.splits import WORDS
 from llava_moe.errors import UserError
 from llava_moe.regular_file import check_regular, open_regular
@@ -173,7 +174,7 @@ def _read(path: str) -> Iterator[Any]:
             # Pyarrow would read all row groups ahead: a file of a gigabyte would stand in memory whole.
             table = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
             refuse_doubled(path, table.schema_arrow)
-            for batch in table.iter_batches(batch_size=64):
+            for batch in bounded_batches(path, table, file):
                 yield from rows_of(batch)
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]

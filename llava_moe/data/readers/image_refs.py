@@ -14,6 +14,8 @@ from llava_moe.data.conversation import BadRecord
 IMAGE_KEYS = ("image", "images")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 _MOST_DEPTH = 16
+MOST_BASE64 = 128 << 20
+"""Characters of one encoded image."""
 
 
 def find_images(record: Mapping[str, Any], keys: Sequence[str] = IMAGE_KEYS) -> Any:
@@ -152,16 +154,23 @@ def from_base64(text: str) -> bytes | None:
     is_uri = text.startswith("data:")
     if is_uri:
         text = text.partition(",")[2]
-    elif len(text) < 64:
+    elif len(text) < 64 or not _begins_as_image(text):
         return None
+    if len(text) > MOST_BASE64:
+        raise BadRecord("image_too_large", f"{len(text):,} characters of base64; at most {MOST_BASE64:,} are read")
     try:
-        if not is_uri and not _decode(text[:16]).startswith(_MAGIC):
-            return None
         return _decode("".join(text.split()))
     except (binascii.Error, ValueError) as error:
         if is_uri:
             raise BadRecord("image_unreadable", f"the data URI is no base64 ({error})") from error
         return None
+
+
+def _begins_as_image(text: str) -> bool:
+    try:
+        return _decode(text[:16]).startswith(_MAGIC)
+    except (binascii.Error, ValueError):
+        return False
 
 
 def _decode(text: str) -> bytes:

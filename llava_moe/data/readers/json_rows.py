@@ -12,6 +12,8 @@ from llava_moe.data.readers.json_values import FaultyRecord, JsonDecoder
 from llava_moe.errors import UserError
 
 _CHUNK = 1 << 20
+MOST_CHARACTERS = 256 << 20
+"""Of one record: photographs as base64 are a hundredth of it."""
 _BLANKS = re.compile(r"\s*")
 
 
@@ -112,6 +114,8 @@ class _Window:
         self.lines_dropped += self.text.count("\n", 0, self.at)
         self.columns_dropped = self.at - last_break - 1 + (self.columns_dropped if last_break < 0 else 0)
         rest = self.text[self.at :]
+        if len(rest) > MOST_CHARACTERS:
+            raise self.fault(f"a record of more than {MOST_CHARACTERS:,} characters", self.at)
         new = self.file.read(max(_CHUNK, len(rest)))
         self.text, self.at = rest + new, 0
         return bool(new)

@@ -7,7 +7,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
@@ -17,6 +17,11 @@ from llava_moe.errors import UserError
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 """Endings of JSON and JSON Lines files that are read through their compression."""
+
+MOST_TIMES = 250
+"""How many times its own size a compressed file may unpack to. Records of text and base64 reach a tenth of it."""
+FREE_BYTES = 256 << 20
+"""What any compressed file may unpack to."""
 
 _AS_JSONL = "save its rows as JSON Lines or Parquet in one of the formats of llava-moe"
 _TABLE = "{program}(FILE).to_json('train.jsonl', orient='records', lines=True), with its columns as a format wants them"
@@ -59,6 +64,7 @@ _MAGIC = {
     b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself with git lfs pull"),
 }
 _LONGEST_MAGIC = 24
+_BLOCK = 1 << 18
 
 
 def remedy_for(name: str) -> str | None:
@@ -72,12 +78,34 @@ def remedy_for(name: str) -> str | None:
     return None
 
 
+class UnpackedSize:
+    """Counts what a compressed file has unpacked to.
+
+    Args:
+        name: what it is called in messages.
+        packed: how many of its own bytes that took.
+    """
+
+    def __init__(self, name: str, packed: Callable[[], int]) -> None:
+        self.name, self._packed, self._unpacked = name, packed, 0
+
+    def add(self, num_bytes: int) -> None:
+        """Count more of it; raises ``UserError`` where it is too much."""
+        self._unpacked += num_bytes
+        if self._unpacked > FREE_BYTES and self._unpacked > MOST_TIMES * self._packed():
+            raise UserError(
+                f"{self.name}: unpacks to more than {MOST_TIMES} times its size, as no real data do; it is damaged, or "
+                "made to fill memory and disk: fetch it again"
+            )
+
+
 @contextmanager
 def unpacked(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
     """The content of a file, decompressed where it is compressed: its first bytes decide, whatever it is called.
 
     Raises:
-        UserError: the compressed content is damaged or cut short, or the file is of a kind that no reader takes.
+        UserError: the compressed content is damaged or cut short, or is more than ``MOST_TIMES`` its compressed size
+            and ``FREE_BYTES``; or the file is of a kind that no reader takes.
     """
     buffered = file if hasattr(file, "peek") else io.BufferedReader(cast(io.RawIOBase, file))
     head = bytes(cast(Any, buffered).peek(_LONGEST_MAGIC)[:_LONGEST_MAGIC])
@@ -85,6 +113,9 @@ def unpacked(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
         if head.startswith(magic):
             raise UserError(f"{name}: is {kind}, not JSON; {remedy}")
     opened = _open(head, cast(BinaryIO, buffered))
+    if opened is not buffered:
+        bounded = _Bounded(opened, UnpackedSize(name, cast(BinaryIO, buffered).tell))
+        opened = cast(BinaryIO, io.BufferedReader(bounded, _BLOCK))
     try:
         yield opened
     except EOFError as error:
@@ -105,6 +136,22 @@ def _open(head: bytes, file: BinaryIO) -> BinaryIO:
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         return cast(BinaryIO, _Zstandard(file))
     return file
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that is counted as it is read."""
+
+    def __init__(self, file: BinaryIO, size: UnpackedSize) -> None:
+        self._file, self._size = file, size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._file.read(len(buffer))
+        self._size.add(len(block))
+        buffer[: len(block)] = block
+        return len(block)
 
 
 class _Zstandard(io.RawIOBase):
