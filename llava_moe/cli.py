@@ -214,6 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from llava_moe.visible_stream import VisibleStream
 
     sys.stderr = VisibleStream(sys.stderr)
+    if sys.stdout.isatty():
+        # A file or another program gets what there is, an answer or a configuration, to the letter.
+        sys.stdout = VisibleStream(sys.stdout, is_terminal=True)
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 

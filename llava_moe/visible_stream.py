@@ -1,4 +1,4 @@
-"""Standard error as everyone in the process writes to it, made visible: libraries, warnings, threads that fail."""
+"""What everyone in the process writes to a terminal, made visible: libraries, warnings, threads that fail."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ _BAR = re.compile(r"((?:\r|\x1b\[[AK])*)(.*?)(\r?)", re.DOTALL)
 
 
 class VisibleStream:
-    """A stream in whose text control characters are written out and secrets hidden, for ``sys.stderr``.
+    """A stream in whose text control characters are written out and secrets hidden.
 
     Rich's consoles find the stream itself behind it and write their colours there; what they show is made visible
-    already. Libraries are told that it is no terminal, so that they send no colours.
+    already.
 
     Args:
         stream: where the text goes.
+        is_terminal: what is said to who asks. Of standard error nobody may know, or libraries send colours.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, is_terminal: bool = False) -> None:
         self.rich_proxied_file = stream
+        self._is_terminal = is_terminal
 
     def write(self, text: str) -> int:
         """Write the text, visible; a carriage return at its ends is a progress bar's and stays."""
@@ -39,8 +41,8 @@ class VisibleStream:
             self.write(line)
 
     def isatty(self) -> bool:
-        """Never: who asks means to send codes."""
-        return False
+        """What was said when it was made."""
+        return self._is_terminal
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.rich_proxied_file, name)

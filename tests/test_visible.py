@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,28 @@ def test_a_warning_and_a_failing_thread_of_a_process_are_made_visible(tmp_path: 
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr
     assert "\x1b" not in told
     assert all(f"{what}\\x1b[2J" in told for what in ("warning", "log", "thread", "end"))
+
+
+def printed(words: Sequence[str], is_terminal: bool) -> str:
+    command = [sys.executable, "-m", "llava_moe", *words]
+    if not is_terminal:
+        return subprocess.run(command, capture_output=True, text=True).stdout
+    ours, theirs = os.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL):
+        os.close(theirs)
+        told = b""
+        # The terminal's other end is an error once nobody holds it.
+        with suppress(OSError):
+            while piece := os.read(ours, 1 << 16):
+                told += piece
+    os.close(ours)
+    return told.decode().replace("\r\n", "\n")
+
+
+def test_a_configuration_is_visible_on_a_terminal_and_whole_in_a_file() -> None:
+    words = ["train", "--cfg", "job", "data=mine", "path=a\u202eb"]
+    assert "path: a\\u202eb" in printed(words, is_terminal=True)
+    assert "path: a\u202eb" in printed(words, is_terminal=False)
 
 
 def test_a_consoles_own_codes_stay() -> None:
