@@ -9,46 +9,49 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 from llava_moe.cli import config_folder
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.environment import installed
-from llava_moe.commands.settings import embedded_images
-from llava_moe.model.attention import choose_attention
-from llava_moe.model.build import embedded_folder
+from llava_moe.commands.settings import embedded_base, embedded_images
 from llava_moe.visible_console import VisibleConsole
 
 Finding = tuple[str, str, str, str]
 GIB = 1 << 30
+SIGNS = {"ok": "green", "note": "yellow", "missing": "red"}
+BROKEN = "reinstall it: pip install --force-reinstall {}"
 
 
 def examine() -> int:
-    """Print the findings; 2 when something that every run needs is missing."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "what", "found", "remedy"):
-        table.add_column(heading, overflow="fold")
-    findings = [*_packages(), *_devices(), *_disk(), *_embedded()]
-    signs = {"ok": Text("ok", "green"), "note": Text("note", "yellow"), "missing": Text("missing", "red")}
-    for level, what, found, remedy in findings:
-        table.add_row(signs[level], what, found, remedy)
-    VisibleConsole().print(table)
-    return 2 if any(level == "missing" for level, *_ in findings) else 0
+    """Print the findings as they are made; 2 when something that every run needs is missing."""
+    console, levels = VisibleConsole(), set()
+    # What needs torch loaded comes last.
+    for findings in (_packages, _disk, _embedded, _torchvision, _devices):
+        for finding in findings():
+            _show(finding, console)
+            levels.add(finding[0])
+    return 2 if "missing" in levels else 0
+
+
+def _show(finding: Finding, console: Console) -> None:
+    """One line, or two where the remedy does not fit; paths and commands are never folded, for they are copied."""
+    level, what, found, remedy = finding
+    line = Text.assemble((f"{level:<9}", SIGNS[level]), f"{what:<17}", found)
+    if remedy:
+        fits = line.cell_len + 2 + cell_len(remedy) <= console.width
+        line.append(("  " if fits else "\n         ") + remedy)
+    console.print(line, soft_wrap=True, highlight=False)
 
 
 def _packages() -> list[Finding]:
     found: list[Finding] = [("ok", "Python", sys.version.split()[0], "")]
     ranges = tested_ranges()
     found += [_version(name, ranges) for name in ("torch", "transformers", "datasets")]
-    torchvision = installed("torchvision")
-    if torchvision is not None and not torch.cuda.is_available():
-        found.append(
-            ("note", "torchvision", torchvision, "beside CPU torch it breaks transformers: pip uninstall torchvision")
-        )
     optional = {
         "deepspeed": "several GPUs need it: pip install 'llava-moe[train]'",
         "flash-attn": "faster attention on NVIDIA GPUs: pip install flash-attn --no-build-isolation",
@@ -78,7 +81,27 @@ def _version(name: str, ranges: Mapping[str, SpecifierSet]) -> Finding:
     return ("note", name, f"{version}, not tested", f"tested is {tested}: pip install '{name}{tested}'")
 
 
+def _torchvision() -> list[Finding]:
+    """Loads torch, which may be broken."""
+    if installed("torch") is None:
+        return []  # told with the packages
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return [("missing", "torch", f"cannot be loaded ({str(error).splitlines()[0]})", BROKEN.format("torch"))]
+    version = installed("torchvision")
+    if version is None or torch.cuda.is_available():
+        return []
+    return [("note", "torchvision", version, "beside CPU torch it breaks transformers: pip uninstall torchvision")]
+
+
 def _devices() -> list[Finding]:
+    try:
+        import torch
+
+        from llava_moe.model.attention import choose_attention
+    except (ImportError, OSError):
+        return []  # told before
     if not torch.cuda.is_available():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         choice = choose_attention("auto", torch.device("cpu"), torch.float32)
@@ -120,7 +143,7 @@ def _embedded() -> list[Finding]:
     parts = {
         "configuration": config_folder() / "train.yaml",
         "demo images": embedded_images() / "general.parquet",
-        "demo base model": embedded_folder("language_model") / "config.json",
+        "demo base model": embedded_base() / "language_model" / "config.json",
     }
     for what, path in parts.items():
         there = path.is_file()

@@ -39,6 +39,11 @@ def is_embedded(config: Mapping[str, Any]) -> bool:
     return all(str(source["path"]).startswith(EMBEDDED) for source in config["data"]["sources"].values())
 
 
+def embedded_base() -> Path:
+    """Folder of the demo's base model."""
+    return embedded_images().with_name("base")
+
+
 def settle(config: dict[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
     """Apply the choices that one key makes for another.
 

@@ -42,16 +42,25 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The newest complete checkpoint of a run, of the last stage of an experiment, or the checkpoint itself."""
-    if (folder / MARKER).is_file():
-        return folder
-    for candidate in [folder, *reversed(stage_folders(folder))]:
-        checkpoint = last_checkpoint(candidate)
-        if checkpoint is not None:
-            return checkpoint
-    if not folder.exists():
-        raise UserError(f"{folder} does not exist: llava-moe ls run lists the runs here")
-    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    """The newest complete checkpoint of a run, of the last stage of an experiment, or the checkpoint itself.
+
+    Raises:
+        UserError: there is none, or the folder is closed to us.
+    """
+    try:
+        if (folder / MARKER).is_file():
+            return folder
+        for candidate in [folder, *reversed(stage_folders(folder))]:
+            checkpoint = last_checkpoint(candidate)
+            if checkpoint is not None:
+                return checkpoint
+        if not folder.exists():
+            raise UserError(f"{folder} does not exist: llava-moe ls run lists the runs here")
+        inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror}): give the folder of a run that is open to you"
+        ) from error
     instead = f", such as {inside[0]}" if inside else ""
     raise UserError(f"{folder} holds no complete checkpoint: give the folder of a run that has saved one{instead}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -59,15 +60,17 @@ def test_a_mistake_is_answered_before_anything_heavy_is_loaded(tmp_path: Path) -
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_mistake_is_answered_within_a_second() -> None:
-    # The fastest of several: what else runs on the machine slows one or another.
-    fastest = 9.0
-    for _ in range(5):
-        started = time.perf_counter()
+def test_a_mistake_is_answered_within_a_second_of_the_processors() -> None:
+    # By the clock it is as long as the other work on the machine makes it: that bound is a wide one.
+    started, spent = time.monotonic(), []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         mistake = [sys.executable, "-m", "llava_moe", "train", "adapter=lorra"]
         assert subprocess.run(mistake, stderr=subprocess.DEVNULL).returncode == 2
-        fastest = min(fastest, time.perf_counter() - started)
-    assert fastest < 1
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(spent) < 1
+    assert time.monotonic() - started < 60
 
 
 def test_the_first_line_of_a_run_stands_before_torch_is_loaded(tiny_words: list[str], tmp_path: Path) -> None:
