@@ -5,6 +5,7 @@ The only file where ``model/``, ``adapters/`` and ``data/`` meet below ``command
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -57,11 +58,12 @@ from llava_moe.model.checkpoint_files import read_chat_template
 from llava_moe.model.fingerprint import base_fingerprint
 from llava_moe.model.image_processor import ImageMode, read_image_processor
 from llava_moe.model.kinds import TOWERS
-from llava_moe.model.recorded_weights import fingerprint_start, refuse_other_base, refuse_other_start
-from llava_moe.own_files import misfit
+from llava_moe.model.recorded_weights import RECORD, fingerprint_start, refuse_other_base, refuse_other_start
+from llava_moe.own_files import misfit, read_object
 from llava_moe.regular_file import read_regular
+from llava_moe.shell_words import as_place, shell
 from llava_moe.structured_text import StructuredTextError, parse_yaml
-from llava_moe.train.checkpoint import newest_checkpoint
+from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROJECTOR = "multi_modal_projector"
@@ -447,7 +449,7 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     recipe = recipe_of(read_config(owner))
     is_trained_precision = dtype in (None, recipe.dtype)
     recipe = replace(recipe, init_from=None, dtype=dtype or recipe.dtype)
-    bare = new_model(replace(recipe, adapter=NoAdapter()), device)
+    bare = new_base(owner, recipe, device)
     if is_trained_precision:
         refuse_other_base(owner, bare.base_fingerprint)
     load_lineage(bare.model, checkpoint)
@@ -457,6 +459,38 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     # transformers' own wrapper of .to() is typed for a model class of its own.
     nn.Module.to(bare.model, device).eval()
     return bare
+
+
+def new_base(run: Path, recipe: Recipe, device: torch.device) -> Assembled:
+    """The base that a run's recipe names, as it was before any training.
+
+    Raises:
+        UserError: it is not there; with the command that tells the run where it lies by now.
+    """
+    try:
+        return new_model(replace(recipe, adapter=NoAdapter(), init_from=None), device)
+    except UserError as error:
+        gone = _keys_of_what_is_gone(recipe.architecture)
+        command = read_object(run / RECORD, "put it back").get("command") if (run / RECORD).is_file() else None
+        if not gone or not isinstance(command, str):
+            raise
+        root = run.parent if run in stage_folders(run.parent) else run
+        said = tuple(f"{key}=" for key in (*gone, "out"))
+        words = [word for word in shlex.split(command) if not word.lstrip("+").startswith(said)]
+        told = shell(*words, *(f"{key}=FOLDER" for key in gone), f"out={as_place(root)}")
+        raise UserError(f"{error}; where it lies elsewhere by now, tell the run: {told}") from error
+
+
+def _keys_of_what_is_gone(architecture: Architecture) -> list[str]:
+    """The settings that name a base's folders, where no such folder is there."""
+    keys = {"path": "model.path", "vision_tower": "model.architecture.vision_tower"}
+    keys["language_model"] = "model.architecture.language_model"
+    places = {key: getattr(architecture, name, None) for name, key in keys.items()}
+    return [
+        key
+        for key, place in places.items()
+        if place is not None and not place.startswith("embedded:") and not Path(place).expanduser().exists()
+    ]
 
 
 def open_checkpoint(

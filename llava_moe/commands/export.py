@@ -24,6 +24,7 @@ from llava_moe.assemble import (
     Recipe,
     lineage,
     load_lineage,
+    new_base,
     new_model,
     newest_checkpoint,
     processor_of,
@@ -179,7 +180,7 @@ def restore_exactly(checkpoint: Path, recipe: Recipe) -> Assembled:
     """A run's model in fp32: the base as it was rounded for training, what was trained from its fp32 masters."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attention = "auto" if recipe.attn_implementation == "flash_attention_2" else recipe.attn_implementation
-    bare = new_model(replace(recipe, adapter=NoAdapter(), attn_implementation=attention), torch.device("cpu"))
+    bare = new_base(checkpoint.parent.parent, replace(recipe, attn_implementation=attention), torch.device("cpu"))
     refuse_other_base(checkpoint.parent.parent, bare.base_fingerprint)
     nn.Module.to(bare.model, torch.float32)
     load_lineage(bare.model, checkpoint)

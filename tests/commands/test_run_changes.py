@@ -180,3 +180,23 @@ def test_of_an_experiments_stages_the_last_alone_is_made_longer_by_the_command_t
     command = shlex.split(line.rpartition("the last stage alone: ")[2])
     assert run(command[1:]) == 0
     assert [len(records_of(tmp_path / "run" / stage)) for stage in ("1-a", "2-b")] == [2, 4]
+
+
+def test_a_base_that_was_moved_is_told_to_the_run_by_the_command_that_is_printed(
+    tiny_words: list[str], tmp_path: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [word for word in tiny_words if not word.startswith("model")]
+    here, there = tmp_path / "a base", tmp_path / "elsewhere"
+    assert run(["train", *tiny_words, *CHEAP, "train.max_steps=1", f"out={tmp_path / 'first'}"]) == 0
+    assert run(["export", f"run={tmp_path / 'first'}", "to=hf", f"out={here}"]) == 0
+    folder = tmp_path / "run"
+    assert run(["train", *words, *CHEAP, "train.max_steps=2", f"model.path={here}", f"out={folder}"]) == 0
+    here.rename(there)
+    for command in (["chat", f"run={folder}", "prompt=a"], ["export", f"run={folder}", "to=hf", "out=exported"]):
+        line = refused(*command)
+        assert "no such folder" in line
+    told = shlex.split(line.rpartition("tell the run: ")[2])
+    assert told[-2:] == ["model.path=FOLDER", f"out={folder}"]
+    assert run([word.replace("FOLDER", str(there)) for word in told[1:]]) == 0
+    assert run(["chat", f"run={folder}", "prompt=a"]) == 0
+    assert len(records_of(folder)) == 2
