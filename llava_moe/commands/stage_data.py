@@ -29,6 +29,7 @@ from llava_moe.errors import UserError
 from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.own_files import read_object
 from llava_moe.train.folder import ENVIRONMENT
+from llava_moe.visible_console import VisibleConsole
 
 # So many records' image files tell whether a folder holds the images that a run began with.
 NUM_IMAGES_KNOWN = 32
@@ -51,8 +52,15 @@ class OpenData:
     accepted: tuple[Quarantined, ...]
 
 
-def open_data(config: Mapping[str, Any], encoder: Encoder, processes: Processes, console: Console) -> OpenData:
-    """Open and index every source of the mixture, the first process before the others, which then find the cache."""
+def open_data(
+    config: Mapping[str, Any], encoder: Encoder, processes: Processes, console: Console, says: bool = True
+) -> OpenData:
+    """Open and index every source of the mixture, the first process before the others, which then find the cache.
+
+    Args:
+        says: whether to print what was read; bars pass by in any case.
+    """
+    lines = console if says else VisibleConsole(quiet=True)
     mixture, cache = mixture_of(config), cache_folder()
     # A run that an earlier release made lacks the key.
     list_path = config["data"].get("quarantine")
@@ -72,27 +80,27 @@ def open_data(config: Mapping[str, Any], encoder: Encoder, processes: Processes,
         indexes.append(index)
         left_out = f", {len(index.bad)} left out" if index.bad else ""
         cut = f", {index.num_cut} cut" if index.num_cut else ""
-        console.print(
+        lines.print(
             f"  {source.name} ({source.domain}): {len(index.rows):,} records{left_out}{cut}, "
             f"{index.lengths.mean():.0f} tokens on average",
             highlight=False,
             markup=False,
         )
         if content.unread is not None:
-            console.print(f"  {content.unread}", highlight=False, markup=False, soft_wrap=True)
+            lines.print(f"  {content.unread}", highlight=False, markup=False, soft_wrap=True)
     if processes.rank == 0:
         processes.wait()
     kept, accepted = tuple(indexes), tuple[Quarantined, ...]()
     if list_path is not None:
         kept, accepted = leave_out(mixture.sources, records, kept, listed, Path(list_path))
-        console.print(f"  {len(accepted):,} records left out by {list_path}", highlight=False, markup=False)
+        lines.print(f"  {len(accepted):,} records left out by {list_path}", highlight=False, markup=False)
         if listed and not accepted:
             named = ", ".join(sorted({entry.source for entry in listed}))
-            console.print(f"  none of its {len(listed):,} records is read here: they are of {named}", markup=False)
+            lines.print(f"  none of its {len(listed):,} records is read here: they are of {named}", markup=False)
     kept, held_out = split_held_out(mixture.sources, kept, mixture.held_out)
     if mixture.held_out:
         num_held = sum(len(index.rows) for index in held_out)
-        console.print(f"  {num_held:,} records held out of training, by image", highlight=False, markup=False)
+        lines.print(f"  {num_held:,} records held out of training, by image", highlight=False, markup=False)
     return OpenData(mixture, records, kept, held_out, accepted)
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from llava_moe.commands.compose_config import as_yaml
 from llava_moe.commands.console import say_next
 from llava_moe.commands.curve_viewers import settle_viewers
+from llava_moe.commands.judge_stages import judge_stages
 from llava_moe.commands.processes import join_processes
 from llava_moe.commands.stage import check_stage, train_stage
 from llava_moe.commands.stages import Stage, set_threads
@@ -44,6 +45,7 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
             console.print(note, style="yellow", highlight=False, markup=False)
         set_threads(plain)
         started = time.monotonic()
+        judge_stages(stages, processes, console)
         was_finished = all(is_finished(stage.folder, stage.config) for stage in stages)
         for stage in stages:
             text = as_yaml(stage.config)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.cli import run
+from llava_moe.commands import eval as eval_command
 from llava_moe.commands import stage, stage_run
 from llava_moe.commands.stage_validation import StageValidation
 from llava_moe.data import encode
@@ -231,3 +233,46 @@ def test_a_signal_between_two_stages_tells_which_is_finished(
         line = refused(*words, status=130)
     assert f"{tmp_path}/both/1-a is finished" in line and "2-b has no checkpoint yet" in line
     assert run(words) == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ('[{"conversations": []}, {"conversations": []}]', "mine"),
+        ("[]", "mine"),
+        ("{", "gone.json, line 1"),
+        (None, "gone.json"),
+    ],
+)
+def test_the_data_of_the_last_stage_is_judged_before_the_first_trains(
+    own: str | None,
+    told: str,
+    tiny_words: list[str],
+    two_stages: list[str],
+    refused: Refused,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "gone.json"
+    if own is not None:
+        path.write_text(own)
+    experiment = tmp_path / "own" / "exp" / "two.yaml"
+    stages = yaml.safe_load(experiment.read_text())
+    good = [word for word in tiny_words if word.startswith(("path=", "images="))]
+    stages["stages"][0]["overrides"] += good
+    stages["stages"][1]["overrides"] += [f"path={path}"]
+    experiment.write_text("# @package _global_\n" + yaml.safe_dump(stages))
+    rest = [word for word in tiny_words[1:] if word not in good]
+    line = refused("train", *rest, *two_stages, f"out={tmp_path / 'both'}", "train.max_steps=1")
+    assert told in line
+    assert not list(tmp_path.rglob("log.jsonl"))
+
+
+def test_an_answer_on_the_way_keeps_what_was_trained(
+    tiny_words: list[str], refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop while the finished run is scored says that training is finished."""
+    words = ["train", *tiny_words, f"out={tmp_path / 'run'}", "train.max_steps=1", "eval.benchmarks=[demo]"]
+    with monkeypatch.context() as patch:
+        patch.setattr(eval_command, "ask_benchmark", AtCall(1, ask_to_stop(signal.SIGINT)).over(lambda *_, **__: None))
+        assert "training is finished" in refused(*words, "eval.limit=1", status=130)
+    assert (tmp_path / "run" / "finished.json").exists()
