@@ -7,6 +7,7 @@ language model's own vocabulary, the table is padded to a multiple of 64 (32000,
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -271,6 +272,11 @@ def _told(what: str, reference: str, failed: str = "loaded") -> Iterator[None]:
         yield
     except (UserError, StoppedBySignalError):
         raise
+    except pickle.UnpicklingError as error:  # torch would advise to open it all the same
+        raise UserError(
+            f"{what} {reference} holds more than tensors in a .bin file, and nothing else is unpickled here: take its "
+            "safetensors form"
+        ) from error
     except Exception as error:
         # Trap: on damaged files transformers and tokenizers raise what they happen to meet, assertions of torch and
         # the bare Exception among it.

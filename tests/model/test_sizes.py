@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,31 @@ def test_a_whole_checkpoint_is_held_against_its_files(tmp_path: Path, tokenizer_
             path.write_text(json.dumps(whole | {part: whole[part] | {name: value}}))
             line = refusal(FromCheckpoint(str(tmp_path / "hf")))
             assert str(tmp_path / "hf") in line, (part, name, value)
+
+
+@dataclass
+class Trap:
+    """Unpickled, it makes a folder."""
+
+    place: str
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.place,)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_base_that_is_a_pickle_runs_nothing_and_is_named(parts: FromParts, is_zip: bool, tmp_path: Path) -> None:
+    folder, sprung = Path(parts.language_model), tmp_path / "sprung"
+    (folder / "model.safetensors").unlink()
+    torch.save({"w": Trap(str(sprung))}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
+    assert f"model {folder} holds more than tensors" in refusal(parts)
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(str(sprung))))
+    assert f"model {folder} holds more than tensors" in refusal(parts)
+    assert not sprung.exists()
+
+
+def test_a_damaged_tokenizer_is_one_line(parts: FromParts) -> None:
+    path = Path(parts.language_model) / "tokenizer.json"
+    for text in ("{", "[]", "{}", '{"model": 3}', "null", "\x00", '{"version": "1.0", "model": {"type": "BPE"}}'):
+        path.write_text(text)
+        assert str(path.parent) in refusal(parts), text
