@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -170,6 +171,8 @@ def without_comma(file: Path) -> None:
         ("latin.json", lambda file: file.write_bytes(b'[{"id": "\xe9"}]'), "not UTF-8 text"),
         ("table.csv", lambda file: file.write_text("id,answer\n1,red\n"), "CSV is not read: turn it into JSON Lines"),
         ("deep.json", lambda file: file.write_text("[" * 100_000), "brackets too deep"),
+        ("pipe.json", os.mkfifo, "it is a named pipe, not a regular file"),
+        ("zero.jsonl", lambda file: file.symlink_to("/dev/zero"), "it is a device, not a regular file"),
         ("rows.parquet", lambda file: file.write_bytes(b"PAR1 and no more"), "not a readable Parquet file"),
         ("folder", lambda file: file.mkdir(), "no .parquet, .json or .jsonl file in"),
         ("one.json", lambda file: file.write_text(json.dumps({"data": []})), "none of 1 records is usable"),
