@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +13,8 @@ from llava_moe.commands.stages import Stage
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.errors import UserError
 from llava_moe.own_files import read_object
-from llava_moe.shell_words import shell
-from llava_moe.train.folder import ENVIRONMENT, Claim, changed_lengths, has_trained
+from llava_moe.shell_words import named, shell
+from llava_moe.train.folder import ENVIRONMENT, Claim, changed_lengths, changes_to_go_on, has_trained
 
 
 def changes_told(claim: Claim | None, num_steps: int) -> list[str]:
@@ -61,6 +62,25 @@ def refuse_longer_start(stages: Sequence[Stage]) -> None:
                 f"choose another folder with out=, or go on with the last stage alone: "
                 f"{shell('llava-moe', 'train', *words)}"
             )
+
+
+def runs_to_go_on_with(stage: Stage, name: str) -> list[str]:
+    """Lines on runs beside a stage's folder that are the same but for their length or the places of their data.
+
+    The name of a folder that was not given is made of all settings, so that a longer run would begin from its start.
+    """
+    notes = []
+    for other in sorted(stage.folder.parent.glob(f"{glob.escape(name)}-*")):
+        try:
+            changes = {} if other == stage.folder else changes_to_go_on(other, stage.config)
+        except UserError:  # its files are damaged, which is no matter of this run's
+            continue
+        if changes:
+            notes.append(
+                f"{other} holds the same run with another length or place ({_said(changes)}): "
+                f"add {named('out', other)} to go on with it"
+            )
+    return notes
 
 
 def _said(changes: Mapping[str, tuple[Any, Any]]) -> str:

@@ -57,10 +57,8 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
 
 def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     """Refuse now what would stop the run later: hours of training must not end at a benchmark's mistyped name."""
-    from llava_moe.commands.stage_changes import refuse_longer_start
     from llava_moe.eval.tasks import open_benchmark
 
-    refuse_longer_start(stages)
     planned = {str(stage.folder) for stage in stages}
     for stage in stages:
         if not is_finished(stage.folder, stage.config):

@@ -157,6 +157,13 @@ def changed_lengths(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[
     return {key: pair for key, pair in _differing(folder, flatten(config)).items() if key in LENGTHS}
 
 
+def changes_to_go_on(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Where a run differs from a configuration with which it could go on all the same; none where it could not."""
+    differing = _differing(folder, flatten(config))
+    is_allowed = all(key in LENGTHS or _is_place(key, pair) for key, pair in differing.items())
+    return differing if is_allowed else {}
+
+
 def _differing(folder: Path, flat: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     digest = folder / DIGEST
     if not digest.is_file() or not has_trained(folder):

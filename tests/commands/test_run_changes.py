@@ -200,3 +200,23 @@ def test_a_base_that_was_moved_is_told_to_the_run_by_the_command_that_is_printed
     assert run([word.replace("FOLDER", str(there)) for word in told[1:]]) == 0
     assert run(["chat", f"run={folder}", "prompt=a"]) == 0
     assert len(records_of(folder)) == 2
+
+
+def test_a_longer_run_without_a_folder_of_its_own_names_the_run_that_it_could_go_on_with(
+    tiny_words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny_words, *CHEAP]
+    for other in ("train.max_steps=1", "seed=3"):
+        assert run(["train", *words, other]) == 0
+    (short,) = (tmp_path / "runs").glob("mix_general-*/checkpoints/step-000001")
+    folder = short.parent.parent.relative_to(tmp_path)
+    damaged = tmp_path / "runs" / "mix_general-damaged"
+    shutil.copytree(folder, damaged)
+    (damaged / ".config.json").write_text("{")
+    capfd.readouterr()
+    assert run(["train", *words, "train.max_steps=2"]) == 0
+    told = capfd.readouterr().out
+    assert f"(train.max_steps 1 -> 2): add out={folder} to go on with it" in told
+    assert told.count("to go on with it") == 1
+    assert run(["train", *words, "train.max_steps=2", f"out={folder}"]) == 0
+    assert len(records_of(tmp_path / folder)) == 2

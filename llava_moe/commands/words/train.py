@@ -15,6 +15,7 @@ from llava_moe.commands.console import say_next
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import EMBEDDED, is_embedded, sources_of
+from llava_moe.commands.stage_changes import refuse_longer_start, runs_to_go_on_with
 from llava_moe.commands.stages import Stage, experiment_name, plan_stages
 from llava_moe.commands.typed_words import is_sweep, key_of, told_how_to_go_on, words_of_job
 from llava_moe.train.folder import is_finished
@@ -38,6 +39,7 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], roots: li
     """Train one job; its folder joins ``roots`` in the first process."""
     plain = resolved(config)
     stages = plan_stages(plain, words)
+    refuse_longer_start(stages)
     fitting = _leave_out_the_demos_questions(plain, stages, words)
     for stage in stages:
         if not is_finished(stage.folder, stage.config):
@@ -46,7 +48,9 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], roots: li
     know_benchmarks(plain["eval"]["benchmarks"])
     if os.environ.get("RANK", "0") == "0":
         _say_first(experiment_name(words), plain, stages)
-        for note in (*notes_on_old_words(words), *fitting):
+        is_new = plain["stages"] is None and plain["out"] is None and not stages[0].folder.exists()
+        others = runs_to_go_on_with(stages[0], experiment_name(words)) if is_new else []
+        for note in (*notes_on_old_words(words), *others, *fitting):
             sys.stdout.write(visible(note) + "\n")
     from llava_moe.commands.train import train
 
