@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 from llava_moe.assemble import read_config
 from llava_moe.commands.settings import is_embedded
-from llava_moe.commands.typed_words import listed, without
+from llava_moe.commands.typed_words import is_sweep, without
+from llava_moe.own_files import read_object
 from llava_moe.report.run import report_run
 from llava_moe.shell_words import as_place, named, shell
 from llava_moe.train.checkpoint import newest_checkpoint
@@ -32,7 +34,7 @@ def next_commands(root: Path, has_scores: bool, train_words: Sequence[str] | Non
     """
     config = read_config(newest_checkpoint(root).parent.parent)
     if config["stage"]["template"] == "plain":
-        commands = [_chat(root, config, "what it says of a picture")]
+        commands = [chat_with(root, config, "what it says of a picture")]
         return commands if train_words is None else [*commands, _stage_two(root, train_words)]
     commands = _embedded(root, has_scores) if is_embedded(config) else _own(root, config, train_words)
     if train_words is not None:
@@ -40,19 +42,6 @@ def next_commands(root: Path, has_scores: bool, train_words: Sequence[str] | Non
     if is_embedded(config):
         commands.append(f"{shell('llava-moe', 'train', f'exp={HEADLINE}', '--cfg', 'job')}   # the 7B experiment")
     return commands
-
-
-def next_of_sweep(roots: Sequence[Path]) -> list[str]:
-    """Commands that make sense after several runs of one sweep: they are scored, then compared."""
-    configs = [read_config(newest_checkpoint(root).parent.parent) for root in roots]
-    if any(config["stage"]["template"] == "plain" for config in configs):
-        return [_chat(root, config, "") for root, config in zip(roots, configs, strict=True)]
-    compared = shell("llava-moe", "eval", listed("runs", roots))
-    if not all(map(is_embedded, configs)):
-        chats = [_chat(root, config, "") for root, config in zip(roots, configs, strict=True)]
-        return [*chats, "llava-moe ls benchmark   # what can score them, to be compared with eval runs=[...]"]
-    unscored = [root for root in roots if not has_scores(root)]
-    return [*(shell("llava-moe", "eval") + f" {named('run', root)}" for root in unscored), compared]
 
 
 def has_scores(root: Path) -> bool:
@@ -69,7 +58,7 @@ def _embedded(root: Path, has_scores: bool) -> list[str]:
 
 
 def _own(root: Path, config: Mapping[str, Any], train_words: Sequence[str] | None) -> list[str]:
-    commands = [_chat(root, config, "a picture of its own data")]
+    commands = [chat_with(root, config, "a picture of its own data")]
     if train_words is not None:
         where = without(train_words, lambda key: key == "out")
         commands.append(f"{shell('llava-moe', 'data', 'preview', *where)}   # what it learned from, token by token")
@@ -80,7 +69,19 @@ def _own(root: Path, config: Mapping[str, Any], train_words: Sequence[str] | Non
     return [*commands, "llava-moe ls benchmark   # what can score it, each with its data"]
 
 
-def _chat(root: Path, config: Mapping[str, Any], why: str) -> str:
+def _words_told_by(root: Path) -> list[str] | None:
+    """The words that a run's ``environment.json`` says it was trained with; None where it was not trained alone."""
+    path = newest_checkpoint(root).parent.parent / "environment.json"
+    if not path.is_file():
+        return None
+    command = str(read_object(path, "put it back").get("command", ""))
+    # A shell of another kind wrote out what cannot be printed; nothing here reads that back.
+    words = [] if "$'" in command else shlex.split(command)
+    return words[2:] if words[:2] == ["llava-moe", "train"] and not is_sweep(words) else None
+
+
+def chat_with(root: Path, config: Mapping[str, Any], why: str) -> str:
+    """The command that talks to a run, about a picture of its own data where one is soon found."""
     words = [named("run", root)]
     if picture := next(_pictures(config), None):
         words += [named("image", picture)]
@@ -135,5 +136,11 @@ def _fitting_start(start: Path) -> str | None:
 
 
 def write_run_report(root: Path, stages: list[Path] | None = None, train_words: Sequence[str] | None = None) -> Path:
-    """Write ``report.html`` into a run's or an experiment's folder."""
+    """Write ``report.html`` into a run's or an experiment's folder.
+
+    Args:
+        train_words: as in :func:`next_commands`; None takes those that the run was started with, where it tells them.
+    """
+    if train_words is None:
+        train_words = _words_told_by(root)
     return report_run(root, next_commands=next_commands(root, has_scores(root), train_words), stages=stages)

@@ -161,6 +161,21 @@ def test_a_sweep_ends_with_what_scores_and_compares_its_runs(
         as_printed(line)
 
 
+def test_a_sweep_on_own_data_is_compared_by_what_was_kept_apart(
+    tiny_words: list[str], command_server: CommandServer, as_printed: Printed
+) -> None:
+    words = [word for word in tiny_words if not word.startswith("train.max_steps")]
+    trained = command_server.run(["train", "-m", *words, "train.max_steps=1", "adapter=lora,none"])
+    assert trained.poll() == 0, trained.errors
+    lines = next_lines(trained.output)
+    assert [line.split()[1] for line in lines] == ["chat", "chat", "train", "ls"]
+    for told in ("adapter=lora", "adapter=none"):
+        assert trained.output.count(f"{told}\n") == 2  # in the table and behind the command that talks to it
+    apart = as_printed(lines[2])
+    assert "held-out loss" in apart.output.rpartition("what it is")[2]
+    assert [line.split()[1] for line in next_lines(apart.output)] == ["chat", "chat", "ls"]
+
+
 def test_a_stage_one_is_followed_by_a_stage_two_that_starts_from_it(
     tiny_words: list[str], own_data: Path, command_server: CommandServer, as_printed: Printed
 ) -> None:

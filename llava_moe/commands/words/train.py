@@ -11,13 +11,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.console import say_next
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import EMBEDDED, is_embedded, sources_of
 from llava_moe.commands.stage_changes import refuse_longer_start, runs_to_go_on_with
 from llava_moe.commands.stages import Stage, experiment_name, plan_stages
-from llava_moe.commands.typed_words import is_sweep, key_of, told_how_to_go_on, words_of_job
+from llava_moe.commands.typed_words import as_typed, is_sweep, key_of, told_how_to_go_on, words_of_job
 from llava_moe.train.folder import is_finished
 from llava_moe.visible import visible
 from llava_moe.visible_console import VisibleConsole
@@ -25,18 +24,19 @@ from llava_moe.visible_console import VisibleConsole
 
 def main(words: Sequence[str]) -> int:
     """Judge the words, say what trains and where, then train."""
-    roots: list[Path] = []
+    jobs: list[tuple[Path, list[str]]] = []
     with told_how_to_go_on():
-        status = run_composed("train", words, lambda config, overrides: _begin(config, overrides, words, roots))
-    if is_sweep(words) and roots:
-        from llava_moe.commands.reporting import next_of_sweep
+        status = run_composed("train", words, lambda config, overrides: _begin(config, overrides, words, jobs))
+    if is_sweep(words) and jobs:
+        from llava_moe.commands.sweep import Job, show_sweep
 
-        say_next(VisibleConsole(), next_of_sweep(roots))
+        typed = [as_typed(word) for word in words]
+        show_sweep([Job(root, tuple(alone)) for root, alone in jobs], typed, VisibleConsole())
     return status
 
 
-def _begin(config: DictConfig, words: list[str], typed: Sequence[str], roots: list[Path]) -> int:
-    """Train one job; its folder joins ``roots`` in the first process."""
+def _begin(config: DictConfig, words: list[str], typed: Sequence[str], jobs: list[tuple[Path, list[str]]]) -> int:
+    """Train one job; its folder and its words join ``jobs`` in the first process."""
     plain = resolved(config)
     stages = plan_stages(plain, words)
     refuse_longer_start(stages)
@@ -54,8 +54,9 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], roots: li
             sys.stdout.write(visible(note) + "\n")
     from llava_moe.commands.train import train
 
-    root = train(plain, stages, words_of_job(typed, words), says_next=not is_sweep(typed))
-    roots += [] if root is None else [root]
+    alone = words_of_job(typed, words)
+    root = train(plain, stages, alone, says_next=not is_sweep(typed))
+    jobs += [] if root is None else [(root, alone)]
     return 0
 
 

@@ -1,0 +1,75 @@
+"""Every command that the documentation shows is one that the command line takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llava_moe.cli import COMMANDS, DATA_COMMANDS, run
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LAUNCHERS = ("scripts/launch.sh", "scripts/launch_multinode.sh")
+# What has no configuration to compose.
+PLAIN = ("ls", "doctor")
+
+
+def shown_commands() -> Iterator[tuple[str, list[str]]]:
+    """Where each command stands, and its words as a shell splits them: fenced lines, and lines between backticks."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
+        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        lines += [one for one in re.findall(r"`(llava-moe [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
+        for line in lines:
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&")
+            lexer.whitespace_split = True
+            words: list[str] = []
+            for word in [*lexer, ";"]:
+                if not re.fullmatch(r"[;|&]+", word):
+                    words += [] if not words and re.fullmatch(r"[A-Z_]+=.*", word) else [word]
+                    continue
+                if words and words[0] in ("llava-moe", *LAUNCHERS):
+                    yield f"{page.name}: {line}", words
+                words = []
+
+
+def composed(words: list[str]) -> int:
+    """The exit status of composing what a command's words ask for; nothing is run."""
+    name = "train" if words[0] in LAUNCHERS else words[1]
+    rest = words[1:] if words[0] in LAUNCHERS else words[2:]
+    if "--cfg" in rest or "--help" in rest:
+        return run([name, *rest])
+    return run([name, *rest, "--cfg", "job"])
+
+
+def test_the_documentation_shows_commands() -> None:
+    names = {words[1] for _, words in shown_commands() if words[0] == "llava-moe" and len(words) > 1}
+    assert {"train", "data", "plan", "eval", "chat", "compose", "export", "ls", "doctor"} <= names
+
+
+def test_every_command_in_the_documentation_is_composed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = []
+    for place, words in shown_commands():
+        if words[0] == "llava-moe" and (len(words) < 2 or words[1].startswith("-")):
+            continue
+        name = words[1] if words[0] == "llava-moe" else "train"
+        assert name in COMMANDS, place
+        if name in PLAIN or (len(words) == 2 and name in ("compose", "data")):  # named, not shown
+            continue
+        if name == "data" and (len(words) < 3 or words[2] not in DATA_COMMANDS):
+            wrong.append(f"{place}: {words[2:3]} is no command of data")
+            continue
+        status = composed(words)
+        errors = capfd.readouterr().err
+        if status != 0:
+            wrong.append(f"{place}: {errors}")
+    assert not wrong, "\n".join(wrong)
+    assert not list(tmp_path.iterdir())
