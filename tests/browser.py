@@ -21,9 +21,9 @@ def draw(page: Path, width: int = 900, height: int = 1600) -> set[tuple[int, ...
         return {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=2**24)}
 
 
-def document(page: Path) -> str:
+def document(page: Path, width: int = 900) -> str:
     """What the browser made of a page, after any script in it has run."""
-    return _browse(page, "--dump-dom")
+    return _browse(page, f"--window-size={width},1600", "--dump-dom")
 
 
 def _browse(page: Path, *flags: str) -> str:

@@ -35,6 +35,13 @@ def test_each_page_begins_with_a_policy_that_lets_nothing_run_or_load() -> None:
         assert "|safe" not in text.replace(" ", "") and "autoescape" not in text, path.name
 
 
+def test_each_table_of_a_page_can_be_scrolled() -> None:
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        assert "page.css.j2" in text or "style.css.j2" in text
+        assert text.count("<table") == text.count('<div class="scroll"><table'), path.name
+
+
 def made(folder: Path, body: str, **values: object) -> str:
     (folder / "made.html.j2").write_text(f'{{% include "head.html.j2" %}}\n<title>x</title>\n{body}')
     return page_template(folder / "made.html.j2").render(**values)

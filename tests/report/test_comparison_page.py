@@ -16,6 +16,7 @@ from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comp
 from llava_moe.eval.disagreements import Disagreement
 from llava_moe.report.comparison import draw_interval, write_comparison_page
 from llava_moe.report.pictures import picture_of
+from tests.browser import document, needs_browser
 from tests.report.test_report import Page
 
 NASTY = '<script>alert("x")</script>&\'</td>'
@@ -65,6 +66,31 @@ def test_the_page_is_whole_shows_every_number_and_points_nowhere_outside(
         assert part in page.text
     assert "2 of the 2 differences" in page.text
     assert page.text.count(NASTY) >= 6 and "<script>" not in text
+
+
+MEASURE = (
+    "<script>const all = [...document.querySelectorAll('.scroll')]; const page = document.documentElement; "
+    "document.title = [page.scrollWidth, innerWidth, ...all.map(one => one.scrollWidth), ...all.map(one => one.clientWidth)].join(' ')"
+    "</script>"
+)
+
+
+@needs_browser
+def test_a_wide_table_takes_the_windows_width_and_is_never_cut_off(tmp_path: Path, comparison: Comparison) -> None:
+    runs = tuple(f"mix_general_doc_med-llava_mole-{number}" for number in range(8))
+    [compared] = comparison.benchmarks
+    rows = tuple(replace(row, cells=tuple(row.cells[min(n, 1)] for n in range(8))) for row in compared.rows)
+    wide = replace(
+        comparison, runs=runs, folders=runs, benchmarks=(replace(compared, rows=rows, disagreements=(), notes=()),)
+    )
+    path = write_comparison_page(tmp_path, wide)
+    opened = path.read_text().replace("<details>", "<details open>").replace("http-equiv", "name")
+    path.write_text(opened.replace("</main>", f"</main>{MEASURE}"))
+    for width in (600, 1000, 1700):
+        title = re.findall(r"<title>([\d ]+)</title>", document(path, width))[0]
+        page, window, main, _, main_room, other_room = map(int, title.split())
+        assert page <= window and main_room <= window and other_room <= window
+        assert main <= main_room or width < 1000, "eight runs fit"
 
 
 def test_pictures_come_from_bytes_and_files_and_are_left_out_where_they_are_gone(
