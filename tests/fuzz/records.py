@@ -91,7 +91,7 @@ class Records:
         chance = random.random()
         if chance < 0.2:
             return change_files(random, pictures, above / OUTSIDE)
-        if chance < 0.3:
+        if chance < 0.4:
             return change_files(random, [path], above / ELSEWHERE)
         if path.suffix == ".gz":
             path.write_bytes(gzip.compress(mutate_lines(random, gzip.decompress(path.read_bytes()))))

@@ -37,25 +37,29 @@ class RunFolders:
         shutil.rmtree(folder / "cache", ignore_errors=True)
 
     def draw(self, random: Random, folder: Path) -> Attempt:
-        copy_tree(self._good, folder)
+        for name in ("run", "pictures"):
+            copy_tree(self._good / name, folder / name)
+        shutil.copyfile(self._good / "train.json", folder / "train.json")
         outside = folder / "outside.json"
         outside.write_text('{"nobody": "gave this"}')
         run = folder / "run"
         if random.random() < 0.3:
             self._unfinish(run)
-        told = change_files(random, self._choice(random, run), outside)
         if random.random() < 0.08:
-            return self._renamed(random, folder, told)
+            return self._renamed(random, folder)
+        told = change_files(random, self._choice(random, run), outside)
         if random.random() < 0.5:
             return Attempt(_restore, f"restore('run') after {told}", may_write=(run,))
         use = random.choice(list(USES))
+        if use == "compare":
+            copy_tree(self._good / "second", folder / "second")
         about = f"{' '.join(USES[use])} after {told}"
         may_write = [folder / name for name in ("run", "second", "other", "comparison", "runs")]
         return Attempt(command(USES[use]), about, tuple(may_write))
 
     @staticmethod
     def _choice(random: Random, run: Path) -> list[Path]:
-        """The run's files; small ones alone half of the time, for they are read by our own code."""
+        """The run's files; mostly the small ones, for they are read by our own code."""
         files = sorted(path for path in run.rglob("*") if path.is_file())
         small = [path for path in files if path.suffix in (".json", ".jsonl", ".yaml", "") and path.stat().st_size]
         return small if random.random() < 0.7 else files
@@ -67,15 +71,15 @@ class RunFolders:
         before = sorted((run / "checkpoints").glob("step-*"))[-1].name
         (run / "checkpoints" / "last").write_text(before + "\n")
 
-    @staticmethod
-    def _renamed(random: Random, folder: Path, told: str) -> Attempt:
+    def _renamed(self, random: Random, folder: Path) -> Attempt:
         """The scored run under another name, compared with itself."""
         text = hostile_text(random, 60).replace("/", "|").replace("\0", "")
         name = text.encode("utf-8", "ignore").decode().strip(".") or "run 1"
         (folder / "run").rename(folder / name)
+        copy_tree(self._good / "second", folder / "second")
         quoted = [f"'{one}'" if "'" not in one else one for one in (name, "second")]
         words = ("eval", f"runs=[{','.join(quoted)}]", "out=comparison")
-        return Attempt(command(words), f"{' '.join(words)!a} after {told}", (folder,))
+        return Attempt(command(words), f"{' '.join(words)!a}", (folder,))
 
 
 def _restore() -> int:

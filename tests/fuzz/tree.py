@@ -34,12 +34,12 @@ def change_files(random: Random, files: Sequence[Path], outside: Path) -> str:
     files = [path for path in files if path.is_file()]
     for path in random.sample(files, k=min(len(files), random.choice((1, 1, 1, 2)))):
         chance = random.random()
-        if chance < 0.12:
+        if chance < 0.2:
             others = [one for one in files if one != path and one.is_file()]
             told.append(f"{path.name}: {misplace(random, path, others, outside)}")
             continue
         change = CHANGES.get(path.suffix)
-        if change is None or chance < 0.3:
+        if change is None or chance < 0.35:
             change = mutate_bytes
         path.write_bytes(change(random, path.read_bytes()))
         told.append(f"{path.name}: {change.__name__}")

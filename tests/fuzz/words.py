@@ -64,6 +64,7 @@ class Words:
         run_in(folder, "train", *TINY, "train.max_steps=1", "out=run")
         shutil.rmtree(folder / "cache", ignore_errors=True)
         self._keys = sorted(_keys())
+        self._known = sorted(_flat(yaml.safe_load((folder / "run" / "config.yaml").read_text())))
         self._groups = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
 
     def draw(self, random: Random, folder: Path) -> Attempt:
@@ -106,17 +107,20 @@ class Words:
             words.append(self._word(random))
 
     def _word(self, random: Random) -> str:
-        key = random.choice(self._keys)
-        if random.random() < 0.2:
+        key = random.choice(self._keys if random.random() < 0.5 else self._known)
+        if random.random() < 0.1:
             key = random.choice((*self._groups, "hydra/launcher", "hydra/sweeper", "hydra.run.dir", "hydra.searchpath"))
         if random.random() < 0.1:
             key += random.choice((".", ".a", "[0]", "@", "@a:b", "/a", " ", hostile_text(random, 300)))
         return f"{random.choice(('', '', '', '+', '++', '~'))}{key}={self._value(random, '1')}"
 
     def _value(self, random: Random, value: str) -> str:
-        kind = random.randrange(9)
+        kind = random.randrange(11)
         if kind == 0:
             return str(hostile_number(random))
+        if kind > 8:
+            # As a person quotes it who knows how.
+            return "'" + hostile_text(random, 300).replace("\\", "").replace("'", "\\'") + "'"
         if kind == 1:
             return random.choice(("", "null", "true", "[]", "{}", "''", '""', "nan", "-inf", "???", "[null]", "{a:1}"))
         if kind == 2:
