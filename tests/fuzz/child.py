@@ -24,6 +24,7 @@ SECONDS = 10.0
 MEMORY = 2 * GIBIBYTE
 # Beyond this an allocation fails, so that a greedy case ends and the machine does not.
 HARD_MEMORY = 5 * GIBIBYTE
+BEFORE = "resident before"
 LARGEST_FILE = 2 * GIBIBYTE
 OWN_FOLDERS = {"LLAVA_MOE_CACHE": "cache", "TMPDIR": "temporary", "HOME": "home", "MPLCONFIGDIR": "temporary"}
 
@@ -31,7 +32,7 @@ OWN_FOLDERS = {"LLAVA_MOE_CACHE": "cache", "TMPDIR": "temporary", "HOME": "home"
 def run_attempt(attempt: Attempt, folder: Path, seconds: float = SECONDS) -> Outcome:
     """Fork, run the attempt in ``folder``, and wait: at most ``seconds``, then it is killed."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as events:
-        before, began = _resident_bytes(), time.monotonic()
+        began = time.monotonic()
         process = os.fork()
         if process == 0:
             _be_the_attempt(attempt, folder, output, errors, events)
@@ -43,6 +44,8 @@ def run_attempt(attempt: Attempt, folder: Path, seconds: float = SECONDS) -> Out
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process, signal.SIGKILL)
         _, status, usage = os.wait4(process, 0)
+        told = [json.loads(line) for line in _read(events).splitlines()]
+        before = sum(size for kind, size in told if kind == BEFORE)
         return Outcome(
             status=os.waitstatus_to_exitcode(status),
             seconds=time.monotonic() - began,
@@ -51,7 +54,7 @@ def run_attempt(attempt: Attempt, folder: Path, seconds: float = SECONDS) -> Out
             timed_out=timed_out,
             output=_read(output),
             errors=_read(errors),
-            events=tuple((kind, what) for kind, what in map(json.loads, _read(events).splitlines())),
+            events=tuple((kind, what) for kind, what in told if kind != BEFORE),
         )
 
 
@@ -81,6 +84,8 @@ def _be_the_attempt(attempt: Attempt, folder: Path, output: IO[bytes], errors: I
         sys.dont_write_bytecode = True
         faulthandler.enable(errors.fileno())
         _limit()
+        # Not all that is resident in the parent is in the child: pages of files come when they are asked for.
+        os.write(events.fileno(), json.dumps([BEFORE, _resident_bytes()]).encode() + b"\n")
         own = [folder / inside for inside in ("cache", "temporary")]
         watch(events.fileno(), [*own, *attempt.may_write], attempt.may_not_read)
         status = attempt.run()
