@@ -17,12 +17,13 @@ from PIL import Image
 from llava_moe.check.text import Told
 from llava_moe.data.conversation import BadRecord, ImageRef, image_identity
 from llava_moe.data.encode import Encoder
+from llava_moe.data.image_bounds import MAX_BYTES
 from llava_moe.data.image_file import OpenedImage
 from llava_moe.data.image_paths import find_image
 from llava_moe.data.images import read_image
 from llava_moe.data.odd_files import HEAD, odd_file, read_format
 from llava_moe.data.pages import split_page
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.reading import ImageReading, bands
 
 SLIVER = 50
 TINY = 8
@@ -78,9 +79,10 @@ def look_at(
             encoded = ref
         else:
             path = find_image(ref, root)
-            encoded = path.read_bytes()
+            # A file that is larger is refused for its size, and is not read for that.
+            encoded = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
         # A page of a document is chosen by its path; any other image is read once, here.
-        opened = read_image(encoded if page is None else ref, root, max_pixels, reading=reading)
+        opened = read_image(encoded if encoded and page is None else ref, root, max_pixels, reading=reading)
     except (BadRecord, OSError):
         try:
             opened = read_image(ref, root, max_pixels, reading=reading)
@@ -100,10 +102,18 @@ def look_at(
         notes.append(("image_blank", f"{width} x {height}, every pixel {image.getpixel((0, 0))}"))
     return Picture(
         content=_first_bits(sha256(encoded if page is None else encoded + str(page).encode()).digest()),
-        pixels=_first_bits(sha256(f"{width} {height} ".encode() + image.tobytes()).digest()),
+        pixels=_pixels_hash(image),
         refused=tuple(_refusal(image, encoder) for encoder in encoders),
         notes=tuple(notes),
     )
+
+
+def _pixels_hash(image: Image.Image) -> int:
+    width, height = image.size
+    digest = sha256(f"{width} {height} ".encode())
+    for box in bands(image.size):
+        digest.update(image.crop(box).tobytes())
+    return _first_bits(digest.digest())
 
 
 def _first_bits(digest: bytes) -> int:

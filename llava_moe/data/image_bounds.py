@@ -21,6 +21,8 @@ Content = bytes | mmap.mmap
 MAX_PIXELS = 89_478_485
 """Pillow's own line for a decompression bomb: a quarter of a gibibyte of RGB."""
 MAX_SIDE = 32_768
+MAX_BYTES = 1 << 30
+"""Of an image file: a sparse one of terabytes takes no room on disk."""
 SHARES = {"WEBP": 2, "AVIF": 2, "JPEG2000": 3}
 """Formats whose decoders take more memory and time a pixel: a half or a third of the pixels are opened."""
 DEEP_SHARES = {"I;16": 1, "I": 2, "F": 2}
@@ -66,6 +68,8 @@ def refuse_costly(file: bytes | Path, page: int | None) -> None:
     if page is not None and page > MAX_PAGE:
         raise CostlyImageError(f"is page {page:,}: pages up to {MAX_PAGE:,} are opened")
     with _content_of(file) as content:
+        if len(content) > MAX_BYTES:
+            raise CostlyImageError(f"is a file of {len(content):,} bytes; at most {MAX_BYTES:,} are opened")
         head = content[:4]
         if head.startswith(b"\xff\xd8"):
             _judge_jpeg(content)

@@ -124,6 +124,11 @@ def refuse_zero_filled(file: bytes | Path) -> None:
         raise OSError("truncated: zero bytes stand in the place of its end")
 
 
+def seems_cut(file: bytes | Path) -> bool:
+    """Whether an image file lacks the end that its format has."""
+    return is_cut(*_ends(file))
+
+
 def failure_of(file: bytes | Path, error: Exception) -> str:
     """Why a file was not opened, as the rest of a sentence that begins with its name."""
     told = (str(error) or type(error).__name__).splitlines()[0]

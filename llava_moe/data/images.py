@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
 from llava_moe.data.image_bounds import MAX_PIXELS, MAX_SIDE, CostlyImageError
-from llava_moe.data.image_file import OpenedImage, decode_file, failure_of, open_file, refuse_zero_filled
+from llava_moe.data.image_file import OpenedImage, decode_file, failure_of, open_file, refuse_zero_filled, seems_cut
 from llava_moe.data.image_paths import find_image
 from llava_moe.data.pages import split_page
 from llava_moe.data.reading import ImageReading
@@ -157,9 +157,12 @@ def read_image(
 
 
 def judge_image(ref: ImageRef, root: str | None = None) -> None:
-    """Raise as :func:`read_image` where an image's header already tells that it cannot be opened."""
+    """Raise as :func:`read_image` where an image's header, or its last bytes, tell that it cannot be opened."""
     with _opening(ref, root, MAX_PIXELS, MAX_SIDE):
-        pass
+        file = ref if isinstance(ref, bytes) else find_image(str(ref), root)
+    if seems_cut(file):
+        # Some decoders make do without an end: only decoding tells.
+        read_image(ref, root)
 
 
 @contextmanager

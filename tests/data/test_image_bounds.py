@@ -16,7 +16,7 @@ from PIL import Image
 
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.image_bounds import MAX_PAGE, MAX_PIXELS, most_pixels
-from llava_moe.data.images import ImageTransform, open_image, read_image
+from llava_moe.data.images import ImageTransform, judge_image, open_image, read_image
 from llava_moe.prepare.headers import read_header
 from tests.data.conftest import noise
 
@@ -97,6 +97,24 @@ def test_a_small_file_that_asks_for_much_is_too_large(name: str, tmp_path: Path)
         assert caught.value.reason == "image_too_large" and reason in caught.value.detail
         with pytest.raises(BadRecord):
             read_header(content if isinstance(ref, bytes) else tmp_path / ref)
+
+
+def test_a_file_of_terabytes_is_refused_and_not_read(tmp_path: Path) -> None:
+    for head in (b"", b"\xff\xd8\xff\xe0", png(4, 4)):
+        with (tmp_path / "a.png").open("wb") as file:
+            file.write(head)
+            file.truncate(1 << 40)
+        with pytest.raises(BadRecord, match="is a file of 1,099,511,627,776 bytes; at most"):
+            read_image("a.png", str(tmp_path))
+
+
+def test_an_image_is_judged_without_decoding_it_but_where_its_end_is_missing() -> None:
+    whole = jpeg()
+    for good in (whole, whole + b"garbage"):
+        judge_image(good)
+    for bad in (whole[: len(whole) // 2], b"<html>", b""):
+        with pytest.raises(BadRecord):
+            judge_image(bad)
 
 
 def test_a_bigtiff_and_either_order_of_bytes_are_judged() -> None:
