@@ -68,11 +68,11 @@ def test_the_page_is_whole_shows_every_number_and_points_nowhere_outside(
     assert page.text.count(NASTY) >= 6 and "<script>" not in text
 
 
-MEASURE = (
-    "<script>const all = [...document.querySelectorAll('.scroll')]; const page = document.documentElement; "
-    "document.title = [page.scrollWidth, innerWidth, ...all.map(one => one.scrollWidth), ...all.map(one => one.clientWidth)].join(' ')"
-    "</script>"
-)
+MEASURE = """<script>
+const all = [...document.querySelectorAll(".scroll")], page = document.documentElement
+const widths = [...all.map(one => one.scrollWidth), ...all.map(one => one.clientWidth)]
+document.title = [page.scrollWidth, innerWidth, ...widths].join(" ")
+</script>"""
 
 
 @needs_browser
