@@ -21,6 +21,9 @@ FREE_TEXT = (
     *("data.root", "data.quarantine", "downloads", "benchmark_root"),
     *("model.peft", "model.endpoint", "model.name"),
 )
+NO_PATHS = ("prompt", "static", "model.endpoint", "model.name")
+"""Those of ``FREE_TEXT`` that name no file."""
+
 # Mappings whose keys the user names.
 OPEN_MAPPINGS = ("benchmark_paths",)
 # Below these, a key may be one that the file at hand does not have; elsewhere that is a mistake, plus or no plus.
@@ -284,6 +287,8 @@ def prepare_override(word: str) -> str:
         key = f"++{bare}"
     if bare in OPEN_MAPPINGS:
         key = f"++{bare}"
+    if value.startswith("~/") and (bare in FREE_TEXT or bare.startswith("benchmark_paths.")) and bare not in NO_PATHS:
+        value = os.path.expanduser(value)  # shells leave it as it is behind a key, and a folder called ~ would be made
     if (bare in FREE_TEXT or bare.startswith("benchmark_paths.")) and value not in ("null", ""):
         return f"{key}={quote(value)}"
     return f"{key}={value}"

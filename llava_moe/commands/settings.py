@@ -128,6 +128,8 @@ def sources_of(config: Mapping[str, Any]) -> tuple[Source, ...]:
             raise UserError("domain_scale and data.phases: phases say the weights themselves; give domain_scale=null")
         _refuse_unknown_domain(scale, known if domains is None else domains, "domain_scale")
         sources = [_scaled(source, scale.get(source.domain, 1.0)) for source in sources]
+    if not sources:
+        raise UserError("data.sources is empty: give a source, such as data=mine path=FILE")
     return tuple(sources)
 
 
