@@ -25,7 +25,10 @@ for ((rank = 0; rank < gpus; rank++)); do
   RANK=$rank LOCAL_RANK=$rank python -m llava_moe train "$@" &
   ranks+=($!)
 done
-trap 'kill -TERM "${ranks[@]}" 2>/dev/null' TERM USR1 INT
+trap 'kill -TERM "${ranks[@]}" 2>/dev/null' TERM USR1
+# Ranks in a script's background are deaf to Ctrl-C: the first saves, the second leaves at once.
+num_interrupts=0
+trap 'kill -$((num_interrupts++ ? 9 : 15)) "${ranks[@]}" 2>/dev/null' INT
 status=0
 while ((${#ranks[@]})); do
   sleep 1
@@ -41,4 +44,5 @@ while ((${#ranks[@]})); do
     fi
   done
 done
+((num_interrupts && status)) && status=130
 exit "$status"
