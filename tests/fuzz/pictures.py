@@ -79,11 +79,14 @@ def blank_png(random: Random) -> bytes:
     """A right PNG of any depth and colour type, of one value, its sides of any order of magnitude."""
     colour = random.choice(list(COLOUR_TYPES))
     samples, depths = COLOUR_TYPES[colour]
-    depth = random.choice(depths)
+    depth = random.choice((random.choice(depths), max(depths)))
     width, height = _side(random), _side(random)
     if random.random() < 0.3:
         width, height = random.choice(((1, width), (width, 1), (width, width)))
     line = 1 + (width * samples * depth + 7) // 8
+    if random.random() < 0.3:
+        # As large as Pillow lets a picture be without a word.
+        height = (Image.MAX_IMAGE_PIXELS or 0) // width
     height = max(1, min(height, LARGEST_BLANK // line))
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     palette = [_chunk(b"PLTE", bytes(3 << depth))] if colour == 3 else []

@@ -135,8 +135,12 @@ class Planted:
 
 def test_a_case_is_drawn_again_by_its_name_and_its_input_is_kept(tmp_path: Path) -> None:
     campaign = Campaign(Planted(), 7, tmp_path / "planted")
-    tally = campaign.run(1.0, lambda _: None)
-    assert tally.num_cases > 9 and 0 < len(tally.findings) < tally.num_cases
+    told: list[int] = []
+    tally = campaign.run(0.0, lambda tally: told.append(tally.num_cases))
+    assert told == [1] and tally.num_cases == 1
+    for number in range(1, 12):
+        campaign.run_case(number, tally)
+    assert tally.num_cases == 12 and 0 < len(tally.findings) < 12
     finding = tally.findings[0]
     drawn = Path(finding.kept, "input").read_text()
     assert finding.kind == "traceback" and float(drawn) < 1 / 3
