@@ -23,7 +23,7 @@ from llava_moe.adapters.field_types import first_misfit
 from llava_moe.adapters.hub_name import hub_id
 from llava_moe.adapters.shown import shown
 from llava_moe.errors import UserError
-from llava_moe.regular_file import read_regular
+from llava_moe.regular_file import check_regular, open_regular, read_regular
 from llava_moe.structured_text import StructuredTextError, parse_json
 
 CONFIG_FILE = "adapter_config.json"
@@ -107,6 +107,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{folder} has no {TENSORS_FILE}; other formats, such as .bin, are not read: convert it first")
     try:
+        check_regular(path)
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         if _is_pickle(path):
@@ -131,8 +132,11 @@ def refuse_nonfinite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _is_pickle(path: Path) -> bool:
     """Whether a file begins as torch's files do: a zip archive, or a bare pickle of protocol 2 or later."""
-    with path.open("rb") as file:
-        start = file.read(4)
+    try:
+        with open_regular(path) as file:
+            start = file.read(4)
+    except OSError:  # what cannot be read is damaged, and no pickle
+        return False
     return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
 
 

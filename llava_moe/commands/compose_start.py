@@ -31,6 +31,7 @@ from llava_moe.compose.base_parts import run_of
 from llava_moe.errors import UserError
 from llava_moe.export.published import published_name
 from llava_moe.model.recorded_weights import refuse_other_base
+from llava_moe.regular_file import check_regular
 from llava_moe.train.checkpoint import MARKER, is_full, write_atomically
 from llava_moe.train.folder import FINISHED, claim_configuration
 from llava_moe.train.state import RunState
@@ -74,6 +75,7 @@ class Ground:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:

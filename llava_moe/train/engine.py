@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from llava_moe.regular_file import check_regular
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
 
 
@@ -149,7 +150,8 @@ class LocalEngine:
         )
 
     def load(self, folder: Path) -> None:
-        tensors = load_file(folder / "optimizer.safetensors")
+        check_regular(path := folder / "optimizer.safetensors")
+        tensors = load_file(path)
         _refuse_misfits(tensors, {name: master.shape for name, master in self.masters.items()})
         with torch.no_grad():
             for name, master in self.masters.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -236,3 +237,18 @@ def test_what_a_file_says_of_its_base_is_told_on_one_line_or_passed_over(name: s
     base = json.loads((folder / CONFIG).read_text())["base"]
     # With another base there is something to tell.
     refusal(change(folder, base=base | {"hidden_size": 7, name: value}))
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/proc/self/mem", "/proc/self/environ", "/nowhere", "."])
+@pytest.mark.parametrize("name", [CONFIG, "adapter_model.safetensors"])
+def test_a_file_that_leads_elsewhere_is_named(name: str, target: str, peft_folder: Path) -> None:
+    (peft_folder / name).unlink()
+    (peft_folder / name).symlink_to(target)
+    refusal(peft_folder)
+
+
+@pytest.mark.parametrize("name", [CONFIG, "adapter_model.safetensors"])
+def test_a_named_pipe_is_not_waited_for(name: str, peft_folder: Path) -> None:
+    (peft_folder / name).unlink()
+    os.mkfifo(peft_folder / name)
+    refusal(peft_folder)

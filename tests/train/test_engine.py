@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,6 +181,10 @@ def test_a_damaged_optimizer_is_named_before_anything_is_taken_from_it(tmp_path:
             engine_of(Model(torch.float32)).load(tmp_path)
     save_file(whole, path)
     engine_of(Model(torch.float32)).load(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="a named pipe"):
+        engine_of(Model(torch.float32)).load(tmp_path)
 
 
 def test_a_skipped_step_leaves_weights_and_moments_alone() -> None:
