@@ -32,7 +32,7 @@ from llava_moe.adapters import (
     load_adapter_with_modules,
 )
 from llava_moe.adapters.field_types import first_misfit
-from llava_moe.adapters.own_format import read_settings
+from llava_moe.adapters.own_format import read_settings, refuse_nonfinite
 from llava_moe.data.batch import Batch
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.encode import Encoder
@@ -298,6 +298,7 @@ def load_base_parts(model: LlavaForConditionalGeneration, checkpoint: Path) -> N
             if name not in parameters or parameters[name].shape != tensor.shape:
                 found = tuple(parameters[name].shape) if name in parameters else "missing"
                 raise UserError(f"{path}: tensor {name} {tuple(tensor.shape)} does not fit the model ({found})")
+            refuse_nonfinite(path, {name: tensor})
             with torch.no_grad():
                 parameters[name].copy_(tensor)
 

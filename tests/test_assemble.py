@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from llava_moe.adapters import LlavaMole, Lora, NoAdapter
-from llava_moe.assemble import Recipe, encoder_of, new_model, new_model_without_weights
+from llava_moe.assemble import Recipe, encoder_of, load_base_parts, new_model, new_model_without_weights
 from llava_moe.data.encode import Encoder
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
@@ -91,3 +92,15 @@ def test_what_is_no_model_is_refused_without_weights_too(tmp_path: Path, archite
         for build in (encoder_of, lambda asked: new_model_without_weights(asked, CPU)):
             with pytest.raises(UserError):
                 build(recipe(wrong))
+
+
+def test_parts_that_are_not_finite_are_named_before_they_answer(architectures: dict[str, Any], tmp_path: Path) -> None:
+    model = new_model(recipe(architectures["shape"]), CPU).model
+    name, weight = next((n, p) for n, p in model.named_parameters() if "multi_modal_projector" in n)
+    path = tmp_path / "projector.safetensors"
+    save_file({name: torch.zeros_like(weight)}, path)
+    load_base_parts(model, tmp_path)
+    for value in (float("nan"), float("inf")):
+        save_file({name: torch.full_like(weight, value)}, path)
+        with pytest.raises(UserError, match=r"projector\.safetensors: .* holds NaN or infinite weights"):
+            load_base_parts(model, tmp_path)
