@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import Progress, ProgressColumn, Task, TextColumn
 from rich.segment import Segment
 from rich.status import Status
 from rich.text import Text
@@ -59,16 +58,3 @@ class VisibleConsole(Console):
 def visible_text(text: str, style: str = "") -> Text:
     """Text from anywhere with a style; rich's own class drops some control characters unseen."""
     return Text(visible(text, keep="\n\t"), style=style)
-
-
-class VisibleColumn(TextColumn):
-    """A progress bar's column of text such as ``{task.description}``, which rich would read as mark-up."""
-
-    def render(self, task: Task) -> Text:
-        """As the base class, its text made visible."""
-        return visible_text(self.text_format.format(task=task), style=str(self.style))
-
-
-def visible_columns() -> tuple[str | ProgressColumn, ...]:
-    """The usual columns of a progress bar, the first with any description."""
-    return (VisibleColumn("{task.description}", style="progress.description"), *Progress.get_default_columns()[1:])

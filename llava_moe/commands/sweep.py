@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from llava_moe.assemble import read_config
@@ -63,7 +62,7 @@ def _table(jobs: Sequence[Job]) -> Table:
     for heading in ("run", "what it is", *(["held-out loss"] if any(losses) else [])):
         table.add_column(heading, overflow="fold")
     for job, loss in zip(jobs, losses, strict=True):
-        table.add_row(escape(str(job.root)), escape(_told(job, jobs)), "" if loss is None else f"{loss:.3f}")
+        table.add_row(str(job.root), _told(job, jobs), "" if loss is None else f"{loss:.3f}")
     return table
 
 
