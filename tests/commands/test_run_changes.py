@@ -17,6 +17,7 @@ from llava_moe.train.schedule import Schedule
 from tests.commands.conftest import Refusal
 from tests.commands.test_rates import stop_after
 from tests.commands.test_train import assert_same_run, losses_of, records_of
+from tests.data.readers.raw import write_raw
 from tests.forked_commands import CommandServer
 
 CHEAP = ("adapter=lora", "train.save_every=2", "adapter.lora_dropout=0.1")
@@ -220,3 +221,19 @@ def test_a_longer_run_without_a_folder_of_its_own_names_the_run_that_it_could_go
     assert told.count("to go on with it") == 1
     assert run(["train", *words, "train.max_steps=2", f"out={folder}"]) == 0
     assert len(records_of(tmp_path / folder)) == 2
+
+
+@pytest.mark.parametrize("name", ["pathvqa", "llava_med_alignment"])
+def test_a_prepared_folder_that_was_moved_goes_on(name: str, tiny_words: list[str], tmp_path: Path) -> None:
+    raw = write_raw(name, tmp_path / "raw")
+    asked = ["data", "prepare", f"recipe={name}", f"downloads={raw.folder}", f"out={tmp_path / 'data'}"]
+    assert run([*asked, "num_processes=1"]) == 0
+    kept = [word for word in tiny_words if not word.startswith(("path=", "images=", "train.tokens", "train.max_l"))]
+    words = [*kept, *CHEAP, "data.max_bad_share=1.0", "train.tokens_per_micro_batch=512", "train.max_length=512"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    place = tmp_path / "data" / name
+    for out, steps in ((whole, 3), (folder, 2)):
+        assert run(["train", *words, f"path={place}", f"train.max_steps={steps}", f"out={out}"]) == 0
+    place.rename(tmp_path / "moved")
+    assert run(["train", *words, f"path={tmp_path / 'moved'}", "train.max_steps=3", f"out={folder}"]) == 0
+    assert [step[:2] for step in losses_of(folder)] == [step[:2] for step in losses_of(whole)]
