@@ -362,7 +362,7 @@ def _one_line(text: str) -> str:
     """A message on one line; a terminal obeys nothing of what it quotes from files and words, and learns no secret."""
     shown = " ".join(_shown(line) for line in text.strip("\n").split("\n"))
     # A word of thousands of letters, quoted, would push what is wrong with it out of sight.
-    shortened = re.sub(r"\S{600,}", lambda found: f"{found[0][:80]}...{found[0][-20:]}", shown)
+    shortened = re.sub(r"\S{400,}", lambda found: f"{found[0][:80]}...{found[0][-20:]}", shown)
     return shortened if len(shortened) <= 2000 else f"{shortened[:1500]} ... {shortened[-400:]}"
 
 

@@ -260,7 +260,7 @@ def test_domain_scale_multiplies_repeats_caps_and_weights_of_a_domain() -> None:
     ("words", "message"),
     [
         (("domain_scale={documents: 2.0}",), "domain_scale: documents is not a domain of this data: it has general"),
-        (("domain_scale={general: 0}",), "domain_scale={'general': 0}: give a mapping"),
+        (("domain_scale={general: 0}",), "domain_scale.general=0: give a number above 0"),
         (("domain_scale=2",), "domain_scale=2: give a mapping"),
         (
             ("domain_scale={general: 2}", "data.epoch_samples=9", "data.phases=[{share: 1, weights: {general: 1}}]"),
@@ -272,7 +272,7 @@ def test_domain_scale_multiplies_repeats_caps_and_weights_of_a_domain() -> None:
         (("data.phases=[half]",), "data.phases=['half']: give a list"),
         (("data.phases=[{share: 1}]", "data.epoch_samples=9"), "data.phases[0].weights must be given"),
         (("data.phases=[{share: 2, weights: {general: 1}}]",), "data.phases[0].share=2: give a number above 0"),
-        (("data.phases=[{share: 1, weights: {general: -1}}]",), "data.phases[0].weights={'general': -1}: give"),
+        (("data.phases=[{share: 1, weights: {general: -1}}]",), "data.phases[0].weights.general=-1: give"),
         (
             ("data.phases=[{share: 1, wights: {}}]",),
             "unknown key data.phases[0].wights (did you mean weights?)",

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llava_moe.cli import OPEN_ENDED, config_folder, quote
 from llava_moe.commands.hydra_settings import held_to_ours, refuse_words
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
+from llava_moe.commands.limits import as_word
 from llava_moe.commands.odd_words import refuse_odd_words, refuse_sizes
 from llava_moe.commands.own_data import words_that_keep_own
 from llava_moe.commands.own_yamls import refuse_unbounded
@@ -239,6 +240,9 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
     if swept := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires|\s*1\.)", messages):
         return f"{swept[1]} gives several values: add -m to run each, or write one value (a list as [a,b])"
     if isinstance(error, OSError) and error.filename:
+        for key, _, value in (word.partition("=") for word in words):
+            if value and value[:100] in str(error.filename):
+                return f"{key}={as_word(value)} does not exist: no file can have that name ({error.strerror})"
         return f"{str(error.filename)[:300]} cannot be opened ({error.strerror}): check the words and --config-dir"
     if isinstance(error, OverrideParseException):
         # A mistyped key of free text was not quoted for Hydra, which then stumbles over its value.

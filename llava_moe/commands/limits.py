@@ -12,6 +12,7 @@ from llava_moe.errors import UserError
 
 LONGEST_NAME, LONGEST_PATH = 255, 4096
 """Bytes, as on Linux."""
+LONGEST_SHOWN = 400
 
 
 class Limit(Protocol):
@@ -299,9 +300,21 @@ def check_settings(config: Mapping[str, Any], limits: Mapping[str, Limit], where
             node = node[part]
         else:
             if not limit.admits(node):
-                raise UserError(f"{where}{key}={as_word(node)}: give {limit.describe()}")
+                name, value, expected = _culprit(key, node, limit)
+                raise UserError(f"{where}{name}={as_word(value)}: give {expected.describe()}")
+
+
+def _culprit(key: str, value: Any, limit: Limit) -> tuple[str, Any, Limit]:
+    """The entry of a mapping that is not admitted; the value itself where it is none, or has no such entry."""
+    inner = limit.limit if isinstance(limit, OrNull) else limit
+    if isinstance(inner, ByName) and isinstance(value, Mapping):
+        for name, one in value.items():
+            if not inner.item.admits(one):
+                return f"{key}.{name}", one, inner.item
+    return key, value, limit
 
 
 def as_word(value: Any) -> str:
-    """A value as it is written on the command line."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """A value as it is written on the command line, cut where it is longer than anyone reads."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:80]}...{text[-20:]}"

@@ -261,12 +261,13 @@ def test_a_word_of_any_size_is_answered_in_a_line_that_can_be_read(refused: Refu
     long = "x" * 5_000
     hostile = [f"hydra/launcher={long}", f"out={long}", f"init_from={long}", f"{long}{long}{long}=1", f"+{long}=1"]
     hostile += [f"path={long * 2_000}", "seed=" + "1" * 10_000_000, "seed=" + "9" * 5_000, f"exp={long}", long]
+    hostile += ["+stage.learning_rates.adapter=" + "1" * 400, "stage.learning_rates={projector: " + "1" * 400 + "}"]
     hostile += ["train.betas=" + "[" * 100_000, "train.betas=" + "[" * 3_000 + "]" * 3_000, f"train.dtype={long}"]
     hostile += ["domain_scale=" + "{a:" * 2_000 + "1" + "}" * 2_000, f"data.sources.mine.images={long}"]
     for word in hostile:
         started = time.monotonic()
         told = refused("train", *tiny_words, word)
-        assert len(told) < 2_500, word[:50]
+        assert len(told) < 600, word[:50]
         assert time.monotonic() - started < 5, word[:50]
     assert not Path("runs").exists()
 
