@@ -19,6 +19,7 @@ PROGRESS_SECONDS = 30.0
 MOST_KEPT = 200
 # Seconds of the processor that tell a case that waits, and one that works, from one that a busy machine let wait.
 STILL, BUSY = 1.0, 0.9 * SECONDS
+PATIENCE = 6 * SECONDS
 
 
 @dataclass
@@ -68,11 +69,11 @@ class Campaign:
         return tally
 
     def run_case(self, number: int, tally: Tally) -> None:
-        """Draw, run and judge one case. What was late, but neither stood still nor was busy, has another try."""
+        """Draw, run and judge one case. What was late, but neither stood still nor was busy, gets another try."""
         name = CaseName(self.family.name, self.seed, number)
-        for _ in range(2):
+        for seconds in (SECONDS, PATIENCE):
             attempt = self._draw(name)
-            outcome = run_attempt(attempt, self.folder / "case")
+            outcome = run_attempt(attempt, self.folder / "case", seconds)
             if not outcome.timed_out or not STILL < outcome.cpu_seconds < BUSY:
                 break
         tally.num_cases += 1

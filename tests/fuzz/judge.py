@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from tests.fuzz.case import Finding, Outcome
-from tests.fuzz.child import GIBIBYTE, MEMORY
+from tests.fuzz.child import GIBIBYTE, MEMORY, SECONDS
 
 KINDS = (
     *("traceback", "crash", "hang", "memory", "outside write", "outside read", "program", "socket"),
@@ -27,8 +27,12 @@ def judge(outcome: Outcome, pages: Iterable[Path] = ()) -> list[Finding]:
     """The faults of an outcome, at most one of a kind; an act that was refused explains what came after it."""
     found = [Finding(kind, what) for kind, what in dict(outcome.events).items()]
     text = outcome.errors + outcome.output
-    if outcome.timed_out:
-        return [*found, Finding("hang", f"killed after {outcome.seconds:.1f} s{_place(text)}")]
+    # On a busy machine it may have had its time and more.
+    if outcome.timed_out or outcome.cpu_seconds > SECONDS:
+        return [
+            *found,
+            Finding("hang", f"{outcome.seconds:.1f} s, {outcome.cpu_seconds:.1f} of them at work{_place(text)}"),
+        ]
     if outcome.peak_bytes > MEMORY or NO_MEMORY.search(text):
         told = f"{outcome.peak_bytes / GIBIBYTE:.2f} GiB at the peak{_place(text)}"
         return [*found, Finding("memory", told)]
