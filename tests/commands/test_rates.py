@@ -162,10 +162,10 @@ def test_a_run_with_every_part_unfrozen_resumes_scores_and_exports(
 
 
 def stop_after(step: int, words: Sequence[str], folder: Path, command_server: CommandServer) -> None:
-    """Kill a run once it has logged a step."""
+    """Kill a run once it has logged a step and has a checkpoint."""
     process = command_server.start(["train", *words, "data.num_workers=0", f"out={folder}"])
     deadline = time.monotonic() + 120
-    while num_logged(folder) < step:
+    while num_logged(folder) < step or not (folder / "checkpoints" / "last").is_file():
         assert process.poll() is None, process.errors
         assert time.monotonic() < deadline
         time.sleep(0.002)
