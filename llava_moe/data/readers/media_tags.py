@@ -36,7 +36,7 @@ _MARK = re.compile(
 )
 _HTML = re.compile(
     r"```|<!doctype|</?(?:html|head|body|div|span|p|a|script|style|source|form|input|button|table|ul|li|br|h[1-6])\b"
-    r"|<\w+\s+[\w-]+\s*=|\b(?:x?html5?|jsx|css)\b|(?-i:</[A-Z]\w*>)|=>|\bfunction\s*\(|\bimport\s.+\sfrom\s",
+    r"|<\w+\s+[\w-]+\s*=|\b(?:x?html5?|jsx|css)\b|(?-i:</[A-Z]\w*>)|=>|\bfunction\s*\(|\bimport\s.{1,200}?\sfrom\s",
     re.IGNORECASE,
 )
 _NAMED = re.compile(r"[`'\"]?\s*(?:html5?\s*)?(?:tag|element|attribute|component)s?\b", re.IGNORECASE)
@@ -47,20 +47,24 @@ def media_tag(text: str, role: str) -> str | None:
     # Nearly every text stops here: it has no bracket but those of its images.
     if text.count("<") == text.count(IMAGE_PLACEHOLDER) and "[IMG" not in text and "[BEGIN_AUDIO" not in text:
         return None
+    is_closed: dict[str, bool] = {}
     for found in _MARK.finditer(text):
         mark = found[0]
         if mark == IMAGE_PLACEHOLDER:
             continue
         if found["certain"] is not None or (found["mistral"] is not None and mark.isupper()):
             return mark
-        if found["open"] is not None and role != ASSISTANT and not _speaks_of_html(text, found):
+        if found["open"] is not None and role != ASSISTANT and not _speaks_of_html(text, found, is_closed):
             return mark
     return None
 
 
-def _speaks_of_html(text: str, mark: re.Match[str]) -> bool:
-    name = re.sub(r"\W", "", mark[0])
-    is_quoted = text[: mark.start()].endswith("`")
-    is_closed = re.search(rf"</\s*{name}\s*>", text, re.IGNORECASE) is not None
-    is_named = _NAMED.match(text, mark.end()) is not None
-    return is_quoted or is_closed or is_named or _HTML.search(text) is not None
+def _speaks_of_html(text: str, mark: re.Match[str], is_closed: dict[str, bool]) -> bool:
+    """Whether a tag is one that the text is about; ``is_closed`` keeps what was found of a name in this text."""
+    if text[mark.start() - 1 : mark.start()] == "`" or _NAMED.match(text, mark.end()) is not None:
+        return True
+    name = re.sub(r"\W", "", mark[0]).lower()
+    # Once for a name: a text may hold a hundred thousand of one tag.
+    if name not in is_closed:
+        is_closed[name] = re.search(rf"</\s*{name}\s*>", text, re.IGNORECASE) is not None
+    return is_closed[name] or _HTML.search(text) is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from llava_moe.data.readers.media_tags import media_tag
@@ -74,3 +76,24 @@ def test_a_mark_that_html_has_too_stands_for_media_in_a_question(tag: str) -> No
 )
 def test_text_that_speaks_of_html_or_of_nothing_is_text(text: str) -> None:
     assert media_tag(text, "user") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<video> " * 100_000 + "</video>",
+        "`<video>` " * 100_000,
+        "<video> tag " * 100_000,
+        "<video> " + "import " * 100_000,
+        "<video>" + " " * 500_000,
+        "<" * 300_000,
+        "<video " * 100_000,
+        "</ " * 200_000 + "<video>",
+        "[IMG" * 100_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_long_text_is_read_in_seconds(text: str) -> None:
+    begin = time.process_time()
+    media_tag(text, "user")
+    assert time.process_time() - begin < 5
