@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from filelock import FileLock
 
@@ -39,6 +39,10 @@ Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".tsv", ".parquet", ".txt", ".bin", "-ubyte", "-ubyte.gz")
 _LISTS = ("data", "questions", "annotations")
 _SHORTEST_IMAGE = 64
+MOST_BYTES = 256 << 20
+"""Of a binary file, and of one line of TSV."""
+MOST_JSON = 1 << 30
+"""Of JSON that is read at once; what is larger is read record by record."""
 _LAYOUT = "2"
 """Raised whenever the same file would be laid out otherwise."""
 
@@ -177,7 +181,10 @@ class Download:
         """A whole binary file, unpacked where it is compressed; raises ``UserError`` where it cannot be read."""
         self.reading = file
         with open_raw(file) as opened, unpacked(file, opened) as content:
-            return content.read()
+            found = content.read(MOST_BYTES + 1)
+        if len(found) > MOST_BYTES:
+            raise UserError(f"{file}: is larger than {MOST_BYTES:,} bytes, as none of {self.name} is; fetch it again")
+        return found
 
     def image(self, name: str, *folders: str, beside: str) -> str:
         """The path of an image that a row of the file ``beside`` names.
@@ -291,7 +298,13 @@ def _json_values(file: str) -> Iterable[Any]:
     if file.endswith(".jsonl"):
         return raw_records(file)
     with open_raw(file) as opened:
-        text = opened.read()
+        try:
+            if opened.seek(0, io.SEEK_END) > MOST_JSON:
+                return raw_records(file)
+            opened.seek(0)
+            text = opened.read()
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error}); fetch it again") from error
     try:
         # Annotations of a whole benchmark are one object: read at once, in half the time.
         value = parse_spelled_json(text.decode("utf-8-sig"))
@@ -356,7 +369,7 @@ def _tsv_rows(file: str) -> Iterator[Row]:
     images: dict[str, bytes] = {}
     with open_raw(file) as opened, io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as text:
         try:
-            reader = csv.DictReader(text, delimiter="\t")
+            reader = csv.DictReader(_short_lines(text, file), delimiter="\t")
             for row in reader:
                 if None in row or None in row.values():
                     num_cells = sum(value is not None for key, value in row.items() if key is not None)
@@ -367,6 +380,13 @@ def _tsv_rows(file: str) -> Iterator[Row]:
                 yield row | _tsv_image(row, images, f"{file}, line {reader.line_num}")
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{file}: not a readable TSV file ({error}); fetch it again") from error
+
+
+def _short_lines(text: TextIO, file: str) -> Iterator[str]:
+    while line := text.readline(MOST_BYTES):
+        if len(line) == MOST_BYTES:
+            raise UserError(f"{file}: has a line of more than {MOST_BYTES:,} characters; it is damaged, fetch it again")
+        yield line
 
 
 def _tsv_image(row: Row, images: dict[str, bytes], where: str) -> Row:

@@ -108,7 +108,10 @@ def unpacked(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
             and ``FREE_BYTES``; or the file is of a kind that no reader takes.
     """
     buffered = file if hasattr(file, "peek") else io.BufferedReader(cast(io.RawIOBase, file))
-    head = bytes(cast(Any, buffered).peek(_LONGEST_MAGIC)[:_LONGEST_MAGIC])
+    try:
+        head = bytes(cast(Any, buffered).peek(_LONGEST_MAGIC)[:_LONGEST_MAGIC])
+    except OSError as error:
+        raise _unread(name, error) from error
     for magic, (kind, remedy) in _MAGIC.items():
         if head.startswith(magic):
             raise UserError(f"{name}: is {kind}, not JSON; {remedy}")
@@ -122,8 +125,12 @@ def unpacked(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
         raise UserError(f"{name}: the compressed file ends too early; it was cut short, fetch it again") from error
     except (zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise
+            raise _unread(name, error) from error
         raise UserError(f"{name}: the compressed file is damaged ({error}); fetch it again") from error
+
+
+def _unread(name: str, error: OSError) -> UserError:
+    return UserError(f"{name}: cannot be read ({error.strerror or error}); check the data source's path")
 
 
 def _open(head: bytes, file: BinaryIO) -> BinaryIO:

@@ -178,6 +178,32 @@ def test_nothing_but_regular_files_is_opened(tmp_path: Path, line) -> None:
     assert "images are missing" in line("vsr", place)
 
 
+@pytest.mark.parametrize(
+    ("name", "layout", "file"),
+    [
+        ("textvqa", "official", "TextVQA_0.5.1_val.json"),
+        ("cifar10", "binary", "**/test_batch.bin"),
+        ("vsr", "jsonl", "test.jsonl"),
+    ],
+)
+def test_a_file_of_terabytes_or_one_that_gives_an_error_is_one_line(name, layout, file, tmp_path: Path, line) -> None:
+    place = Path(LAYOUTS[name][layout](tmp_path))
+    [path] = place.glob(file)
+    path.unlink()
+    with path.open("wb") as hollow:
+        hollow.truncate(1 << 40)
+    assert path.name in line(name, place)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    assert path.name in line(name, place)
+
+
+def test_a_line_of_tsv_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line) -> None:
+    place = Path(LAYOUTS["mmbench"]["tsv"](tmp_path))
+    monkeypatch.setattr("llava_moe.eval.download.MOST_BYTES", 50)
+    assert "has a line of more than 50 characters" in line("mmbench", place)
+
+
 def test_a_damaged_json_line_is_named(tmp_path: Path, line) -> None:
     place = LAYOUTS["vsr"]["jsonl"](tmp_path)
     path = tmp_path / "test.jsonl"
