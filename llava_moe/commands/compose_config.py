@@ -240,9 +240,9 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
     if swept := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires|\s*1\.)", messages):
         return f"{swept[1]} gives several values: add -m to run each, or write one value (a list as [a,b])"
     if isinstance(error, OSError) and error.filename:
-        for key, _, value in (word.partition("=") for word in words):
+        for typed, _, value in (word.partition("=") for word in words):
             if value and value[:100] in str(error.filename):
-                return f"{key}={as_word(value)} does not exist: no file can have that name ({error.strerror})"
+                return f"{typed}={as_word(value)} does not exist: no file can have that name ({error.strerror})"
         return f"{str(error.filename)[:300]} cannot be opened ({error.strerror}): check the words and --config-dir"
     if isinstance(error, OverrideParseException):
         # A mistyped key of free text was not quoted for Hydra, which then stumbles over its value.

@@ -37,9 +37,8 @@ def refuse_unknown(config: Mapping[str, Any], name: str) -> None:
     for section, node in sections.items():
         if isinstance(node, Mapping):
             if not isinstance(config[section], Mapping):
-                raise UserError(
-                    f"{section}={as_word(config[section])}: it holds settings, such as {section}.{next(iter(node))}"
-                )
+                example = f"such as {section}.{next(iter(node))}" if node else "{NAME: value}"
+                raise UserError(f"{section}={as_word(config[section])}: it holds settings, {example}")
             if node:  # one that the file leaves empty takes names of the user's
                 _compare(config[section], node, f"{section}.")
 

@@ -30,6 +30,7 @@ MISTAKES = [
         for word in ("adapter=lorra", "device=a100x", "num_devices=two", "devize=cpu", "init_from=nosuch")
     ),
     *(["eval", "run=nosuch"], ["eval", "benchmark=[demo]"], ["eval"], ["eval", "run=x", "limit=-1"]),
+    *(["eval", "run=x", "benchmark_paths=text"], ["eval", "run=x", "benchmark_paths=null"]),
     *(["eval", "run=x", "benchmarks=[demoo]"], ["eval", "run=x", "protocol=llava"], ["eval", "runs=[a]", "limit=x"]),
     *(["chat"], ["chat", "runn=x"], ["chat", "run=nosuch"], ["chat", "run=x", "temperature=-1"]),
     *(["export"], ["export", "run=nosuch", "to=hf", "out=x"], ["export", "run=x", "to=onnx"], ["export", "dtipe=x"]),
