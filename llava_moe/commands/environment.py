@@ -9,14 +9,15 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from llava_moe import __version__
-from llava_moe.assemble import Assembled
 from llava_moe.commands.typed_words import typed_command
-from llava_moe.data.mixture import Mixture
+
+if TYPE_CHECKING:
+    # doctor asks for versions before torch is loaded.
+    from llava_moe.assemble import Assembled
+    from llava_moe.data.mixture import Mixture
 
 PACKAGES = (
     "torch",
@@ -38,6 +39,8 @@ def describe_environment(data: Mapping[str, str], assembled: Assembled) -> dict[
         data: the fingerprint of each source.
         assembled: the model, whose base (without projector, adapter and what was trained) and start are told.
     """
+    import torch
+
     return {
         "llava_moe": __version__,
         "python": platform.python_version(),
