@@ -299,6 +299,8 @@ def check_settings(config: Mapping[str, Any], limits: Mapping[str, Limit], where
                 break
             node = node[part]
         else:
+            if isinstance(limit, ByName) and isinstance(node, Mapping):
+                check_settings(node, dict.fromkeys(map(str, node), limit.item), f"{where}{key}.")
             if not limit.admits(node):
                 name, value, expected = _culprit(key, node, limit)
                 raise UserError(f"{where}{name}={as_word(value)}: give {expected.describe()}")

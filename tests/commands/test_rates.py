@@ -90,7 +90,8 @@ def test_unknown_parts_and_stages_that_train_nothing_are_refused(scale: Sequence
     assert "unknown part nope" in refusal_of(*words, "~stage.learning_rates.nope")
     assert "nothing would train" in refusal_of(*words, "stage.learning_rates={}")
     assert "vision tower is frozen" in refusal_of(*words, "stage.vision_layers=[1,2]")
-    assert "a number of at least 0" in refusal_of(*words, "stage.learning_rates.vision_tower=abc")
+    line = refusal_of(*words, "stage.learning_rates.vision_tower=abc")
+    assert line == "stage.learning_rates.vision_tower=abc: give a number of at least 0, or null"
 
 
 def test_the_tower_of_sharegpt4vs_stage_is_frozen_by_one_word() -> None:
