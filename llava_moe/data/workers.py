@@ -131,8 +131,12 @@ def _no_errors_from_anywhere() -> Iterator[None]:
 
 
 def _end_workers(items: Any) -> None:
-    """Leave no worker behind: one that waits on a lock which a dead one held would wait for ever."""
+    """Leave no worker behind, and wait for none: what it was asked for is not wanted any more."""
     workers = getattr(items, "_workers", ())
+    # Trap: a thread that pins would wait for the rest of an item that a killed worker had half sent.
+    is_pinned = getattr(items, "_pin_memory", False)
+    for worker in () if is_pinned else workers:
+        worker.kill()
     if workers:
         items._shutdown_workers()
     for worker in workers:

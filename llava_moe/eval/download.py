@@ -22,8 +22,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
 
-from filelock import FileLock
-
 from llava_moe.data.conversation import BadRecord, ImageRef
 from llava_moe.data.images import find_image
 from llava_moe.data.readers import store
@@ -32,6 +30,7 @@ from llava_moe.data.readers.json_values import FaultyRecord, SpelledNumber, pars
 from llava_moe.data.readers.packed import unpacked
 from llava_moe.data.readers.row import optional_text
 from llava_moe.data.readers.tree import files_below, folder_of, name_of
+from llava_moe.data.readers.waited_lock import waited_lock
 from llava_moe.errors import UserError
 from llava_moe.structured_text import parse_json
 
@@ -249,7 +248,7 @@ class Download:
         index = folder / "rows.jsonl"
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):
+            with waited_lock(folder):
                 if not index.exists():
                     _lay_out(file, folder)
         except OSError as error:

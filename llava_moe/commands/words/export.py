@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.limits import BY_DOMAIN, Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import newest_checkpoint
 
@@ -37,7 +38,8 @@ def _begin(config: DictConfig) -> int:
     _check_words(plain)
     from llava_moe.commands.export import export
 
-    return export(plain)
+    with StopSignals(lambda: ""):
+        return export(plain)
 
 
 def _check_words(plain: dict[str, Any]) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from filelock import FileLock
 
 from llava_moe.data.readers.content import content_of
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.row import Row
+from llava_moe.data.readers.waited_lock import waited_lock
 from llava_moe.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def keep(rows: Iterable[Row], path: Path) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with waited_lock(path):
             if not is_whole(path):
                 _write(rows, path)
     except OSError as error:
