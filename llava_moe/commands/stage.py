@@ -15,6 +15,7 @@ from rich.text import Text
 
 from llava_moe.assemble import DTYPES, Assembled, new_model, newest_checkpoint, recipe_of, weights_writer
 from llava_moe.commands.compose_start import refuse_other_bases
+from llava_moe.commands.disk_space import refuse_small_disk
 from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.processes import Processes, zero_of
 from llava_moe.commands.settings import mixture_of, optimizer_of
@@ -110,6 +111,8 @@ def _train_locked(
         trainable_parts(config),
         assembled.attached.trainable_parameters() if "adapter" in config["stage"]["learning_rates"] else {},
     )
+    if processes.rank == 0:
+        refuse_small_disk(folder, groups)
     data = open_data(config, assembled.encoder, processes, console)
     if checkpoint is not None:
         refuse_changed_data(folder, data, is_moved=claim is not None and bool(claim.places))

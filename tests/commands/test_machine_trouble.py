@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import resource
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -184,3 +185,15 @@ def test_a_logger_that_is_not_installed_is_told_with_its_remedy(
     for module in ("wandb", "torch.utils.tensorboard", "tensorboard"):
         monkeypatch.setitem(sys.modules, module, None)
     assert "pip install 'llava-moe[train]'" in refused("train", *tiny_words, key)
+
+
+def test_a_disk_that_holds_no_checkpoint_is_told_before_the_first_step(
+    tiny_words: list[str], refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    words = ["train", *tiny_words, f"out={tmp_path / 'run'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+        assert "has 0.00 GB free, and a checkpoint of what trains takes more than" in refused(*words)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+    assert run([*words, "train.max_steps=1"]) == 0
