@@ -25,7 +25,8 @@ def as_place(place: object) -> str:
 
 def _quoted(word: str) -> str:
     if visible(word) == word:
-        return shlex.quote(word)
+        # Double quotes read better around single ones, where nothing inside means something to a shell.
+        return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
     # A console writes such characters out, so they are written out for the shell to read.
     return "$'" + "".join(map(_written, word)) + "'"
 
