@@ -23,7 +23,7 @@ GIBIBYTE = 1 << 30
 SECONDS = 10.0
 MEMORY = 2 * GIBIBYTE
 # Beyond this an allocation fails, so that a greedy case ends and the machine does not.
-HARD_MEMORY = 5 * GIBIBYTE
+HARD_MEMORY = 8 * GIBIBYTE
 BEFORE = "resident before"
 LARGEST_FILE = 2 * GIBIBYTE
 OWN_FOLDERS = {"LLAVA_MOE_CACHE": "cache", "TMPDIR": "temporary", "HOME": "home", "MPLCONFIGDIR": "temporary"}
