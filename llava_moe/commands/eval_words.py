@@ -11,6 +11,7 @@ from typing import Any
 from llava_moe.commands.image_keys import refuse_for_run
 from llava_moe.commands.limits import EVAL, check_settings
 from llava_moe.commands.named_files import know_benchmarks
+from llava_moe.commands.out_folder import refuse_unwritable
 from llava_moe.errors import UserError
 from llava_moe.eval.protocol import find_protocol
 from llava_moe.eval.server import ChatServer
@@ -37,6 +38,8 @@ def check_words(config: Mapping[str, Any], num_processes: int = 1) -> None:
     check_settings(config, EVAL)
     find_protocol(config["protocol"])
     know_benchmarks(config["benchmarks"])
+    if config["out"]:
+        refuse_unwritable(Path(config["out"]))
     if results_wanted(config):
         return
     check_one_model(config, num_processes)

@@ -13,6 +13,7 @@ from llava_moe.cli import config_folder
 from llava_moe.commands.compose_config import compose_again, resolved, run_composed
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import Limit, check_settings
+from llava_moe.commands.out_folder import refuse_unwritable
 from llava_moe.commands.stages import Stage, plan_stages
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.commands.typed_words import as_typed
@@ -59,6 +60,8 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
         stages = tuple(plan_stages(plain, train_words))
         named = stages[0].folder if plain["stages"] is None else stages[0].folder.parent
         folder = Path(choices["out"]) if choices["out"] else FOLDER / named.name
+        if choices["out"]:
+            refuse_unwritable(folder)
         with StopSignals(lambda: ""):
             return job(Job(choices, plain, stages, folder, shell(*map(as_typed, rest))))
 

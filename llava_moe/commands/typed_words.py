@@ -36,6 +36,7 @@ def command_elsewhere(folder: Path) -> str:
     words = [word for word in sys.argv[1:] if not word.lstrip("+").startswith("out=")]
     typed = [word.partition("=")[2] for word in sys.argv[1:] if word.lstrip("+").startswith("out=")]
     root = Path(typed[-1]) if typed else folder
+    root = root if root.name else Path(os.path.abspath(root))  # "." has no name to number
     number = next(number for number in count(2) if not root.with_name(f"{root.name}-{number}").exists())
     return shell("llava-moe", *map(without_secrets, words), f"out={root.with_name(f'{root.name}-{number}')}")
 

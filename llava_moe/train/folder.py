@@ -21,6 +21,7 @@ from llava_moe.train.state import RunState
 FINISHED = "finished.json"
 ENVIRONMENT = "environment.json"
 DIGEST = ".config.json"
+LOCK = ".lock"
 # How long a run is. It may be made longer; its schedule is then that of the new length, from where it stands.
 LENGTHS = ("train.max_steps", "train.epochs")
 # Where data and bases lie. They may be found elsewhere, by a run that recorded what they hold.
@@ -44,11 +45,17 @@ SOURCES_OF_VALUES = ("stage.demo", "stage.without_adapter")
 AS_BEFORE = {"data.exif": "ignore", "data.alpha": "drop"}
 
 
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder is a run's: it holds what a run writes first, or, copied without hidden files, what it keeps."""
+    kept = ("config.yaml", "checkpoints")
+    return (folder / LOCK).exists() or (folder / DIGEST).exists() or all((folder / name).exists() for name in kept)
+
+
 class FolderLock:
     """Keeps a second process out of a run's folder while this one lives; the kernel drops it on any death."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+        self.path = folder / LOCK
 
     def __enter__(self) -> FolderLock:
         folder = self.path.parent

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import compose_again, resolved, run_composed
 from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
+from llava_moe.commands.out_folder import refuse_foreign
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import settle
 from llava_moe.commands.typed_words import as_typed, told_how_to_go_on
@@ -73,6 +75,7 @@ def _begin_mask(config: DictConfig) -> int:
     check_settings(choices, LIMITS)
     if choices["experts"] is not None or choices["mask"] is None or choices["out"] is None:
         raise UserError("compose run= leaves experts out of a composition: give mask=[1,0] and out=FOLDER, no experts=")
+    refuse_foreign(Path(choices["out"]))
     from llava_moe.commands.compose import mask
 
     return mask(choices)
@@ -84,6 +87,8 @@ def _begin(config: DictConfig, own: Sequence[str], rest: Sequence[str], words: S
     check_settings(choices, LIMITS)
     plain = settle(resolved(config), rest)
     _check_words(choices, plain)
+    if plain["out"]:
+        refuse_foreign(Path(plain["out"]))
     for note in notes_on_old_words(rest):
         sys.stdout.write(visible(note) + "\n")
     from llava_moe.commands.compose import compose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -10,6 +11,7 @@ from omegaconf import DictConfig
 from llava_moe.cli import quote
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
+from llava_moe.commands.out_folder import refuse_unwritable
 from llava_moe.errors import UserError
 
 LIMITS: dict[str, Limit] = {
@@ -42,6 +44,7 @@ def _quoted(word: str) -> str:
 def _begin(config: DictConfig) -> int:
     plain = resolved(config, "data_prepare")
     check_settings(plain, LIMITS)
+    refuse_unwritable(Path(plain["out"]))
     from llava_moe.prepare.recipe import load_recipe
 
     recipes = [load_recipe(name) for name in _recipe_names(plain)]

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.limits import BY_DOMAIN, Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.commands.out_folder import refuse_unwritable
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import newest_checkpoint
@@ -53,4 +54,5 @@ def _check_words(plain: dict[str, Any]) -> None:
         raise UserError("static= is for to=hf, which merges the experts; to=peft keeps each: leave static= out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={out} is there already: give another folder, or remove it")
+    refuse_unwritable(out)
     newest_checkpoint(Path(plain["run"]))

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
+from llava_moe.commands.out_folder import refuse_foreign
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import EMBEDDED, is_embedded, sources_of
 from llava_moe.commands.stage_changes import refuse_longer_start, runs_to_go_on_with
@@ -39,6 +40,7 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], jobs: lis
     """Train one job; its folder and its words join ``jobs`` in the first process."""
     plain = resolved(config)
     stages = plan_stages(plain, words)
+    _find_place(plain, stages)
     refuse_longer_start(stages)
     fitting = _leave_out_the_demos_questions(plain, stages, words)
     for stage in stages:
@@ -58,6 +60,16 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], jobs: lis
     root = train(plain, stages, alone, says_next=not is_sweep(typed))
     jobs += [] if root is None else [(root, alone)]
     return 0
+
+
+def _find_place(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
+    """Refuse a folder that cannot be written to, or that is no run's."""
+    if config["stages"] is None:
+        refuse_foreign(stages[0].folder)
+        return
+    refuse_foreign(stages[0].folder.parent, [stage.folder.name for stage in stages])
+    for stage in stages:
+        refuse_foreign(stage.folder)
 
 
 def _leave_out_the_demos_questions(
