@@ -430,11 +430,11 @@ def from_target(node: Mapping[str, Any], registered: Mapping[str, type]) -> Any:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"unknown key {unknown[0]} of {name}{hint}: its keys are {', '.join(known)}")
     if misfit := first_misfit(kind, values):
-        raise UserError(f"{name}: {misfit}; mend that setting")
+        raise UserError(f"{name}: {misfit}; fix that setting")
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}; mend that setting") from error
+        raise UserError(f"{name}: {error}; fix that setting") from error
 
 
 def restore(run: str | Path, device: torch.device | None = None, dtype: str | None = None) -> Assembled:

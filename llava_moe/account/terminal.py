@@ -62,7 +62,7 @@ def warning_lines(account: StageAccount) -> tuple[str, ...]:
     """What training would stop at, and what it would never see."""
     lines = [
         f"{visible(group.name)}: {count(group.records.bad)} of {count(group.records.num_records)} records are "
-        f"bad, more than data.max_bad_share={account.max_bad_share:g} allows: train will refuse the source; mend it, "
+        f"bad, more than data.max_bad_share={account.max_bad_share:g} allows: train will refuse the source; fix it, "
         "list them (data check), or raise the share"
         for group in account.refused
     ]

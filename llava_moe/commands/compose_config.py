@@ -191,7 +191,7 @@ def resolved(config: DictConfig, name: str = "train") -> dict[str, Any]:
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         where = f" in {error.full_key}" if getattr(error, "full_key", None) else ""
-        raise UserError(f"configuration: {str(error).splitlines()[0]}{where}: mend the value there") from error
+        raise UserError(f"configuration: {str(error).splitlines()[0]}{where}: fix the value there") from error
     assert isinstance(plain, dict)
     named = {str(key): value for key, value in plain.items()}
     refuse_unknown(named, name)

@@ -142,9 +142,17 @@ def check_images(conversation: Conversation) -> None:
     """
     places = count_placeholders(conversation.turns)
     if places != len(conversation.images):
-        raise BadRecord("image_count", f"{places} {IMAGE_PLACEHOLDER} in the text, {len(conversation.images)} images")
+        raise BadRecord("image_count", _told_of_images(places, len(conversation.images)))
     if any(turn.role == ASSISTANT and IMAGE_PLACEHOLDER in turn.text for turn in conversation.turns):
         raise BadRecord("image_count", f"{IMAGE_PLACEHOLDER} stands in an answer")
+
+
+def _told_of_images(places: int, num_images: int) -> str:
+    told = f"{places} {IMAGE_PLACEHOLDER} in the text, {num_images} images"
+    if places > num_images:
+        return f"{told}: name an image under image or images for each {IMAGE_PLACEHOLDER}, or take it out of the text"
+    where = " at the start of the first user turn" if places == 0 else " where it is asked about"
+    return f"{told}: write one {IMAGE_PLACEHOLDER} for each image{where}"
 
 
 def record_key(conversation: Conversation) -> str:

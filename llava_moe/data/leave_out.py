@@ -85,7 +85,7 @@ def leave_out(
         is_kept = ~np.isin(index.rows, [row for row in rows if row is not None])
         if not is_kept.any():
             raise UserError(
-                f"data.quarantine={path} leaves nothing of source {source.name!r}: mend the source, or drop it from "
+                f"data.quarantine={path} leaves nothing of source {source.name!r}: fix the source, or drop it from "
                 "the mixture"
             )
         kept.append(take(index, is_kept))

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from llava_moe.data.conversation import BadRecord, Conversation, image_identity, record_key
 from llava_moe.data.encode import Encoder
 from llava_moe.data.measure import measure
-from llava_moe.data.quarantine import Quarantined
+from llava_moe.data.quarantine import TOO_LONG, Quarantined
 from llava_moe.data.readers.store import slug
 from llava_moe.data.records import Entry, Records, Source
 from llava_moe.data.source import check_has_images, check_image_root
@@ -95,8 +95,8 @@ def index_source(
         reasons = {entry.reason: entry.detail for entry in reversed(index.bad)}
         told = "; ".join(f"{reason}: {detail}" for reason, detail in list(reasons.items())[:3])
         raise UserError(
-            f"data source {source.name!r}: none of {index.num_records} records is usable ({told}); mend them, or raise "
-            "train.max_length where they are too long"
+            f"data source {source.name!r}: none of {index.num_records} records is usable ({told}); fix them"
+            + (", or raise train.max_length" if TOO_LONG in reasons else "")
         )
     return index
 

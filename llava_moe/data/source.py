@@ -20,7 +20,14 @@ from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.json_values import FaultyRecord
 from llava_moe.data.readers.reader import RawFile, Reader
 from llava_moe.data.readers.row import Row
-from llava_moe.data.readers.shapes import holds_anything, shape_of, unknown_shape
+from llava_moe.data.readers.shapes import (
+    EXAMPLE,
+    KNOWN_BY_KEYS,
+    holds_anything,
+    nearest_format,
+    shape_of,
+    unknown_shape,
+)
 from llava_moe.data.readers.shards import is_ours, is_prepared
 from llava_moe.data.readers.splits import is_read, no_such_split, settled, unread_line
 from llava_moe.data.readers.tree import name_of, split_of
@@ -257,8 +264,24 @@ def _format(source: Source, files: list[RawFile]) -> str:
     some = "first " if len(records) == NUM_PEEKED else ""
     raise UserError(
         f"{where}: none of {some}{len(records)} records is usable, since no reader knows their keys: "
-        f"{unknown_shape(full)}; rewrite them so"
+        f"{unknown_shape(full)}; {_remedy(source, full)}"
     )
+
+
+def _remedy(source: Source, record: Mapping[str, Any]) -> str:
+    """What to do with records that no reader tells by their keys: the format that reads them as they are, if one does.
+
+    The nearest of several formats may read a file that ``auto`` does not take: few keys are too little to tell it by.
+    """
+    nearest = nearest_format(record)
+    if nearest not in KNOWN_BY_KEYS and row_of(FORMATS[nearest], record, 0)["fault"] is None:
+        try:
+            FORMATS[nearest].find(source.path)
+        except UserError:
+            pass
+        else:
+            return f"data.sources.{source.name}.format={nearest} reads them as they are"
+    return f"rewrite them so, for example {EXAMPLE}"
 
 
 def _rows(files: list[RawFile], reader: Reader) -> Iterator[Row]:

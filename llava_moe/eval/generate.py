@@ -307,7 +307,7 @@ def open_images(
     try:
         opened = [read_image(image, image_root, reading=reading) for image in question.images]
     except BadRecord as error:
-        raise UserError(f"question {question.id}: {error}; mend the image or leave the question out") from error
+        raise UserError(f"question {question.id}: {error}; fix the image or leave the question out") from error
     for ref, one in zip(question.images, opened, strict=True):
         if one.dark is not None and on_dark is not None:
             on_dark(one.dark if isinstance(ref, str) else replace(one.dark, name=f"an image of question {question.id}"))

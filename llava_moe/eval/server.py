@@ -81,7 +81,7 @@ class ChatServer:
         try:
             status, text, _ = self._send("models", None, min(self.timeout, 30.0))
         except ServerError as error:
-            raise ServerError(f"{error}: start the server, or mend model.endpoint=") from error
+            raise ServerError(f"{error}: start the server, or fix model.endpoint=") from error
         if status in (401, 403):
             raise self._refused(status)
         if status in REDIRECTED:
@@ -128,7 +128,7 @@ class ChatServer:
                 if status in REDIRECTED:
                     raise self._moved(status, text)
                 if status not in RETRIED:
-                    raise ServerError(f"{what}: {trouble}; mend the question or the server's settings, then run again")
+                    raise ServerError(f"{what}: {trouble}; fix the question or the server's settings, then run again")
             if attempt < self.attempts:
                 self._rest(attempt, wait, is_stopped)
             if is_stopped():

@@ -80,7 +80,7 @@ def read_question(name: str, context: str, visuals: Sequence[Any] | None, asked:
     num_marks = context.count(IMAGE_PLACEHOLDER)
     if images and num_marks not in (0, len(images)):
         raise UserError(
-            f"{name}: {num_marks} {IMAGE_PLACEHOLDER} in its text and {len(images)} images; mend the task, or leave "
+            f"{name}: {num_marks} {IMAGE_PLACEHOLDER} in its text and {len(images)} images; fix the task, or leave "
             "the marks out: images then come first"
         )
     return Question(

@@ -477,7 +477,7 @@ def _shaped(kind: type[ConfigKind], given: Mapping[str, Any], part: str) -> Conf
     try:
         return kind(**given)
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: {str(error).strip().splitlines()[-1].strip()}; mend these numbers") from error
+        raise UserError(f"{where}: {str(error).strip().splitlines()[-1].strip()}; fix these numbers") from error
 
 
 def _pretrained(kind: Any, reference: str, dtype: torch.dtype) -> Any:

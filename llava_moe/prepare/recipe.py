@@ -159,8 +159,8 @@ def _load_page(path: Path) -> Recipe:
     try:
         # Not as an import: Python's cached bytecode takes a page edited within a second, to the same size, for the old.
         page = runpy.run_path(str(path), run_name=f"llava_moe_recipe_{path.stem}")
-    except Exception as error:  # whatever a page of the user's does is the user's to mend
-        raise UserError(f"recipe {path}: the page does not run ({type(error).__name__}: {error}); mend it") from error
+    except Exception as error:  # whatever a page of the user's does is the user's to fix
+        raise UserError(f"recipe {path}: the page does not run ({type(error).__name__}: {error}); fix it") from error
     recipe = page.get("RECIPE")
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe {path}: the page sets no RECIPE = Recipe(...); see the pages of data_recipes/")

@@ -11,7 +11,7 @@ from llava_moe.cli import run
 
 
 class Refusal:
-    """Runs a command that the user must mend, and returns its one line."""
+    """Runs a command that the user must fix, and returns its one line."""
 
     def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
         self.capfd = capfd

@@ -166,7 +166,7 @@ def without_comma(file: Path) -> None:
     [
         ("nowhere.json", None, "no file"),
         ("cut.json", truncated, r"line 1: the file ends inside a record \(.*\), character \d{4}; it was cut short"),
-        ("broken.jsonl", without_comma, r"line 6: not valid JSON \(Expecting ',' delimiter\), character 16; mend"),
+        ("broken.jsonl", without_comma, r"line 6: not valid JSON \(Expecting ',' delimiter\), character 16; fix"),
         ("list.json", lambda file: file.write_text("[]"), "holds no records"),
         ("latin.json", lambda file: file.write_bytes(b'[{"id": "\xe9"}]'), "not UTF-8 text"),
         ("table.csv", lambda file: file.write_text("id,answer\n1,red\n"), "CSV is not read: turn it into JSON Lines"),

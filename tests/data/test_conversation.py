@@ -83,19 +83,21 @@ def conversation(images: tuple[str | bytes, ...] = (), *some: Turn, id: str = "1
 
 
 @pytest.mark.parametrize(
-    ("images", "some"),
+    ("images", "some", "told"),
     [
-        (("a.jpg",), turns("u:what ?", "a:yes")),
-        ((), turns("u:<image>\nwhat ?", "a:yes")),
-        (("a.jpg",), turns("u:<image><image>", "a:yes")),
-        (("a.jpg", "b.jpg"), turns("u:<image>\nwhat ?", "a:yes")),
-        (("a.jpg",), turns("u:what ?", "a:<image> yes")),
+        (("a.jpg",), turns("u:what ?", "a:yes"), "write one <image> for each image at the start of the first user"),
+        ((), turns("u:<image>\nwhat ?", "a:yes"), "name an image under image or images"),
+        (("a.jpg",), turns("u:<image><image>", "a:yes"), "name an image under image or images"),
+        (("a.jpg", "b.jpg"), turns("u:<image>\nwhat ?", "a:yes"), "write one <image> for each image where"),
+        (("a.jpg",), turns("u:what ?", "a:<image> yes"), "stands in an answer"),
     ],
 )
-def test_placeholders_that_do_not_match_the_images_are_refused(images: tuple[str, ...], some: list[Turn]) -> None:
+def test_placeholders_that_do_not_match_the_images_are_refused_with_what_to_do(
+    images: tuple[str, ...], some: list[Turn], told: str
+) -> None:
     with pytest.raises(BadRecord) as caught:
         check_images(conversation(images, *some))
-    assert caught.value.reason == "image_count"
+    assert caught.value.reason == "image_count" and told in caught.value.detail
 
 
 def test_record_keys_differ_with_source_id_images_and_texts_and_with_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""Workers hand on items in order, and what the user must mend as it was said."""
+"""Workers hand on items in order, and what the user must fix as it was said."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _leave_out_the_demos_questions(
     if is_embedded(stages[-1].config):
         return ()
     config["eval"]["benchmarks"] = others
-    return ("the demo's questions are not asked of a run on other data; eval.benchmarks=[demo] asks them all the same",)
+    return ("the demo's questions are not asked of a run on other data; to ask them: eval.benchmarks=[demo]",)
 
 
 def _say_first(name: str, config: Mapping[str, Any], stages: Sequence[Stage]) -> None:

@@ -128,4 +128,4 @@ class _Window:
         what = f"({message.removesuffix(' starting at')}), character {column}"
         if ended:
             return UserError(f"{where}: the file ends inside a record {what}; it was cut short, fetch it again")
-        return UserError(f"{where}: not valid JSON {what}; mend or remove that record")
+        return UserError(f"{where}: not valid JSON {what}; fix or remove that record")

@@ -24,7 +24,10 @@ FREE_BYTES = 256 << 20
 """What any compressed file may unpack to."""
 
 _AS_JSONL = "save its rows as JSON Lines or Parquet in one of the formats of llava-moe"
-_TABLE = "{program}(FILE).to_json('train.jsonl', orient='records', lines=True), with its columns as a format wants them"
+_TABLE = (
+    "{program}(FILE).to_json('train.jsonl', orient='records', lines=True); with columns image (a path), question and "
+    "answer data.sources.mine.format=pathvqa reads that file"
+)
 _UNPACK = "unpack it and give the folder"
 REMEDIES = {
     ".csv": f"turn it into JSON Lines: {_TABLE.format(program='pandas.read_csv')}",

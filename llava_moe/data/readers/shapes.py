@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from llava_moe.data.conversation import BadRecord
@@ -14,10 +14,16 @@ WANTED = (
     "conversations (a list of from and value, or of role and text) or messages (a list of role and content), and image "
     "or images"
 )
+EXAMPLE = (
+    '{"messages": [{"role": "user", "content": "<image>QUESTION"}, {"role": "assistant", "content": "ANSWER"}], '
+    '"images": ["FILE"]}'
+)
+KNOWN_BY_KEYS = ("llava", "records", "messages")
+"""The formats that :func:`shape_of` tells."""
 _KNOWN = (
     (("image_base64_str",), "M3IT's", "m3it"),
     (("inputs", "outputs"), "M3IT's", "m3it"),
-    (("image", "question", "answer"), "PathVQA's, which is read from Parquet", "pathvqa"),
+    (("image", "question", "answer"), "PathVQA's", "pathvqa"),
     (("question", "answer"), "a table of questions and answers", "messages"),
     (("instruction", "output"), "Alpaca's", "messages"),
     (("instruction", "response"), "Dolly's", "messages"),
@@ -77,10 +83,23 @@ def find_turns(record: Mapping[str, Any]) -> Any:
 
 def unknown_shape(record: Mapping[str, Any]) -> str:
     """A line on a record that no reader knows: its keys, those wanted, and the nearest format."""
-    named = (str(key).encode("utf-8", "replace").decode() for key, value in record.items() if value is not None)
-    keys = [" ".join(key.split()) for key in named]
+    keys = _keys_of(record)
     found = ", ".join(keys[:12]) + (", ..." if len(keys) > 12 else "") if keys else "none"
-    whose, nearest = next(
+    whose, nearest = _nearest(keys)
+    return f"its keys are {found}{whose}; wanted are {WANTED}; the nearest format is {nearest}"
+
+
+def nearest_format(record: Mapping[str, Any]) -> str:
+    """The format whose records have the keys of this one; ``messages`` where none has."""
+    return _nearest(_keys_of(record))[1]
+
+
+def _keys_of(record: Mapping[str, Any]) -> list[str]:
+    named = (str(key).encode("utf-8", "replace").decode() for key, value in record.items() if value is not None)
+    return [" ".join(key.split()) for key in named]
+
+
+def _nearest(keys: Collection[str]) -> tuple[str, str]:
+    return next(
         ((f", as {whose}", name) for wanted, whose, name in _KNOWN if set(wanted) <= set(keys)), ("", "messages")
     )
-    return f"its keys are {found}{whose}; wanted are {WANTED}; the nearest format is {nearest}"

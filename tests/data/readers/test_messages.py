@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llava_moe.data.conversation import BadRecord, Conversation, Turn
+from llava_moe.data.readers.shapes import EXAMPLE
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
@@ -365,6 +367,35 @@ def test_what_no_reader_knows_is_refused_in_one_line(record: dict[str, Any], tol
     line = str(caught.value)
     assert told in line and "train.jsonl" in line and "wanted are conversations" in line and "\n" not in line
     assert "the nearest format is " in line
+    assert "data.sources.mine.format=" in line or "rewrite them so, for example {" in line
     for format in ("llava", "records", "messages"):
         fault = read(tmp_path, record, format=format)[0]
         assert isinstance(fault, BadRecord) and fault.reason == "not_a_conversation"
+
+
+READ_AS_THEY_ARE: list[dict[str, Any]] = [
+    {"image": {"bytes": RED, "path": None}, "question": "Colour?", "answer": "red"},
+    {"id": "1", "image": RED, "question": "Colour?", "answer": "red"},
+    {"instruction": "Colour?", "inputs": "", "outputs": "red", "image": [{"bytes": RED, "path": None}]},
+]
+
+
+@pytest.mark.parametrize("record", READ_AS_THEY_ARE)
+def test_the_format_that_the_refusal_of_a_table_names_reads_it(record: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_parquet(tmp_path, [record])
+    named = re.search(r"data\.sources\.mine\.format=(\S+) reads them as they are$", str(caught.value))
+    assert named is not None
+    source = Source("mine", "general", str(tmp_path / "train.parquet"), named[1])
+    (entry,) = open_records(source, tmp_path / "cache").read(0, 1)
+    assert isinstance(entry.content, Conversation) and len(entry.content.images) == 1
+
+
+def test_no_format_is_named_that_would_not_read_the_records(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nearest format is pathvqa; rewrite them so, for example"):
+        read(tmp_path, {"image": "", "question": "Colour?", "answer": "red"})
+
+
+def test_the_example_of_a_refusal_is_read(tmp_path: Path) -> None:
+    (entry,) = read(tmp_path, json.loads(EXAMPLE))
+    assert isinstance(entry, Conversation) and entry.images == ("FILE",)

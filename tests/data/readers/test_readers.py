@@ -417,7 +417,7 @@ class CutOff(MemoryFileSystem):
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
-def test_an_address_that_stops_answering_is_the_users_to_mend(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_stops_answering_is_the_users_to_fix(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.register_implementation("cutoff", CutOff, clobber=True)
     monkeypatch.setattr(CutOff, "is_down", True)
     reader = FORMATS[kind]
