@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from llava_moe.train.checkpoint import WriteWeights, save_checkpoint
 from llava_moe.train.console import TrainingConsole
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, LogSink, ScoreSink, StepRecord
+from llava_moe.train.meeting import Meeting
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 
@@ -94,13 +96,13 @@ class StageRun:
         is_best = state.step == self.best_step
         save_checkpoint(self.folder, self.engine, state, self.write_weights, self.keep_last, is_best)
 
-    def validate(self, state: RunState) -> bool:
+    def validate(self, state: RunState, meeting: Meeting) -> bool:
         """Measure a state where that is due and not done; whether it is the best so far and wants a checkpoint."""
         if self.validation is None or not self.validation.is_due(state.step):
             return False
-        validation = self.validation.measure(state.step, lambda: self.stop_status)
+        validation = self.validation.measure(state.step, meeting, lambda: self.stop_status)
         for sink in self.score_sinks:
-            sink.write_scores(state.step, validation.scores)
+            meeting.attempt(partial(sink.write_scores, state.step, validation.scores))
         if not self.validation.is_best(validation):
             return False
         self.best_step = state.step

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from llava_moe.data.source import open_records
 from llava_moe.data.stream import Step, StepStream
 from llava_moe.errors import StoppedBySignalError, ToldElsewhereError, UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
-from llava_moe.eval.ranks import Ranks
+from llava_moe.eval.ranks import LostRankError, Ranks
 from llava_moe.eval.run import ask_benchmark
 from llava_moe.eval.tasks import open_benchmark
 from llava_moe.own_files import read_objects
@@ -217,17 +218,19 @@ class StageValidation:
         """Whether this step is to be measured and was not."""
         return (step % self.every == 0 or step == self.num_steps) and step not in self.measured_steps
 
-    def measure(self, step: int, stop_status: Callable[[], int] = lambda: 0) -> Validation:
+    def measure(self, step: int, meeting: Meeting, stop_status: Callable[[], int] = lambda: 0) -> Validation:
         """Held-out loss and benchmarks of the weights as they are; the training notices nothing.
 
         Args:
+            meeting: where ranks learn of what fails in one of them alone.
             stop_status: the exit status that a signal has asked for, 0 while none has.
 
         Raises:
-            UserError: a benchmark's image is gone, or the disk is full.
+            UserError: a benchmark's image is gone.
+            ToldElsewhereError: the same, or held-out data that cannot be read, in another rank.
             StoppedBySignalError: a signal asked for a stop; answers so far are kept.
         """
-        stop = _Stop(self.engine, step, stop_status)
+        stop = _Stop(self.engine, step, meeting, stop_status)
         sums: StepSums | None = None
         domains: tuple[str, ...] = ()
         with undisturbed(self.engine.module):
@@ -239,7 +242,7 @@ class StageValidation:
         # Sums over ranks may differ in their last bit: all go by the first's.
         validation: Validation = self.engine.gather(Validation.of(step, sums, domains, benchmarks))[0]
         if self.file is not None:
-            self.file.write(StepRecord(dict(validation.fields)))
+            meeting.attempt(partial(self.file.write, StepRecord(dict(validation.fields))))
         self.measured_steps.add(step)
         return validation
 
@@ -268,21 +271,24 @@ class StageValidation:
                 on_progress=stop.between_answers,
                 ranks=self.ranks,
             )
-        except ToldElsewhereError as error:
-            raise UserError(f"{benchmark.name} stopped in the first process, which says why") from error
+        except LostRankError:
+            raise
+        except (UserError, ToldElsewhereError):
+            # All ranks have met over it, and each has one of the two.
+            stop.meeting.is_together = True
+            raise
         return measures_of(result.rows)
 
 
 class _Stop:
     """Ends a validation between two of its steps, where a signal asks for it, in all ranks alike."""
 
-    def __init__(self, engine: Engine, step: int, stop_status: Callable[[], int]) -> None:
-        self.engine, self.step, self.stop_status = engine, step, stop_status
-        self.meeting = Meeting(engine)
+    def __init__(self, engine: Engine, step: int, meeting: Meeting, stop_status: Callable[[], int]) -> None:
+        self.engine, self.step, self.meeting, self.stop_status = engine, step, meeting, stop_status
 
-    def watched(self, steps: Iterable[Step]) -> Iterator[Step]:
+    def watched(self, steps: Iterator[Step]) -> Iterator[Step]:
         """The steps, up to where one is asked to stop."""
-        for step in steps:
+        while (step := self.meeting.agree_on(partial(next, steps, None))) is not None:
             self._end_if(self.meeting.strongest(self.stop_status()))
             yield step
 

@@ -14,6 +14,10 @@ Value = TypeVar("Value")
 Other = TypeVar("Other")
 
 
+class LostRankError(UserError):
+    """Another process is gone: nothing can be done together any more."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that answer together.
@@ -94,7 +98,7 @@ class Ranks:
             collective()
         except RuntimeError as error:
             # Gloo's words for a peer that is gone; the peer has said why, or was killed.
-            raise UserError(
+            raise LostRankError(
                 f"another process has stopped ({str(error).splitlines()[0][:120]}): answers so far are kept, run the "
                 "same command again"
             ) from error

@@ -104,6 +104,9 @@ class Run(Protocol):
     def stop_status(self) -> int: ...
 
 
+Validate = Callable[[RunState, Meeting], bool]
+
+
 @dataclass(frozen=True)
 class LoopSettings:
     """Numbers that steer the loop.
@@ -129,12 +132,13 @@ def train(
     run: Run,
     settings: LoopSettings,
     state: RunState,
-    validate: Callable[[RunState], bool] | None = None,
+    validate: Validate | None = None,
 ) -> RunState:
     """Train from ``state`` to ``schedule.num_steps`` and return the last state.
 
     Args:
-        validate: measures a state where that is due and not done; True asks for a checkpoint of it.
+        validate: measures a state where that is due and not done; True asks for a checkpoint of it. What fails
+            in it goes by the meeting where ranks can still meet; elsewhere it ends this rank, and with it the run.
 
     Raises:
         StoppedBySignalError: a signal asked for a stop; a checkpoint was saved at the step boundary.
@@ -163,7 +167,7 @@ def _train(
     settings: LoopSettings,
     last: LastWholeStep,
     meeting: Meeting,
-    validate: Callable[[RunState], bool] | None,
+    validate: Validate | None,
 ) -> RunState:
     first_step = last.state.step
     # A run that was stopped at this step has yet to measure it.
@@ -211,12 +215,12 @@ def _stop(last: LastWholeStep, status: int) -> None:
     raise StoppedBySignalError(f"stopped at step {last.state.step}", status)
 
 
-def _measures(validate: Callable[[RunState], bool] | None, last: LastWholeStep, meeting: Meeting) -> bool:
+def _measures(validate: Validate | None, last: LastWholeStep, meeting: Meeting) -> bool:
     """Measure the state where that is due; whether it wants a checkpoint of it."""
     if validate is None:
         return False
     try:
-        return bool(meeting.attempt(partial(validate, last.state)))
+        return validate(last.state, meeting)
     except StoppedBySignalError:
         # What was measured is kept, and measured to its end when the run goes on.
         last.save()

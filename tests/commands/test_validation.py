@@ -55,10 +55,10 @@ def test_measuring_leaves_later_steps_as_they_are_bit_for_bit(
     plain = trained(words, tmp_path / "plain")
     measure, seen = stage_validation.StageValidation.measure, []
 
-    def watched(self: Any, step: int) -> Any:
+    def watched(self: Any, step: int, *more: Any) -> Any:
         modes = [part.training for part in self.engine.module.modules()]
         before = random_numbers()
-        found = measure(self, step)
+        found = measure(self, step, *more)
         assert random_numbers() == before
         assert [part.training for part in self.engine.module.modules()] == modes
         seen.append(step)
@@ -139,7 +139,9 @@ def test_killed_and_resumed_gives_the_same_validations_and_the_same_best(
             kill_at(patch, *stop)
             run(["train", *words, f"out={tmp_path / 'broken'}"])
     monkeypatch.setattr(
-        stage_validation.StageValidation, "measure", lambda self, step: measured.append(step) or measure(self, step)
+        stage_validation.StageValidation,
+        "measure",
+        lambda self, step, *more: measured.append(step) or measure(self, step, *more),
     )
     broken = trained(words, tmp_path / "broken")
     assert (broken / "validation.jsonl").read_bytes() == (whole / "validation.jsonl").read_bytes()
@@ -153,8 +155,8 @@ def kill_at(patch: pytest.MonkeyPatch, owner: Any, name: str, step: int) -> None
         owner, name = stage_validation.StageValidation, "measure"
     original = getattr(owner, name)
 
-    def killed(self: Any, what: Any) -> Any:
-        found = original(self, what)
+    def killed(self: Any, what: Any, *more: Any) -> Any:
+        found = original(self, what, *more)
         at = what if isinstance(what, int) else what.step if isinstance(what, RunState) else what.fields["step"]
         if at == step:
             raise KilledError
