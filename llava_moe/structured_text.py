@@ -69,7 +69,9 @@ def parse_json(text: str | bytes, finite: bool = False) -> Any:
         raise UnboundedTextError(_TOO_DEEP) from None
     except _LongNumberError as error:
         raise StructuredTextError(f"{_place_before(text, text.find(error.digits))}: {error}") from None
-    _refuse_deep(value)
+    # Fewer brackets cannot stand deeper in each other, and most texts have fewer.
+    if text.count("[") + text.count("{") > MOST_DEPTH and is_too_deep(value):
+        raise UnboundedTextError(_TOO_DEEP)
     # An escape is the only way for half a pair into UTF-8 text.
     if ("\\ud" in text or "\\uD" in text) and (place := half_pair(value)) is not None:
         raise StructuredTextError(f"half a surrogate pair in {place}")
@@ -182,11 +184,6 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
 _FINITE = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_finite, parse_constant=lambda _: None
 )
-
-
-def _refuse_deep(value: Any) -> None:
-    if is_too_deep(value):
-        raise UnboundedTextError(_TOO_DEEP)
 
 
 def _refuse_deep_yaml(text: str) -> None:

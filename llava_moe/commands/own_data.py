@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llava_moe.cli import config_folder
 from llava_moe.commands.rates import RATES
+from llava_moe.commands.typed_words import key_of
 from llava_moe.structured_text import parse_yaml
 
 SCALE = "scale=demo"
@@ -22,11 +23,11 @@ def words_that_keep_own(words: Sequence[str], compose: Callable[[list[str]], Dic
     Args:
         compose: words -> the configuration with Hydra's own, in which the chosen files stand.
     """
-    keys = {_key(word) for word in words}
-    named = [word.partition("=")[2] for word in words if _key(word) == "exp"]
+    keys = {key_of(word) for word in words}
+    named = [word.partition("=")[2] for word in words if key_of(word) == "exp"]
     if SCALE not in words or not named or named[-1] in _shipped("exp"):
         return []
-    unscaled = compose([word for word in words if _key(word) != "scale"])
+    unscaled = compose([word for word in words if key_of(word) != "scale"])
     chosen = unscaled.hydra.runtime.choices["data"]
     kept = [f"data={chosen}"] if "data" not in keys and chosen not in _shipped("data") - {OWN} else []
     stage: Any = OmegaConf.to_container(unscaled.stage, resolve=False)
@@ -72,7 +73,3 @@ def _shipped_recipes() -> set[str]:
         sources: Mapping[str, Any] = parse_yaml(path.read_bytes())["sources"]
         found |= {source["recipe"] for source in sources.values() if "recipe" in source}
     return found
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")

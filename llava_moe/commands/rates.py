@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llava_moe.commands.typed_words import key_of
 from llava_moe.errors import UserError
 
 RATES = "stage.learning_rates"
@@ -54,7 +55,7 @@ def settle_rates(config: Mapping[str, Any], words: Sequence[str]) -> None:
     """
     stage = config["stage"]
     rates, others = stage["learning_rates"], stage["without_adapter"]
-    typed = {_key(word) for word in words}
+    typed = {key_of(word) for word in words}
     named = {key.removeprefix(f"{RATES}.") for key in typed if key.startswith(f"{RATES}.")}
     if config["adapter"].get("_target_") == NO_ADAPTER:
         if "adapter" in named and rates.get("adapter") is not None:
@@ -76,13 +77,9 @@ def notes_on_old_words(words: Sequence[str]) -> list[str]:
     """A line for each word of an earlier release, with what to say instead."""
     notes = []
     for word in words:
-        key = _key(word)
+        key = key_of(word)
         for old, new in OLD_WORDS.items():
             if key == old or key.startswith(f"{old}."):
                 today = new + (key.removeprefix(old) if new == RATES else "")
                 notes.append(f"{key} is the name of an earlier release and will go: {today} says it")
     return notes
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")

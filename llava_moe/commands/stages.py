@@ -11,6 +11,7 @@ from typing import Any
 from llava_moe.commands.compose_config import compose_again, resolved
 from llava_moe.commands.limits import TRAIN, check_settings
 from llava_moe.commands.settings import fingerprint, settle
+from llava_moe.commands.typed_words import key_of
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import STAGE_NAME
 
@@ -75,18 +76,14 @@ def _is_words(value: Any) -> bool:
 
 def experiment_name(words: Sequence[str]) -> str:
     """The ``exp=`` of the command line; ``demo`` without one."""
-    named = [word.partition("=")[2] for word in words if _key(word) == "exp"]
+    named = [word.partition("=")[2] for word in words if key_of(word) == "exp"]
     return named[-1] if named else "demo"
 
 
 def _is_of(word: str, pattern: str) -> bool:
     """Whether a word is of a stage's ``ignores``; a pattern that begins with ``~`` stands for words that take away."""
     takes_away = word.startswith("~") or word.endswith("=null")
-    return fnmatchcase(_key(word), pattern.lstrip("~")) and (takes_away or not pattern.startswith("~"))
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
+    return fnmatchcase(key_of(word), pattern.lstrip("~")) and (takes_away or not pattern.startswith("~"))
 
 
 def set_threads(config: Mapping[str, Any]) -> None:

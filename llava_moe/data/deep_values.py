@@ -116,17 +116,6 @@ def deep_picture(
     return flat, is_transparent, tally.dark(name)
 
 
-def eight_bits(values: np.ndarray, rawmode: str, value_range: tuple[float, float] | None) -> np.ndarray:
-    """Deep values as uint8 of the same shape: low to high of the range become 0 to 255, what lies outside is cut off.
-
-    Without a range it is the full one of the kind. Integers: 0 to 65,535 (4,095 where the file says that they have 12
-    bits, a PGM's own white), or to the largest value present where that is larger. Floats: 0 to 1 where none is larger,
-    else to 255, else to the largest value present.
-    """
-    mode = "F" if values.dtype.kind == "f" else "I"
-    return _eight_bits(values, *(value_range or (0, _white(_largest(values), mode, rawmode))))
-
-
 def _eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if values.dtype == np.uint16 and values.size > 65_536:
         return np.asarray(_scaled(np.arange(65_536), low, high)[values])
@@ -139,6 +128,11 @@ def _largest(values: np.ndarray) -> float:
 
 
 def _white(largest: float, mode: str, rawmode: str) -> float:
+    """What becomes 255 where no range is given: the full range of the kind.
+
+    Integers: 65,535 (4,095 where the file says that they have 12 bits, a PGM's own white), or the largest value present
+    where that is larger. Floats: 1 where none is larger, else 255, else the largest value present.
+    """
     if mode == "F":
         return 1.0 if largest <= 1.0 else max(255.0, largest)
     if rawmode.startswith(_PGM):

@@ -2,12 +2,13 @@
 
 A kilobyte can ask a decoder for gigabytes or minutes. Pixels bound most of it; what stands here are the limits, and
 the ways round the pixels: directories of tags that name the same bytes again and again, a picture sent a thousand
-times over, profiles that unpack for ever, text in the place of pixels.
+times over, profiles that unpack forever, text in the place of pixels.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ MAX_TILE = 4_096 * 4_096
 MAX_TEXT_PIXELS = 8 << 20
 """Bytes of a PNM file that writes its pixels as decimal text."""
 MAX_COMMENT = 4_096
+SMALL = 64 << 10
+"""Bytes of a file that is read sooner than it is mapped."""
 
 _TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
@@ -204,15 +207,13 @@ def _judge_pnm(content: Content) -> None:
 
 @contextmanager
 def _content_of(file: bytes | Path) -> Iterator[Content]:
-    """What a file holds, mapped into memory: nothing of it is read that is not looked at."""
+    """What a file holds; a large one mapped into memory: nothing of it is read that is not looked at."""
     if isinstance(file, bytes):
         yield file
         return
     with open_regular(file) as opened:
-        try:
-            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:  # an empty file cannot be mapped
-            yield b""
+        if os.fstat(opened.fileno()).st_size <= SMALL:
+            yield opened.read(SMALL)
             return
-        with mapped:
+        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             yield mapped
