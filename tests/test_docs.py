@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from llava_moe.cli import COMMANDS, DATA_COMMANDS, run
+from llava_moe.data.conversation import Conversation, check_images
+from llava_moe.data.records import Source
+from llava_moe.data.source import open_records
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,6 +41,18 @@ def shown_commands() -> Iterator[tuple[str, list[str]]]:
                 words = []
 
 
+def write_shown_files(folder: Path) -> list[Path]:
+    """Write the files that the documentation shows, each by the path in its first line; return their paths."""
+    written = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name, content in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", text, flags=re.DOTALL):
+            written.append(folder / name)
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
+            written[-1].write_text(content)
+    return written
+
+
 def composed(words: list[str]) -> int:
     """The exit status of composing what a command's words ask for; nothing is run."""
     name = "train" if words[0] in LAUNCHERS else words[1]
@@ -56,6 +71,8 @@ def test_every_command_in_the_documentation_is_composed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shown = write_shown_files(tmp_path)
+    assert len(shown) >= 2
     wrong = []
     for place, words in shown_commands():
         if words[0] == "llava-moe" and (len(words) < 2 or words[1].startswith("-")):
@@ -72,4 +89,18 @@ def test_every_command_in_the_documentation_is_composed(
         if status != 0:
             wrong.append(f"{place}: {errors}")
     assert not wrong, "\n".join(wrong)
-    assert not list(tmp_path.iterdir())
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*shown}
+
+
+def test_every_record_in_the_documentation_is_read(tmp_path: Path) -> None:
+    num_read = 0
+    for page in PAGES:
+        for block in re.findall(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+            for line in block.splitlines():
+                num_read += 1
+                path = tmp_path / f"{num_read}.jsonl"
+                path.write_text(line + "\n")
+                (entry,) = open_records(Source("mine", "general", str(path)), tmp_path / "cache").read(0, 1)
+                assert isinstance(entry.content, Conversation) and [*entry.content.images] == ["7.jpg"], line
+                check_images(entry.content)
+    assert num_read >= 3

@@ -151,8 +151,12 @@ def _told_of_images(places: int, num_images: int) -> str:
     told = f"{places} {IMAGE_PLACEHOLDER} in the text, {num_images} images"
     if places > num_images:
         return f"{told}: name an image under image or images for each {IMAGE_PLACEHOLDER}, or take it out of the text"
-    where = " at the start of the first user turn" if places == 0 else " where it is asked about"
-    return f"{told}: write one {IMAGE_PLACEHOLDER} for each image{where}"
+    if places:
+        return f"{told}: write one {IMAGE_PLACEHOLDER} for each image where it is asked about"
+    return (
+        f"{told}: write one {IMAGE_PLACEHOLDER} for each image at the start of the first user turn; "
+        "data.sources.NAME.format=messages reads such a file as if they stood there"
+    )
 
 
 def record_key(conversation: Conversation) -> str:

@@ -168,14 +168,27 @@ def test_an_experiment_file_that_does_not_say_where_it_belongs_is_refused(
     assert "# @package _global_" in line
 
 
-def test_ones_own_data_file_that_lacks_a_key_is_told_which(
-    refused: Refused, tiny_words: list[str], tmp_path: Path
-) -> None:
-    (tmp_path / "own" / "data").mkdir(parents=True)
-    (tmp_path / "own" / "data" / "own.yaml").write_text("root: data\nsources:\n  a: {domain: d, path: x.json}\n")
-    words = [word for word in tiny_words if not word.startswith("data.")]
-    line = refused("train", *words, "--config-dir", str(tmp_path / "own"), "data=own")
-    assert "data.max_bad_share is not set" in line and "0.01" in line
+def test_ones_own_file_that_lacks_a_key_is_told_which(refused: Refused, tiny_words: list[str], tmp_path: Path) -> None:
+    for group, text, told in (
+        ("data", "held_out: 0.1\n", "data.sources is not set"),
+        ("parallel", "stage: 0\n", r"parallel\.\w+ is not set: .*, such as "),
+    ):
+        (tmp_path / "own" / group).mkdir(parents=True)
+        (tmp_path / "own" / group / "own.yaml").write_text(text)
+        words = [word for word in tiny_words if not word.startswith(f"{group}.")]
+        line = refused("train", *words, "--config-dir", str(tmp_path / "own"), f"{group}=own")
+        assert re.search(told, line), line
+
+
+def test_ones_own_data_file_needs_its_sources_alone(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "own.yaml").write_text("sources:\n  scans: {domain: medical, path: scans.parquet}\n")
+    places = f"hydra.searchpath=['file://{tmp_path}']"
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        own, shipped = (resolved(compose("train", [f"data={name}", "path=x", places])) for name in ("own", "mine"))
+    assert own["data"].pop("sources") == {"scans": {"domain": "medical", "path": "scans.parquet"}}
+    del shipped["data"]["sources"]
+    assert own["data"] == shipped["data"]
 
 
 VALUES = [

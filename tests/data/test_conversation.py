@@ -85,7 +85,7 @@ def conversation(images: tuple[str | bytes, ...] = (), *some: Turn, id: str = "1
 @pytest.mark.parametrize(
     ("images", "some", "told"),
     [
-        (("a.jpg",), turns("u:what ?", "a:yes"), "write one <image> for each image at the start of the first user"),
+        (("a.jpg",), turns("u:what ?", "a:yes"), "data.sources.NAME.format=messages"),
         ((), turns("u:<image>\nwhat ?", "a:yes"), "name an image under image or images"),
         (("a.jpg",), turns("u:<image><image>", "a:yes"), "name an image under image or images"),
         (("a.jpg", "b.jpg"), turns("u:<image>\nwhat ?", "a:yes"), "write one <image> for each image where"),

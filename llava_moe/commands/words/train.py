@@ -90,7 +90,8 @@ def _say_first(name: str, config: Mapping[str, Any], stages: Sequence[Stage]) ->
     """The first line, before torch is loaded: nobody wonders whether anything happens."""
     folder = stages[0].folder if config["stages"] is None else stages[0].folder.parent
     last = stages[-1].config
-    line = f"llava-moe train: exp={name}, {_model(last['model'])} on {_data(last)}, {folder}"
+    data = ", then ".join(dict.fromkeys(_data(stage.config) for stage in stages))
+    line = f"llava-moe train: exp={name}, {_model(last['model'])} on {data}, {folder}"
     sys.stdout.write(visible(line) + "\n")
     sys.stdout.flush()
 
