@@ -8,9 +8,11 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Literal
 
 from llava_moe.errors import UserError
@@ -90,7 +92,7 @@ class WeightsAndBiases:
 
     def __init__(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str, tell: Tell) -> None:
         self._tell = tell
-        self._caller = ThreadPoolExecutor(1, "wandb")
+        self._caller = _Caller()
         self._waiting: deque[Future[Any]] = deque()
         self._run = self._begin(folder, name, mode, project)
 
@@ -110,7 +112,7 @@ class WeightsAndBiases:
         self._run = None
         # What failed was told: torn down here, it has nothing to say when the process ends.
         self._ended(wandb.teardown)
-        self._caller.shutdown(wait=False, cancel_futures=True)
+        self._caller.end()
 
     def _ended(self, call: Callable[[], None]) -> BaseException | None:
         """What went wrong with the last calls, which have a time to end in."""
@@ -145,7 +147,7 @@ class WeightsAndBiases:
     def _send(self, numbers: Mapping[str, float], step: int) -> None:
         self._notice()
         if self._run is not None:
-            self._waiting.append(self._caller.submit(self._run.log, dict(numbers), step=step))
+            self._waiting.append(self._caller.submit(partial(self._run.log, dict(numbers), step=step)))
 
     def _notice(self) -> None:
         """Give up on a wandb that failed or does not answer."""
@@ -160,6 +162,32 @@ class WeightsAndBiases:
             self._tell(f"wandb stopped ({why}): its curves end here; training goes on, log.jsonl has every number")
         self._run = None
         self._waiting.clear()
+
+
+class _Caller:
+    """Makes calls in their order, in a thread that no process waits for at its end, as it would for an executor's."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        Thread(target=self._work, name="wandb", daemon=True).start()
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        """What the call gives or raises, once it is made."""
+        future: Future[Any] = Future()
+        self._calls.put((future, call))
+        return future
+
+    def end(self) -> None:
+        """Let the thread end behind the calls that it has."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (asked := self._calls.get()) is not None:
+            future, call = asked
+            try:
+                future.set_result(call())
+            except BaseException as error:  # the call's, for whoever asks what came of it
+                future.set_exception(error)
 
 
 def _run_id(folder: Path) -> str:

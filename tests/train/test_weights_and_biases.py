@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,10 @@ def test_without_a_key_online_is_refused_before_anything_is_built(
 ) -> None:
     refused = command_server.run(["train", *tiny_words, f"out={tmp_path / 'run'}", "log.wandb=online"])
     lines = refused.errors.splitlines()
-    assert refused.poll() == 2 and len(lines) == 1 and refused.output == "", refused.errors
+    assert refused.poll() == 2 and len(lines) == 1, refused.errors
+    assert [line.partition(":")[0] for line in refused.output.splitlines()] == [
+        "llava-moe train"
+    ]  # what it begins with
     for word in ("no key", "wandb login", "WANDB_API_KEY", "log.wandb=offline"):
         assert word in lines[0]
     assert not (tmp_path / "run").exists()
@@ -150,3 +155,32 @@ def test_what_was_not_uploaded_in_time_is_told_with_its_remedy(tmp_path: Path, m
     curves.close()
     assert told[0].strip() == "wandb: https://there"
     assert told[1].endswith(f"later: wandb sync {tmp_path / 'wandb' / 'run-1'}")
+
+
+NEVER_ANSWERS = """
+import sys, threading
+from pathlib import Path
+import wandb
+from llava_moe.train import weights_and_biases
+from llava_moe.train.log import StepRecord
+
+class Run:
+    dir, url = sys.argv[1], "https://there"
+    def log(self, numbers, step): threading.Event().wait()
+    def finish(self): pass
+
+wandb.init = lambda **_: Run()
+weights_and_biases.FINISH_SECONDS = -9.5
+curves = weights_and_biases.WeightsAndBiases(Path(sys.argv[1]), "run", "online", "project", print)
+curves.write(StepRecord({"step": 1, "loss": 1.0, "domains": {}}))
+curves.close()
+print("closed", flush=True)
+"""
+
+
+def test_a_wandb_that_never_answers_does_not_keep_the_process_alive(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", NEVER_ANSWERS, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "not everything was uploaded" in ended.stdout and ended.stdout.endswith("closed\n")
