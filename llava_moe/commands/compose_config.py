@@ -225,7 +225,8 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
     if group:
         kind, _, choice = group[1].rpartition("/")
         near = suggest(choice, choices(kind, words))
-        return f"{kind}={choice} does not exist{near}: llava-moe ls {kind} lists them"
+        own = f"FOLDER/{kind}/{choice}.yaml of your own is read with --config-dir FOLDER"
+        return f"{kind}={choice} does not exist{near}: llava-moe ls {kind} lists them; {own}"
     key = re.search(r"Could not override '([^']+)'", messages) or re.search(r"Key '([^']+)' is not in struct", messages)
     if key:
         full = re.search(r"full_key: (\S+)", messages)

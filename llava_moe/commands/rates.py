@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.typed_words import key_of
 from llava_moe.errors import UserError
 
@@ -51,7 +52,7 @@ def settle_rates(config: Mapping[str, Any], words: Sequence[str]) -> None:
         words: the words that the configuration was composed of.
 
     Raises:
-        UserError: the command line gives a rate to an adapter that is not there.
+        UserError: the command line gives a rate to an adapter that is not there, or names a part that no model has.
     """
     stage = config["stage"]
     rates, others = stage["learning_rates"], stage["without_adapter"]
@@ -67,8 +68,10 @@ def settle_rates(config: Mapping[str, Any], words: Sequence[str]) -> None:
             rates = {part: rate for part, rate in others.items() if part not in named} | {
                 part: rate for part, rate in rates.items() if part in named
             }
-    # A part that no model has keeps its null, for the line that refuses it.
-    stage["learning_rates"] = {part: rate for part, rate in rates.items() if rate is not None or part not in PARTS}
+    for part in rates:
+        if part not in PARTS:
+            raise UserError(f"unknown key {RATES}.{part}{suggest(str(part), PARTS)}: the parts are {', '.join(PARTS)}")
+    stage["learning_rates"] = {part: rate for part, rate in rates.items() if rate is not None}
     if "vision_tower" not in stage["learning_rates"] and LAYERS not in typed:
         stage["vision_layers"] = None
 

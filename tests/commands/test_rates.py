@@ -87,7 +87,7 @@ def test_a_rate_that_was_typed_holds_without_an_adapter_too(scale: Sequence[str]
 def test_unknown_parts_and_stages_that_train_nothing_are_refused(scale: Sequence[str]) -> None:
     words = ("exp=mix_doc", *scale)
     assert "did you mean vision_tower?" in refusal_of(*words, "+stage.learning_rates.vision_towr=1e-5")
-    assert "unknown part nope" in refusal_of(*words, "~stage.learning_rates.nope")
+    assert "unknown key stage.learning_rates.nope" in refusal_of(*words, "~stage.learning_rates.nope")
     assert "nothing would train" in refusal_of(*words, "stage.learning_rates={}")
     assert "vision tower is frozen" in refusal_of(*words, "stage.vision_layers=[1,2]")
     line = refusal_of(*words, "stage.learning_rates.vision_tower=abc")
