@@ -98,17 +98,26 @@ def export(plain: dict[str, Any]) -> int:
     with _written_whole(out) as partial:
         job = Job(checkpoint, recipe, run, partial, out, DTYPES[plain["dtype"] or recipe.dtype], console)
         if plain["to"] == "peft":
-            _to_peft(job)
+            steps = _next_of_peft(out, *_to_peft(job))
         else:
             _to_hf(job, plain)
+            steps = _next_of_hf(out, is_embedded(run) and run["stage"]["template"] != "plain")
     console.print(f"exported: {out}\nhow to load it: {out / 'README.md'}", highlight=False, markup=False)
-    if plain["to"] == "hf":
-        say_next(console, _next_commands(out, is_embedded(run) and run["stage"]["template"] != "plain"))
+    if steps:
+        say_next(console, steps)
     return 0
 
 
-def _next_commands(out: Path, reads_demo: bool) -> list[str]:
-    """What the merged folder is good for, here; PEFT folders wait for their base."""
+def _next_of_peft(out: Path, base: str, adapters: Sequence[str]) -> list[str]:
+    """How to talk to one LoRA on its base; the experts of a mixture are not its answers."""
+    if len(adapters) > 1:
+        return []
+    where = str(out / base) if base == BASE else base
+    return [f"llava-moe chat {named('model.path', where)} {named('model.peft', out / adapters[0])}"]
+
+
+def _next_of_hf(out: Path, reads_demo: bool) -> list[str]:
+    """What the merged folder is good for, here."""
     here = named("model.path", out)
     score = f"llava-moe eval {here}   # the demo's questions, by the exported files alone"
     return [f"llava-moe chat {here}", *([score] if reads_demo else [])]
@@ -143,7 +152,8 @@ def _to_hf(job: Job, plain: dict[str, Any]) -> None:
     card.write(job.partial, job.out)
 
 
-def _to_peft(job: Job) -> None:
+def _to_peft(job: Job) -> tuple[str, list[str]]:
+    """Write the adapters; returns their base, which may be a folder among what was written, and their folders."""
     assembled = restore_exactly(job.checkpoint, job.recipe)
     model = assembled.model
     _check_gates(assembled)
@@ -158,7 +168,9 @@ def _to_peft(job: Job) -> None:
     comparisons = export_peft(assembled, processor, job.partial, job.dtype, published)
     _show(comparisons, job.console)
     card = card_of(job.checkpoint, job.run, job.recipe, "peft", prompt, comparisons)
-    replace(card, base_folder=published.hub_id if published else BASE, adapters=adapters).write(job.partial, job.out)
+    base = published.hub_id if published else BASE
+    replace(card, base_folder=base, adapters=adapters).write(job.partial, job.out)
+    return base, adapters
 
 
 def _check_gates(assembled: Assembled) -> None:
@@ -215,12 +227,12 @@ def _hold(job: Job, plain: dict[str, Any], assembled: Assembled) -> Static:
     """
     static, model, console = plain["static"], assembled.model, job.console
     method = assembled.attached.config.method
+    are_experts = all(has_experts(wide) for wide in gated(model).values())
     if static is None:
-        raise UserError(
-            f"{method} mixes by the input, so no one set of weights computes it: add static=uniform or "
-            f"static=by_domain=NAME ({', '.join(domains_of(job.run))}), which prints what that costs, or export to=peft"
-        )
-    if static == "uniform" and not all(has_experts(wide) for wide in gated(model).values()):
+        by_domain = f"static=by_domain=NAME ({', '.join(domains_of(job.run))}), which prints what that costs"
+        ways = f"static=uniform or {by_domain}, or export to=peft" if are_experts else by_domain
+        raise UserError(f"{method} mixes by the input, so no one set of weights computes it: add {ways}")
+    if static == "uniform" and not are_experts:
         raise UserError(
             f"static=uniform: {method} pairs factors, which have no weights to even out: use by_domain=NAME"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import LlavaConfig, PreTrainedConfig
@@ -29,6 +30,10 @@ def refuse_other_kind(path: str, reference: str, wanted: tuple[str, ...]) -> Non
     Raises:
         UserError: ``config.json`` says another kind of model, or none.
     """
+    if (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file():
+        raise UserError(
+            f"model {reference} is a PEFT adapter without its base: give model.path=BASE model.peft={reference}"
+        )
     config, _ = PreTrainedConfig.get_config_dict(path)
     found = config.get("model_type")
     is_original = found in ORIGINAL_LLAVA or (found == "llava" and "vision_config" not in config)

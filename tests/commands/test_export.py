@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import struct
 import sys
@@ -122,6 +123,24 @@ def test_plain_lora_is_one_folder_that_peft_loads_with_the_projector(
     settings = json.loads((tmp_path / "it" / "adapter_config.json").read_text())
     assert settings["modules_to_save"] == ["multi_modal_projector"]
     assert settings["base_model_name_or_path"] == "base"
+
+
+def test_the_next_command_of_a_peft_export_answers_as_the_run_does(
+    trained: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    PICTURES["wide"].save(tmp_path / "picture.png")
+    out, asked = tmp_path / "export", [f"image={tmp_path / 'picture.png'}", "prompt=What is it?", "max_new_tokens=8"]
+    folder = trained("lora")
+    capfd.readouterr()
+    assert run(["export", f"run={folder}", "to=peft", f"out={out}"]) == 0
+    (line,) = re.findall("^  (llava-moe chat .*)$", capfd.readouterr().out, flags=re.MULTILINE)
+    said = []
+    for words in (shlex.split(line)[1:], ["chat", f"run={folder}"]):
+        assert run([*words, *asked]) == 0
+        said.append(capfd.readouterr().out)
+    assert said[0] == said[1] != ""
+    assert run(["chat", f"model.path={out}", *asked]) == 2
+    assert f"give model.path=BASE model.peft={out}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["lora", "llava_mole"])
@@ -313,10 +332,12 @@ def test_mean_pairing_of_mixlora_is_merged_and_its_experts_are_none(
 ) -> None:
     words = ["export", f"run={trained('mixlora')}"]
     assert run([*words, "to=hf", f"out={tmp_path / 'it'}", "static=by_domain=mine", "limit=8"]) == 0
-    for rest, message in ((["to=peft"], "none is a LoRA alone"), (["to=hf", "static=uniform"], "by_domain=NAME")):
+    refused = (["to=peft"], "none is a LoRA alone"), (["to=hf", "static=uniform"], "by_domain=NAME"), (["to=hf"], "by_")
+    for rest, message in refused:
         capfd.readouterr()
         assert run([*words, *rest, f"out={tmp_path / 'other'}"]) == 2
-        assert message in capfd.readouterr().err
+        error = capfd.readouterr().err
+        assert message in error and "or export to=peft" not in error
     capfd.readouterr()
     assert run(["export", f"run={trained('as_released')}", "to=hf", f"out={tmp_path / 'other'}"]) == 2
     assert "as_released=false" in capfd.readouterr().err
