@@ -15,6 +15,7 @@ from llava_moe.check.asked import AskedSet
 from llava_moe.check.findings import Findings
 from llava_moe.check.gallery import Gallery
 from llava_moe.check.join import Hashes, join
+from llava_moe.check.kinds import is_fault
 from llava_moe.check.known import Known, KnownFault
 from llava_moe.check.leaks import Leaks
 from llava_moe.check.pictures import Picture
@@ -30,6 +31,7 @@ from llava_moe.check.sources import (
 )
 from llava_moe.check.view import View
 from llava_moe.check.workers import Workers
+from llava_moe.data.quarantine import TOO_LONG
 from llava_moe.errors import UserError
 
 Progress = Callable[[str, int, int], None]
@@ -116,9 +118,14 @@ def check_mix(
     checked.seconds["joining"] = time.monotonic() - started
     for one in checked.findings:
         if one.num_bad + len(one.dropped) >= len(one.view.records):
-            reasons = ", ".join(f"{kind} {count:,}" for kind, count in one.counts.most_common(3))
-            checked.troubles.append(Trouble(one.view.label, "nothing_usable", reasons))
+            checked.troubles.append(Trouble(one.view.label, "nothing_usable", _why_nothing(one)))
     return checked
+
+
+def _why_nothing(findings: Findings) -> str:
+    """What most often leaves the records of a view out, each with what its first case says to do."""
+    kinds = [kind for kind, count in findings.counts.most_common() if count and (is_fault(kind) or kind == TOO_LONG)]
+    return "; ".join(f"{kind} {findings.counts[kind]:,} ({findings.shown[kind][0].detail})" for kind in kinds[:3])
 
 
 def _settle_roots(views: Sequence[View]) -> tuple[list[View], list[Trouble]]:

@@ -322,6 +322,18 @@ def test_a_folder_of_images_that_no_record_uses_is_a_fault_of_the_source(make_vi
 def test_a_view_without_a_usable_record_says_so(make_view: MakeView) -> None:
     checked = check_mix([make_view([{"id": 1}, say(None, "Who?", " ")])])
     assert troubles(checked) == [("mine", "nothing_usable")] and len(listed(checked)) == 2
+    detail = checked.troubles[0].detail
+    assert "not_a_conversation 1 (its keys are id; wanted are" in detail and "empty_answer 1 (" in detail
+
+
+def test_what_leaves_all_records_out_is_told_with_what_to_do_and_without_notes(
+    make_view: MakeView, pictures: list[str]
+) -> None:
+    checked = check_mix([make_view([say(picture, "Who?", "me") for picture in pictures])])
+    (trouble,) = checked.troubles
+    assert trouble.detail.startswith(f"image_count {len(pictures)} (")
+    assert "write one <image> for each" in trouble.detail
+    assert "same_text" not in trouble.detail
 
 
 def test_a_worker_that_dies_is_one_line(
