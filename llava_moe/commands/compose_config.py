@@ -122,7 +122,10 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
             overrides.append(word)
             continue
         if word.partition("=")[0] not in TAKEN_FLAGS or (word not in TAKEN_FLAGS and not word.startswith("--")):
-            refuse(f"unrecognized arguments: {word}; the flags are {', '.join(TAKEN_FLAGS)}")
+            refuse(
+                f"unrecognized arguments: {word}; the flags are {', '.join(TAKEN_FLAGS)}, and a setting is key=value "
+                "without dashes"
+            )
         flags.append(word)
         action = kinds.get(word)
         takes_value = action is not None and action.nargs is None

@@ -13,6 +13,27 @@ from llava_moe.structured_text import parse_yaml
 
 # A file of each group whose keys all the group's files have. What lies deeper is checked where it is used.
 PATTERNS = {"data": "data/mine", "model": "model/tiny", "stage": "stage/instruct", "parallel": "parallel/auto"}
+# What other trainers (LLaVA, Hugging Face, PEFT) call a setting, where its letters lead nowhere or astray.
+ELSEWHERE = {
+    "lr": "stage.learning_rates.adapter",
+    "learning_rate": "stage.learning_rates.adapter",
+    "mm_projector_lr": "stage.learning_rates.projector",
+    "batch_size": "train.global_batch_size",
+    "per_device_train_batch_size": "train.global_batch_size",
+    "num_train_epochs": "train.epochs",
+    "model_max_length": "train.max_length",
+    "save_steps": "train.save_every",
+    "output_dir": "out",
+    "data_path": "path",
+    "data.path": "path",
+    "image_folder": "images",
+    "data.images": "images",
+    "model_name_or_path": "model.path",
+    "lora_r": "adapter.r",
+    "lora_alpha": "adapter.lora_alpha",
+    "lora_dropout": "adapter.lora_dropout",
+    "report_to": "log.wandb",
+}
 # Groups whose files write into the whole configuration and leave no key of their own name.
 GLOBAL_GROUPS = ("exp", "scale")
 
@@ -61,7 +82,8 @@ def _read(name: str) -> dict[str, Any]:
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """``" (did you mean X?)"`` with the nearest known name, or nothing."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    elsewhere = ELSEWHERE.get(word)
+    near = [elsewhere] if elsewhere in known else difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if not near:
         tail = {key.rpartition(".")[2]: key for key in known}
         matches = difflib.get_close_matches(word.rpartition(".")[2], list(tail), n=1, cutoff=0.6)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from llava_moe.assemble import recipe_of
 from llava_moe.cli import config_folder
 from llava_moe.commands.compose_config import resolved, split_flags
+from llava_moe.commands.known_keys import ELSEWHERE, dotted
 from llava_moe.commands.settings import mixture_of, settle
 from llava_moe.errors import UserError
 
@@ -29,6 +30,9 @@ def test_an_unknown_command_is_answered_with_the_nearest(typed: str, meant: str,
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
+        *(("lr=1e-3", "stage.learning_rates.adapter"), ("mm_projector_lr=1e-5", "stage.learning_rates.projector")),
+        *(("image_folder=photos", "images"), ("data.path=a.json", "path"), ("output_dir=run", "out")),
+        *(("lora_alpha=3", "adapter.lora_alpha"), ("num_train_epochs=3", "train.epochs")),
         ("train.max_step=3", "train.max_steps"),
         ("+train.max_step=3", "train.max_steps"),
         ("++train.max_step=3", "train.max_steps"),
@@ -49,6 +53,12 @@ def test_an_unknown_key_is_answered_with_the_nearest(
     key = typed.lstrip("+").partition("=")[0]
     assert f"unknown key {key} (did you mean {meant}?)" in line
     assert not Path("runs").exists()
+
+
+def test_every_key_that_another_trainers_name_leads_to_is_one_of_ours() -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        known = dotted(compose("train", ["adapter=lora"]))
+    assert {*ELSEWHERE.values()} <= {*known} and not {*ELSEWHERE} & {*known}
 
 
 @pytest.mark.parametrize("command", ["eval", "chat", "export"])
