@@ -58,9 +58,7 @@ def test_without_a_key_online_is_refused_before_anything_is_built(
     refused = command_server.run(["train", *tiny_words, f"out={tmp_path / 'run'}", "log.wandb=online"])
     lines = refused.errors.splitlines()
     assert refused.poll() == 2 and len(lines) == 1, refused.errors
-    assert [line.partition(":")[0] for line in refused.output.splitlines()] == [
-        "llava-moe train"
-    ]  # what it begins with
+    assert [line.partition(":")[0] for line in refused.output.splitlines()] == ["llava-moe train"]
     for word in ("no key", "wandb login", "WANDB_API_KEY", "log.wandb=offline"):
         assert word in lines[0]
     assert not (tmp_path / "run").exists()

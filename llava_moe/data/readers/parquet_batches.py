@@ -35,7 +35,7 @@ def bounded_batches(name: str, table: pq.ParquetFile, file: BinaryIO) -> Iterato
         claimed = [group.column(column).total_uncompressed_size for column in range(group.num_columns)]
         # A claim of its own, so that nothing of it is unpacked yet.
         UnpackedSize(name, lambda: packed).add(sum(claimed))
-        num_rows = max(1, min(MOST_ROWS, BATCH_BYTES // max(1, *claimed)))
+        num_rows = max(1, min(MOST_ROWS, BATCH_BYTES // max([1, *claimed])))
         for batch in table.iter_batches(batch_size=num_rows, row_groups=[number]):
             size.add(batch.nbytes)
             yield batch

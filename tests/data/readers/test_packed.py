@@ -103,3 +103,12 @@ def test_large_values_come_in_small_batches(tmp_path: Path, monkeypatch: pytest.
     batches = list(parquet_batches.bounded_batches("a", table, io.BytesIO(content)))
     assert [len(batch) for batch in batches] == [1] * 8 + [2] and len(table.read()) == 10
     assert [row["image"] for row in raw_records(str(tmp_path / "a.parquet"))] == images
+
+
+@pytest.mark.parametrize("num_rows", [0, 3])
+def test_a_table_without_columns_has_no_records(num_rows: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": [1] * num_rows}).select([]), path)
+    with pq.ParquetFile(path) as table:
+        assert table.metadata.num_columns == 0
+    assert list(raw_records(str(path))) == [{}] * table.metadata.num_rows
