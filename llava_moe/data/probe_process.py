@@ -20,15 +20,19 @@ def ends_within(work: Callable[[], object], seconds: float, num_bytes: int) -> b
     if child == 0:
         _work_and_die(work, num_bytes)
     until, step = time.monotonic() + seconds, 0.001
-    while time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(step)
-        step = min(2 * step, 0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+    ended = status = 0
+    try:
+        while not ended and time.monotonic() < until:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if not ended:
+                time.sleep(step)
+                step = min(2 * step, 0.05)
+    finally:
+        # A signal that ends the wait leaves nothing behind that goes on without end.
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    return bool(ended) and os.waitstatus_to_exitcode(status) == 0
 
 
 def _work_and_die(work: Callable[[], object], num_bytes: int) -> None:
