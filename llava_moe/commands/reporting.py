@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,21 @@ def _pictures(config: Mapping[str, Any]) -> Iterator[str]:
     """Image files below the image folders of the run's sources, as far as they are soon found."""
     for source in config["data"]["sources"].values():
         images = source.get("images")
-        if isinstance(images, str) and os.path.isdir(images):
-            files = ((folder, name) for folder, _, names in os.walk(images) for name in sorted(names))
-            for folder, name in islice(files, _MOST_ENTRIES):
-                if name.lower().endswith(PICTURES):
-                    yield os.path.join(folder, name)
+        if isinstance(images, str):
+            near = sorted(islice(_files_below(images), _MOST_ENTRIES))
+            yield from (path for path in near if path.lower().endswith(PICTURES))
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Files below a folder, read as they are asked for: a folder of millions is not listed for its first."""
+    folders = [folder]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    yield entry.path
 
 
 def _stage_two(root: Path, words: Sequence[str]) -> str:

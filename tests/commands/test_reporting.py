@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from llava_moe.commands.reporting import next_commands
+from llava_moe.commands import reporting
+from llava_moe.commands.reporting import chat_with, next_commands
 from llava_moe.commands.typed_words import told_how_to_go_on
 from llava_moe.errors import StoppedBySignalError
 
@@ -113,3 +117,34 @@ def test_what_was_stopped_says_the_command_that_goes_on_by_its_launcher(
             with pytest.raises(StoppedBySignalError) as stopped, told_how_to_go_on():
                 raise StoppedBySignalError("stopped")
         assert str(stopped.value) == ("stopped" if command is None else f"stopped: {command}")
+
+
+def test_a_picture_to_ask_about_is_found_without_listing_a_folder_of_millions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    (images / "a").mkdir(parents=True)
+    (images / "a" / "b.jpg").touch()
+    (images / "list.txt").touch()
+    config = {"stage": {"template": "v1"}, "data": {"sources": {"mine": {"images": str(images)}}}}
+    assert f"image={images / 'a' / 'b.jpg'}" in chat_with(tmp_path, config, "")
+    monkeypatch.setattr(reporting, "_MOST_ENTRIES", 3)
+    seen = []
+
+    class Folder:
+        """One that never ends."""
+
+        def __init__(self, place: str) -> None: ...
+        def __enter__(self) -> Iterator[SimpleNamespace]:
+            for number in count():
+                seen.append(number)
+                yield SimpleNamespace(path=f"{number}.png", is_dir=lambda follow_symlinks: False)
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(reporting.os, "scandir", Folder)
+    assert "image=0.png" in chat_with(tmp_path, config, "")
+    assert len(seen) == 3
+    monkeypatch.undo()
+    config["data"]["sources"]["mine"]["images"] = str(tmp_path / "gone")
+    assert "image=" not in chat_with(tmp_path, config, "")
