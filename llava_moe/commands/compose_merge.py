@@ -40,7 +40,7 @@ from llava_moe.export.held_out import domain_loss
 from llava_moe.model.recorded_weights import fingerprint_start
 from llava_moe.structured_text import parse_json
 from llava_moe.train.checkpoint import MARKER, last_checkpoint, write_atomically
-from llava_moe.train.folder import FINISHED, FolderLock, claim_configuration
+from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderLock, claim_configuration
 from llava_moe.train.state import RunState
 
 STEP = "step-000000"
@@ -114,7 +114,7 @@ class UntrainedRun:
         partial.rename(self.folder / "checkpoints" / STEP)
         write_atomically(self.folder / "checkpoints" / "last", STEP + "\n")
         environment = describe_environment(fingerprint_files(mixture_of(plain)), assembled)
-        write_atomically(self.folder / "environment.json", json.dumps(environment, indent=1))
+        write_atomically(self.folder / ENVIRONMENT, json.dumps(environment, indent=1))
         write_atomically(self.folder / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
 
 

@@ -17,6 +17,7 @@ from llava_moe.own_files import read_object
 from llava_moe.report.run import report_run
 from llava_moe.shell_words import as_place, named, shell
 from llava_moe.train.checkpoint import newest_checkpoint
+from llava_moe.train.folder import ENVIRONMENT
 
 # Which experiment goes on from a stage 1; of any other one, the headline.
 GOES_ON = {"pretrain_llava_med": "llava_med"}
@@ -72,7 +73,7 @@ def _own(root: Path, config: Mapping[str, Any], train_words: Sequence[str] | Non
 
 def _words_told_by(root: Path) -> list[str] | None:
     """The words that a run's ``environment.json`` says it was trained with; None where it was not trained alone."""
-    path = newest_checkpoint(root).parent.parent / "environment.json"
+    path = newest_checkpoint(root).parent.parent / ENVIRONMENT
     if not path.is_file():
         return None
     command = str(read_object(path, "put it back").get("command", ""))

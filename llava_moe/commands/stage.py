@@ -41,7 +41,7 @@ from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recom
 from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_base
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
-from llava_moe.train.folder import FINISHED, Claim, FolderLock, claim_configuration, is_finished
+from llava_moe.train.folder import ENVIRONMENT, FINISHED, Claim, FolderLock, claim_configuration, is_finished
 from llava_moe.train.loop import LoopSettings, Objective, train
 from llava_moe.train.memory import memory_errors_explained
 from llava_moe.train.schedule import Schedule, few_steps_note
@@ -140,15 +140,7 @@ def _train_locked(
     else:
         torch.manual_seed(config["seed"] * 1009 + processes.rank)
     if processes.rank == 0:
-        write_atomically(
-            folder / "environment.json",
-            json.dumps(
-                describe_environment(fingerprint_samples(data), assembled)
-                | {"images": fingerprint_images(data)}
-                | lengthened(folder, claim, state.step),
-                indent=1,
-            ),
-        )
+        _write_environment(folder, data, assembled, claim, state.step)
     objective = objective_of(assembled)
     steps = schedule.num_steps
     validation = open_validation(
@@ -180,6 +172,13 @@ def _train_locked(
     if processes.rank == 0:
         write_atomically(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
     engine.barrier()
+
+
+def _write_environment(
+    folder: Path, data: OpenData, assembled: Assembled, claim: Claim | None, first_step: int
+) -> None:
+    told = describe_environment(fingerprint_samples(data), assembled) | {"images": fingerprint_images(data)}
+    write_atomically(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
 
 
 def _engine(

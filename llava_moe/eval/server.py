@@ -25,6 +25,8 @@ RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT = 60.0
 
 
+MOST_REPLY = 16 << 20
+"""Bytes; an answer is a thousandth of it."""
 _SHORTEST_SECRET = 8
 """Letters; shorter keys, such as vLLM's ``EMPTY``, are words that an answer may hold."""
 REDIRECTED = frozenset({300, 301, 302, 303, 305, 307, 308})
@@ -150,19 +152,27 @@ class ChatServer:
         request = urllib.request.Request(f"{self.address.rstrip('/')}/{path}", data, headers)
         try:
             with urllib.request.build_opener(_NoRedirection).open(request, timeout=timeout) as reply:
-                return reply.status, self._keyless(reply.read()), 0.0
+                return reply.status, self._text_of(reply), 0.0
         except urllib.error.HTTPError as error:
             with error:
                 if error.code in REDIRECTED:
                     return error.code, error.headers.get("Location", ""), 0.0
-                return error.code, self._keyless(error.read()), _retry_after(error.headers)
+                return error.code, self._text_of(error), _retry_after(error.headers)
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise ServerError(f"{self.address} cannot be reached ({reason or type(error).__name__})") from error
 
-    def _keyless(self, reply: bytes) -> str:
+    def _text_of(self, reply: Any) -> str:
         """A reply's text; a server that sends the key back does not get it into answers, caches or messages."""
-        text = reply.decode("utf-8", "replace")
+        content = reply.read(MOST_REPLY + 1)
+        if len(content) > MOST_REPLY:
+            raise ServerError(
+                f"{self.address} sends more than {MOST_REPLY:,} bytes in one reply: that is no chat server"
+            )
+        # Trap: a reply that was cut short is told by a read of all of it alone.
+        if reply.length:
+            raise http.client.IncompleteRead(content, reply.length)
+        text = content.decode("utf-8", "replace")
         is_secret = self.api_key is not None and len(self.api_key) >= _SHORTEST_SECRET
         return text.replace(str(self.api_key), HIDDEN) if is_secret else text
 

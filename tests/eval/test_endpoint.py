@@ -194,6 +194,25 @@ def test_what_is_no_answer_is_one_line_and_not_asked_again(server: Server, reply
     assert "\n" not in str(caught.value) and len(server.seen) == 1
 
 
+def test_a_reply_that_does_not_end_is_given_up_unread(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_moe.eval.server.MOST_REPLY", 1000)
+    for status in (200, 400):
+        server.reply = lambda _, status=status: (status, b" " * 1001)
+        with pytest.raises(ServerError, match="more than 1,000 bytes in one reply"):
+            asked(Endpoint(server.chat()), questions(1))
+
+
+def test_a_reply_that_is_cut_short_is_asked_for_again(server: Server) -> None:
+    replies = iter([{"Content-Length": "9999"}, {}])
+
+    def reply(body: dict[str, Any]) -> Reply:
+        server.headers = next(replies)
+        return answer("whole")
+
+    server.reply = reply
+    assert asked(Endpoint(server.chat()), questions(1)) == {0: "whole"}
+
+
 def test_a_model_that_chose_to_say_nothing_is_taken_at_its_word(server: Server) -> None:
     server.reply = lambda _: answer("", "stop")
     assert asked(Endpoint(server.chat()), questions(1)) == {0: ""}
