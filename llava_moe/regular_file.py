@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+MOST_BYTES = 512 << 20
+"""Of a file that is read whole: a hollow one of any size takes no room on the disk."""
 _KINDS = {
     stat.S_IFIFO: "it is a named pipe, not a regular file",
     stat.S_IFCHR: "it is a device, not a regular file",
@@ -46,10 +48,14 @@ def open_regular(path: str | Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_regular(path: str | Path) -> bytes:
-    """The bytes of a regular file; raises as :func:`open_regular`."""
+def read_regular(path: str | Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file; raises as :func:`open_regular`, and where it has more bytes than it may."""
     with open_regular(path) as file:
-        return file.read()
+        content = b"" if os.fstat(file.fileno()).st_size > most_bytes else file.read(most_bytes + 1)
+        size = max(os.fstat(file.fileno()).st_size, len(content))
+    if size > most_bytes:
+        raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than the {most_bytes:,} that are read", str(path))
+    return content
 
 
 def _refuse(mode: int, path: str | Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from llava_moe.regular_file import check_regular, open_regular, read_regular
+from llava_moe.regular_file import MOST_BYTES, check_regular, open_regular, read_regular
 
 
 def test_a_regular_file_and_a_link_to_one_are_read(tmp_path: Path) -> None:
@@ -37,3 +38,19 @@ def test_everything_else_is_refused_at_once_and_named(tmp_path: Path) -> None:
 def test_a_missing_file_stays_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "none")
+
+
+def test_a_hollow_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    hollow = tmp_path / "hollow"
+    with hollow.open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    tracemalloc.start()
+    with pytest.raises(OSError, match=r"536,870,913 bytes, more than the 536,870,912 that are read"):
+        read_regular(hollow)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50 << 20
+    hollow.write_bytes(b"four")
+    assert read_regular(hollow, most_bytes=4) == b"four"
+    with pytest.raises(OSError, match="4 bytes, more than the 3"):
+        read_regular(hollow, most_bytes=3)

@@ -29,7 +29,7 @@ from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.commands.limits import as_word
 from llava_moe.commands.odd_words import refuse_odd_words, refuse_sizes
 from llava_moe.commands.own_data import words_that_keep_own
-from llava_moe.commands.own_yamls import refuse_unbounded
+from llava_moe.commands.own_yamls import broken_choice, refuse_unbounded
 from llava_moe.commands.rates import spell_out
 from llava_moe.errors import UserError
 from llava_moe.secrets_in_text import has_secret, refusal
@@ -262,6 +262,8 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
         word.lstrip("~") for word in words if word in ("~adapter", "~exp")
     ]:
         return f"{lost[0]} is not set: a ~ left it out; leave that word out, or say {lost[0]}=NAME"
+    if broken := broken_choice(words):
+        return f"{broken}: fix that file"
     return f"cannot read the command line: {first}"
 
 

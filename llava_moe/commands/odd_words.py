@@ -10,6 +10,7 @@ from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import LONGEST_NAME
 from llava_moe.errors import UserError
 
+MOST_WORDS = 1_000
 LONGEST_WORD = 10_000
 LONGEST_TEXT = 100_000
 DEEPEST = 50
@@ -35,6 +36,10 @@ def refuse_odd_words(command: str, words: Sequence[str], own_folders: Sequence[P
     Raises:
         UserError: naming the first, with what was probably meant.
     """
+    if len(words) > MOST_WORDS:
+        raise UserError(
+            f"{len(words):,} words are more than the {MOST_WORDS:,} that are read: put settings into a yaml"
+        )
     groups = {path.name for path in config_folder().iterdir() if path.is_dir()}
     for word in words:
         key, equals, value = word.partition("=")

@@ -6,6 +6,7 @@ no hindrance: Hydra tells it of those that are chosen.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from llava_moe.errors import UserError
 from llava_moe.regular_file import read_regular
 from llava_moe.structured_text import StructuredTextError, UnboundedTextError, check_yaml
 
+MOST_BYTES = 4 << 20
 FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
 
 
@@ -29,11 +31,29 @@ def refuse_unbounded(words: Sequence[str]) -> None:
     for folder in _own_folders(words):
         for path in _files(folder):
             try:
-                check_yaml(read_regular(path))
+                check_yaml(read_regular(path, MOST_BYTES))
             except UnboundedTextError as error:
                 raise UserError(f"{path}: {error}; no configuration needs that, so fix it or move it away") from error
-            except (StructuredTextError, OSError):
+            except OSError as error:
+                if error.errno == errno.EFBIG:
+                    raise UserError(f"{path}: {error.strerror} of a configuration; move it away") from error
+            except StructuredTextError:
                 continue
+
+
+def broken_choice(words: Sequence[str]) -> str:
+    """The first file of the user's own that a word chose and that cannot be read as YAML, and why; "" for none."""
+    chosen = {tuple(word.lstrip("+").split("=", 1)) for word in words if "=" in word}
+    for folder in _own_folders(words):
+        for path in _files(folder):
+            group, name = path.relative_to(folder).parent, path.stem
+            if not any(typed == (str(group), name) for typed in chosen):
+                continue
+            try:
+                check_yaml(read_regular(path, MOST_BYTES))
+            except (StructuredTextError, OSError) as error:
+                return f"{path}: {error}"
+    return ""
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -36,7 +36,8 @@ def embedded_images() -> Path:
 
 def is_embedded(config: Mapping[str, Any]) -> bool:
     """Whether a run learns from the data that ships with the package, which the demo's questions are about."""
-    return all(str(source["path"]).startswith(EMBEDDED) for source in config["data"]["sources"].values())
+    # A source that was given no path is told of where the sources are read.
+    return all(str(source.get("path")).startswith(EMBEDDED) for source in config["data"]["sources"].values())
 
 
 def embedded_base() -> Path:

@@ -40,8 +40,9 @@ _LISTS = ("data", "questions", "annotations")
 _SHORTEST_IMAGE = 64
 MOST_BYTES = 256 << 20
 """Of a binary file, and of one line of TSV."""
-MOST_JSON = 1 << 30
+MOST_JSON = 512 << 20
 """Of JSON that is read at once; what is larger is read record by record."""
+_HEAD = 1 << 16
 _LAYOUT = "2"
 """Raised whenever the same file would be laid out otherwise."""
 
@@ -301,7 +302,10 @@ def _json_values(file: str) -> Iterable[Any]:
             if opened.seek(0, io.SEEK_END) > MOST_JSON:
                 return raw_records(file)
             opened.seek(0)
-            text = opened.read()
+            head = opened.read(_HEAD)
+            if b"\0" in head:  # no text: it is not read to its end to be told so
+                return raw_records(file)
+            text = head + opened.read()
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error}); fetch it again") from error
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from llava_moe.errors import UserError
 from llava_moe.own_files import read_object
+from llava_moe.regular_file import check_regular
 from llava_moe.train.checkpoint import last_checkpoint, write_atomically
 from llava_moe.train.state import RunState
 
@@ -61,6 +62,8 @@ class FolderLock:
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                check_regular(self.path)
             self.file = self.path.open("a+")
         except OSError as error:
             raise UserError(

@@ -84,3 +84,9 @@ def test_a_place_is_judged_before_torch_is_loaded() -> None:
         "sys.exit(10 + status + ('torch' in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 12
+
+
+def test_a_lock_that_is_no_file_is_named(tmp_path: Path, refused: Refusal, tiny_words: list[str]) -> None:
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / ".lock")
+    assert "it is a named pipe, not a regular file" in refused("train", *tiny_words, f"out={tmp_path / 'run'}")

@@ -43,3 +43,25 @@ def test_the_command_line_refuses_it(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "exp" / "mine.yaml").unlink()
     os.mkfifo(tmp_path / "exp" / "mine.yaml")
     assert "exp=mine does not exist" in refused("train", "exp=mine", "--config-dir", str(tmp_path))
+
+
+def test_a_hollow_file_is_named_and_not_read(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "exp").mkdir()
+    with (tmp_path / "exp" / "hollow.yaml").open("wb") as file:
+        file.truncate(3 << 30)
+    line = refused("train", "--config-dir", str(tmp_path))
+    assert f"{tmp_path}/exp/hollow.yaml: it has 3,221,225,472 bytes" in line and "move it away" in line
+
+
+@pytest.mark.parametrize("content", [b"seed: \xff", b"\xff\xfe\0", b"seed: " + b"9" * 5_000])
+def test_a_chosen_file_that_cannot_be_read_is_named(content: bytes, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "mine.yaml").write_bytes(b"# @package _global_\n" + content)
+    (tmp_path / "exp" / "nobodys.yaml").write_bytes(content)
+    line = refused("train", "exp=mine", "scale=demo", "--config-dir", str(tmp_path))
+    assert f"{tmp_path}/exp/mine.yaml: " in line and "nobodys" not in line
+
+
+def test_a_source_without_a_path_is_named(refused: Refused) -> None:
+    for words in ([], ["exp=mix_doc", "scale=demo"]):
+        assert "data.sources.extra.path must be given" in refused("train", "+data.sources.extra.domain=one", *words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llava_moe.errors import UserError
+from llava_moe.eval.download import MOST_JSON
 from llava_moe.eval.tasks import Places, benchmark_names, open_benchmark, reopen_benchmark
 from tests.eval.tasks.published import LAYOUTS, MIXLORA, picture, write_json, write_lines, write_mixlora, write_parquet
 
@@ -413,3 +415,16 @@ def test_a_reference_keeps_the_spelling_of_its_file(tmp_path: Path) -> None:
         file.write_text(json.dumps(content).replace('"SPELLED"', "12.50"))
     places = Places(paths={"textvqa": str(tmp_path / "set")}, cache=tmp_path / "cache")
     assert {one.references for one in open_benchmark("textvqa", places=places).questions()} == {("12.50",)}
+
+
+def test_a_hollow_file_is_not_read_to_its_end(tmp_path: Path, line) -> None:
+    place = tmp_path / "pope"
+    LAYOUTS["pope"]["official"](place)
+    for size in (MOST_JSON - 1, MOST_JSON * 6):
+        with (place / "coco" / "coco_pope_random.json").open("wb") as file:
+            file.truncate(size)
+        tracemalloc.start()
+        assert "coco_pope_random.json, line 1: not valid JSON" in line("pope", place)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 50 << 20
