@@ -31,6 +31,7 @@ from llava_moe.commands.odd_words import refuse_odd_words, refuse_sizes
 from llava_moe.commands.own_data import words_that_keep_own
 from llava_moe.commands.own_yamls import broken_choice, refuse_unbounded
 from llava_moe.commands.rates import spell_out
+from llava_moe.commands.sweep_size import refuse_large_sweep
 from llava_moe.errors import UserError
 from llava_moe.secrets_in_text import has_secret, refusal
 
@@ -77,7 +78,9 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     refuse_odd_words(name, overrides, _own_folders(flags))
     refuse_unbounded([*flags, *overrides])
     words = [*flags, *spell_out(overrides)]
-    if not any(flag in flags for flag in MULTIRUN):  # where each job has words of its own
+    if any(flag in flags for flag in MULTIRUN):  # each job has words of its own
+        refuse_large_sweep(overrides)
+    else:
         words = _words_that_keep_own(name, words)
     arguments, sys.argv = sys.argv, ["llava-moe", *words]
     try:
