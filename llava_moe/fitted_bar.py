@@ -19,6 +19,7 @@ _REFRESHES_PER_SECOND = 4
 _SHORTEST_BAR = 8
 _LONGEST_BAR = 40
 _SHORTEST_TITLE = 8
+_FREE_COLUMNS = 3
 # Of a longer title the end gives way to numbers.
 _SHOWN_TITLE = 24
 
@@ -62,8 +63,8 @@ class FittedBar:
         return clock(self.elapsed() / gone * (self.total - self.done))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # The last column stays free: some terminals begin a new line once it is written.
-        width = max(1, options.max_width - 1)
+        # Some columns stay free: a terminal writes ^C behind the cursor, and begins a new line once the last is written.
+        width = max(1, options.max_width - _FREE_COLUMNS)
         count = self.label or (f"{self.done}/{self.total}" if self.total is not None else f"{self.done}")
         told = f"left {self.left()}"
         room = width - len(count) - 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -114,7 +113,8 @@ class StopSignals:
         asking = threading.Thread(target=lambda: told.append(self.standing()), daemon=True)
         asking.start()
         asking.join(_PATIENCE)
-        if sys.stderr.isatty():
+        # Not what sys.stderr says: it denies it, for libraries not to send colours.
+        if os.isatty(2):
             os.write(2, _SHOW_CURSOR)
         if os.environ.get("RANK", "0") == "0":
             os.write(2, f"llava-moe: {visible(_joined('left at once', *told))}\n".encode())
