@@ -63,7 +63,7 @@ class FittedBar:
         return clock(self.elapsed() / gone * (self.total - self.done))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # Some columns stay free: a terminal writes ^C behind the cursor, and begins a new line once the last is written.
+        # Some columns stay free: a terminal writes ^C behind the cursor, and goes to a new line behind the last.
         width = max(1, options.max_width - _FREE_COLUMNS)
         count = self.label or (f"{self.done}/{self.total}" if self.total is not None else f"{self.done}")
         told = f"left {self.left()}"
