@@ -90,6 +90,20 @@ def image_path(text: str) -> Path:
     return next((path for path in readings if _is_file(path)), readings[-1])
 
 
+def refuse_no_file(path: Path) -> None:
+    """Refuse the path of an image where no file lies.
+
+    Raises:
+        UserError: it is missing, a folder, or cannot be looked at.
+    """
+    try:
+        kind = "" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
+    except OSError as error:  # a name longer than names may be, a folder closed to us
+        kind = f"cannot be opened ({error.strerror})"
+    if kind:
+        raise UserError(f"image {str(path)[:200]} {kind}: give the path of an image file")
+
+
 def _readings(text: str) -> Iterator[Path]:
     """The paths that a stretch of text may stand for."""
     text = text.strip()

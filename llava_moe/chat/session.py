@@ -16,6 +16,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_moe.adapters import Attached
 from llava_moe.chat.answer import Answer, Decoding, OnText, generate_answer
+from llava_moe.chat.line import refuse_no_file
 from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER, USER, BadRecord, Turn
 from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.encode import IGNORED, Encoder
@@ -47,12 +48,7 @@ def open_picture(
         UserError: it is missing, a folder, no image, or too large.
     """
     # open_image takes a neighbour of another suffix for a missing file: right for old data sets, wrong for a person.
-    try:
-        kind = "" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
-    except OSError as error:  # a name longer than names may be, a folder closed to us
-        kind = f"cannot be opened ({error.strerror})"
-    if kind:
-        raise UserError(f"image {str(path)[:200]} {kind}: give the path of an image file")
+    refuse_no_file(path)
     try:
         opened = read_image(str(path.absolute()), reading=reading)
         return Picture(path.absolute(), transform(opened.image), opened.dark)

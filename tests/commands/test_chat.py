@@ -130,6 +130,16 @@ def test_a_line_that_cannot_be_followed_is_told_with_its_number_and_the_rest_goe
     assert "did you mean /image?" in told[0] and "does not exist" in told[1] and "UTF-8" in told[2]
 
 
+def test_a_missing_image_is_told_before_torch_is_loaded() -> None:
+    program = (
+        "import sys; from llava_moe.commands.words.chat import main\n"
+        "try: main(['model.path=x', 'image=/nowhere/a.png', 'prompt=a'])\n"
+        "except Exception as error: print(error, 'torch' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed == "image /nowhere/a.png does not exist: give the path of an image file False\n"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -142,7 +152,7 @@ def test_a_line_that_cannot_be_followed_is_told_with_its_number_and_the_rest_goe
         (["prompt=a", "temperature=-1"], "temperature=-1: give a number of at least 0"),
         (["prompt=a", "temperature=1e-9"], "temperature=1e-09: give 0 (always the likeliest token) or at least 0.001"),
         (["prompt=a", "repetition_penalty=0"], "repetition_penalty=0: give a number of at least 0.01 and at most 100"),
-        (["prompt=a", "image=" + "a" * 300], "cannot be opened (File name too long)"),
+        (["prompt=a", "image=" + "a" * 300], "each name in it of at most 255 bytes"),
         (["prompt=a", "top_p=0"], "top_p=0: give a number above 0"),
         (["prompt=a", "max_new_tokens=0"], "max_new_tokens=0"),
         (["prompt=a", "dtype=fp8"], "dtype=fp8"),

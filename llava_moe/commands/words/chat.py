@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from llava_moe.chat.line import image_path, refuse_no_file
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.image_keys import refuse_for_run
 from llava_moe.commands.limits import EVAL, READING, SHARED, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
@@ -61,3 +62,5 @@ def _check_words(plain: Mapping[str, Any]) -> None:
         raise UserError("prompt= is empty: write a question there, or leave prompt= out to talk")
     if plain["run"] is not None:
         newest_checkpoint(Path(plain["run"]))
+    if plain["image"] is not None:
+        refuse_no_file(image_path(plain["image"]))
