@@ -52,6 +52,8 @@ def read_regular(path: str | Path, most_bytes: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file; raises as :func:`open_regular`, and where it has more bytes than it may."""
     with open_regular(path) as file:
         content = b"" if os.fstat(file.fileno()).st_size > most_bytes else file.read(most_bytes + 1)
+        if content is None:  # what a kernel makes up while it is read, such as its log
+            raise OSError(errno.EAGAIN, "it has nothing to read now, as a regular file would", str(path))
         size = max(os.fstat(file.fileno()).st_size, len(content))
     if size > most_bytes:
         raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than the {most_bytes:,} that are read", str(path))

@@ -54,3 +54,12 @@ def test_a_hollow_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     assert read_regular(hollow, most_bytes=4) == b"four"
     with pytest.raises(OSError, match="4 bytes, more than the 3"):
         read_regular(hollow, most_bytes=3)
+
+
+def test_a_file_that_a_kernel_makes_up_and_has_nothing_of_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    monkeypatch.setattr("llava_moe.regular_file.open_regular", lambda path: os.fdopen(reading, "rb"))
+    with pytest.raises(OSError, match="nothing to read now"):
+        read_regular("/proc/kmsg")
+    os.close(writing)

@@ -139,7 +139,7 @@ class ShardRecords:
         try:
             check_regular(path)
             file = pq.ParquetFile(path)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise self._damaged(shard, error) from error
         metadata = file.metadata
         if metadata.num_rows != self.shards[shard].num_records:

@@ -228,10 +228,19 @@ def _prune(checkpoints: Path, newest: Path, keep_last: int) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file in one step."""
+    """Replace a small text file in one step.
+
+    Raises:
+        UserError: a folder lies in its place.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except IsADirectoryError as error:
+        raise UserError(
+            f"cannot write {path}: a folder lies there; move it away and run the same command again"
+        ) from error
 
 
 def save_random_state(path: Path) -> None:

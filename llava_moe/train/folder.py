@@ -62,6 +62,7 @@ class FolderLock:
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _refuse_links(folder)
             if self.path.exists():
                 check_regular(self.path)
             self.file = self.path.open("a+")
@@ -93,6 +94,21 @@ class FolderLock:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.file.close()
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a run's folder in which a file is a link: what is written there would be written where it leads.
+
+    Raises:
+        UserError: naming the link. Links to folders, as of checkpoints on a larger disk, are followed.
+    """
+    for place in (folder, folder / "checkpoints"):
+        for entry in sorted(place.iterdir()) if place.is_dir() else ():
+            if entry.is_symlink() and not entry.is_dir():
+                raise UserError(
+                    f"{entry} is a link, and a run writes its own files: put the file itself there, or choose another "
+                    "folder with out="
+                )
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def _change(random: Random, container: Any, key: Any, is_yaml: bool) -> None:
     elif kind == 3 and isinstance(container, list):
         container[:] = container[:key] + [value] * random.choice((2, 3, 1_000)) + container[key + 1 :]
     elif kind == 4 and isinstance(value, int | float) and not isinstance(value, bool):
-        container[key] = random.choice((-value, value + 1, value * 1_000_000, str(value), value / 3, [value]))
+        container[key] = random.choice((-value, value + 1, value * 1_000_000, str(value), value // 3, [value]))
     elif kind == 5 and isinstance(value, str):
         place = random.randint(0, len(value))
         container[key] = value[:place] + hostile_text(random) + value[place:]

@@ -176,7 +176,7 @@ def _read(path: str) -> Iterator[Any]:
             refuse_doubled(path, table.schema_arrow)
             for batch in bounded_batches(path, table, file):
                 yield from rows_of(batch)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last one: of columns' names
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: not a readable Parquet file ({reason}); fetch it again") from error
 

@@ -112,3 +112,11 @@ def test_a_table_without_columns_has_no_records(num_rows: int, tmp_path: Path) -
     with pq.ParquetFile(path) as table:
         assert table.metadata.num_columns == 0
     assert list(raw_records(str(path))) == [{}] * table.metadata.num_rows
+
+
+def test_columns_whose_names_are_no_text_are_named_as_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"name": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"name", b"\x94ame"))
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        list(raw_records(str(path)))
