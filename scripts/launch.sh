@@ -19,7 +19,8 @@ gpus=$GPUS
 command -v python >/dev/null || complain "no python here: activate the environment that llava-moe is installed in"
 export WORLD_SIZE=$gpus MASTER_ADDR=127.0.0.1 MASTER_PORT=${MASTER_PORT:-29500} OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 # Said again where a run is stopped.
-export LLAVA_MOE_LAUNCHER="${GPUS:+env GPUS=$GPUS }$0"
+printf -v script %q "$0"
+export LLAVA_MOE_LAUNCHER="env GPUS=$GPUS $script"
 ranks=()
 for ((rank = 0; rank < gpus; rank++)); do
   RANK=$rank LOCAL_RANK=$rank python -m llava_moe train "$@" &

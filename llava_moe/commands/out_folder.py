@@ -9,8 +9,9 @@ from pathlib import Path
 from llava_moe.errors import UserError
 from llava_moe.train.folder import is_run_folder
 
-# What a command writes before the run is begun there.
+# What a command writes before the run is begun there, and what batch systems and shells write of it.
 BESIDE = {"plan.json"}
+OUTPUT_OF_IT = (".log", ".out", ".err")
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -48,7 +49,7 @@ def refuse_foreign(folder: Path, stages: Collection[str] = ()) -> None:
     if not folder.is_dir():
         return
     try:
-        names = {one.name for one in folder.iterdir()} - BESIDE
+        names = {one.name for one in folder.iterdir() if not one.name.endswith(OUTPUT_OF_IT)} - BESIDE
     except OSError as error:
         raise UserError(f"out={folder}: cannot be looked at ({error.strerror}); choose another with out=") from error
     if names and not is_run_folder(folder) and names.isdisjoint(stages):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def command_again() -> str | None:
         return None
     words = [*map(without_secrets, sys.argv[1:])]
     if script := os.environ.get("LLAVA_MOE_LAUNCHER"):
-        return shell(*script.split(" "), *words[1:])
+        return shell(*shlex.split(script), *words[1:])
     if "TORCHELASTIC_RUN_ID" in os.environ and local == world:
         return shell("torchrun", f"--nproc-per-node={world}", "-m", "llava_moe", *words)
     return None

@@ -57,12 +57,14 @@ def test_a_folder_of_ours_or_an_empty_one_is_free(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "planned").mkdir()
     (tmp_path / "planned" / "plan.json").write_text("{}")
+    (tmp_path / "redirected").mkdir()
+    (tmp_path / "redirected" / "slurm-17.out").write_text("queued")
     for name in (".lock", ".config.json"):
         (tmp_path / name[1:]).mkdir()
         (tmp_path / name[1:] / name).write_text("")
     (tmp_path / "copied" / "checkpoints").mkdir(parents=True)
     (tmp_path / "copied" / "config.yaml").write_text("")
-    for place in ("new", "new/below", "empty", "planned", "lock", "config.json", "copied"):
+    for place in ("new", "new/below", "empty", "planned", "redirected", "lock", "config.json", "copied"):
         refuse_foreign(tmp_path / place)
     (tmp_path / "staged" / "1-pretrain").mkdir(parents=True)
     refuse_foreign(tmp_path / "staged", ["1-pretrain", "2-instruct"])

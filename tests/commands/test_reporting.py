@@ -104,6 +104,10 @@ def test_what_was_stopped_says_the_command_that_goes_on_by_its_launcher(
         ({}, f"llava-moe {typed}"),
         (ranks | {"TORCHELASTIC_RUN_ID": "none"}, f"torchrun --nproc-per-node=2 -m llava_moe {typed}"),
         (ranks | {"LLAVA_MOE_LAUNCHER": "scripts/launch.sh"}, f"scripts/launch.sh {typed.removeprefix('train ')}"),
+        (
+            ranks | {"LLAVA_MOE_LAUNCHER": r"env GPUS=2 my\ scripts/launch.sh"},
+            f"env GPUS=2 'my scripts/launch.sh' {typed.removeprefix('train ')}",
+        ),
         (ranks | {"LLAVA_MOE_LAUNCHER": "scripts/launch.sh", "RANK": "1"}, None),
         (ranks, None),
     )
