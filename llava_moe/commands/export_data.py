@@ -27,7 +27,7 @@ from llava_moe.export.places import without_places
 from llava_moe.export.proof import Comparison
 from llava_moe.markdown import markdown_code
 from llava_moe.model import Architecture, FromCheckpoint, FromParts
-from llava_moe.own_files import NUMBER, read_sound_objects
+from llava_moe.own_files import NUMBER, damaged_beside, read_sound_objects
 from llava_moe.train.state import RunState
 
 
@@ -113,6 +113,7 @@ def card_of(
     folder = checkpoint.parent.parent
     has_adapter = not isinstance(recipe.adapter, NoAdapter)
     base, hub_base = base_in_words(recipe.architecture)
+    data, num_unread = _data_seen(folder, run)
     return Card(
         name=folder.name,
         form=form,
@@ -121,7 +122,8 @@ def card_of(
         method=recipe.adapter.method,
         settings=without_places(asdict(recipe.adapter)) if has_adapter else {},
         steps=RunState.read(checkpoint / "state.json").step,
-        data=_data_seen(folder, run),
+        data=data,
+        num_unread=num_unread,
         prompt=prompt,
         comparisons=comparisons,
         scores=_scores(folder),
@@ -155,20 +157,26 @@ LOGGED = {"domains?": {str: {"samples": NUMBER, "supervised_tokens": NUMBER}}}
 """What is read of a line of ``log.jsonl``."""
 
 
-def _data_seen(folder: Path, run: Mapping[str, Any]) -> list[DomainData]:
-    """Samples and supervised tokens of each domain, summed over what can be read of the run's log."""
+def _data_seen(folder: Path, run: Mapping[str, Any]) -> tuple[list[DomainData], int]:
+    """Samples and supervised tokens of each domain, summed over the run's log, and how many of its lines are damaged.
+
+    Lines that a start again has set aside are damaged, too.
+    """
     totals: dict[str, list[int]] = {domain: [0, 0] for domain in domains_of(run)}
-    steps, _ = read_sound_objects(folder / "log.jsonl", "fix or delete that file", LOGGED)
+    log, remedy = folder / "log.jsonl", "fix or delete that file"
+    steps, damaged = read_sound_objects(log, remedy, LOGGED)
+    set_aside, told_aside = read_sound_objects(damaged_beside(log), remedy)
     for step in steps:
         for domain, seen in step.get("domains", {}).items():
             total = totals.setdefault(domain, [0, 0])
             total[0] += seen["samples"]
             total[1] += seen["supervised_tokens"]
     sources = mixture_of(run).sources
-    return [
+    data = [
         DomainData(domain, tuple(source.name for source in sources if source.domain == domain), *total)
         for domain, total in totals.items()
     ]
+    return data, len(damaged) + len(set_aside) + len(told_aside)
 
 
 def _scores(folder: Path) -> list[str]:

@@ -37,6 +37,7 @@ class Card:
         adapters: the PEFT folders, ``""`` for the export's own folder.
         static: how a mixture that depends on the input was held constant, in words; ``None`` where none was.
         scores: Markdown tables of the run's evaluations.
+        num_unread: lines of the run's log that could not be read, of which ``data`` says nothing.
         reading: how training read images, which Hugging Face's processor leaves to its caller.
     """
 
@@ -55,6 +56,7 @@ class Card:
     static: str | None = None
     costs: Sequence[StaticCost] = ()
     scores: Sequence[str] = ()
+    num_unread: int = 0
     reading: ImageReading = ImageReading()  # noqa: RUF009
 
     def write(self, folder: Path, final: Path) -> None:
@@ -148,7 +150,8 @@ class Card:
             for one in self.data
         )
         head = "| domain | sources | samples seen | supervised tokens |\n|---|---|---|---|"
-        return f"{self.steps:,} optimizer steps.\n\n{head}\n{rows}"
+        missing = f" The counts lack {self.num_unread:,} damaged line(s) of its log." if self.num_unread else ""
+        return f"{self.steps:,} optimizer steps.{missing}\n\n{head}\n{rows}"
 
     def _checked(self) -> str:
         lines = [f"- {comparison.line}" for comparison in self.comparisons]

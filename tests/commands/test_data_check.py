@@ -228,7 +228,7 @@ def test_a_source_of_two_stages_is_checked_once_and_with_two_lengths_twice(
         ("strikt=true", "unknown key strikt"),
         ("train.max_length=2", "nothing_usable"),
         ("out=/proc/nowhere", "out=/proc/nowhere: cannot be written"),
-        ("out=file", "out=file: cannot be written"),
+        ("out=file", "file is there already and is no folder"),
     ],
 )
 def test_bad_words_are_one_line(mine: list[str], refused: Refused, word: str, told: str) -> None:

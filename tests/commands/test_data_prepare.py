@@ -367,7 +367,7 @@ def test_nothing_is_begun_where_one_of_several_is_wrong(words: list[str], refuse
         (["model.path=/nowhere"], "no such folder"),
         (["download=it's here"], "unknown key download (did you mean downloads?)"),
         (["probe_image=true"], "unknown key probe_image (did you mean probe_images?)"),
-        (["out=dl/train.jsonl"], "cannot be written (Not a directory); give another out="),
+        (["out=dl/train.jsonl"], "train.jsonl is there already and is no folder"),
         (["out=/proc/none"], "cannot be written"),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_mistake_is_one_line(tiny_words: list[str], refused: Refused, words: l
 
 def test_a_folder_that_cannot_be_written_is_one_line(tiny_words: list[str], tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "taken").write_text("a file")
-    assert "cannot write taken/stats.json" in refused("data", "stats", *tiny_words, "out=taken")
+    assert "taken is there already and is no folder" in refused("data", "stats", *tiny_words, "out=taken")
 
 
 def test_ctrl_c_leaves_no_half_written_file(

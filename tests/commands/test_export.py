@@ -360,9 +360,6 @@ def test_the_commands_of_the_card_load_the_export(
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("log.jsonl", b'{"domains": {"mine": {"samples": 8, "supervised_tokens": 9}}}\n{"domains": []}\n'),
-        ("log.jsonl", b'{"domains": {"mine": {"samples": "many", "supervised_tokens": 9}}}\n'),
-        ("log.jsonl", b"\xff\n"),
         ("eval/results.json", b"{"),
         ("eval/results.json", b"7"),
     ],
@@ -377,6 +374,17 @@ def test_damaged_files_of_the_run_are_named_in_one_line(
     assert run(["export", f"run={tmp_path / 'run'}", "to=hf", f"out={tmp_path / 'it'}"]) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1 and f"{tmp_path / 'run' / name}" in error, error
+
+
+def test_damaged_lines_of_the_log_are_counted_in_the_card(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(trained("lora"), tmp_path / "run")
+    sound = b'{"domains": {"mine": {"samples": 8, "supervised_tokens": 9}}}\n'
+    damaged = (b'{"domains": []}\n', b'{"domains": {"mine": {"samples": "many", "supervised_tokens": 9}}}\n')
+    (tmp_path / "run" / "log.jsonl").write_bytes(sound + b"".join(damaged))
+    (tmp_path / "run" / "log.jsonl.damaged").write_bytes(b"\xff\n")
+    assert run(["export", f"run={tmp_path / 'run'}", "to=hf", f"out={tmp_path / 'it'}"]) == 0
+    card = (tmp_path / "it" / "README.md").read_text()
+    assert "The counts lack 3 damaged line(s) of its log." in card and "| mine | mine | 8 | 9 |" in card
 
 
 def test_run_whose_adapter_was_never_trained_is_refused(
@@ -421,7 +429,7 @@ def test_bfloat16_export_is_written_and_compared(
         ("none", ["to=peft", "out=it"], "no adapter"),
         ("lora", ["to=hf", "out=full"], "out=full is there already"),
         ("lora", ["to=hf", "out=it", "stati=uniform"], "did you mean static"),
-        ("lora", ["to=hf", "out=full/file/it"], "out=full/file/it cannot be written"),
+        ("lora", ["to=hf", "out=full/file/it"], "full/file is there already and is no folder"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_one_line(

@@ -6,7 +6,7 @@ the same optimizer steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,8 +170,8 @@ class Replay:
     def steps_in_epoch(self, epoch: int) -> int:
         return len(self.steps)
 
-    def iterate(self, epoch: int, first_step: int) -> Iterator[Step]:
-        return iter(self.steps[first_step:])
+    def iterate(self, epoch: int, first_step: int) -> Generator[Step, None, None]:
+        yield from self.steps[first_step:]
 
 
 class Watch:
