@@ -57,9 +57,12 @@ def test_a_hollow_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_file_that_a_kernel_makes_up_and_has_nothing_of_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    monkeypatch.setattr("llava_moe.regular_file.open_regular", lambda path: os.fdopen(reading, "rb"))
-    with pytest.raises(OSError, match="nothing to read now"):
-        read_regular("/proc/kmsg")
-    os.close(writing)
+    for read in (read_regular, lambda path: open_regular(path).read(4), lambda path: open_regular(path).read()):
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        with monkeypatch.context() as patched:
+            patched.setattr("llava_moe.regular_file._refuse", lambda mode, path: None)
+            patched.setattr(os, "open", lambda path, flags, end=reading: end)
+            with pytest.raises(OSError, match="nothing to read now"):
+                read("/proc/version")
+        os.close(writing)
