@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -674,6 +675,12 @@ def test_folders_that_hold_no_lora_are_refused(build_llama: Build, two: list[str
     (Path(two[0]) / "adapter_config.json").write_text(json.dumps(settings | {"r": 4}))
     with pytest.raises(UserError, match="of another shape"):
         attach(build_llama(), Mole(two))
+
+
+def test_two_experts_of_one_name_are_refused() -> None:
+    expert = Expert("doc", "runs/doc", 2, 4, 2.0, ("layers.0.mlp.up_proj",))
+    with pytest.raises(UserError, match=r"adapter\.experts has 'doc' twice"):
+        Mole([expert, replace(expert, origin="elsewhere")])
 
 
 def test_gate_parameters_stay_fp32_in_a_cast_model(build_llama: Build, two: list[str]) -> None:
