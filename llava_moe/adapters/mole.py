@@ -70,9 +70,7 @@ class Mole:
             raise UserError("adapter.experts mixes folders and descriptions: give one or the other")
         names = [expert.name for expert in self.experts if isinstance(expert, Expert)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(
-                f"adapter.experts has {twice[0]!r} twice, and its tensors go by it: write the adapter again"
-            )
+            raise UserError(f"adapter.experts has {twice[0]!r} twice, and tensors go by it: write the adapter again")
         if self.granularity not in GRANULARITIES:
             raise UserError(f"adapter.granularity={self.granularity!r} must be one of {', '.join(GRANULARITIES)}")
         if not self.temperature > 0:
