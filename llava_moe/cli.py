@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -220,7 +221,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if sys.stdout.isatty():
         # A file or another program gets what there is, an answer or a configuration, to the letter.
         sys.stdout = VisibleStream(sys.stdout, is_terminal=True)
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    status = run(list(sys.argv[1:] if arguments is None else arguments))
+    if status in (75, 130):
+        # The terminal and a launcher both tell of one Ctrl-C: the later one must not end the process in its clean-up.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
