@@ -120,7 +120,7 @@ def _while_starting_workers(num_workers: int) -> Iterator[None]:
 def _no_errors_from_anywhere() -> Iterator[None]:
     """Leave out the loader's handler of SIGCHLD, which raises a worker's death wherever this process happens to be.
 
-    Halfway through an update of the weights, say. Whoever asks for the next item is told of it just as well.
+    Halfway through an update of the weights, say. The caller is told of it when it asks for the next item.
     """
     before = signal.getsignal(signal.SIGCHLD)
     try:

@@ -65,7 +65,7 @@ def read_json(reference: str, name: str) -> dict[str, Any]:
 
 
 def refuse_irregular(reference: str) -> None:
-    """Refuse a folder with a named pipe, a device or a socket in it: whoever opens it waits forever.
+    """Refuse a folder with a named pipe, a device or a socket in it: opening it waits forever.
 
     Raises:
         UserError: naming it.

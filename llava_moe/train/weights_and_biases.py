@@ -186,7 +186,7 @@ class _Caller:
             future, call = asked
             try:
                 future.set_result(call())
-            except BaseException as error:  # the call's, for whoever asks what came of it
+            except BaseException as error:  # of the call: its future raises it
                 future.set_exception(error)
 
 
