@@ -21,6 +21,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PACKAGE_OF = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core", "google": "protobuf"}
 # Only ever run inside lmms-eval, which brings it.
 FROM_LMMS_EVAL = {"lmms_eval", "tqdm"}
+# Known to type checkers alone, and never imported when the code runs.
+OF_TYPE_CHECKERS = {"_typeshed"}
 # What torch's CUDA build brings on top; the CPU build has none of it.
 CUDA = ("nvidia-", "cuda-", "triton")
 
@@ -36,7 +38,8 @@ def imported_packages() -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            for root in {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - {"llava_moe"}:
+            roots = {module.split(".")[0] for module in modules} - {"llava_moe"} - OF_TYPE_CHECKERS
+            for root in roots - set(sys.stdlib_module_names):
                 found.setdefault(canonicalize_name(PACKAGE_OF.get(root, root)), set()).add(path.name)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -285,7 +286,7 @@ def test_a_source_that_cannot_be_opened_does_not_hide_the_others(
 def test_text_from_the_data_is_shown_and_never_obeyed(
     mine: list[str], clean: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    wicked = "<script>alert(1)</script>\x1b]0;title\x07\"' {{ 7 * 7 }} [bold]\u202e"
+    wicked = "<script>alert(1)</script>\x1b]0;title\x07\"' {{ 1111 * 3 }} [bold]\u202e"
     turns = [{"from": "human", "value": f"<image> {wicked}"}, {"from": "gpt", "value": " "}]
     records = json.loads((clean / "train.json").read_text())
     records += [{"id": wicked, "image": "0.png", "conversations": turns}]
@@ -297,8 +298,8 @@ def test_text_from_the_data_is_shown_and_never_obeyed(
     assert (
         "<script>" not in page
         and "&lt;script&gt;" in page
-        and "{{ 7 * 7 }}" in page
-        and "49" not in page.split("</style>")[1]
+        and "{{ 1111 * 3 }}" in page
+        and "3333" not in re.sub('data:image/webp;base64,[^"]+', "", page)
     )
     for text in (page, shown):
         assert not {"\x1b", "\x07", "\u202e"} & set(text)
