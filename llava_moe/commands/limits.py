@@ -279,6 +279,7 @@ SOURCE: dict[str, Limit] = {
     "images": OrNull(FilePath()),
     "value_range": VALUE_RANGE,
     "split": OrNull(Text()),
+    "shuffle_turns": FLAG,
     "recipe": OrNull(Text()),
     "repeats": Real(0, MOST_REPEATS, open_below=True),
     "cap": OrNull(Whole(1)),

@@ -23,6 +23,7 @@ from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.readers.media_tags import media_tag
 from llava_moe.data.readers.row import Row
 from llava_moe.data.reading import is_value_range
+from llava_moe.data.turn_order import shuffle_turns
 from llava_moe.errors import UserError
 
 AUTO = "auto"
@@ -43,6 +44,7 @@ class Source:
         split: read the records of this split, as their ``split`` column, their shard or their file's name says;
             None: those of ``train`` and those that say none; ``all``: every record. See ``readers/splits.py``.
         text: ``caption`` makes of each record one image and its ``caption`` column.
+        shuffle_turns: put each record's questions in a random order that its texts decide (see ``turn_order.py``).
         recipe: the recipe that prepares ``path``, for what to do where it is not there.
         repeats: passes over the source in an epoch (fractions allowed); ``cap``: most records in an epoch;
             ``weight``: share of an epoch, where the mixture fixes the epoch's size (see ``Mixture``).
@@ -56,6 +58,7 @@ class Source:
     value_range: tuple[float, float] | None = None
     split: str | None = None
     text: Literal["conversations", "caption"] = "conversations"
+    shuffle_turns: bool = False
     recipe: str | None = None
     repeats: float = 1.0
     cap: int | None = None
@@ -71,6 +74,11 @@ class Source:
             raise UserError(f"{where}: value_range={self.value_range!r}: give two finite numbers, low below high")
         if self.repeats <= 0 or self.weight < 0 or (self.cap is not None and self.cap < 1):
             raise UserError(f"{where}: repeats and cap must be above 0 and weight at least 0")
+
+    @property
+    def reads(self) -> str:
+        """What it makes of a record's text, for fingerprints."""
+        return f"{self.text}:shuffled" if self.shuffle_turns else self.text
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,8 @@ def conversation_of(row: Row, images: tuple[ImageRef, ...], source: Source) -> C
     if not row["turns"] and row["caption"] is not None and source.text != "caption":
         raise BadRecord("no_turns", "a caption and no turns: give the source text: caption")
     turns = settle_turns(turns_of(row, images, source))
+    if source.shuffle_turns and source.text != "caption":
+        turns = shuffle_turns(row["id"], turns)
     # A caption stands for the whole conversation.
     system = None if source.text == "caption" else row["system"]
     conversation = Conversation(row["id"], images, turns, source.name, source.domain, row["task"], system)

@@ -48,7 +48,7 @@ class ShardRecords:
     def fingerprint(self) -> str:
         """The manifest's fingerprint, the splits that are read and the text."""
         read = sorted({settled(shard.split) for shard in self.shards})
-        return f"{self.manifest.fingerprint}:{read}:{self.source.text}"
+        return f"{self.manifest.fingerprint}:{read}:{self.source.reads}"
 
     @property
     def splits(self) -> Mapping[str, int]:

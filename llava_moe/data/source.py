@@ -58,7 +58,7 @@ class ArrowRecords:
     def fingerprint(self) -> str:
         """The kept file's name (which holds the raw files' fingerprint) and the splits that are read."""
         read = [split for split in sorted(self.splits) if is_read(split, self.source.split, self.named)]
-        return f"{self.path.name}:{read}:{self.source.text}"
+        return f"{self.path.name}:{read}:{self.source.reads}"
 
     @property
     def unread(self) -> str | None:
