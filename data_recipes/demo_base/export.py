@@ -1,6 +1,6 @@
 """Write the shipped base: float16 copies of the trained tower, language model and tokenizer.
 
-`python -m data_recipes.demo_base.export --work FOLDER [--language-model images]` scales the tower's residual stream so
+`python -m data_recipes.demo_base.export --work FOLDER [--language-model mixed]` scales the tower's residual stream so
 that its patch features have overall std 1 on the training pictures, and writes `llava_moe/demo/base/`.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, CLIPVisionModel, GenerationConfig, LlamaForCausalLM
 
-from data_recipes.demo_base.image_prefix import tower_features
+from data_recipes.demo_base.features import tower_features
 from data_recipes.demo_base.items import CLIP_MEAN, CLIP_STD, read_items
 
 BASE_FOLDER = Path(__file__).resolve().parents[2] / "llava_moe" / "demo" / "base"
@@ -38,8 +38,8 @@ def export_tower(work: Path) -> dict[str, float]:
     """Scale, store and describe the tower; returns the largest channel mean and the range of channel stds."""
     tower = CLIPVisionModel.from_pretrained(work / "vision_tower", dtype=torch.float32).eval()
     items = read_items("train")[::4]
-    scale_residual_stream(tower, 1 / tower_features(tower, items, 1).float().std().item())
-    features = tower_features(tower, items, 1).float().flatten(0, 2)
+    scale_residual_stream(tower, 1 / tower_features(tower, items).float().std().item())
+    features = tower_features(tower, items).float().flatten(0, 1)
     tower.half().save_pretrained(BASE_FOLDER / "vision_tower")
     processor = {
         "image_processor_type": "CLIPImageProcessor",
@@ -83,11 +83,13 @@ def export_language_model(work: Path, stage: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--language-model", default="images", choices=("text", "mixed", "early", "images"))
+    parser.add_argument("--language-model", default="mixed", choices=("text", "mixed"))
+    parser.add_argument("--keep-tower", action="store_true", help="leave the tower that is shipped as it is")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(export_tower(arguments.work))
+    if not arguments.keep_tower:
+        print(export_tower(arguments.work))
     export_language_model(arguments.work, arguments.language_model)
     files = sorted(path for path in BASE_FOLDER.rglob("*") if path.is_file())
     for path in files:

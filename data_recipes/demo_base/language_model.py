@@ -1,7 +1,7 @@
 """Pretraining of the demo's language model, a small Llama, in stages that each end by steps.
 
 `python -m data_recipes.demo_base.language_model --work FOLDER --stage text` reads WordNet and the Bible;
-`--stage mixed` goes on with one third of training-split conversations and captions, without pictures.
+`--stage mixed` goes on, half of it training-split conversations and captions as text. It never meets a picture.
 A stage starts from the checkpoint that the stage before it left; see README.md for the order and image_prefix.py for
 the stage that follows. Writes `FOLDER/language_model_<stage>` (fp32) and a line of figures to `FOLDER/figures.jsonl`.
 """
@@ -39,6 +39,10 @@ CONFIG = LlamaConfig(
 )
 ROW_LENGTH = 256
 ROWS_PER_STEP = 12
+CAPTION_SHARE = 0.2
+"""Of the rows about items: the caption alone."""
+TOLD_SHARE = 0.4
+"""Of the rows about items: the questions behind the caption, so that answers can be read off a text."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class Stage:
 
 
 STAGES = {
-    "text": Stage(steps=1500, peak=2e-3, final=1e-3, conversation_share=0.0, start=None, seed=1),
-    "mixed": Stage(steps=400, peak=1e-3, final=2e-4, conversation_share=1 / 3, start="text", seed=2),
+    "text": Stage(steps=500, peak=2e-3, final=1.58e-3, conversation_share=0.0, start=None, seed=1),
+    "mixed": Stage(steps=700, peak=1.5e-3, final=1e-4, conversation_share=0.5, start="text", seed=2),
 }
 
 
@@ -92,15 +96,20 @@ def text_rows(stream: np.ndarray, seed: int) -> Iterator[np.ndarray]:
 
 
 def conversation_rows(items: list[Item], tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[np.ndarray]:
-    """Rows filled with conversations about random items, their pictures left out, for ever."""
+    """Rows filled with conversations about random items, forever: no picture, in part the caption in its place."""
     assert all(item.split == "train" for item in items)
     rng = random.Random(seed)
     buffer: list[int] = []
     while True:
         while len(buffer) < ROW_LENGTH:
             item = rng.choice(items)
-            is_caption = rng.random() < 0.2
-            buffer += tokenizer(item.caption + "\n" if is_caption else conversation(item, "", rng))["input_ids"]
+            draw = rng.random()
+            if draw < CAPTION_SHARE:
+                text = item.caption + "\n"
+            else:
+                is_told = draw > 1 - TOLD_SHARE
+                text = conversation(item, item.caption + "\n" if is_told else "", rng)
+            buffer += tokenizer(text)["input_ids"]
         yield np.asarray(buffer[:ROW_LENGTH], dtype=np.int64)
         buffer = buffer[ROW_LENGTH:]
 

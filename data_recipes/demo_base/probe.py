@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import CLIPVisionModel
 
 from data_recipes.demo_base.export import BASE_FOLDER
-from data_recipes.demo_base.image_prefix import tower_features
+from data_recipes.demo_base.features import tower_features
 from data_recipes.demo_base.items import Item
 from data_recipes.demo_base.teacher import taught_items
 from data_recipes.demo_base.vision_tower import CONFIG, initialise
@@ -29,7 +29,7 @@ LEAST_VAL = 5
 
 def pooled_features(tower: CLIPVisionModel, items: list[Item]) -> torch.Tensor:
     """Mean patch and 4 x 4 grid of means of hidden_states[-2], float32 [I, 17 * width]."""
-    patches = tower_features(tower, items, 1)[:, 0].float()
+    patches = tower_features(tower, items).float()
     grid = patches.unflatten(1, (4, 2, 4, 2)).mean((2, 4)).flatten(1)
     return torch.cat([patches.mean(1), grid], 1)
 

@@ -45,7 +45,6 @@ CONFIG = CLIPVisionConfig(
     projection_dim=192,
 )
 STEPS = 1800
-EARLY = 600  # this checkpoint is kept: the Llama's first picture stage starts before the tower is done
 WHOLE_PICTURES = 40  # of each batch: view 0 with all losses
 CROPPED_PICTURES = 24  # of each batch: other views, distillation and pixels only
 HALF_PATCHES_UNTIL = 0.7  # share of the steps in which each picture shows a random half of its patches
@@ -258,8 +257,6 @@ def train_tower(work: Path) -> None:
             sums.clear()
         if (step + 1) % 250 == 0:
             tower.save_pretrained(work / "vision_tower")
-        if step + 1 == EARLY:
-            tower.save_pretrained(work / "vision_tower_early")
     tower.save_pretrained(work / "vision_tower")
     figures = {"stage": "vision tower", "steps": STEPS, "seconds": round(time.monotonic() - began)}
     with (work / "figures.jsonl").open("a") as file:
