@@ -137,6 +137,18 @@ static=by_domain=NAME (each layer's mean mixture over that domain's held-out tok
 
 Keys: dtype=fp32|bf16 of the weights written, split=val and limit=200 of what static= measures on, num_threads.""",
     ),
+    "analyze": Command(
+        "look into a trained run: which domains help or harm each other; alone: the instruments",
+        """llava-moe analyze INSTRUMENT run=FOLDER [key=value ...]
+
+  llava-moe analyze                                   the instruments, a line each
+  llava-moe analyze interference run=FOLDER           whose gradient steps lower or raise whose loss, by layer and side
+  torchrun --nproc-per-node=8 -m llava_moe analyze interference run=FOLDER
+
+Writes FOLDER/analyze/INSTRUMENT.json, .csv, .svg and .html; the report links the page. Measured on records held out of
+training, at the last checkpoint unless checkpoint=STEP says another. Stopped or killed, it goes on where it was.
+llava-moe analyze INSTRUMENT --help tells more.""",
+    ),
     "ls": Command(
         "list what there is to choose from: exp, model, data, adapter, recipe, benchmark, run",
         "llava-moe ls [exp|model|data|adapter|stage|parallel|recipe|benchmark|run]",
@@ -212,6 +224,27 @@ Keys: rows=4 (of each stage), shown=1 (of them, in the terminal), epoch=0, step=
     ),
 }
 
+# The second word of llava-moe analyze.
+ANALYZE_COMMANDS = {
+    "interference": Command(
+        "whose gradient steps lower or raise whose loss (MixLoRA, eq. 2-3), by layer, linear, A and B",
+        """llava-moe analyze interference run=FOLDER [key=value ...]
+
+  llava-moe analyze interference run=runs/demo
+  llava-moe analyze interference run=runs/demo by=task samples=16 exact=[all,side]
+  llava-moe analyze interference run=runs/demo checkpoint=200 exact=[]      first order alone: gradients, no steps
+
+Row i is affected, column j updates: above 0 a step on j helps i as its own would, below 0 it harms. First order from
+the products of records' gradients; exact from the loss after a step of length step_size along a record's gradient.
+Beside each the cosine, the ratio of means and the mean of ratios, and 95 % intervals by bootstrap over records.
+
+Keys: by=domain|task, samples=32 (of each), split=NAME, checkpoint=last|best|STEP, exact=[all,side,linear,layer],
+exact_samples=8, step_size, resamples=2000, projector=true, dtype=fp32, num_threads, seed, out=FOLDER.""",
+    ),
+}
+
+SECOND_WORDS = {"data": DATA_COMMANDS, "analyze": ANALYZE_COMMANDS}
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 our fault, 2 the user's to fix, 75 stopped by a signal, 130 interrupted."""
@@ -246,7 +279,7 @@ def run(arguments: list[str]) -> int:
     if told := _secret_in(rest):
         return _complain(told)
     if any(word in ("-h", "--help") for word in rest):
-        command = DATA_COMMANDS.get(rest[0], COMMANDS[name]) if name == "data" else COMMANDS[name]
+        command = SECOND_WORDS.get(name, {}).get(rest[0], COMMANDS[name])
         return _say(f"{command.summary}\n\n{command.usage}")
     # Trap: OpenMP's threads spin while they wait. Beside other busy processes a step of the demo then takes ten times
     # as long (measured: 23 s against 2.5 s); libgomp reads this when torch is loaded.

@@ -27,6 +27,7 @@ GROUND = {
     "visible_console": {"visible"},
     "visible_stream": {"visible", "secrets_in_text"},
     "markdown": {"visible"},
+    "inline_svg": {"visible"},
     "fitted_bar": {"visible"},
 }
 ALLOWED = {
@@ -45,9 +46,10 @@ ALLOWED = {
     "check": {"data", "eval"},
     "account": {"data"},
     "plan": {"data", "model", "adapters", "assemble", "train"},
+    "analyze": {"data", "adapters", "assemble", "train", "eval"},
     "commands": {
         *("data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "compose"),
-        *("prepare", "check", "account", "plan", "cli"),
+        *("prepare", "check", "account", "plan", "analyze", "cli"),
     },
     "cli": {"commands"},
     "": {"assemble"},

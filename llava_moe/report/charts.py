@@ -1,18 +1,9 @@
-"""Charts of the report as inline SVG: text takes the page's colour, so one drawing serves light and dark.
-
-matplotlib draws; what it drew is taken over element by element, without all that points outside the page (namespaces,
-metadata, doctype). Names come from data: none is read as a formula, and whatever stands in one, it stays text.
-"""
+"""Charts of the report, drawn by matplotlib as inline SVG."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -20,36 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from llava_moe.eval.benchmark import BenchmarkResult
+from llava_moe.inline_svg import INK, STYLE, inline_svg
 from llava_moe.report.stage_log import StageLog
 from llava_moe.visible import visible
 
-# Stands for the page's text colour; no drawing uses it otherwise.
-_INK = "#010203"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "svg.hashsalt": "llava-moe",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": _INK,
-    "grid.alpha": 0.14,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-}
 _MOST_POINTS = 160
 _MOST_LETTERS = 90
 """Of all the names below a chart's bars together."""
@@ -62,7 +27,7 @@ def loss_chart(stage: StageLog, colors: Mapping[str, str]) -> str:
     """
     if not stage.steps:
         return ""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _figure(7.2, 2.9)
         for domain in stage.domains:
             points = _bin(stage.steps, _domain_loss(domain))
@@ -77,7 +42,7 @@ def loss_chart(stage: StageLog, colors: Mapping[str, str]) -> str:
         axes.set_xlabel("step")
         axes.set_ylabel("loss, nats per answer token")
         axes.set_ylim(bottom=0)
-        return _svg(figure, f"Loss by domain, stage {stage.name}")
+        return inline_svg(figure, f"Loss by domain, stage {stage.name}")
 
 
 def step_charts(stage: StageLog) -> str:
@@ -91,16 +56,16 @@ def step_charts(stage: StageLog) -> str:
     panels.append(("tokens per second", _plain("tokens_per_second")))
     if not stage.steps:
         return ""
-    with rc_context(_STYLE | {"font.size": 8.5, "axes.titlesize": 8.5, "lines.linewidth": 1.3}):
+    with rc_context(STYLE | {"font.size": 8.5, "axes.titlesize": 8.5, "lines.linewidth": 1.3}):
         figure = Figure(figsize=(7.2, 1.5), layout="constrained")
         for place, (title, value) in enumerate(panels, start=1):
             axes = figure.add_subplot(1, len(panels), place)
-            axes.plot(*_bin(stage.steps, value), color=_INK, alpha=0.75)
+            axes.plot(*_bin(stage.steps, value), color=INK, alpha=0.75)
             axes.set_title(title)
             axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(3))
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
-        return _svg(figure, f"Learning rate, gradient norm and speed, stage {stage.name}")
+        return inline_svg(figure, f"Learning rate, gradient norm and speed, stage {stage.name}")
 
 
 def score_chart(result: BenchmarkResult, colors: Mapping[str, str]) -> str:
@@ -111,19 +76,19 @@ def score_chart(result: BenchmarkResult, colors: Mapping[str, str]) -> str:
     rows = [row for row in rows if all(name in row.measures for name in shown)]
     if not rows or not shown:
         return ""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _figure(7.2, 2.6)
         width = 0.26
         for index, name in enumerate(shown):
             for place, row in enumerate(rows):
                 measure = row.measures[name]
                 at = place + (index - (len(shown) - 1) / 2) * width
-                ink = colors.get(row.domain, _INK) if index == 0 else _INK
+                ink = colors.get(row.domain, INK) if index == 0 else INK
                 alpha = (1.0, 0.45, 0.22)[index]
                 axes.bar(at, 100 * measure.value, width * 0.9, color=ink, alpha=alpha, linewidth=0)
                 if measure.low is not None and measure.high is not None:
                     ends = [[100 * (measure.value - measure.low)], [100 * (measure.high - measure.value)]]
-                    axes.errorbar(at, 100 * measure.value, ends, color=_INK, linewidth=0.9)
+                    axes.errorbar(at, 100 * measure.value, ends, color=INK, linewidth=0.9)
                 top = 100 * (measure.high if measure.high is not None else measure.value)
                 axes.text(at, top + 1.5, f"{100 * measure.value:.0f}", ha="center", va="bottom", fontsize=9)
                 axes.text(at, -3, bars[name], ha="center", va="top", fontsize=8, alpha=0.8)
@@ -132,7 +97,7 @@ def score_chart(result: BenchmarkResult, colors: Mapping[str, str]) -> str:
         axes.tick_params(axis="x", length=0, pad=16)
         axes.set_ylim(0, 108)
         axes.set_ylabel("exact match, %")
-        return _svg(figure, "Exact match by domain with its two baselines")
+        return inline_svg(figure, "Exact match by domain with its two baselines")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -177,36 +142,3 @@ def _shortened(name: str, room: int) -> str:
     """A name on one line of at most ``room`` letters, an ellipsis where some are missing."""
     shown = visible(name)
     return shown if len(shown) <= room else f"{shown[: room - 1]}…"
-
-
-def _svg(figure: Figure, label: str) -> str:
-    stream = io.StringIO()
-    with warnings.catch_warnings():
-        # The reader's browser has the letters that the font which lays out the drawing lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    drawing = ElementTree.fromstring(stream.getvalue())
-    # Every chart of the page numbers its parts from 1; a reference must find its own chart's.
-    prefix = f"c{hashlib.sha256(label.encode('utf-8', 'replace')).hexdigest()[:8]}-"
-    for parent in [*drawing.iter()]:
-        for child in [*parent]:
-            if _bare(child.tag) in ("metadata", "style"):
-                parent.remove(child)
-    for element in drawing.iter():
-        element.tag = _bare(element.tag)
-        for name in [*element.attrib]:
-            value = re.sub(r"(?<=url\(#)", prefix, element.attrib.pop(name).replace(_INK, "currentColor"))
-            bare = _bare(name)
-            if bare == "id":
-                value = prefix + value
-            elif bare == "href":
-                value = f"#{prefix}{value[1:]}"
-            element.set(bare, value)
-    del drawing.attrib["width"], drawing.attrib["height"]
-    drawing.attrib = {"role": "img", "aria-label": visible(label), **drawing.attrib}
-    return ElementTree.tostring(drawing, encoding="unicode")
-
-
-def _bare(name: str) -> str:
-    """The name of an element or attribute without its namespace."""
-    return name.rpartition("}")[2]

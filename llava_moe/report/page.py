@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -67,6 +68,7 @@ def write_report(
     examples: Sequence[ShownAnswer] = (),
     caveats: Sequence[str] = (),
     title: str | None = None,
+    analyses: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write ``report.html`` into a run's folder.
 
@@ -78,6 +80,7 @@ def write_report(
         examples: answers to show.
         caveats: what the scores do not say.
         title: the page's heading; the folder's name by default.
+        analyses: pages of ``llava-moe analyze`` to link, each a name and a path from ``folder``.
 
     Returns:
         The path of the page.
@@ -97,6 +100,7 @@ def write_report(
         next_commands=next_commands,
         examples=examples,
         caveats=caveats,
+        analyses=[(name, quote(place)) for name, place in analyses],
         folder=folder,
     )
     write_atomically(path, page)

@@ -38,7 +38,19 @@ def report_run(root: Path, *, next_commands: Sequence[str] = (), stages: Sequenc
         next_commands=next_commands,
         examples=[example for result in results for example in _examples(root, result)],
         caveats=CAVEATS if any(result.benchmark == "demo" for result in results) else (),
+        analyses=analyses_of(root),
     )
+
+
+def analyses_of(root: Path) -> list[tuple[str, str]]:
+    """The pages of ``llava-moe analyze`` below a run: what each is, and its path from the run's folder.
+
+    ``analyze/interference.html`` is of the last checkpoint, ``analyze/step-000100/interference.html`` of another; those
+    of a stage lie in the stage's folder.
+    """
+    places = [path.relative_to(root) for pattern in ("", "*/") for path in root.glob(f"{pattern}analyze/**/*.html")]
+    named = [(place, [part for part in place.parent.parts if part != "analyze"]) for place in sorted(places)]
+    return [(" · ".join([place.stem, *where]), place.as_posix()) for place, where in named]
 
 
 def stage_folders(root: Path) -> list[Path]:

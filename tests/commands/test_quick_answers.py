@@ -39,7 +39,8 @@ MISTAKES = [
     *(["data", "check", "strict=maybe"], ["data", "stats", "adapter=lorra"], ["data", "stats", "ranks=0"]),
     *(["data", "preview", "row=2"], ["data", "preview", "data=mine", "path=trian.json"], ["data", "prepare"]),
     *(["data", "prepare", "recpie=x"], ["data", "prepare", "recipe=pathvqaa"], ["doctor", "ranks"], ["ls", "exps"]),
-    *(["trian"], ["train", "--foo"]),
+    *(["trian"], ["train", "--foo"], ["analyze", "nosuch"], ["analyze", "interference"]),
+    *(["analyze", "interference", word] for word in ("run=nosuch", "rum=x", "by=records", "exact=[none]")),
 ]
 
 

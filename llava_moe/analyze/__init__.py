@@ -1,0 +1,1 @@
+"""Instruments that look into a trained run: one file each, and what they share."""

@@ -1,0 +1,232 @@
+"""What an instrument measures on: a run's model as it was trained, and records that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from llava_moe.adapters import NoAdapter
+from llava_moe.analyze.output import Output, write_output
+from llava_moe.analyze.records import HeldOutRecords, HeldOutSource, draw_records
+from llava_moe.assemble import Assembled, read_config, recipe_of, restore
+from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.processes import Processes
+from llava_moe.commands.reporting import write_run_report
+from llava_moe.commands.settings import mixture_of
+from llava_moe.commands.stage_data import open_data
+from llava_moe.data.lengths import index_source
+from llava_moe.data.readers.splits import settled
+from llava_moe.data.source import open_records
+from llava_moe.errors import UserError
+from llava_moe.eval.ranks import Ranks
+from llava_moe.eval.run import answerer_fingerprint
+from llava_moe.fitted_bar import FittedBar, passing
+from llava_moe.train.checkpoint import (
+    MARKER,
+    checkpoint_of,
+    is_complete,
+    newest_checkpoint,
+    pointed_at,
+    stage_folders,
+)
+
+VALIDATION = "val"
+
+
+@dataclass(frozen=True)
+class Session:
+    """The processes that measure together, this one's device, and where to speak."""
+
+    ranks: Ranks
+    device: torch.device
+    console: Console
+
+
+@dataclass(frozen=True)
+class AnalyzedRun:
+    """A run's model in memory, in eval mode and with dropout off.
+
+    Attributes:
+        root: the folder that the user named; of a checkpoint, its run's.
+        folder: where the files go.
+        config: the resolved configuration of the stage that the checkpoint is of.
+        fingerprint: names the weights, and what is made of a record for them.
+    """
+
+    root: Path
+    checkpoint: Path
+    folder: Path
+    config: Mapping[str, Any]
+    assembled: Assembled
+    fingerprint: str
+
+    @property
+    def step(self) -> int:
+        """The optimizer steps behind the checkpoint."""
+        return int(self.checkpoint.name.removeprefix("step-"))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every JSON file says of the run."""
+        return {
+            "run": self.root.resolve().name,
+            "stage": self.checkpoint.parent.parent.name,
+            "step": self.step,
+            "weights": self.fingerprint,
+            "method": self.assembled.attached.config.method,
+            "dtype": str(self.assembled.model.dtype).removeprefix("torch."),
+        }
+
+
+def open_run(plain: Mapping[str, Any], session: Session) -> AnalyzedRun:
+    """Load the run that ``run=`` and ``checkpoint=`` name; every process its own.
+
+    Raises:
+        UserError: there is no such checkpoint, or the base that it was trained on is gone or another.
+    """
+    named = Path(plain["run"])
+    checkpoint = session.ranks.together(lambda: find_checkpoint(named, plain["checkpoint"]))
+    owner = checkpoint.parent.parent
+    config = session.ranks.together(lambda: read_config(owner))
+    root = owner if (named / MARKER).is_file() else named
+    with session.console.status(f"  loading {checkpoint}"):
+        assembled = session.ranks.together(lambda: restore(checkpoint, session.device, plain["dtype"]))
+    folder = root / "analyze"
+    if plain["out"] is not None:
+        folder = Path(plain["out"])
+    elif checkpoint != newest_checkpoint(root):
+        folder /= checkpoint.name
+    fingerprint = answerer_fingerprint(assembled.model, assembled.encoder)
+    return AnalyzedRun(root, checkpoint, folder, config, assembled, fingerprint)
+
+
+def find_checkpoint(run: Path, wanted: str | int) -> Path:
+    """The checkpoint of a run's last stage that a setting names.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    newest = newest_checkpoint(run)
+    if wanted == "last" or (run / MARKER).is_file():
+        return newest
+    owner = newest.parent.parent
+    there = sorted(path for path in newest.parent.glob("step-*") if is_complete(path))
+    told = ", ".join(str(int(path.name.removeprefix("step-"))) for path in there)
+    if wanted == "best":
+        name = pointed_at(newest.parent / "best")
+        if name is None or not is_complete(newest.parent / name):
+            raise UserError(f"checkpoint=best: {owner} has none, it chose by no eval.best=; there are steps {told}")
+        return newest.parent / name
+    found = checkpoint_of(owner, int(wanted))
+    if not is_complete(found):
+        raise UserError(f"checkpoint={wanted}: {owner} keeps none of that step; there are {told} (train.keep_last=)")
+    return found
+
+
+def refuse_without_adapter(run: AnalyzedRun, instrument: str) -> None:
+    """Raise ``UserError`` where the run has no adapter to look into."""
+    if isinstance(recipe_of(run.config).adapter, NoAdapter):
+        raise UserError(
+            f"{run.checkpoint.parent.parent} has no adapter, and analyze {instrument} looks into one: give a run that "
+            "trained one"
+        )
+
+
+def open_records_of(run: AnalyzedRun, plain: Mapping[str, Any], session: Session, fewest: int) -> HeldOutRecords:
+    """Draw the held-out records that the settings ask for, the same in every process.
+
+    Which records: those of ``split=`` where it is given; else the split that the run validated on (``eval.split``);
+    else those that it held out of training (``data.held_out``); else the split ``val`` of its sources.
+
+    Args:
+        fewest: least that a domain or task must have.
+
+    Raises:
+        UserError: the run held nothing out and its sources have no such split, or :func:`draw_records` refuses.
+    """
+    ranks, encoder, console = session.ranks, run.assembled.encoder, session.console
+    if ranks.world > 1:  # the first makes what the others then find in the cache
+        ranks.from_first(lambda: bool(_held_out_sources(run, plain["split"], session)))
+    sources, told = ranks.together(lambda: _held_out_sources(run, plain["split"], session))
+    bar = FittedBar("  reading held-out records")
+    with passing(bar, console):
+        records = ranks.together(
+            lambda: draw_records(
+                sources,
+                encoder,
+                by=plain["by"],
+                told=told,
+                samples=plain["samples"],
+                seed=plain["seed"],
+                fewest=fewest,
+                progress=bar.tell,
+            )
+        )
+    for group in records.groups:
+        unread = f"; {group.num_unread} more have images that cannot be read" if group.num_unread else ""
+        console.print(
+            f"  {group.name}: {len(group.examples):,} of {group.num_there:,} held-out records ({told}){unread}",
+            highlight=False,
+            markup=False,
+        )
+    return records
+
+
+def _held_out_sources(run: AnalyzedRun, asked: str | None, session: Session) -> tuple[list[HeldOutSource], str]:
+    mixture, encoder = mixture_of(run.config), run.assembled.encoder
+    split = asked or run.config.get("eval", {}).get("split")
+    if split is None and mixture.held_out:
+        alone = Processes(0, 1, session.device, "local")
+        data = open_data(run.config, encoder, alone, session.console, says=False)
+        triples = zip(mixture.sources, data.records, data.held_out, strict=True)
+        return [HeldOutSource(*triple) for triple in triples], f"data.held_out={mixture.held_out:g}"
+    opened = [open_records(source, cache_folder()) for source in mixture.sources]
+    if split is None:
+        lacking = [
+            one.name
+            for one, read in zip(mixture.sources, opened, strict=True)
+            if VALIDATION not in _splits(read.splits)
+        ]
+        if lacking:
+            raise UserError(
+                f"the run held no record out of training and source {lacking[0]} has no split {VALIDATION}: give "
+                "split=NAME, or train with data.held_out=0.05"
+            )
+        split = VALIDATION
+    found = []
+    for source, trained in zip(mixture.sources, opened, strict=True):
+        held = replace(source, split=split)
+        records = open_records(held, cache_folder())
+        # A file that is named itself is trained on whatever split its name says.
+        if any(trained.find(records.number(place)) is not None for place in range(len(records))):
+            raise UserError(f"split={split}: source {source.name!r} was trained on it; name another split")
+        found.append(HeldOutSource(held, records, index_source(held, records, encoder, cache_folder())))
+    return found, f"split {split}"
+
+
+def _splits(there: Mapping[str, int]) -> set[str]:
+    return {settled(name) for name in there}
+
+
+def finish(run: AnalyzedRun, instrument: str, output: Output, session: Session) -> int:
+    """The first process writes the four files, and the report of the run anew, which links them."""
+
+    def write() -> None:
+        page = write_output(run.folder, instrument, output)
+        session.console.print(f"{instrument}: {page} (and .json, .csv, .svg)", highlight=False, markup=False)
+        if run.folder.is_relative_to(run.root) and ((run.root / "log.jsonl").is_file() or stage_folders(run.root)):
+            session.console.print(f"report: {write_run_report(run.root)}", highlight=False, markup=False)
+
+    session.ranks.from_first(write)
+    return 0
+
+
+def settings_asked(run: AnalyzedRun, records: HeldOutRecords, **more: Any) -> dict[str, Any]:
+    """What the pieces of a measurement depend on: weights, records, and settings of the instrument's own."""
+    keys = [example.key for example in records.examples]
+    return {"weights": run.fingerprint, "by": records.by, "groups": records.names, "records": keys, **more}

@@ -1,0 +1,75 @@
+"""The words of ``llava-moe analyze``: the instrument, then its settings, judged before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_moe.cli import ANALYZE_COMMANDS
+from llava_moe.commands.limits import Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.errors import UserError
+
+ON_RECORDS: dict[str, Limit] = {
+    "run": OrNull(FilePath()),
+    "by": Choice(("domain", "task")),
+    "split": OrNull(Text()),
+    "samples": Whole(0),
+    "seed": Whole(0),
+    "dtype": OrNull(Choice(("fp32", "bf16"))),
+    "num_threads": OrNull(Whole(1)),
+    "out": OrNull(FilePath()),
+}
+"""The settings that every instrument has which measures on held-out records of one run."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the instrument that the first word names; without a word, list them."""
+    if not words:
+        lines = [f"  {name:<14}{command.summary}" for name, command in ANALYZE_COMMANDS.items()]
+        told = "\n".join(["llava-moe analyze INSTRUMENT run=FOLDER [key=value ...]", "", *lines])
+        sys.stdout.write(f"{told}\n\nllava-moe analyze INSTRUMENT --help tells more.\n")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in ANALYZE_COMMANDS:
+        near = difflib.get_close_matches(name, list(ANALYZE_COMMANDS), n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"analyze {name} is not an instrument{meant}: there is {', '.join(ANALYZE_COMMANDS)}")
+    from llava_moe.commands.compose_config import resolved, run_composed
+
+    primary = f"analyze_{name}"
+    judge = importlib.import_module(f"llava_moe.commands.words.{primary}").judge
+
+    def begin(plain: dict[str, Any]) -> int:
+        # Of several processes one alone speaks, once they have met.
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            judge(plain)
+        from llava_moe.commands.analyze import analyze
+
+        return analyze(name, plain, judge)
+
+    return run_composed(primary, rest, lambda config, _: begin(resolved(config, primary)))
+
+
+def judge_run(instrument: str, plain: Mapping[str, Any], limits: Mapping[str, Limit]) -> None:
+    """Hold the settings of an instrument of one run against their limits, and look whether the run is there.
+
+    Raises:
+        UserError: the first setting that cannot be followed.
+    """
+    from llava_moe.commands.out_folder import refuse_unwritable
+    from llava_moe.train.checkpoint import newest_checkpoint
+
+    check_settings(plain, ON_RECORDS | dict(limits))
+    if plain["run"] is None:
+        raise UserError(f"analyze {instrument} needs run=: add run=runs/NAME")
+    checkpoint = plain.get("checkpoint", "last")
+    if checkpoint not in ("last", "best") and not Whole(0).admits(checkpoint):
+        raise UserError(f"checkpoint={checkpoint}: give last, best, or the number of a step")
+    newest_checkpoint(Path(plain["run"]))
+    if plain["out"] is not None:
+        refuse_unwritable(Path(plain["out"]))
