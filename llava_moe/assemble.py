@@ -6,6 +6,7 @@ The only file where ``model/``, ``adapters/`` and ``data/`` meet below ``command
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -55,10 +56,16 @@ from llava_moe.model import (
 )
 from llava_moe.model.build import resolve
 from llava_moe.model.checkpoint_files import read_chat_template
-from llava_moe.model.fingerprint import base_fingerprint
 from llava_moe.model.image_processor import ImageMode, read_image_processor
 from llava_moe.model.kinds import TOWERS
-from llava_moe.model.recorded_weights import RECORD, fingerprint_start, refuse_other_base, refuse_other_start
+from llava_moe.model.recorded_weights import (
+    RECORD,
+    BaseWeights,
+    fingerprint_start,
+    refuse_other_base,
+    refuse_other_embedded,
+    refuse_other_start,
+)
 from llava_moe.own_files import misfit, read_object
 from llava_moe.regular_file import read_regular
 from llava_moe.shell_words import as_place, shell
@@ -106,9 +113,9 @@ class Assembled:
     """A model with its adapter attached, and what encodes data for it.
 
     Attributes:
-        base_fingerprint: names the weights of the base alone, as they were before any training; "" where the model
-            has no weights.
+        weights: names the weights of the base alone, as they were before any training.
         start: fingerprints of what ``init_from`` gave it; empty without one.
+        notes: what the user should know of the base, a line each.
     """
 
     base: BaseModel
@@ -116,8 +123,9 @@ class Assembled:
     encoder: Encoder
     attention: AttentionChoice
     has_adapter: bool
-    base_fingerprint: str
+    weights: BaseWeights
     start: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> LlavaForConditionalGeneration:
@@ -143,16 +151,18 @@ def new_model(recipe: Recipe, device: torch.device) -> Assembled:
         UserError: a checkpoint is missing, or its adapter does not fit the one asked for.
     """
     base = build_base(recipe.architecture, _dtype(recipe.dtype), recipe.seed)
-    fingerprint = base_fingerprint(base.model)
+    weights = BaseWeights.of(base.model, recipe.architecture, _dtype(recipe.dtype))
     attention = _set_attention(base, recipe.attn_implementation, device, _dtype(recipe.dtype))
     start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
+    notes: tuple[str, ...] = ()
     if start is not None:
+        notes = refuse_strange_base(start.parent.parent, weights, is_start=True)
         load_lineage(base.model, start)
     given = {} if start is None else fingerprint_start(base.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         attached = _attach_from(base.model, recipe.adapter, start)
-    return replace(_assembled(recipe, base, attached, attention, fingerprint), start=given)
+    return replace(_assembled(recipe, base, attached, attention, weights), start=given, notes=notes)
 
 
 def new_model_without_weights(recipe: Recipe, device: torch.device, place: torch.device | str = "meta") -> Assembled:
@@ -170,9 +180,11 @@ def new_model_without_weights(recipe: Recipe, device: torch.device, place: torch
     base = build_base_without_weights(recipe.architecture, _dtype(recipe.dtype), place)
     attention = _set_attention(base, recipe.attn_implementation, device, _dtype(recipe.dtype))
     start = None if recipe.init_from is None else newest_checkpoint(Path(recipe.init_from))
+    if start is not None:
+        refuse_other_embedded(start.parent.parent, recipe.architecture)
     with torch.random.fork_rng(devices=[]):
         attached = _attach_from(base.model, recipe.adapter, start)
-    return _assembled(recipe, base, attached, attention, fingerprint="")
+    return _assembled(recipe, base, attached, attention, BaseWeights(recipe.architecture, _dtype(recipe.dtype)))
 
 
 def encoder_of(recipe: Recipe) -> Encoder:
@@ -198,10 +210,10 @@ def _set_attention(base: BaseModel, wanted: str, device: torch.device, dtype: to
 
 
 def _assembled(
-    recipe: Recipe, base: BaseModel, attached: Attached, attention: AttentionChoice, fingerprint: str
+    recipe: Recipe, base: BaseModel, attached: Attached, attention: AttentionChoice, weights: BaseWeights
 ) -> Assembled:
     has_adapter = not isinstance(recipe.adapter, NoAdapter)
-    return Assembled(base, attached, _encoder(recipe, base), attention, has_adapter, fingerprint)
+    return Assembled(base, attached, _encoder(recipe, base), attention, has_adapter, weights)
 
 
 def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path | None) -> Attached:
@@ -273,6 +285,23 @@ def _encoder_for(
             f"the model's tokenizer cannot write LLaVA-1.5's template ({error}): take a checkpoint of its kind, or "
             "give it that tokenizer"
         ) from error
+
+
+def refuse_strange_base(run: Path, here: BaseWeights, *, is_start: bool = False) -> tuple[str, ...]:
+    """Refuse to open a run on another base than the one that it was trained on.
+
+    Args:
+        is_start: it is what another is started from, or an expert: the base was named by the other.
+
+    Returns:
+        Lines to tell of what cannot be decided.
+
+    Raises:
+        UserError: naming both bases.
+    """
+    trained_in = DTYPES.get(read_config(run)["train"]["dtype"], here.dtype)
+    note = refuse_other_base(run, trained_in, here, is_start=is_start)
+    return (note,) if note else ()
 
 
 def load_lineage(model: LlavaForConditionalGeneration, checkpoint: Path) -> None:
@@ -448,11 +477,9 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     owner = checkpoint.parent.parent
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = recipe_of(read_config(owner))
-    is_trained_precision = dtype in (None, recipe.dtype)
-    recipe = replace(recipe, init_from=None, dtype=dtype or recipe.dtype)
-    bare = new_base(owner, recipe, device)
-    if is_trained_precision:
-        refuse_other_base(owner, bare.base_fingerprint)
+    refuse_other_embedded(owner, recipe.architecture)
+    bare = new_base(owner, replace(recipe, init_from=None, dtype=dtype or recipe.dtype), device)
+    bare = replace(bare, notes=refuse_strange_base(owner, bare.weights))
     load_lineage(bare.model, checkpoint)
     if not isinstance(recipe.adapter, NoAdapter):
         attached = load_adapter(bare.model, checkpoint / "adapter")
@@ -526,7 +553,7 @@ def open_checkpoint(
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bf16" if device.type == "cuda" else "fp32")
     base = build_base(FromCheckpoint(path), _dtype(dtype))
-    fingerprint = base_fingerprint(base.model)
+    weights = BaseWeights.of(base.model, FromCheckpoint(path), _dtype(dtype))
     attention = _set_attention(base, "auto", device, _dtype(dtype))
     places = [str(Path(place).expanduser()) for place in (peft,) if place is not None] + [resolve(path)]
     written = _template_of(base, places, template)
@@ -542,7 +569,7 @@ def open_checkpoint(
         attached.detach()
         attached = load_adapter_with_modules(base.model, Path(peft).expanduser())
     nn.Module.to(base.model, device).eval()
-    return Assembled(base, attached, encoder, attention, peft is not None, fingerprint)
+    return Assembled(base, attached, encoder, attention, peft is not None, weights)
 
 
 def _template_of(base: BaseFacts, places: Sequence[str], wanted: str | None) -> Template | ChatTemplate:
@@ -579,6 +606,8 @@ def _start_of(run: Path) -> Path | None:
 def load_run(folder: str | Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """See :func:`llava_moe.load_run`."""
     assembled = restore(folder)
+    for note in assembled.notes:
+        warnings.warn(note, stacklevel=3)
     return assembled.model, processor_of(assembled)
 
 

@@ -23,6 +23,7 @@ GROUND = {
     "html_page": {"visible"},
     "packed_rows": {"kv_cache"},
     "shell_words": {"visible"},
+    "embedded_base": {"errors", "own_files", "regular_file"},
     "own_files": {"errors", "regular_file", "structured_text"},
     "visible_console": {"visible"},
     "visible_stream": {"visible", "secrets_in_text"},

@@ -15,6 +15,7 @@ from llava_moe.chat.answer import Decoding
 from llava_moe.chat.line import image_path
 from llava_moe.chat.session import Session, open_picture
 from llava_moe.chat.terminal import Terminal
+from llava_moe.commands.console import say_notes
 from llava_moe.commands.image_reading import reading_asked
 from llava_moe.data.images import ImageTransform
 from llava_moe.visible_console import VisibleConsole
@@ -42,6 +43,7 @@ def _talk(plain: Mapping[str, Any]) -> int:
     is_interactive = plain["prompt"] is None and sys.stdin.isatty()
     with VisibleConsole(stderr=True).status("loading the model"):
         assembled = _open(plain)
+    say_notes(VisibleConsole(stderr=True), assembled.notes)
     decoding = Decoding(**{field.name: plain[field.name] for field in dataclasses.fields(Decoding)})
     session = Session(assembled.model, assembled.encoder, assembled.attached, decoding)
     terminal = Terminal(session, decoding.max_new_tokens, is_interactive)

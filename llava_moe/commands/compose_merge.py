@@ -25,10 +25,12 @@ from llava_moe.assemble import (
     newest_checkpoint,
     read_config,
     recipe_of,
+    refuse_strange_base,
     restore,
 )
 from llava_moe.commands.compose_config import as_yaml
 from llava_moe.commands.compose_start import refuse_other_bases
+from llava_moe.commands.console import say_notes
 from llava_moe.commands.environment import describe_environment, fingerprint_files
 from llava_moe.commands.export_data import open_held_out
 from llava_moe.commands.settings import mixture_of
@@ -57,7 +59,7 @@ def write_merge(choices: Mapping[str, Any], plain: Mapping[str, Any], folder: Pa
         if run is None:
             return
         assembled = open_bare(plain)
-        refuse_other_bases(choices["experts"], assembled)
+        say_notes(console, (*assembled.notes, *refuse_other_bases(choices["experts"], assembled)))
         lora = merge(assembled.model, choices["experts"], how, run.adapter)
         adapter = {"_target_": "llava_moe.adapters.Lora", **asdict(lora)}
         run.finish(plain, adapter, assembled)
@@ -77,6 +79,7 @@ def write_masked(choices: Mapping[str, Any], folder: Path, console: Console) -> 
         if run is None:
             return
         assembled = restore(source)
+        say_notes(console, assembled.notes)
         if not isinstance(assembled.attached.config, Mole):
             raise UserError(f"run={choices['run']}: its adapter is no composition, so there is nothing to mask")
         masked = drop_experts(assembled.attached, choices["mask"])
@@ -149,8 +152,10 @@ def open_bare(plain: Mapping[str, Any]) -> Assembled:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assembled = new_model(replace(recipe_of(plain), adapter=NoAdapter(), init_from=None), device)
     if plain["init_from"] is not None:
-        load_lineage(assembled.model, newest_checkpoint(Path(plain["init_from"])))
-        assembled = replace(assembled, start=fingerprint_start(assembled.model))
+        start = newest_checkpoint(Path(plain["init_from"]))
+        notes = refuse_strange_base(start.parent.parent, assembled.weights, is_start=True)
+        load_lineage(assembled.model, start)
+        assembled = replace(assembled, start=fingerprint_start(assembled.model), notes=notes)
     nn.Module.to(assembled.model, device).eval()
     return assembled
 

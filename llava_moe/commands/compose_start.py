@@ -25,12 +25,19 @@ from llava_moe.adapters import NoAdapter
 from llava_moe.adapters.experts import adapter_folder
 from llava_moe.adapters.own_format import read_settings
 from llava_moe.adapters.projector import PROJECTOR, read_projector
-from llava_moe.assemble import DTYPES, Assembled, load_lineage, new_model, newest_checkpoint, read_config, recipe_of
+from llava_moe.assemble import (
+    Assembled,
+    load_lineage,
+    new_model,
+    newest_checkpoint,
+    recipe_of,
+    refuse_strange_base,
+)
 from llava_moe.commands.compose_config import as_yaml
 from llava_moe.compose.base_parts import run_of
 from llava_moe.errors import UserError
 from llava_moe.export.published import published_name
-from llava_moe.model.recorded_weights import refuse_other_base
+from llava_moe.model.recorded_weights import RECORD
 from llava_moe.regular_file import check_regular
 from llava_moe.train.checkpoint import MARKER, is_full, write_atomically
 from llava_moe.train.folder import FINISHED, claim_configuration
@@ -105,25 +112,27 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
     if not grounds:
         return start
     recipe = replace(recipe_of(plain), adapter=NoAdapter(), init_from=None)
-    model = new_model(recipe, torch.device("cpu")).model
+    assembled = new_model(recipe, torch.device("cpu"))
     if start is not None:
-        load_lineage(model, newest_checkpoint(start))
-    parts = _differing(model, grounds)
+        refuse_strange_base(start, assembled.weights, is_start=True)
+        load_lineage(assembled.model, newest_checkpoint(start))
+    parts = _differing(assembled.model, grounds)
     if parts and (run := next((expert for expert in experts if run_of(expert) is not None), None)):
         _refuse(run, grounds[0].expert, next(iter(parts)))
-    return _write(parts, plain, [ground.expert for ground in grounds], place) if parts else start
+    return _write(parts, plain, [ground.expert for ground in grounds], place, assembled) if parts else start
 
 
-def refuse_other_bases(experts: Sequence[object], assembled: Assembled) -> None:
+def refuse_other_bases(experts: Sequence[object], assembled: Assembled) -> tuple[str, ...]:
     """Refuse experts whose runs were trained on another base than the one that was opened.
+
+    Returns:
+        Lines to tell of those whose base cannot be told.
 
     Raises:
         UserError: naming the first of them.
     """
-    for expert in experts:
-        run = run_of(expert) if isinstance(expert, str) else None
-        if run is not None and DTYPES.get(read_config(run)["train"]["dtype"]) == assembled.model.dtype:
-            refuse_other_base(run, assembled.base_fingerprint)
+    runs = [run for expert in experts if isinstance(expert, str) and (run := run_of(expert)) is not None]
+    return tuple(note for run in runs for note in refuse_strange_base(run, assembled.weights, is_start=True))
 
 
 def _ground_of(expert: str) -> Ground | None:
@@ -173,7 +182,9 @@ def _refuse(first: str, other: str, name: str) -> None:
     )
 
 
-def _write(parts: Mapping[str, Tensor], plain: Mapping[str, Any], experts: Sequence[str], place: Path) -> Path:
+def _write(
+    parts: Mapping[str, Tensor], plain: Mapping[str, Any], experts: Sequence[str], place: Path, assembled: Assembled
+) -> Path:
     """Write base parts as a run without an adapter; one with the same parts is taken as it is."""
     digest = hashlib.sha256()
     for name, tensor in parts.items():
@@ -197,6 +208,7 @@ def _write(parts: Mapping[str, Tensor], plain: Mapping[str, Any], experts: Seque
         settings = {"adapter": {"_target_": "llava_moe.adapters.NoAdapter"}, "init_from": None}
         config = {**plain, **settings, "composition": {"base_of": list(experts)}}
         claim_configuration(partial, config, as_yaml(config))
+        write_atomically(partial / RECORD, json.dumps(assembled.weights.record(), indent=1))
         write_atomically(partial / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
         partial.rename(run)
     except BaseException as error:

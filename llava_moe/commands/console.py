@@ -33,6 +33,12 @@ def open_progress() -> Console:
     return console
 
 
+def say_notes(console: Console, notes: Sequence[str]) -> None:
+    """Print what the user should know, a line each, never folded."""
+    for note in notes:
+        console.print(note, style="yellow", soft_wrap=True, highlight=False, markup=False)
+
+
 def say_next(console: Console, commands: Sequence[str]) -> None:
     """Print the commands, if there are any, one a line, never folded."""
     if not commands:

@@ -18,7 +18,9 @@ from rich.text import Text
 from llava_moe.cli import config_folder
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.environment import installed
-from llava_moe.commands.settings import embedded_base, embedded_images
+from llava_moe.commands.settings import embedded_images
+from llava_moe.embedded_base import PART_FILES, checked_version
+from llava_moe.errors import UserError
 from llava_moe.visible_console import VisibleConsole
 
 Finding = tuple[str, str, str, str]
@@ -143,11 +145,18 @@ def _embedded() -> list[Finding]:
     parts = {
         "configuration": config_folder() / "train.yaml",
         "demo images": embedded_images() / "general.parquet",
-        "demo base model": embedded_base() / "language_model" / "config.json",
     }
     for what, path in parts.items():
         there = path.is_file()
         found.append(
             ("ok", what, str(path.parent), "") if there else ("missing", what, f"no {path}", "reinstall llava-moe")
         )
-    return found
+    return [*found, _embedded_base()]
+
+
+def _embedded_base() -> Finding:
+    """Its version, after each of its files was read."""
+    try:
+        return ("ok", "demo base model", str(checked_version(PART_FILES)), "")
+    except UserError as error:
+        return ("missing", "demo base model", str(error), "")

@@ -56,7 +56,7 @@ def describe_environment(data: Mapping[str, str], assembled: Assembled) -> dict[
         "command": typed_command(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data": dict(data),
-        "base_model": assembled.base_fingerprint,
+        **assembled.weights.record(),
         **({"start": dict(assembled.start)} if assembled.start else {}),
     }
 

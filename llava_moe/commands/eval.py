@@ -11,7 +11,7 @@ import transformers
 from rich.console import Console
 
 from llava_moe.commands.cache_folder import cache_folder
-from llava_moe.commands.console import say_next
+from llava_moe.commands.console import say_next, say_notes
 from llava_moe.commands.eval_model import ScoredModel, open_model, scored_model
 from llava_moe.commands.eval_next import folder_of, next_of_scores
 from llava_moe.commands.eval_progress import EvalProgress
@@ -57,6 +57,7 @@ def _score(plain: Mapping[str, Any], ranks: Ranks, device: torch.device, words: 
         torch.set_num_threads(int(plain["num_threads"]))
     benchmarks = ranks.together(lambda: _benchmarks_of(plain))
     model = ranks.together(lambda: open_model(plain, device, ranks))
+    say_notes(console, model.notes)
     folder = folder_of(plain)
     is_own_run = plain["run"] is not None and plain["out"] is None
     if plain["blind"]:
@@ -111,6 +112,7 @@ def evaluate_run(
     from llava_moe.assemble import restore
 
     model = scored_model(restore(run), str(run))
+    say_notes(console, model.notes)
     return evaluate(model, run, open_benchmarks(benchmarks, limit, seed), console, sets_aside=True)
 
 

@@ -33,11 +33,12 @@ Asked = TypeVar("Asked", bound=Answerer, covariant=True)
 
 @dataclass(frozen=True)
 class ScoredModel(Generic[Asked]):
-    """Whom to ask, the name of its weights, and what results say of it."""
+    """Whom to ask, the name of its weights, what results say of it, and what the user should know of it."""
 
     answerer: Asked
     fingerprint: str
     facts: ModelFacts
+    notes: tuple[str, ...] = ()
 
 
 def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE) -> ScoredModel[Answerer]:
@@ -79,7 +80,7 @@ def scored_model(
         num_processes=ranks.world,
     )
     answerer = LocalModel(assembled.model, encoder, batch_size, shares_prefix=_is_causal(assembled))
-    return ScoredModel(answerer, answerer_fingerprint(assembled.model, encoder), facts)
+    return ScoredModel(answerer, answerer_fingerprint(assembled.model, encoder), facts, assembled.notes)
 
 
 def template_name(encoder: Encoder) -> str:

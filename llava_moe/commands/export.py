@@ -30,8 +30,9 @@ from llava_moe.assemble import (
     processor_of,
     read_config,
     recipe_of,
+    refuse_strange_base,
 )
-from llava_moe.commands.console import say_next
+from llava_moe.commands.console import say_next, say_notes
 from llava_moe.commands.export_data import card_of, domains_of, open_held_out
 from llava_moe.commands.limits import BY_DOMAIN
 from llava_moe.commands.settings import is_embedded
@@ -50,7 +51,6 @@ from llava_moe.export.mixing import (
 from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
-from llava_moe.model.recorded_weights import refuse_other_base
 from llava_moe.shell_words import named
 from llava_moe.train.checkpoint import is_full
 from llava_moe.visible_console import VisibleConsole
@@ -137,6 +137,7 @@ def _check_adapter(plain: dict[str, Any], run: dict[str, Any], recipe: Recipe) -
 def _to_hf(job: Job, plain: dict[str, Any]) -> None:
     start = _start_logits(job.recipe) if isinstance(job.recipe.adapter, NoAdapter) else None
     assembled = restore_exactly(job.checkpoint, job.recipe)
+    say_notes(job.console, assembled.notes)
     processor, prompt, static = processor_of(assembled), probes_of(assembled)[0].text, None
     if gated(assembled.model):
         _check_gates(assembled)
@@ -155,6 +156,7 @@ def _to_hf(job: Job, plain: dict[str, Any]) -> None:
 def _to_peft(job: Job) -> tuple[str, list[str]]:
     """Write the adapters; returns their base, which may be a folder among what was written, and their folders."""
     assembled = restore_exactly(job.checkpoint, job.recipe)
+    say_notes(job.console, assembled.notes)
     model = assembled.model
     _check_gates(assembled)
     if not all(has_experts(wide) for wide in gated(model).values()):
@@ -193,7 +195,7 @@ def restore_exactly(checkpoint: Path, recipe: Recipe) -> Assembled:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attention = "auto" if recipe.attn_implementation == "flash_attention_2" else recipe.attn_implementation
     bare = new_base(checkpoint.parent.parent, replace(recipe, attn_implementation=attention), torch.device("cpu"))
-    refuse_other_base(checkpoint.parent.parent, bare.base_fingerprint)
+    bare = replace(bare, notes=refuse_strange_base(checkpoint.parent.parent, bare.weights))
     nn.Module.to(bare.model, torch.float32)
     load_lineage(bare.model, checkpoint)
     if not isinstance(recipe.adapter, NoAdapter):

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from llava_moe.cli import config_folder
 from llava_moe.commands.known_keys import suggest
+from llava_moe.embedded_base import EMBEDDED, read_version
 from llava_moe.errors import UserError
 from llava_moe.visible_console import VisibleConsole
 
@@ -38,7 +39,10 @@ def list_kinds(kinds: Sequence[str]) -> int:
 def entries(kind: str) -> list[tuple[str, str]]:
     """Names and one-line summaries of a kind."""
     if kind in GROUPS:
-        return [(path.stem, summary_of(path)) for path in sorted((config_folder() / kind).glob("*.yaml"))]
+        return [
+            (path.stem, summary_of(path) + _version_in(path))
+            for path in sorted((config_folder() / kind).glob("*.yaml"))
+        ]
     if kind == "benchmark":
         from llava_moe.eval.tasks import benchmark_summaries
 
@@ -60,6 +64,14 @@ def summary_of(path: Path) -> str:
             words.append(line.lstrip("# "))
     text = " ".join(words)
     return text.split(". ")[0].rstrip(".")
+
+
+def _version_in(path: Path) -> str:
+    """The version of the embedded base, of a configuration that names its weights; empty for another."""
+    settings = path.read_text(encoding="utf-8").splitlines()
+    names = ("vision_tower", "language_model")
+    is_of_it = any(line.strip().startswith(f"{name}: {EMBEDDED}") for line in settings for name in names)
+    return f"; {read_version()}" if is_of_it else ""
 
 
 def _runs() -> list[Path]:

@@ -13,6 +13,7 @@ from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import PHASE, SOURCE, TRAIN, as_word, check_settings
 from llava_moe.commands.own_data import swap_published_sources
 from llava_moe.commands.rates import settle_rates
+from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
 from llava_moe.train.folder import FREE_KEYS, flatten
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from llava_moe.data.shares import Phase
     from llava_moe.train.optimizer import OptimizerSettings
 
-EMBEDDED = "embedded:"
 # Where the mixtures look for prepared folders unless they are told otherwise.
 DATA_ROOT = "data"
 Kind = TypeVar("Kind")
@@ -38,11 +38,6 @@ def is_embedded(config: Mapping[str, Any]) -> bool:
     """Whether a run learns from the data that ships with the package, which the demo's questions are about."""
     # A source that was given no path is told of where the sources are read.
     return all(str(source.get("path")).startswith(EMBEDDED) for source in config["data"]["sources"].values())
-
-
-def embedded_base() -> Path:
-    """Folder of the demo's base model."""
-    return embedded_images().with_name("base")
 
 
 def settle(config: dict[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:

@@ -13,8 +13,17 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from llava_moe.assemble import DTYPES, Assembled, new_model, newest_checkpoint, recipe_of, weights_writer
+from llava_moe.assemble import (
+    DTYPES,
+    Assembled,
+    new_model,
+    newest_checkpoint,
+    recipe_of,
+    refuse_strange_base,
+    weights_writer,
+)
 from llava_moe.commands.compose_start import refuse_other_bases
+from llava_moe.commands.console import say_notes
 from llava_moe.commands.disk_space import refuse_small_disk
 from llava_moe.commands.environment import describe_environment
 from llava_moe.commands.processes import Processes, zero_of
@@ -38,7 +47,7 @@ from llava_moe.commands.typed_words import command_elsewhere
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
-from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_base
+from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_embedded
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, Claim, FolderLock, claim_configuration, is_finished
@@ -98,14 +107,19 @@ def _train_locked(
     stop_signals: StopSignals,
     claim: Claim | None = None,
 ) -> None:
+    recipe = recipe_of(config)
     if is_finished(folder, config):
+        refuse_other_embedded(folder, recipe.architecture)
         return
     console.print(Text.assemble((visible(title), "bold"), f"  {visible(str(folder))}"))
     if processes.rank == 0:
         set_accounts_right(folder, console)
     checkpoint = last_checkpoint(folder)
-    assembled = new_model(recipe_of(config), processes.device)
-    refuse_other_bases((config["adapter"] or {}).get("experts") or (), assembled)
+    if checkpoint is not None:
+        refuse_other_embedded(folder, recipe.architecture)
+    assembled = new_model(recipe, processes.device)
+    say_notes(console, assembled.notes)
+    say_notes(console, refuse_other_bases((config["adapter"] or {}).get("experts") or (), assembled))
     groups = prepare_stage(
         assembled.model,
         trainable_parts(config),
@@ -116,7 +130,7 @@ def _train_locked(
     data = open_data(config, assembled.encoder, processes, console)
     if checkpoint is not None:
         refuse_changed_data(folder, data, is_moved=claim is not None and bool(claim.places))
-        refuse_other_base(folder, assembled.base_fingerprint)
+        say_notes(console, refuse_strange_base(folder, assembled.weights))
         refuse_changed_start(checkpoint, assembled.start)
     if claim is not None:
         claim.confirm()

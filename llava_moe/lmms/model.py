@@ -7,6 +7,7 @@ Source of the interface: lmms-eval 0.7.3 ``lmms_eval/api/model.py``, ``api/task.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -83,7 +84,7 @@ class LlavaMoe(lmms):
         self.device = torch.device(device or _device_of_rank())
         self._seed = seed
         self._system = None if system is None else self._resolve_system_prompt(_unquoted(system))
-        self._assembled: Assembled | None = (
+        assembled = (
             restore(_unquoted(run), self.device, dtype)
             if pretrained is None
             else open_checkpoint(
@@ -95,6 +96,10 @@ class LlavaMoe(lmms):
                 reading=reading,
             )
         )
+
+        self._assembled: Assembled | None = assembled
+        for note in assembled.notes:
+            warnings.warn(note, stacklevel=2)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answers in the order of the requests."""

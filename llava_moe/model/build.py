@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from llava_moe.embedded_base import EMBEDDED, base_folder
 from llava_moe.errors import StoppedBySignalError, UserError
 from llava_moe.model.checkpoint_files import check_generation_config, refuse_irregular
 from llava_moe.model.image_processor import ImageMode, ImageProcessor, read_image_processor
@@ -39,7 +40,6 @@ from llava_moe.model.sentence_pieces import find_bare_model, load_bare
 from llava_moe.model.sizes import refuse_beyond_memory, refuse_more_than_on_file, refuse_sizes_without_end
 from llava_moe.packed_rows import keep_examples_apart
 
-EMBEDDED = "embedded:"
 ConfigKind = TypeVar("ConfigKind", LlamaConfig, CLIPVisionConfig)
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
 TABLE_MULTIPLE = 64
@@ -121,11 +121,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def embedded_folder(name: str) -> Path:
-    """Folder of a part of the demo's base model, inside the installed package."""
-    return Path(__file__).resolve().parent.parent / "demo" / "base" / name
-
-
 def resolve(reference: str) -> str:
     """Turn ``embedded:NAME`` into a folder; hub ids and folders stay as they are.
 
@@ -133,7 +128,7 @@ def resolve(reference: str) -> str:
         UserError: what is plainly a folder does not exist.
     """
     if reference.startswith(EMBEDDED):
-        return str(embedded_folder(reference.removeprefix(EMBEDDED)))
+        return str(base_folder() / reference.removeprefix(EMBEDDED))
     path = Path(reference).expanduser()
     if not path.exists() and reference.startswith(("/", ".", "~")):
         raise UserError(f"model {reference} cannot be loaded: no such folder; give one that is there, or a hub id")

@@ -7,18 +7,27 @@ without a word. ``environment.json`` therefore holds a fingerprint of each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import nn
 
+from llava_moe.embedded_base import EmbeddedBase, checked_version, parts_of, read_version, say
 from llava_moe.errors import UserError
-from llava_moe.model.fingerprint import layers_fingerprint, projector_fingerprint
+from llava_moe.model.build import Architecture, build_base
+from llava_moe.model.fingerprint import base_fingerprint, layers_fingerprint, projector_fingerprint
 from llava_moe.own_files import read_object
 
 RECORD = "environment.json"
+_SHAPE = {
+    **{"base_model?": str, "base_layers?": str, "start?": {str: str}},
+    "embedded_base?": {"version": int, "fingerprint": str, "parts": {str: str}},
+    **{"llava_moe?": (str, NoneType), "commit?": (str, NoneType)},
+}
 PARTS = {"projector": "projector.safetensors", "base": "model/base.safetensors"}
 """What a start gives to a model, and the file by which a checkpoint replaces it."""
 
@@ -30,23 +39,143 @@ def fingerprint_start(model: nn.Module) -> dict[str, str]:
     return {"projector": projector_fingerprint(model), "base": layers_fingerprint(model)}
 
 
-def refuse_other_base(run: Path, fingerprint: str) -> None:
+@dataclass(frozen=True)
+class BaseWeights:
+    """What the weights of an opened base are known by.
+
+    Attributes:
+        dtype: the precision that it was opened in.
+        whole: :func:`~llava_moe.model.fingerprint.base_fingerprint`; "" where no weights were opened. The rows of new
+            tokens are the mean of the others, which rounds otherwise in another precision: it is compared in one alone.
+        layers: :func:`~llava_moe.model.fingerprint.layers_fingerprint`, the same in fp32 and bf16; "" in float16.
+        embedded: the version of the embedded base whose ``parts`` it is made of; None where it is made of none, or
+            no weights were opened.
+    """
+
+    architecture: Architecture
+    dtype: torch.dtype
+    whole: str = ""
+    layers: str = ""
+    parts: tuple[str, ...] = ()
+    embedded: EmbeddedBase | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, architecture: Architecture, dtype: torch.dtype) -> BaseWeights:
+        """Of a model as its base was opened.
+
+        Raises:
+            UserError: the files of the embedded base are not those of its version.
+        """
+        parts = parts_of(architecture)
+        layers = "" if dtype == torch.float16 else layers_fingerprint(model)
+        version = checked_version(parts) if parts else None
+        return cls(architecture, dtype, base_fingerprint(model), layers, parts, version)
+
+    def record(self) -> dict[str, Any]:
+        """What ``environment.json`` holds of it."""
+        told: dict[str, Any] = {"base_model": self.whole}
+        if self.layers:
+            told["base_layers"] = self.layers
+        return told | record_embedded(self.architecture, self.embedded)
+
+    def __str__(self) -> str:
+        return f"weights {self.whole[:8]}" if self.embedded is None else str(self.embedded)
+
+
+def record_embedded(architecture: Architecture, embedded: EmbeddedBase | None) -> dict[str, Any]:
+    """What ``environment.json`` holds of the embedded base that an architecture is made of."""
+    if embedded is None:
+        return {}
+    parts = {part: embedded.parts[part] for part in parts_of(architecture)}
+    return {"embedded_base": {"version": embedded.version, "fingerprint": embedded.fingerprint, "parts": parts}}
+
+
+def refuse_other_embedded(run: Path, architecture: Architecture) -> None:
+    """Refuse a run that recorded another version of the embedded base than is here: no weights are opened.
+
+    Earlier releases recorded no version. Weights that are an earlier version's are known all the same.
+
+    Args:
+        architecture: what the run is opened on.
+
+    Raises:
+        UserError: naming both, or the record is damaged.
+    """
+    if parts := parts_of(architecture):
+        _refuse_other_version(run, _recorded(run), read_version(), parts)
+
+
+def _refuse_other_version(run: Path, told: Mapping[str, Any], here: EmbeddedBase, parts: Sequence[str]) -> None:
+    before, named = told.get("embedded_base"), here.named(told.get("base_model", ""))
+    if before:
+        named, theirs = say(before["version"], before["fingerprint"]), before["parts"]
+        is_other = any(theirs[part] != here.parts.get(part) for part in parts if part in theirs)
+    else:
+        is_other = named not in (None, str(here))
+    if is_other:
+        raise UserError(_other_embedded(run, str(named), here, told))
+
+
+def refuse_other_base(run: Path, trained_in: torch.dtype, here: BaseWeights, *, is_start: bool = False) -> str | None:
     """Refuse a base that is another than the one that a run was trained on.
 
     Args:
-        fingerprint: of the base, opened in the precision that the run trained in: rows for new tokens are the mean of
-            the others, which rounds otherwise in another.
+        trained_in: the precision that the run was trained in.
+        is_start: the run is what another is started from, on a base that is named by the other.
+
+    Returns:
+        A line to tell where the run recorded nothing of its base, which is an embedded one: it may be another version.
 
     Raises:
         UserError: it is another, or the record is damaged.
     """
-    before = _recorded(run).get("base_model")
+    told = _recorded(run)
+    if here.embedded is not None:
+        _refuse_other_version(run, told, here.embedded, here.parts)
+    before, now = _comparable(told, trained_in, here)
+    if before != now:
+        raise UserError(_other_base(run, before, now, told, here, is_start))
     # Where nothing was recorded there is nothing to hold it against.
-    if before and fingerprint and before != fingerprint:
-        raise UserError(
-            f"{run}: its base (model.architecture of its config.yaml) holds other weights than those it was "
-            "trained on: put that base back, or train again"
+    if here.embedded is None or before or told.get("embedded_base"):
+        return None
+    return f"{run} recorded nothing of its base: whether it was trained on {here}, which is here, cannot be told"
+
+
+def _comparable(told: Mapping[str, Any], trained_in: torch.dtype, here: BaseWeights) -> tuple[str, str]:
+    """The fingerprint that a run recorded, and the one here that it can be held against; none where there is none."""
+    whole, layers = told.get("base_model", ""), told.get("base_layers", "")
+    if whole and trained_in == here.dtype:
+        return whole, here.whole
+    if layers and here.layers:
+        return layers, here.layers
+    if whole and here.embedded is not None:
+        # It is small: opened once more as the run had it.
+        return whole, base_fingerprint(build_base(here.architecture, trained_in).model)
+    return "", ""
+
+
+def _other_base(run: Path, before: str, now: str, told: Mapping[str, Any], here: BaseWeights, is_start: bool) -> str:
+    if here.embedded is not None:
+        named = here.embedded.named(before) or f"a base whose version it did not record (weights {before[:8]})"
+        return _other_embedded(run, named, here.embedded, told)
+    if is_start:
+        return (
+            f"{run} was trained on another base (weights {before[:8]}) than the one it would be opened on (weights "
+            f"{now[:8]}): give the model= that it was trained on, or train it again on this one"
         )
+    return (
+        f"{run}: its base (model.architecture of its config.yaml) holds other weights than those it was trained on "
+        f"({now[:8]} there, {before[:8]} then): put that base back, or train again"
+    )
+
+
+def _other_embedded(run: Path, named: str, here: EmbeddedBase, told: Mapping[str, Any]) -> str:
+    release, commit = told.get("llava_moe"), told.get("commit")
+    facts = ", ".join([*([release] if release else []), *([f"commit {commit[:9]}"] if commit else [])])
+    return (
+        f"{run} was trained on {named}, and this llava-moe has {here}: train again (out=FOLDER), or install the "
+        f"llava-moe release whose base it was{f' (it was trained with {facts})' if facts else ''}"
+    )
 
 
 def refuse_other_start(checkpoint: Path, found: Path, model: nn.Module) -> None:
@@ -96,4 +225,4 @@ def _recorded(run: Path) -> dict[str, Any]:
     path = run / RECORD
     if not path.is_file():
         return {}
-    return read_object(path, "put it back, or delete it to go without", {"base_model?": str, "start?": {str: str}})
+    return read_object(path, "put it back, or delete it to go without", _SHAPE)

@@ -14,10 +14,11 @@ from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
 from llava_moe.commands.out_folder import refuse_foreign
 from llava_moe.commands.rates import notes_on_old_words
-from llava_moe.commands.settings import EMBEDDED, is_embedded, sources_of
+from llava_moe.commands.settings import is_embedded, sources_of
 from llava_moe.commands.stage_changes import refuse_longer_start, runs_to_go_on_with
 from llava_moe.commands.stages import Stage, experiment_name, plan_stages
 from llava_moe.commands.typed_words import as_typed, is_sweep, key_of, told_how_to_go_on, words_of_job
+from llava_moe.embedded_base import EMBEDDED
 from llava_moe.train.folder import is_finished
 from llava_moe.visible import visible
 from llava_moe.visible_console import VisibleConsole
