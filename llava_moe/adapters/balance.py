@@ -1,11 +1,11 @@
 """Load-balance losses over router decisions, and the counts that are logged about them.
 
-Shape suffixes: L layers, B rows, T tokens, N = B * T, S examples, K experts, M domains.
+Shape suffixes: L layers, G gates, B rows, T tokens, N = B * T, S examples, K experts, C choices, M domains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,50 +107,88 @@ def count_experts(routings: Mapping[str, AnyRouting], domains_BT: Tensor, num_do
     for each of its choices, or in proportion to the probabilities where all experts serve; such decisions of one
     decoder layer are averaged, since every linear may make its own.
 
+    Decisions of one shape are counted together: a model of 32 layers may make 448, and a few operations on each would
+    cost more than a hundredth of the step. Nothing here waits for a device.
+
     Raises:
         ValueError: ``domains_BT`` has not the shape of the decisions.
     """
-    layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for name, routing in routings.items():
-        if isinstance(routing, ExampleRouting):
-            counted = _count_by_example(routing, domains_BT, num_domains)
-            layers.setdefault(Body.block_of(name) or name, []).append(counted)
+    rows: dict[str, int] = {}
+    row_of = {name: rows.setdefault(_layer_of(name, one), len(rows)) for name, one in routings.items()}
+    gates: list[list[tuple[Tensor, Tensor]]] = [[] for _ in rows]
+    domains_MN = domains_BT.flatten() == torch.arange(num_domains, device=domains_BT.device)[:, None]
+    for names in _alike(routings).values():
+        together = [routings[name] for name in names]
+        by_token = [one for one in together if isinstance(one, Routing)]
+        by_example = [one for one in together if isinstance(one, ExampleRouting)]
+        if by_token:
+            if by_token[0].chosen_BT.shape != domains_BT.shape:
+                routed = tuple(by_token[0].chosen_BT.shape)
+                raise ValueError(f"domains_BT is {tuple(domains_BT.shape)}, {names[0]} routed {routed} tokens")
+            counted = _count_by_token(by_token, domains_MN.double())
         else:
-            layers[name] = [_count_by_token(name, routing, domains_BT, num_domains)]
-    most = max((gates[0][0].shape[-1] for gates in layers.values()), default=0)
-    tokens_LMK = torch.zeros(len(layers), num_domains, most, dtype=torch.float64, device=domains_BT.device)
-    entropy_LM = tokens_LMK.new_zeros(len(layers), num_domains)
-    for row, gates in enumerate(layers.values()):
-        for tokens_MK, entropy_M in gates:
-            tokens_LMK[row, :, : tokens_MK.shape[-1]] += tokens_MK / len(gates)
-            entropy_LM[row] += entropy_M / len(gates)
-    num_experts = tuple(gates[0][0].shape[-1] for gates in layers.values())
-    return ExpertTotals(tokens_LMK, entropy_LM, tuple(layers), num_experts)
+            counted = _count_by_example(by_example, domains_BT.flatten(), num_domains)
+        for name, tokens_MK, entropy_M in zip(names, *counted, strict=True):
+            gates[row_of[name]].append((tokens_MK, entropy_M))
+    return _averaged(gates, tuple(rows), num_domains, domains_BT.device)
 
 
-def _count_by_token(name: str, routing: Routing, domains_BT: Tensor, num_domains: int) -> tuple[Tensor, Tensor]:
-    if routing.chosen_BT.shape != domains_BT.shape:
-        raise ValueError(
-            f"domains_BT is {tuple(domains_BT.shape)}, {name} routed {tuple(routing.chosen_BT.shape)} tokens"
-        )
-    probs_NK = routing.probs_BTK.flatten(0, 1).double()
-    num_experts = probs_NK.shape[-1]
-    bins_N = domains_BT.flatten()
-    bins_N = torch.where(bins_N < 0, num_domains, bins_N)
-    choices_NK = F.one_hot(routing.chosen_BT.flatten(), num_experts).double()
-    tokens_MK = probs_NK.new_zeros(num_domains + 1, num_experts).index_add(0, bins_N, choices_NK)
-    entropy_M = probs_NK.new_zeros(num_domains + 1).index_add(0, bins_N, torch.special.entr(probs_NK).sum(-1))
-    return tokens_MK[:-1], entropy_M[:-1]
+def _layer_of(name: str, routing: AnyRouting) -> str:
+    return (Body.block_of(name) or name) if isinstance(routing, ExampleRouting) else name
 
 
-def _count_by_example(routing: ExampleRouting, domains_BT: Tensor, num_domains: int) -> tuple[Tensor, Tensor]:
-    probs_SK = routing.probs_SK.double()
-    share_SK = probs_SK
-    if routing.chosen_SC is not None:
-        share_SK = F.one_hot(routing.chosen_SC, probs_SK.shape[-1]).double().mean(1)
-    segments_N, domains_N = routing.segments_BT.flatten(), domains_BT.flatten()
-    is_counted_N = (segments_N >= 0) & (domains_N >= 0)
-    tokens_MS = probs_SK.new_zeros(num_domains, probs_SK.shape[0])
-    ones_N = probs_SK.new_ones(int(is_counted_N.sum()))
-    tokens_MS.index_put_((domains_N[is_counted_N], segments_N[is_counted_N]), ones_N, accumulate=True)
-    return tokens_MS @ share_SK, tokens_MS @ torch.special.entr(probs_SK).sum(-1)
+def _alike(routings: Mapping[str, AnyRouting]) -> dict[tuple[object, ...], list[str]]:
+    """Names of the decisions that can be counted together: of one shape, and for the same examples."""
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, one in routings.items():
+        if isinstance(one, ExampleRouting):
+            chosen = None if one.chosen_SC is None else one.chosen_SC.shape[-1]
+            shape: tuple[object, ...] = (id(one.segments_BT), tuple(one.probs_SK.shape), chosen)
+        else:
+            shape = (tuple(one.probs_BTK.shape),)
+        alike.setdefault(shape, []).append(name)
+    return alike
+
+
+def _averaged(
+    gates: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    layer_names: tuple[str, ...],
+    num_domains: int,
+    device: torch.device,
+) -> ExpertTotals:
+    """The mean over the gates of each layer, all layers as wide as the widest."""
+    num_experts = tuple(of_layer[0][0].shape[-1] for of_layer in gates)
+    tokens_LMK = torch.zeros(len(gates), num_domains, max(num_experts, default=0), dtype=torch.float64, device=device)
+    entropy_LM = tokens_LMK.new_zeros(len(gates), num_domains)
+    for row, of_layer in enumerate(gates):
+        tokens, entropies = zip(*of_layer, strict=True)
+        tokens_LMK[row, :, : num_experts[row]] = torch.stack(tokens).mean(0)
+        entropy_LM[row] = torch.stack(entropies).mean(0)
+    return ExpertTotals(tokens_LMK, entropy_LM, layer_names, num_experts)
+
+
+def _count_by_token(routings: Sequence[Routing], domains_MN: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [L, M, K] and sums of entropies [L, M] of routers of one width."""
+    probs_LNK = torch.stack([one.probs_BTK.flatten(0, 1) for one in routings]).double()
+    chosen_LN1 = torch.stack([one.chosen_BT.flatten() for one in routings]).unsqueeze(-1)
+    is_chosen_LNK = chosen_LN1 == torch.arange(probs_LNK.shape[-1], device=chosen_LN1.device)
+    entropy_LN = torch.special.entr(probs_LNK).sum(-1)
+    return domains_MN @ is_chosen_LNK.double(), entropy_LN @ domains_MN.T
+
+
+def _count_by_example(routings: Sequence[ExampleRouting], domains_N: Tensor, num_domains: int) -> tuple[Tensor, Tensor]:
+    """Tokens [G, M, K] and sums of entropies [G, M] of gates that decide for the same examples."""
+    probs_GSK = torch.stack([one.probs_SK for one in routings]).double()
+    share_GSK = probs_GSK
+    chosen = [one.chosen_SC for one in routings if one.chosen_SC is not None]
+    if chosen:
+        chosen_GSC = torch.stack(chosen)
+        share_GSK = torch.zeros_like(probs_GSK).scatter_(-1, chosen_GSC, 1 / chosen_GSC.shape[-1])
+    num_examples, segments_N = probs_GSK.shape[1], routings[0].segments_BT.flatten()
+    bins_N = torch.where((segments_N >= 0) & (domains_N >= 0), domains_N * num_examples + segments_N, -1)
+    # One bin more takes the tokens that do not count.
+    counts = probs_GSK.new_zeros(num_domains * num_examples + 1)
+    bins_N = torch.where(bins_N < 0, len(counts) - 1, bins_N)
+    counts.index_put_((bins_N,), counts.new_ones(()), accumulate=True)
+    tokens_MS = counts[:-1].view(num_domains, num_examples)
+    return tokens_MS @ share_GSK, torch.special.entr(probs_GSK).sum(-1) @ tokens_MS.T

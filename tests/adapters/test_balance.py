@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llava_moe.adapters.balance import count_experts, load_balance_loss
-from llava_moe.adapters.router import Routing
+from llava_moe.adapters.router import ExampleRouting, Routing
 from llava_moe.adapters.segments import Segments
 
 
@@ -162,3 +162,58 @@ def test_counting_nothing_has_the_shape_of_nothing() -> None:
 def test_domains_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="domains_BT"):
         count_experts({"a": routing([[1.0, 0.0]])}, torch.tensor([[0, 1]]), 2)
+
+
+def counted_one_by_one(name: str, one: Routing | ExampleRouting, domains_BT: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Tokens [M, K] and sums of entropies [M] of one router, token by token."""
+    probs_XK = one.probs_BTK.flatten(0, 1) if isinstance(one, Routing) else one.probs_SK
+    tokens_MK = torch.zeros(num, probs_XK.shape[-1], dtype=torch.float64)
+    entropy_M = torch.zeros(num, dtype=torch.float64)
+    for place, domain in enumerate(domains_BT.flatten().tolist()):
+        unit = place if isinstance(one, Routing) else int(one.segments_BT.flatten()[place])
+        if domain < 0 or unit < 0:
+            continue
+        entropy_M[domain] -= sum(float(p) * math.log(float(p)) for p in probs_XK[unit])
+        if isinstance(one, Routing):
+            tokens_MK[domain, one.chosen_BT.flatten()[place]] += 1
+        elif one.chosen_SC is None:
+            tokens_MK[domain] += one.probs_SK[unit].double()
+        else:
+            tokens_MK[domain, one.chosen_SC[unit]] += 1 / one.chosen_SC.shape[-1]
+    return tokens_MK, entropy_M
+
+
+def test_counts_equal_those_of_each_router_by_itself() -> None:
+    """Routers of two widths, gates that choose, gates that weigh and gates that decide for each token, in one model."""
+    torch.manual_seed(0)
+    domains_BT = torch.tensor([[0, 0, 1, 1, 1, -1, 2], [2, 2, -1, 0, 0, 1, 1]])
+    segments_BT = torch.tensor([[0, 0, 1, 1, 1, -1, 2], [3, 3, -1, 4, 4, 5, 5]])
+    every_BT = torch.arange(14).view(2, 7)
+
+    def gate(num: int, chosen: int | None, segments: Tensor = segments_BT, units: int = 6) -> ExampleRouting:
+        probs_SK = torch.randn(units, num).softmax(-1)
+        return ExampleRouting(probs_SK, None if chosen is None else probs_SK.topk(chosen).indices, segments)
+
+    given: dict[str, Routing | ExampleRouting] = {
+        "layers.0.mlp": routing(torch.randn(2, 7, 3).softmax(-1)),
+        "layers.1.mlp": routing(torch.randn(2, 7, 5).softmax(-1)),
+        "layers.2.mlp": routing(torch.randn(2, 7, 3).softmax(-1)),
+        "layers.3.q.A": gate(4, 2),
+        "layers.4.q.A": gate(4, 2),
+        "layers.3.q.B": gate(4, 2),
+        "layers.5.q": gate(3, None),
+        "layers.5.k": gate(3, None),
+        "layers.3.k.A": gate(4, 2, every_BT, 14),
+    }
+    found = count_experts(given, domains_BT, 3)
+    layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for name, one in given.items():
+        layer = name if isinstance(one, Routing) else name[: len("layers.0")]
+        layers.setdefault(layer, []).append(counted_one_by_one(name, one, domains_BT, 3))
+    assert found.layer_names == tuple(layers) and found.num_experts == (3, 5, 3, 4, 4, 3)
+    for row, gates in enumerate(layers.values()):
+        tokens_MK = sum(tokens for tokens, _ in gates) / len(gates)
+        entropy_M = sum(entropy for _, entropy in gates) / len(gates)
+        torch.testing.assert_close(found.tokens[row, :, : tokens_MK.shape[-1]], tokens_MK)
+        torch.testing.assert_close(found.entropy[row], entropy_M, atol=1e-6, rtol=1e-6)
+        assert not found.tokens[row, :, tokens_MK.shape[-1] :].any()
