@@ -88,26 +88,33 @@ def decides_by_record(routings: Mapping[str, AnyRouting]) -> bool:
     return whole.pop()
 
 
+def num_experts_of(routings: Mapping[str, AnyRouting]) -> np.ndarray:
+    """How many experts each router chooses from, int64 [U]."""
+    probs = [one.probs_SK if isinstance(one, ExampleRouting) else one.probs_BTK for one in routings.values()]
+    return np.array([one.shape[-1] for one in probs])
+
+
 def count_record(routings: Mapping[str, AnyRouting], kinds_T: np.ndarray) -> RecordRouting:
     """Count the decisions of a forward pass over one record alone.
 
     A decision for several experts counts in equal parts for each that was chosen, or by the weights where all serve.
 
+    A router that chooses from fewer experts than another has zeros in the place of the rest.
+
     Raises:
-        ValueError: the routers differ in how many they choose from, or were not given this record alone.
+        ValueError: they were not given this record alone.
     """
     if decides_by_record(routings):
         parts = [_parts(one) for one in routings.values() if isinstance(one, ExampleRouting)]
         doubts = [_entropy(one.probs_SK) for one in routings.values() if isinstance(one, ExampleRouting)]
         parts_U1K, doubt_U1 = _stacked(parts), np.stack(doubts)
         return RecordRouting(parts_U1K, doubt_U1, kinds_T, parts_U1K.astype(np.float32), None)
-    doubt_UT = np.stack([_token_doubt(one, len(kinds_T)) for one in routings.values()])
+    doubt_UT = np.stack([_token_doubt(name, one, len(kinds_T)) for name, one in routings.items()])
     in_kind_TG = (kinds_T[:, None] == np.arange(len(KINDS))).astype(np.float64)
     chosen = [one.chosen_BT.flatten().cpu().numpy().astype(np.int16) for one in routings.values() if _is_single(one)]
     if len(chosen) == len(routings):
-        (num_experts,) = {int(one.probs_BTK.shape[-1]) for one in routings.values() if isinstance(one, Routing)}
         chosen_UT = np.stack(chosen)
-        parts_UTK = (chosen_UT[..., None] == np.arange(num_experts)).astype(np.float64)
+        parts_UTK = (chosen_UT[..., None] == np.arange(num_experts_of(routings).max())).astype(np.float64)
         kept = None
     else:
         parts_UTK = _stacked([_token_parts(one) for one in routings.values()])
@@ -143,9 +150,8 @@ def _is_single(routing: AnyRouting) -> bool:
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
-    if len({one.shape for one in parts}) != 1:
-        raise ValueError("the routers of one model choose from different numbers of experts")
-    return np.stack(parts)
+    most = max(one.shape[-1] for one in parts)
+    return np.stack([np.pad(one, ((0, 0), (0, most - one.shape[-1]))) for one in parts])
 
 
 def _entropy(probs_XK: torch.Tensor) -> np.ndarray:
@@ -168,7 +174,7 @@ def _token_parts(routing: AnyRouting) -> np.ndarray:
     return _parts(routing)[routing.segments_BT.flatten().cpu().numpy()]
 
 
-def _token_doubt(routing: AnyRouting, num_tokens: int) -> np.ndarray:
+def _token_doubt(name: str, routing: AnyRouting, num_tokens: int) -> np.ndarray:
     if isinstance(routing, Routing):
         doubt_T = _entropy(routing.probs_BTK.flatten(0, -2))
     else:
@@ -177,5 +183,5 @@ def _token_doubt(routing: AnyRouting, num_tokens: int) -> np.ndarray:
             raise ValueError("a token of the record belongs to no decision")
         doubt_T = _entropy(routing.probs_SK)[segments_T]
     if len(doubt_T) != num_tokens:
-        raise ValueError(f"{len(doubt_T)} tokens were routed, the record has {num_tokens}")
+        raise ValueError(f"{name} routed {len(doubt_T)} tokens, the record has {num_tokens}")
     return doubt_T

@@ -96,6 +96,7 @@ def summarize(
     measured: Measured,
     records: RecordSet,
     kinds: Sequence[str],
+    num_experts_U: np.ndarray,
     *,
     are_weights: bool = False,
     dead_below: float = DEAD_BELOW,
@@ -106,6 +107,7 @@ def summarize(
 
     Args:
         kinds: the names of the G.
+        num_experts_U: how many experts each router chooses from.
         are_weights: the parts are a gate's weights, of which exactly 0 means that the gate has no such expert.
     """
     if len(kinds) > 1:
@@ -120,7 +122,7 @@ def summarize(
         )
         kinds = (ALL_KINDS, *kinds)
     return {
-        kind: _of_kind(measured, place, records, are_weights, dead_below, num_resamples, seed)
+        kind: _of_kind(measured, place, records, num_experts_U, are_weights, dead_below, num_resamples, seed)
         for place, kind in enumerate(kinds)
     }
 
@@ -129,6 +131,7 @@ def _of_kind(
     measured: Measured,
     place: int,
     records: RecordSet,
+    num_experts_U: np.ndarray,
     are_weights: bool,
     dead_below: float,
     num_resamples: int,
@@ -139,7 +142,9 @@ def _of_kind(
     served_MUK = np.tensordot(own_MN, served_NUK, 1)
     num_MU = served_MUK.sum(-1)
     share_MUK = shares_of(served_MUK)
-    is_there_UK = (served_MUK > 0).any(0) if are_weights else np.ones(served_MUK.shape[1:], dtype=bool)
+    is_there_UK = np.arange(served_MUK.shape[-1]) < num_experts_U[:, None]
+    if are_weights:
+        is_there_UK &= (served_MUK > 0).any(0)
     has_tokens_MU = num_MU > 0
     share_UK = np.where(has_tokens_MU[..., None], share_MUK, 0.0).sum(0) / np.maximum(has_tokens_MU.sum(0), 1)[:, None]
     even_U1 = 1 / np.maximum(is_there_UK.sum(-1, keepdims=True), 1)

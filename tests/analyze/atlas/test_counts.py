@@ -19,6 +19,7 @@ from llava_moe.analyze.atlas.counts import (
     count_record,
     decides_by_record,
     kinds_of,
+    num_experts_of,
 )
 from tests.analyze.atlas.hand_made import GAIN, routed_by_hand
 from tests.tiny_models import IMAGE_TOKEN, tiny_llava
@@ -152,11 +153,19 @@ def test_counts_do_not_depend_on_what_else_stands_in_the_row() -> None:
         assert routing.chosen_BT[0, 3:].tolist() == alone.chosen_UT[row].tolist()
 
 
+def test_layers_with_unlike_numbers_of_experts_stand_beside_each_other() -> None:
+    attached = shaken(attach(tiny_llava(), LlavaMole(num_experts=[2, 5], r=2)))
+    found = routed(attached)
+    assert num_experts_of(attached.routings()).tolist() == [2, 5]
+    assert found.served_UGK.shape == (2, 3, 5) and not found.served_UGK[0, :, 2:].any()
+    assert found.served_UGK.sum(-1).tolist() == [[4, 5, 3]] * 2
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     by_token = routed(attach(tiny_llava(), LlavaMole(num_experts=4, r=2)))
     by_record = routed(attach(tiny_llava(), MixLora(num_factors=4, r=2)))
     with pytest.raises(ValueError, match="two methods"):
         changed_parts(by_token, by_record)
     routing = Routing(torch.full((1, 3, 2), 0.5), torch.zeros(1, 3, dtype=torch.long))
-    with pytest.raises(ValueError, match="3 tokens were routed, the record has 2"):
+    with pytest.raises(ValueError, match="mlp routed 3 tokens, the record has 2"):
         count_record({"layers.0.mlp": routing}, np.array([0, 1], dtype=np.int8))

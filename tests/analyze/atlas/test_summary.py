@@ -11,6 +11,7 @@ from llava_moe.analyze.atlas.summary import Measured, RecordSet, strongest_route
 
 KINDS = ("image", "prompt", "answer")
 NUM = 6
+FOUR = np.array([4, 4])
 RECORDS = RecordSet(("pictures", "papers"), np.repeat([0, 1], NUM), np.arange(2 * NUM))
 
 
@@ -30,7 +31,7 @@ def hand_made() -> Measured:
 
 
 def test_shares_entropy_and_effective_numbers_are_those_of_the_counts() -> None:
-    atlas = summarize(hand_made(), RECORDS, KINDS, num_resamples=50)
+    atlas = summarize(hand_made(), RECORDS, KINDS, FOUR, num_resamples=50)
     assert list(atlas) == ["all", *KINDS]
     assert atlas["image"].share_MUK[:, 0].tolist() == [[0.5, 0.5, 0, 0]] * 2
     assert atlas["image"].entropy_MU[:, 0].tolist() == [1.0, 1.0]
@@ -43,17 +44,17 @@ def test_shares_entropy_and_effective_numbers_are_those_of_the_counts() -> None:
 
 
 def test_dead_experts_are_those_below_the_told_share_of_all_domains() -> None:
-    atlas = summarize(hand_made(), RECORDS, KINDS, num_resamples=50)
+    atlas = summarize(hand_made(), RECORDS, KINDS, FOUR, num_resamples=50)
     assert atlas["image"].is_dead_UK.tolist() == [[False, False, True, True], [False, False, False, True]]
     assert atlas["prompt"].is_dead_UK[0].tolist() == [False, False, True, True]  # each serves one domain
     # Half of one in a hundred is 0.005; a twentieth of a quarter is 0.0125.
     assert atlas["answer"].is_dead_UK[1].tolist() == [False, False, False, True]
-    kinder = summarize(hand_made(), RECORDS, KINDS, dead_below=0.01, num_resamples=50)
+    kinder = summarize(hand_made(), RECORDS, KINDS, FOUR, dead_below=0.01, num_resamples=50)
     assert not kinder["answer"].is_dead_UK[1].any()
 
 
 def test_information_and_probe_say_where_the_domain_is_to_be_seen() -> None:
-    atlas = summarize(hand_made(), RECORDS, KINDS, num_resamples=200)
+    atlas = summarize(hand_made(), RECORDS, KINDS, FOUR, num_resamples=200)
     image, prompt = atlas["image"], atlas["prompt"]
     assert image.information is not None and prompt.information is not None
     assert image.information.bits.tolist() == [0.0, 0.0]
@@ -69,7 +70,7 @@ def test_drift_is_the_share_of_decisions_that_changed() -> None:
     changed_NUG = np.zeros((2 * NUM, 2, 3))
     changed_NUG[:NUM, 0, 1] = 4
     measured = Measured(50, measured.served_NUGK, measured.doubt_NUG, changed_NUG)
-    atlas = summarize(measured, RECORDS, KINDS, num_resamples=50)
+    atlas = summarize(measured, RECORDS, KINDS, FOUR, num_resamples=50)
     assert atlas["prompt"].changed_MU is not None and atlas["all"].changed_MU is not None
     assert atlas["prompt"].changed_MU.tolist() == [[0.4, 0.0], [0.0, 0.0]]
     assert atlas["all"].changed_MU == pytest.approx(np.array([[4 / 30, 0.0], [0.0, 0.0]]))
@@ -78,7 +79,7 @@ def test_drift_is_the_share_of_decisions_that_changed() -> None:
 def test_a_domain_without_images_has_no_part_in_what_images_say() -> None:
     measured = hand_made()
     measured.served_NUGK[NUM:, :, 0] = 0
-    atlas = summarize(measured, RECORDS, KINDS, num_resamples=50)
+    atlas = summarize(measured, RECORDS, KINDS, FOUR, num_resamples=50)
     assert np.isnan(atlas["image"].share_MUK[1]).all() and not atlas["image"].is_dead_UK[0, :2].any()
     assert atlas["image"].domains == ("pictures",) and atlas["image"].information is None
     assert atlas["image"].probe is None and atlas["prompt"].probe is not None
@@ -87,8 +88,8 @@ def test_a_domain_without_images_has_no_part_in_what_images_say() -> None:
 
 def test_records_of_one_image_are_one_cluster() -> None:
     together = RecordSet(RECORDS.names, RECORDS.domains_N, np.repeat(np.arange(NUM), 2))
-    apart = summarize(hand_made(), RECORDS, KINDS, num_resamples=400)["prompt"].information
-    joined = summarize(hand_made(), together, KINDS, num_resamples=400)["prompt"].information
+    apart = summarize(hand_made(), RECORDS, KINDS, FOUR, num_resamples=400)["prompt"].information
+    joined = summarize(hand_made(), together, KINDS, FOUR, num_resamples=400)["prompt"].information
     assert apart is not None and joined is not None
     assert joined.plug_in.tolist() == apart.plug_in.tolist()
     assert joined.chance_high[0] > apart.chance_high[0]
@@ -98,7 +99,13 @@ def test_an_expert_that_a_gate_does_not_have_is_not_dead() -> None:
     served_NUGK = np.zeros((2 * NUM, 1, 1, 3))
     served_NUGK[..., :2] = 0.5
     measured = Measured(1, served_NUGK, np.ones((2 * NUM, 1, 1)))
-    (atlas,) = summarize(measured, RECORDS, ("record",), are_weights=True, num_resamples=50).values()
+    (atlas,) = summarize(measured, RECORDS, ("record",), np.array([3]), are_weights=True, num_resamples=50).values()
     assert atlas.num_experts_U.tolist() == [2] and not atlas.is_dead_UK.any()
-    (by_choice,) = summarize(measured, RECORDS, ("record",), num_resamples=50).values()
+    (by_choice,) = summarize(measured, RECORDS, ("record",), np.array([3]), num_resamples=50).values()
     assert by_choice.is_dead_UK.tolist() == [[False, False, True]]
+
+
+def test_places_beyond_a_routers_own_experts_are_not_dead() -> None:
+    atlas = summarize(hand_made(), RECORDS, KINDS, np.array([3, 4]), num_resamples=50)
+    assert atlas["all"].num_experts_U.tolist() == [3, 4]
+    assert atlas["all"].is_dead_UK[0].tolist() == [False] * 4 and atlas["image"].is_dead_UK[0, 2]
