@@ -108,9 +108,7 @@ def deal_folds(domains_N: np.ndarray, clusters_N: np.ndarray, num_domains: int, 
     return np.array([fold_of[int(cluster)] for cluster in clusters_N])
 
 
-def _dealt(
-    domains_N: np.ndarray, clusters_N: np.ndarray, folds_N: np.ndarray, num: int, seed: int
-) -> list[np.ndarray]:
+def _dealt(domains_N: np.ndarray, clusters_N: np.ndarray, folds_N: np.ndarray, num: int, seed: int) -> list[np.ndarray]:
     """Domains permuted over clusters, fold by fold.
 
     Over all folds at once a fold would teach less of a domain the more of it there is to tell, and chance would look

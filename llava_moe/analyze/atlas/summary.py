@@ -191,9 +191,7 @@ def _told_by(
     return names, information, probe_domains(shares_NF, domains_N, len(kept), clusters_N, seed)
 
 
-def _by_cluster(
-    served_NUK: np.ndarray, clusters_N: np.ndarray, domains_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _by_cluster(served_NUK: np.ndarray, clusters_N: np.ndarray, domains_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums over the records of a cluster; a cluster that reaches into two domains is one in each."""
     pairs_N2 = np.stack([domains_N, clusters_N], axis=1)
     found_C2, of_N = np.unique(pairs_N2, axis=0, return_inverse=True)

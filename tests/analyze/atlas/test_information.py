@@ -16,10 +16,7 @@ def plain_information(served: list[list[float]]) -> float:
     joint = [[cell / sum(row) / num_domains for cell in row] for row in served]
     of_expert = [sum(row[k] for row in joint) for k in range(len(served[0]))]
     return sum(
-        cell * math.log2(cell * num_domains / of_expert[k])
-        for row in joint
-        for k, cell in enumerate(row)
-        if cell > 0
+        cell * math.log2(cell * num_domains / of_expert[k]) for row in joint for k, cell in enumerate(row) if cell > 0
     )
 
 

@@ -1,4 +1,4 @@
-"""The linear probe of a record's domain: right where it can be, chance where it cannot, blind to what it is tested on."""
+"""The linear probe of a record's domain: right where it can be, at chance where it cannot."""
 
 from __future__ import annotations
 
