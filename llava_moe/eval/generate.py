@@ -24,6 +24,7 @@ from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.data.images import read_image
 from llava_moe.data.reading import ImageReading
 from llava_moe.errors import UserError
+from llava_moe.eval.alike import group_alike
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.decoding import StopTexts, cut_at_stop, logits_processors
 from llava_moe.eval.prefix import order_by_image, read_prefix, shared_length
@@ -111,6 +112,8 @@ def iterate_answers(
 ) -> Iterator[list[Generated]]:
     """Answers, one batch at a time, the longest prompts first so that memory runs out early or not at all.
 
+    Questions that are put alike are asked once (see ``alike.py``).
+
     Every question is one user turn with its images in front. Decoding stops at any of the model's end tokens, at the
     question's own ``max_new_tokens`` or where the model's positions end, so an answer does not depend on its batch (up
     to the rounding of batched matrix products); a sampled one neither. The batches themselves do not depend on the
@@ -138,12 +141,10 @@ def iterate_answers(
         raise ValueError("questions that are asked together must share their decoding")
     prompts = [*map(write_prompt or trained_prompts(encoder), questions)]
     _refuse_too_long(model, questions, prompts)
-    lengths = [len(prompt) for prompt in prompts]
-    order = sorted(range(len(questions)), key=lambda index: (-lengths[index], index))
+    alike = {group[0]: group for group in group_alike(questions, prompts)}
     # A cache with a sliding window drops the tokens of a prefix that it holds for several questions.
     shares_prefix = shares_prefix and getattr(model.config.get_text_config(), "sliding_window", None) is None
-    if shares_prefix:
-        order = order_by_image(questions, lengths)
+    order = _order(questions, prompts, [*alike], shares_prefix)
     batches = ranks.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
 
     def pixels_of(chosen: Sequence[int]) -> list[list[np.ndarray]]:
@@ -162,7 +163,18 @@ def iterate_answers(
             written = [prompts[index] for index in chosen]
             num_shared = shared_length(asked, written, encoder.image_token_id) if shares_prefix else 0
             texts = _answer_batch(model, encoder, asked, written, pixels, num_shared)
-            yield [Generated(index, text) for index, text in zip(chosen, texts, strict=True)]
+            pairs = zip(chosen, texts, strict=True)
+            yield [Generated(index, text) for first, text in pairs for index in alike[first]]
+
+
+def _order(
+    questions: Sequence[Question], prompts: Sequence[np.ndarray], chosen: Sequence[int], shares_prefix: bool
+) -> list[int]:
+    """The chosen indices, the longest prompts first; with a shared prefix, questions about one image together."""
+    if shares_prefix:
+        places = order_by_image([questions[index] for index in chosen], [len(prompts[index]) for index in chosen])
+        return [chosen[place] for place in places]
+    return sorted(chosen, key=lambda index: (-len(prompts[index]), index))
 
 
 def trained_prompts(encoder: Encoder) -> PromptWriter:

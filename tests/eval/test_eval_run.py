@@ -83,7 +83,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
     path = broken / "eval" / "demo.answers.jsonl"
     with path.open("a") as file:
         file.write('{"question_id": "cut sho')
-    assert len(read_answers(path)) == 12
+    num_kept = len(read_answers(path))
+    assert 12 <= num_kept < len(benchmark.questions())
 
     asked: list[str] = []
     original = generate.iterate_answers
@@ -94,7 +95,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
 
     monkeypatch.setattr(generate, "iterate_answers", spy)
     run_benchmark(benchmark, tiny_llava, encoder, broken, fingerprint="abc", batch_size=4)
-    assert len(asked) == len(benchmark.questions()) - 12
+    assert len(asked) == len(benchmark.questions()) - num_kept
     assert files_of(broken)["demo.answers.jsonl"] == files_of(whole)["demo.answers.jsonl"]
     ended, unbroken = read_result(broken, "demo"), read_result(whole, "demo")
     assert ended is not None and unbroken is not None and ended.rows == unbroken.rows
