@@ -53,10 +53,10 @@ EMBEDDED_IMAGES = Path(__file__).parents[2] / "demo" / "images"
 COLUMNS = ("exact_match", "other_image", "majority_answer", "gap", "gap_over_majority")
 EXACT_MATCH_ALL = "exact_match_all"
 CAVEATS = (
-    "The vision tower and the language model are the demo's own, a few million parameters each, pretrained on the "
-    "training split of these same images and answers: an in-domain tower, not a general CLIP or Vicuna. The language "
-    "model has read training-split pictures through a projector that was thrown away, so that here it has to find its "
-    "way back to them and to learn what was left, not to learn to see from nothing.",
+    "The vision tower and the language model are the demo's own, a few million parameters each. The tower was trained "
+    "on the training split of these same images with their captions and answers: it is an in-domain tower, not a general "
+    "CLIP. The language model has never met a picture, but it read captions, questions and answers of the training "
+    "split as text, so it knows which answers are usual: the row without an image shows how far that goes.",
     "The medical slices come from about ten volumes and the stained tissue from one slide a stain: the scores show "
     "that the model looks at its image, and nothing about diagnosis.",
     "The charts and tables are drawn by the project from real published figures; they are not scans of documents.",
