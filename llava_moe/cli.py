@@ -241,6 +241,22 @@ Beside each the cosine, the ratio of means and the mean of ratios, and 95 % inte
 Keys: by=domain|task, samples=32 (of each), split=NAME, checkpoint=last|best|STEP, exact=[all,side,linear,layer],
 exact_samples=8, step_size, resamples=2000, projector=true, dtype=fp32, num_threads, seed, out=FOLDER.""",
     ),
+    "forgetting": Command(
+        "what runs that were trained one after another still know: accuracy matrix, MFT, MFN, MAA, BWT",
+        """llava-moe analyze forgetting runs=[A,B,C] [key=value ...]
+
+  llava-moe analyze forgetting runs=[runs/general,runs/documents,runs/medical]
+  llava-moe analyze forgetting runs=[runs/a,runs/b] parts=[chartqa,pathvqa]
+
+Reads what llava-moe eval wrote into each run's eval/, and trains and asks nothing. Each run was started from the one
+before (init_from=). Row: after which training; column: the score on what a run trained, by default the domain that is
+new in its data. MFT: right after its own training; MFN: at the end; MAA: over the way; BWT: the change on earlier
+parts, below 0 where they were forgotten. 95 % intervals by paired bootstrap over images; held-out losses beside it
+where the runs measured them. Writes C/analyze/forgetting.json, .csv, .svg and .html.
+
+Keys: benchmarks=[...], parts=[...] (one a run: demo.general, general or chartqa), measure=NAME, resamples=10000, seed,
+out=FOLDER.""",
+    ),
 }
 
 SECOND_WORDS = {"data": DATA_COMMANDS, "analyze": ANALYZE_COMMANDS}

@@ -178,6 +178,29 @@ def _other_embedded(run: Path, named: str, here: EmbeddedBase, told: Mapping[str
     )
 
 
+def refuse_unlike_bases(one: Path, other: Path, *, is_one_precision: bool) -> None:
+    """Refuse two runs that recorded bases that differ; no weights are opened.
+
+    Args:
+        is_one_precision: both were trained in the same.
+
+    Raises:
+        UserError: naming both, or a record is damaged.
+    """
+    first, second = _recorded(one), _recorded(other)
+    kinds = ["base_layers", *(["base_model"] if is_one_precision else [])]
+    pairs = [(first[kind], second[kind]) for kind in kinds if first.get(kind) and second.get(kind)]
+    if pairs and pairs[0][0] != pairs[0][1]:
+        theirs = [_in_words(told, weights) for told, weights in zip((first, second), pairs[0], strict=True)]
+        raise UserError(f"{one} was trained on {theirs[0]} and {other} on {theirs[1]}: give runs of one base")
+
+
+def _in_words(told: Mapping[str, Any], weights: str) -> str:
+    """A recorded base, with its version if it has one."""
+    embedded = told.get("embedded_base")
+    return f"weights {weights[:8]}" if not embedded else say(embedded["version"], embedded["fingerprint"])
+
+
 def refuse_other_start(checkpoint: Path, found: Path, model: nn.Module) -> None:
     """Refuse what ``init_from`` leads to where it is not what a run was started from.
 
