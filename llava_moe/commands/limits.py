@@ -222,6 +222,8 @@ TRAIN: dict[str, Limit] = SHARED | {
     "stage.vision_layers": OrNull(ListOf(Whole(0), length=2)),
     "model.architecture": Fields(),
     "model.system": OrNull(Text(may_be_empty=True)),
+    # YAML reads an unquoted off as false.
+    "model.cache_features": Choice(("off", "memory", "disk", False)),
     "adapter": Fields(),
     "data.sources": ByName(Fields()),
     "data.num_workers": Whole(0),

@@ -39,6 +39,7 @@ from llava_moe.commands.stage_data import (
     open_quarantine,
     refuse_changed_data,
 )
+from llava_moe.commands.stage_features import check_features, open_features
 from llava_moe.commands.stage_run import StageRun
 from llava_moe.commands.stage_validation import check_validation, open_validation
 from llava_moe.commands.standing import told_with_checkpoint
@@ -67,6 +68,7 @@ def check_stage(config: Mapping[str, Any]) -> None:
     """
     recipe = recipe_of(config)
     trainable_parts(config)
+    check_features(config)
     check_validation(config)
     for source in mixture_of(config).sources:
         find_files(source)
@@ -138,14 +140,16 @@ def _train_locked(
     if processes.rank == 0:
         quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
     write_weights = weights_writer(assembled)
+    stream = _stream(config, assembled, data, processes)
+    state = RunState() if checkpoint is None else RunState.read(checkpoint / "state.json")
+    steps = num_steps_of(config, stream)
+    features = open_features(config, assembled, stream, processes, steps, state, console)
     engine = _engine(config, assembled, groups, processes)
-    stream = _stream(config, assembled, data, engine)
-    watched = WatchedStream(stream, console)
-    schedule = Schedule(num_steps_of(config, stream), config["train"]["warmup_ratio"])
+    watched = WatchedStream(stream if features is None else features.feed(stream), console)
+    schedule = Schedule(steps, config["train"]["warmup_ratio"])
     _announce(console, assembled, groups, schedule)
     if note := steps_note(config, schedule.num_steps):
         console.print(f"  {note}", style="yellow", highlight=False, markup=False)
-    state = RunState()
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, engine)
         console.print(f"resuming at step {state.step} from {checkpoint.name}")
@@ -156,7 +160,6 @@ def _train_locked(
     if processes.rank == 0:
         _write_environment(folder, data, assembled, claim, state.step)
     objective = objective_of(assembled)
-    steps = schedule.num_steps
     validation = open_validation(
         config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
     )
@@ -169,7 +172,7 @@ def _train_locked(
         state = train(
             engine,
             watched,
-            objective,
+            objective if features is None else features.read_in(objective),
             schedule,
             [group.learning_rate for group in groups],
             run,
@@ -215,9 +218,10 @@ def _engine(
     )
 
 
-def _stream(config: Mapping[str, Any], assembled: Assembled, data: OpenData, engine: Engine) -> StepStream:
+def _stream(config: Mapping[str, Any], assembled: Assembled, data: OpenData, processes: Processes) -> StepStream:
     train_config, size = config["train"], assembled.base.image_size
-    null_image = np.zeros((3, size, size), dtype=np.uint8) if engine.needs_image_everywhere else None
+    # A rank whose row has no image would leave the collectives of the vision tower to the others and hang them.
+    null_image = None if processes.engine == "local" else np.zeros((3, size, size), dtype=np.uint8)
     return StepStream(
         mixture=data.mixture,
         indexes=data.indexes,
@@ -225,11 +229,11 @@ def _stream(config: Mapping[str, Any], assembled: Assembled, data: OpenData, eng
         encoder=assembled.encoder,
         global_batch_size=train_config["global_batch_size"],
         tokens_per_micro_batch=train_config["tokens_per_micro_batch"],
-        rank=engine.rank,
-        world=engine.world,
+        rank=processes.rank,
+        world=processes.world,
         num_workers=config["data"]["num_workers"],
         null_image=null_image,
-        pin_memory=engine.device.type == "cuda",
+        pin_memory=processes.device.type == "cuda",
     )
 
 

@@ -30,6 +30,7 @@ class Batch:
         position_ids: int64 [1, T], from 0 in every segment. That alone tells the segments apart: any 2-D attention mask
             would switch the packed mask off.
         pixel_values: uint8 [I, 3, H, W] in the order of the image places; I may be 0.
+        image_slots: where the features of the row's images are kept, in the same order; then there are no pixels.
         domains: int64 [1, T], -1 in null segments and holes.
         segment_lengths: tokens of each segment, summing to T.
         is_real: bool [S], False for null segments and holes.
@@ -46,6 +47,11 @@ class Batch:
     is_real: torch.Tensor
     keys: tuple[str, ...]
     sample_positions: tuple[int, ...]
+    image_slots: tuple[int, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        return int(self.pixel_values.shape[0]) + len(self.image_slots)
 
     @property
     def supervised_tokens(self) -> int:
@@ -88,6 +94,7 @@ def collate(
     pad_token_id: int,
     image_token_id: int | None = None,
     num_image_tokens: int = 0,
+    null_slot: int | None = None,
 ) -> Batch:
     """Lay examples end to end.
 
@@ -98,14 +105,16 @@ def collate(
             ``num_image_tokens`` tokens is appended, so that every rank runs the vision tower in every micro-batch
             (under ZeRO-3 a rank without it waits for ever).
         pad_token_id: what null rows are made of where ``null_image`` is not given.
+        null_slot: where the features of ``null_image`` are kept, if those of all images are.
     """
     if len(examples) != len(positions):
         raise ValueError(f"{len(examples)} examples and {len(positions)} positions")
     segments, places = list(examples), list(positions)
-    if null_image is not None and not any(len(example.pixels) for example in segments):
+    if null_image is not None and not any(example.num_images for example in segments):
         if image_token_id is None or num_image_tokens < 1:
             raise ValueError("a null image needs image_token_id and num_image_tokens")
-        segments.append(_null_segment(image_token_id, num_image_tokens, null_image[None]))
+        null = _null_segment(image_token_id, num_image_tokens, null_image[None])
+        segments.append(null if null_slot is None else replace(null, pixels=null.pixels[:0], slots=(null_slot,)))
         places.append(-1)
     elif not segments:
         segments.append(_null_segment(pad_token_id, NULL_LENGTH, np.empty((0, 3, 1, 1), dtype=np.uint8)))
@@ -124,6 +133,7 @@ def collate(
         is_real=torch.tensor(real),
         keys=tuple(segment.key for segment in segments),
         sample_positions=tuple(places),
+        image_slots=tuple(slot for segment in segments for slot in segment.slots),
     )
 
 

@@ -24,6 +24,7 @@ from llava_moe.data.conversation import (
     record_key,
 )
 from llava_moe.data.deep_values import DarkImage
+from llava_moe.data.features.table import RowFeatures
 from llava_moe.data.images import MAX_PIXELS, ImageTransform, read_image
 from llava_moe.data.reading import ImageReading
 from llava_moe.data.template import Rendered, Template
@@ -56,7 +57,7 @@ class Example:
     """One segment of a packed row: int64 [t] twice, uint8 [i, 3, H, W], its domain's number and its record's key.
 
     A hole stands for a record that failed to decode: as long as planned, nothing supervised. ``dark`` are those of its
-    images that come out nearly black.
+    images that come out nearly black. Images whose features are kept have slots in the place of pixels.
     """
 
     input_ids: np.ndarray
@@ -66,6 +67,11 @@ class Example:
     key: str
     is_hole: bool = False
     dark: tuple[DarkImage, ...] = ()
+    slots: tuple[int, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        return len(self.pixels) + len(self.slots)
 
 
 @dataclass(frozen=True)
@@ -179,9 +185,21 @@ class Encoder:
             opened = read_image(ref, image_root, self.max_pixels, reading=reading)
             pixels[place] = self.transform(opened.image)
             if opened.dark is not None:
-                name = ref if isinstance(ref, str) else f"image {place + 1} of record {conversation.id}"
-                dark.append(replace(opened.dark, name=name))
+                dark.append(replace(opened.dark, name=_name_of_image(conversation, place)))
         return Example(text.input_ids, text.labels, pixels, domain_id, record_key(conversation), dark=tuple(dark))
+
+    def with_features(
+        self, text: EncodedText, conversation: Conversation, domain_id: int, features: RowFeatures
+    ) -> Example:
+        """The example of images whose features are kept: none is opened."""
+        dark = tuple(
+            DarkImage(_name_of_image(conversation, place), *values)
+            for place, values in features.dark
+            if place < text.num_images
+        )
+        pixels, slots = np.empty((0, 3, 1, 1), dtype=np.uint8), features.slots[: text.num_images]
+        key = record_key(conversation)
+        return Example(text.input_ids, text.labels, pixels, domain_id, key, dark=dark, slots=slots)
 
     def hole(self, length: int, domain_id: int, key: str = "") -> Example:
         """A segment of ``length`` padding tokens that teaches nothing, in the place of a record that failed."""
@@ -233,6 +251,11 @@ class Encoder:
                 if ends[kept - 1] <= self.max_length:
                     return kept
         raise BadRecord("too_long", f"{ends[-1]} tokens, at most {self.max_length}")
+
+
+def _name_of_image(conversation: Conversation, place: int) -> str:
+    ref = conversation.images[place]
+    return ref if isinstance(ref, str) else f"image {place + 1} of record {conversation.id}"
 
 
 def _inside(rendered: Rendered, offsets_t2: np.ndarray, tokenizer_name: str) -> np.ndarray:

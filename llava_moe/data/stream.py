@@ -10,9 +10,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from llava_moe.data.batch import Batch, collate
-from llava_moe.data.conversation import BadRecord
+from llava_moe.data.conversation import BadRecord, Conversation
 from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.encode import Encoder, Example
+from llava_moe.data.features.table import FeatureTable
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import EpochPlan, Mixture
 from llava_moe.data.pack import CostModel, seat_step
@@ -59,6 +60,7 @@ class StepStream:
         prefetch: steps that each worker keeps ready.
         start_method: ``fork``, ``spawn``, ... for the workers; None for the platform's own.
         pin_memory: put batches into page-locked memory, for a device that copies from there.
+        features: where the features of these records' images are kept: no image is opened then.
     """
 
     mixture: Mixture
@@ -75,6 +77,7 @@ class StepStream:
     start_method: str | None = None
     pin_memory: bool = False
     cost: CostModel = field(default_factory=CostModel)
+    features: FeatureTable | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
@@ -182,6 +185,7 @@ class _StepDecoder(Dataset[_Ready]):
                 encoder.pad_token_id,
                 encoder.image_token_id,
                 encoder.num_image_tokens,
+                None if stream.features is None else stream.features.null_slot,
             )
             for row in seats
         )
@@ -198,7 +202,7 @@ class _StepDecoder(Dataset[_Ready]):
         try:
             conversation = records[row]
             name = conversation.id
-            example = self.stream.encoder.encode(conversation, records.image_root, domain, source.value_range)
+            example = self._encode(conversation, place, row, domain)
         except BadRecord as fault:
             bad.append(Quarantined(source.name, source.domain, records.number(row), name, fault.reason, fault.detail))
             return self.stream.encoder.hole(length, domain, key)
@@ -209,3 +213,11 @@ class _StepDecoder(Dataset[_Ready]):
             )
         dark += [replace(one, name=f"{source.name}/{one.name}") for one in example.dark]
         return replace(example, key=key)
+
+    def _encode(self, conversation: Conversation, place: int, row: int, domain: int) -> Example:
+        stream, source = self.stream, self.stream.mixture.sources[place]
+        text = stream.encoder.encode_text(conversation)
+        if stream.features is None or not text.num_images:
+            root = stream.records[place].image_root
+            return stream.encoder.with_pixels(text, conversation, root, domain, source.value_range)
+        return stream.encoder.with_features(text, conversation, domain, stream.features.of_record(place, row))

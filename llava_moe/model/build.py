@@ -35,7 +35,7 @@ from llava_moe.embedded_base import EMBEDDED, base_folder
 from llava_moe.errors import StoppedBySignalError, UserError
 from llava_moe.model.checkpoint_files import check_generation_config, refuse_irregular
 from llava_moe.model.image_processor import ImageMode, ImageProcessor, read_image_processor
-from llava_moe.model.kinds import check_llava, num_image_tokens, refuse_other_kind
+from llava_moe.model.kinds import check_llava, feature_width, num_image_tokens, refuse_other_kind
 from llava_moe.model.sentence_pieces import find_bare_model, load_bare
 from llava_moe.model.sizes import refuse_beyond_memory, refuse_more_than_on_file, refuse_sizes_without_end
 from llava_moe.packed_rows import keep_examples_apart
@@ -96,6 +96,7 @@ class BaseFacts:
 
     Attributes:
         image_mode: how its own image processor makes a square of an image; None where it has no processor.
+        feature_width: numbers of each of an image's vectors that the projector reads.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -105,6 +106,7 @@ class BaseFacts:
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     image_mode: ImageMode | None
+    feature_width: int
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ def _facts_of(config: LlavaConfig, tokenizer: PreTrainedTokenizerBase, architect
         image_std=CLIP_STD if processor is None else processor.std,
         # What becomes of a tower's own images says nothing of a LLaVA that is still to be trained.
         image_mode=processor.mode(size) if processor is not None and is_whole else None,
+        feature_width=feature_width(config),
     )
 
 

@@ -101,6 +101,12 @@ def feature_layers(config: LlavaConfig) -> list[int]:
     return list(layer) if isinstance(layer, list | tuple) else [layer]
 
 
+def feature_width(config: LlavaConfig) -> int:
+    """Numbers of each vector that the projector reads: the tower's width, of each feature layer."""
+    vision: Any = config.vision_config
+    return int(vision.hidden_size) * len(feature_layers(config))
+
+
 def num_image_tokens(config: LlavaConfig) -> int:
     """Places of one image in the sequence: the patches and, where the strategy keeps it, the class token."""
     vision: Any = config.vision_config

@@ -128,7 +128,7 @@ class _Run:
 class _Watched:
     """An engine that notes how much stands between forward, backward and update."""
 
-    rank, world, device, needs_image_everywhere, can_skip = 0, 1, CPU, False, True
+    rank, world, device, can_skip = 0, 1, CPU, True
 
     def __init__(self, engine: LocalEngine, hollow: Hollow, releases_gradients: bool) -> None:
         self.engine, self.hollow, self.module = engine, hollow, engine.module

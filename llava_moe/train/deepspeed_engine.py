@@ -71,8 +71,6 @@ class DeepSpeedEngine:
     ) -> None:
         deepspeed = _import_deepspeed()
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
-        # A rank whose row has no image would leave the collectives of the vision tower to the others and hang them.
-        self.needs_image_everywhere = True
         # DeepSpeed keeps reduced gradients in private buffers that only a step clears.
         self.can_skip = False
         # Trap: DeepSpeed's stage 0 in bf16 hides its masters and departs from one process from the first update on;

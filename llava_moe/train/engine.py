@@ -25,7 +25,6 @@ class Engine(Protocol):
     world: int
     device: torch.device
     module: nn.Module
-    needs_image_everywhere: bool
     can_skip: bool
 
     def forward(self, **inputs: Any) -> Any:
@@ -77,7 +76,6 @@ class LocalEngine:
 
     rank = 0
     world = 1
-    needs_image_everywhere = False
     can_skip = True
 
     def __init__(

@@ -34,7 +34,7 @@ PLACES = re.compile(
 # only by rounding. What a message of ours advises to change is among them.
 FREE_KEYS = (
     *("log", "parallel", "eval", "out"),
-    *("data.num_workers", "data.max_bad_share"),
+    *("data.num_workers", "data.max_bad_share", "model.cache_features"),
     *("train.save_every", "train.keep_last", "train.num_threads", "train.max_nonfinite_steps"),
     *("train.tokens_per_micro_batch", "train.activation_checkpointing"),
 )

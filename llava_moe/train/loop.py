@@ -428,7 +428,7 @@ def _record(
 def _out_of_memory(batch: Batch, step: Step) -> str:
     tokens = sum(batch.segment_lengths)
     return (
-        f"out of memory on a row of {tokens} tokens and {batch.pixel_values.shape[0]} images "
+        f"out of memory on a row of {tokens} tokens and {batch.num_images} images "
         f"(epoch {step.epoch}, step {step.index}): lower train.tokens_per_micro_batch (the batch and its result stay "
         "the same), or set train.activation_checkpointing=true"
     )
