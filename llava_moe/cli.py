@@ -143,6 +143,7 @@ Keys: dtype=fp32|bf16 of the weights written, split=val and limit=200 of what st
 
   llava-moe analyze                                   the instruments, a line each
   llava-moe analyze interference run=FOLDER           whose gradient steps lower or raise whose loss, by layer and side
+  llava-moe analyze routing run=FOLDER                which expert serves which domain, layer and kind of token
   torchrun --nproc-per-node=8 -m llava_moe analyze interference run=FOLDER
 
 Writes FOLDER/analyze/INSTRUMENT.json, .csv, .svg and .html; the report links the page. Measured on records held out of
@@ -256,6 +257,21 @@ where the runs measured them. Writes C/analyze/forgetting.json, .csv, .svg and .
 
 Keys: benchmarks=[...], parts=[...] (one a run: demo.general, general or chartqa), measure=NAME, resamples=10000, seed,
 out=FOLDER.""",
+    ),
+    "routing": Command(
+        "which expert serves which domain, layer and kind of token, and what that says about the domain",
+        """llava-moe analyze routing run=FOLDER [key=value ...]
+
+  llava-moe analyze routing run=runs/demo
+  llava-moe analyze routing run=runs/demo checkpoints=all        how routing moves from checkpoint to checkpoint
+  llava-moe analyze routing run=runs/demo samples=0 pictures=5   all held-out records; more pictures with their patches
+
+Shares, entropy and dead experts by domain, layer, expert and image, prompt and answer tokens; the mutual information of
+expert and domain with intervals over records and what chance gives; a linear probe of the domain. MixLoRA's factors and
+MoLE's gates decide once a record and are counted so.
+
+Keys: by=domain|task, samples=32 (of each), split=NAME, checkpoint=last|best|STEP, checkpoints=all|[STEP,...],
+resamples=1000, dead_below=0.05 (of the even share), pictures=3, dtype=fp32, num_threads, seed, out=FOLDER.""",
     ),
 }
 

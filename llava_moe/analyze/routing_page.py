@@ -32,7 +32,7 @@ _TOLD = {"all": "all tokens", "image": "image", "prompt": "prompt", "answer": "a
 
 @dataclass(frozen=True)
 class Cell:
-    """A value of the table of information: in words, its interval, its part of the most there can be."""
+    """A value of the table of information: in words, its interval, and its part of full colour."""
 
     told: str
     ends: str
@@ -174,34 +174,37 @@ def _chart_says(found: Findings) -> str:
 
 @dataclass(frozen=True)
 class InformationTable:
-    """Rows are layers, columns kinds of token or parts of a layer."""
+    """Rows are layers, columns kinds of token or parts of a layer; colour is full at so many bits."""
 
     columns: list[str]
     rows: list[tuple[str, list[Cell | None]]]
     has_ends: bool
+    full: float
 
 
 def _information_table(found: Findings) -> InformationTable:
-    routers, most = found.routers.routers, _most(found)
+    routers = found.routers.routers
     parts = list(dict.fromkeys(router.part for router in routers))
     kinds = list(found.last) if len(parts) * len(found.last) <= _MOST_COLUMNS else [found.lead]
     places = [(part, kind) for part in parts for kind in kinds]
     row_of = {(router.layer, router.part): row for row, router in enumerate(routers)}
+    told = [one.bits for kind in kinds if (one := found.last[kind].information) is not None]
+    # A tenth of what there could be at least: else chance alone would shine.
+    full = max([0.1 * _most(found), *(float(np.nan_to_num(bits_U).max()) for bits_U in told)])
     rows = []
     for layer in dict.fromkeys(router.layer for router in routers):
-        cells = [_cell(found.last[kind], row_of.get((layer, part)), most) for part, kind in places]
+        cells = [_cell(found.last[kind], row_of.get((layer, part)), full) for part, kind in places]
         rows.append(("whole model" if layer < 0 else str(layer), cells))
     named = [kind if len(parts) == 1 else part if len(kinds) == 1 else f"{part}, {kind}" for part, kind in places]
-    return InformationTable([_TOLD.get(name, name) for name in named], rows, len(places) <= _MOST_COLUMNS)
+    return InformationTable([_TOLD.get(name, name) for name in named], rows, len(places) <= _MOST_COLUMNS, full)
 
 
-def _cell(atlas: KindAtlas, row: int | None, most: float) -> Cell | None:
+def _cell(atlas: KindAtlas, row: int | None, full: float) -> Cell | None:
     one = atlas.information
     if row is None or one is None or math.isnan(one.bits[row]):
         return None
-    part = float(one.bits[row]) / most if most else 0.0
     ends = f"{one.low[row]:.3f} … {one.high[row]:.3f}"
-    return Cell(f"{one.bits[row]:.3f}", ends, part, bool(one.p_value[row] >= _CERTAIN))
+    return Cell(f"{one.bits[row]:.3f}", ends, float(one.bits[row]) / full, bool(one.p_value[row] >= _CERTAIN))
 
 
 def _probes(found: Findings) -> list[dict[str, Any]]:
@@ -255,8 +258,8 @@ def _drift_rows(found: Findings) -> list[dict[str, Any]]:
             {
                 "step": step,
                 "changed": changed or [None] * len(found.records.names),
-                "bits": "–" if mean is None else f"{mean.bits[0]:.3f} ({mean.low[0]:.3f} … {mean.high[0]:.3f})",
-                "probe": "–" if atlas.probe is None else f"{100 * atlas.probe.accuracy:.0f}",
+                "bits": "-" if mean is None else f"{mean.bits[0]:.3f} ({mean.low[0]:.3f} … {mean.high[0]:.3f})",
+                "probe": "-" if atlas.probe is None else f"{100 * atlas.probe.accuracy:.0f}",
             }
         )
     return rows

@@ -41,6 +41,7 @@ MISTAKES = [
     *(["data", "prepare", "recpie=x"], ["data", "prepare", "recipe=pathvqaa"], ["doctor", "ranks"], ["ls", "exps"]),
     *(["trian"], ["train", "--foo"], ["analyze", "nosuch"], ["analyze", "interference"]),
     *(["analyze", "interference", word] for word in ("run=nosuch", "rum=x", "by=records", "exact=[none]")),
+    *(["analyze", "routing", "run=x", word] for word in ("checkpoints=some", "checkpoints=[]", "dead_below=2")),
 ]
 
 

@@ -32,6 +32,7 @@ from llava_moe.analyze.pieces import Pieces
 from llava_moe.analyze.progress import Progress
 from llava_moe.analyze.records import HeldOutRecords
 from llava_moe.assemble import Assembled
+from llava_moe.errors import UserError
 from llava_moe.eval.ranks import Ranks
 
 _FIELDS = ("served_UGK", "doubt_UG", "kinds_T", "parts_UXK", "chosen_UT")
@@ -126,7 +127,7 @@ def read_measured(pieces: Pieces, step: int, num_records: int, before: Pieces | 
     """Put the pieces of all records together, in their order, and compare each with the checkpoint before.
 
     Raises:
-        FileNotFoundError: a piece is gone that had been written.
+        UserError: a piece that was written is not to be seen here.
     """
     served, doubt, changed = [], [], []
     for place in range(num_records):
@@ -142,11 +143,13 @@ def read_record(pieces: Pieces, place: int) -> RecordRouting:
     """The piece of one record.
 
     Raises:
-        FileNotFoundError: it is not there, or damaged.
+        UserError: it is not there, or damaged.
     """
     found = _read(pieces, place)
     if found is None:
-        raise FileNotFoundError(f"{pieces.folder}: {_name(place)} is gone")
+        raise UserError(
+            f"{pieces.folder} lacks {_name(place)}: several machines need one folder that all see; give it with out="
+        )
     return found
 
 
