@@ -195,7 +195,12 @@ def _information_table(found: Findings) -> InformationTable:
     for layer in dict.fromkeys(router.layer for router in routers):
         cells = [_cell(found.last[kind], row_of.get((layer, part)), full) for part, kind in places]
         rows.append(("whole model" if layer < 0 else str(layer), cells))
-    named = [kind if len(parts) == 1 else part if len(kinds) == 1 else f"{part}, {kind}" for part, kind in places]
+    # Of self_attn.q_proj.A the end tells enough, where columns are many.
+    short = {part: " ".join(part.split(".")[-2:]) for part in parts}
+    named = [
+        kind if len(parts) == 1 else short[part] if len(kinds) == 1 else f"{short[part]}, {kind}"
+        for part, kind in places
+    ]
     return InformationTable([_TOLD.get(name, name) for name in named], rows, len(places) <= _MOST_COLUMNS, full)
 
 
