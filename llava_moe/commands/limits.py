@@ -185,6 +185,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "path": OrNull(FilePath()),
     "images": OrNull(FilePath()),
     "value_range": VALUE_RANGE,
+    "conflict": OrNull(Real(0, 1)),
     "stages": OrNull(ListOf(Fields(), shortest=1)),
     "train.global_batch_size": Whole(1),
     "train.tokens_per_micro_batch": Whole(1),

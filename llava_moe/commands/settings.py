@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from llava_moe.data.shares import Phase
     from llava_moe.train.optimizer import OptimizerSettings
 
+CONFLICT = "conflict"
+"""The format of sources that conflict on purpose."""
 # Where the mixtures look for prepared folders unless they are told otherwise.
 DATA_ROOT = "data"
 Kind = TypeVar("Kind")
@@ -69,6 +71,8 @@ def _check_together(config: Mapping[str, Any]) -> None:
     for key in ("path", "images", "value_range"):
         if config[key] is not None and not any(source.get(key) == config[key] for source in sources):
             raise UserError(f"{key}={config[key]} is not read by the data that was chosen: add data=mine")
+    if config["conflict"] is not None and not any(source.get("format") == CONFLICT for source in sources):
+        raise UserError(f"conflict={config['conflict']} is not read by the data that was chosen: add data=conflict")
     root = config["data"]["root"]
     if root != DATA_ROOT and not any(str(source.get("path")).startswith(root) for source in sources):
         raise UserError(f"data.root={root} is not read by the data that was chosen: no path of its sources follows it")

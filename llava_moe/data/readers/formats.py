@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llava_moe.data.conversation import BadRecord
+from llava_moe.data.readers.conflict import ConflictReader
 from llava_moe.data.readers.files import find_raw, raw_records
 from llava_moe.data.readers.json_values import FaultyRecord
 from llava_moe.data.readers.llava import llava_row
@@ -50,6 +51,7 @@ FORMATS: Mapping[str, Reader] = MappingProxyType(
         "m3it80": M3it80Reader(),
         "ureader": UReader(),
         "pathvqa": PathVqaReader(),
+        "conflict": ConflictReader(),
     }
 )
 
