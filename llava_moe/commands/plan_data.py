@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from llava_moe.commands.account_words import open_stage
+from llava_moe.commands.plan_features import features_note
 from llava_moe.commands.settings import mixture_of
 from llava_moe.commands.stage import num_steps_of, steps_note
 from llava_moe.commands.stages import Stage
@@ -85,8 +86,11 @@ def plan_data(stage: Stage, encoder: Encoder, progress: Console) -> PlanData:
         for source, index, number in zip(mixture.sources, ordered, mixture.counts(ordered), strict=True)
         if len(index.rows) and not number
     ]
-    steps = _count(config, mixture, ordered, encoder, list(expected))
+    stream = _stream(config, mixture, ordered, encoder)
+    steps = _count(config, stream, list(expected))
     if note := steps_note(config, steps.num_steps):
+        notes.append(note)
+    if note := features_note(config, stream, steps.num_steps):
         notes.append(note)
     return PlanData(mixture, steps, tuple(expected), tuple(notes))
 
@@ -120,13 +124,11 @@ def _indexes(stage: Stage, names: list[str], encoder: Encoder, progress: Console
     return {source.name: index for source, index in zip(opened.mixture.sources, opened.indexes, strict=True)}
 
 
-def _count(
-    config: Mapping[str, Any], mixture: Mixture, indexes: list[SourceIndex], encoder: Encoder, expected: list[str]
-) -> Steps:
+def _stream(config: Mapping[str, Any], mixture: Mixture, indexes: list[SourceIndex], encoder: Encoder) -> StepStream:
+    """The stream itself says how many steps there are, and refuses what it would refuse in training."""
     train = config["train"]
-    # The stream itself says how many steps there are, and refuses what it would refuse in training.
     nothing: Any = ((),) * len(indexes)
-    stream = StepStream(
+    return StepStream(
         mixture=mixture,
         indexes=indexes,
         records=nothing,
@@ -134,6 +136,8 @@ def _count(
         global_batch_size=train["global_batch_size"],
         tokens_per_micro_batch=train["tokens_per_micro_batch"],
     )
-    return count_steps(
-        mixture, indexes, num_steps_of(config, stream), stream.steps_in_epoch(), train["global_batch_size"], expected
-    )
+
+
+def _count(config: Mapping[str, Any], stream: StepStream, expected: list[str]) -> Steps:
+    num_steps, size = num_steps_of(config, stream), stream.global_batch_size
+    return count_steps(stream.mixture, stream.indexes, num_steps, stream.steps_in_epoch(), size, expected)

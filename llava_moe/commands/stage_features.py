@@ -35,7 +35,7 @@ from llava_moe.data.features.memory import MemoryFeatures, refused
 from llava_moe.data.features.shape import FeatureShape
 from llava_moe.data.features.store import FeatureStore
 from llava_moe.data.features.table import FeatureTable
-from llava_moe.data.features.wanted import everyones, wanted_records
+from llava_moe.data.features.wanted import everyones, num_image_uses, wanted_records
 from llava_moe.data.readers.waited_lock import waited_lock
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
@@ -122,7 +122,7 @@ def open_features(
     started = time.monotonic()
     store, filled = job.in_memory() if kind == "memory" else job.on_disk()
     accept_features(assembled.model)
-    _tell(console, filled, store, job.uses(), time.monotonic() - started)
+    _tell(console, filled, store, num_image_uses(stream, job.num_steps), time.monotonic() - started)
     return StageFeatures(store, filled.table)
 
 
@@ -147,12 +147,6 @@ class _Job:
 
     def wanted(self, stream: StepStream) -> Wanted:
         return wanted_records(stream, self.num_steps, self.state.epoch, self.state.epoch_step)
-
-    def uses(self) -> int:
-        """About how often the tower would run without."""
-        counts = self.stream.mixture.counts(self.stream.indexes)
-        images = sum(n * float(i.num_images.mean()) for n, i in zip(counts, self.stream.indexes, strict=True) if n)
-        return round(self.num_steps * self.stream.global_batch_size * images / sum(counts))
 
     def in_memory(self) -> tuple[FeatureStore, Filled]:
         shape, wanted = shape_of(self.assembled), self.wanted(self.stream)

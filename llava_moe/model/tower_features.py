@@ -78,4 +78,4 @@ def accept_features(model: LlavaForConditionalGeneration) -> None:
             return from_pixels(pixel_values=pixel_values, **others)
         return BaseModelOutputWithPooling(pooler_output=list(inner.multi_modal_projector(pixel_values)))  # type: ignore[arg-type]
 
-    inner.get_image_features = get_image_features  # type: ignore[method-assign]
+    inner.get_image_features = get_image_features

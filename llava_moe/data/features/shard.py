@@ -147,8 +147,11 @@ def read_features(pixels: bytes, place: Place, into_TW: torch.Tensor) -> bool:
     view = bytes_of(into_TW)
     with open_regular(place.path) as file:
         file.seek(place.offset)
-        num_read = file.readinto(memoryview(view))
-    return num_read == len(view) and check_of(pixels, view) == place.check
+        content = file.read(len(view))
+    if len(content) != len(view) or check_of(pixels, content) != place.check:
+        return False
+    view[:] = np.frombuffer(content, dtype=np.uint8)
+    return True
 
 
 def _span(name: str, tensor: Mapping[str, Any], shape: FeatureShape) -> tuple[int, int, np.ndarray]:

@@ -27,6 +27,14 @@ def wanted_records(stream: StepStream, num_steps: int, epoch: int = 0, epoch_ste
     return _wanted(stream, is_wanted)
 
 
+def num_image_uses(stream: StepStream, num_steps: int) -> int:
+    """About how many images all ranks read in so many steps, each counted as often as it is read."""
+    counts = stream.mixture.counts(stream.indexes)
+    pairs = [(count, index) for count, index in zip(counts, stream.indexes, strict=True) if count]
+    images = sum(count * float(index.num_images.mean()) for count, index in pairs)
+    return round(num_steps * stream.global_batch_size * images / sum(counts))
+
+
 def everyones(wanted: Wanted, rank: int, world: int) -> Wanted:
     """This rank's part of records that all ranks want: neighbours, which may be about one image, stay together."""
     mine = np.arange(len(wanted)) * world // max(1, len(wanted)) == rank

@@ -1,0 +1,30 @@
+"""What ``model.cache_features`` will keep, told before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llava_moe.assemble import DTYPES, recipe_of
+from llava_moe.commands.stage_features import cache_of
+from llava_moe.data.features.shape import FeatureShape
+from llava_moe.data.features.wanted import num_image_uses, wanted_records
+from llava_moe.data.stream import StepStream
+from llava_moe.model import read_base
+from llava_moe.plan.terminal import size
+
+
+def features_note(config: Mapping[str, Any], stream: StepStream, num_steps: int) -> str | None:
+    """A line on the features that a whole run keeps; None where it keeps none."""
+    kind = cache_of(config)
+    if kind == "off":
+        return None
+    base = read_base(recipe_of(config).architecture)
+    shape = FeatureShape(base.num_image_tokens, base.feature_width, DTYPES[config["train"]["dtype"]])
+    num_images = wanted_records(stream, num_steps).num_different
+    where = "in the memory of a process, beside the above" if kind == "memory" else "in the cache folder"
+    return (
+        f"model.cache_features={kind}: features of at most {num_images:,} images, {shape.num_vectors:,} x "
+        f"{shape.width:,} numbers each, {size(num_images * shape.num_bytes)} {where}; the vision tower runs once for "
+        f"each, where it would run about {num_image_uses(stream, num_steps):,} times"
+    )
