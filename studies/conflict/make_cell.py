@@ -59,6 +59,8 @@ class CellMaker:
         measured = read_object(run / "measured.json", _REMEDY, MEASURED)
         environment = read_object(run / "environment.json", _REMEDY)
         facts = {"samples": samples, "steps": num_steps, "commit": environment["commit"]}
+        if "embedded_base" in environment:
+            facts["embedded_base"] = environment["embedded_base"]
         return measured, facts | {"seconds": round(time.monotonic() - began, 1)}
 
     def stop(self) -> None:

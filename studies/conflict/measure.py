@@ -117,7 +117,7 @@ def measure(run: Path, domains: Sequence[str], split: str, benchmark: str) -> di
     """What ``measured.json`` holds: the base, trainable parameters of the adapter, records and questions."""
     assembled = restore(run)
     return {
-        "base": assembled.base_fingerprint,
+        "base": assembled.weights.whole,
         "parameters": sum(tensor.numel() for tensor in assembled.attached.state_dict().values()),
         "records": records_of(run, assembled, domains, split),
         "questions": questions_of(run, domains, benchmark),

@@ -17,7 +17,7 @@ from llava_moe.adapters import attach
 from llava_moe.assemble import ADAPTERS, from_target
 from llava_moe.cli import config_folder, run
 from llava_moe.commands.compose_config import resolved
-from llava_moe.commands.settings import embedded_base
+from llava_moe.embedded_base import base_folder
 from studies.conflict.cells import Cell, cells_of, stage1_words
 from studies.conflict.study import SHIPPED, Study, read_study
 
@@ -102,7 +102,7 @@ def test_methods_have_as_many_parameters_as_the_baseline_within_six_percent(meth
         with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
             adapter = from_target(resolved(compose("train", overrides=list(words)), "train")["adapter"], ADAPTERS)
         with torch.device("meta"):
-            model = LlamaForCausalLM(AutoConfig.from_pretrained(embedded_base() / "language_model"))
+            model = LlamaForCausalLM(AutoConfig.from_pretrained(base_folder() / "language_model"))
             attached = attach(model, adapter)
         return sum(tensor.numel() for tensor in attached.state_dict().values())
 
