@@ -111,7 +111,8 @@ def count_record(routings: Mapping[str, AnyRouting], kinds_T: np.ndarray) -> Rec
         return RecordRouting(parts_U1K, doubt_U1, kinds_T, parts_U1K.astype(np.float32), None)
     doubt_UT = np.stack([_token_doubt(name, one, len(kinds_T)) for name, one in routings.items()])
     in_kind_TG = (kinds_T[:, None] == np.arange(len(KINDS))).astype(np.float64)
-    chosen = [one.chosen_BT.flatten().cpu().numpy().astype(np.int16) for one in routings.values() if _is_single(one)]
+    singles = [one for one in routings.values() if isinstance(one, Routing)]
+    chosen = [one.chosen_BT.flatten().cpu().numpy().astype(np.int16) for one in singles]
     if len(chosen) == len(routings):
         chosen_UT = np.stack(chosen)
         parts_UTK = (chosen_UT[..., None] == np.arange(num_experts_of(routings).max())).astype(np.float64)
@@ -143,10 +144,6 @@ def changed_parts(before: RecordRouting, after: RecordRouting) -> np.ndarray:
     if moved_UX.shape[1] == 1 != len(before.kinds_T):
         return moved_UX
     return np.asarray(moved_UX @ (before.kinds_T[:, None] == np.arange(len(KINDS))))
-
-
-def _is_single(routing: AnyRouting) -> bool:
-    return isinstance(routing, Routing)
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -61,7 +61,7 @@ class Information:
         low, high: 95 % interval over clusters, by the pivotal bootstrap, widened to hold ``bits``.
         chance_mean, chance_high: mean and 95th percentile of the plug-in where domains are dealt to clusters at random.
         p_value: share of such deals, this one counted in, with at least this plug-in.
-        mean: the same of the mean over routers, as a row of its own; None where it was not asked.
+        mean: the same of the mean over routers, [1]; None in that itself.
     """
 
     plug_in: np.ndarray
@@ -103,8 +103,8 @@ def measure_information(
     factors_C = ((sizes_M - 1) / sizes_M)[domains_C]
     cap = np.log2(min(num_domains, served_CUK.shape[-1]))
     by_router = _summary(plug_in_1U[0], left_CU, drawn_RU, chance_RU, factors_C, cap)
-    means = [_mean_over_routers(values) for values in (plug_in_1U, left_CU, drawn_RU, chance_RU)]
-    mean = _summary(means[0][0], *means[1:], factors_C, cap)
+    plug_in_11, left_C1, drawn_R1, chance_R1 = map(_mean_over_routers, (plug_in_1U, left_CU, drawn_RU, chance_RU))
+    mean = _summary(plug_in_11[0], left_C1, drawn_R1, chance_R1, factors_C, cap)
     return Information(**{**vars(by_router), "mean": mean})
 
 
