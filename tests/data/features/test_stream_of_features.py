@@ -80,11 +80,12 @@ def test_each_image_is_computed_once_and_ranks_share_all_of_them_out(make_stream
     assert num_image_uses(stream, 6) == pytest.approx(36 * (23 * 15 / 23 + 12) / 35, abs=1)
     parts = [everyones(wanted, rank, 3) for rank in range(3)]
     pairs = [list(zip(part.places.tolist(), part.rows.tolist(), strict=True)) for part in parts]
-    assert sorted(sum(pairs, [])) == list(zip(wanted.places.tolist(), wanted.rows.tolist(), strict=True))
+    shared = [pair for one in pairs for pair in one]
+    assert sorted(shared) == list(zip(wanted.places.tolist(), wanted.rows.tolist(), strict=True))
     assert max(map(len, pairs)) - min(map(len, pairs)) <= 1
     ranks = [wanted_records(make_stream(rank=rank, world=3), 6) for rank in range(3)]
     own = {pair for one in ranks for pair in zip(one.places.tolist(), one.rows.tolist(), strict=True)}
-    assert own == set(sum(pairs, []))
+    assert own == set(shared)
 
 
 def test_workers_find_the_same(make_stream: Callable[..., StepStream], image_folder: Path) -> None:
