@@ -240,7 +240,7 @@ the products of records' gradients; exact from the loss after a step of length s
 Beside each the cosine, the ratio of means and the mean of ratios, and 95 % intervals by bootstrap over records.
 
 Keys: by=domain|task, samples=32 (of each), split=NAME, checkpoint=last|best|STEP, exact=[all,side,linear,layer],
-exact_samples=8, step_size, resamples=2000, projector=true, dtype=fp32, num_threads, seed, out=FOLDER.""",
+exact_samples=16, step_size, resamples=2000, projector=true, dtype=fp32, num_threads, seed, out=FOLDER.""",
     ),
     "forgetting": Command(
         "what runs that were trained one after another still know: accuracy matrix, MFT, MFN, MAA, BWT",

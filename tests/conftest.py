@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +143,31 @@ def tiny_words(words_for_tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     return list(words_for_tiny)
+
+
+THREE_DOMAINS = (
+    *("exp=mix_general_doc_med", "scale=demo", "model=tiny", "train.max_steps=3", "train.num_threads=1"),
+    *("train.global_batch_size=6", "train.tokens_per_micro_batch=512", "train.save_every=2", "data.num_workers=0"),
+)
+"""Words that train a tiny model on the three domains of the embedded data, in seconds."""
+
+Trained = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """The folder of a run of :data:`THREE_DOMAINS` with the adapter of this name; tests write into copies of it."""
+    from llava_moe.cli import run
+
+    folder = tmp_path_factory.mktemp("analyzed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAVA_MOE_CACHE", str(folder / "cache"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+
+        def train(adapter: str) -> Path:
+            out = folder / adapter
+            if not out.exists():
+                assert run(["train", *THREE_DOMAINS, f"adapter={adapter}", f"out={out}"]) == 0
+            return out
+
+        yield train

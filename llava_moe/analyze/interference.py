@@ -84,12 +84,12 @@ def measure_cosines(cosines_NN: np.ndarray, group_N: np.ndarray, counts_RN: np.n
     counts_RN = np.ones((1, len(group_N))) if counts_RN is None else counts_RN
     is_known_NN = np.isfinite(cosines_NN) & ~np.eye(len(group_N), dtype=bool)
     values_NN, is_known_NN = np.where(is_known_NN, cosines_NN, 0.0), is_known_NN.astype(float)
-    pairwise = []
-    for chunk_RN in _chunks(counts_RN):
-        weights_RDN = chunk_RN[:, None] * _indicator(group_N)
-        sums_RDD, pairs_RDD = ((weights_RDN @ one_NN) @ weights_RDN.mT for one_NN in (values_NN, is_known_NN))
-        pairwise.append(_divided(sums_RDD, pairs_RDD))
-    pairwise_RDD = np.concatenate(pairwise)
+    pairwise_RDD = np.full((len(counts_RN), *[group_N.max() + 1] * 2), np.nan)
+    for i, rows in enumerate(_places(group_N)):
+        for j, columns in enumerate(_places(group_N)):
+            left_RN, right_RN, block = counts_RN[:, rows], counts_RN[:, columns], np.ix_(rows, columns)
+            sums_R = ((left_RN @ values_NN[block]) * right_RN).sum(-1)
+            pairwise_RDD[:, i, j] = _divided(sums_R, ((left_RN @ is_known_NN[block]) * right_RN).sum(-1))
     own_RD = np.diagonal(pairwise_RDD, axis1=-2, axis2=-1)
     with np.errstate(invalid="ignore"):
         scale_RDD = np.sqrt(np.where(own_RD > 0, own_RD, np.nan))
@@ -127,37 +127,41 @@ def interval(values_RDD: np.ndarray, estimate_DD: np.ndarray) -> np.ndarray:
 
 
 def _measure(effects_NN: np.ndarray, group_N: np.ndarray, counts_RN: np.ndarray) -> Measures:
-    member_DN = _indicator(group_N)
-    is_other_NN = ~np.eye(len(group_N), dtype=bool)
-    weights_RDN = counts_RN[:, None] * member_DN
-    sums_RDN = weights_RDN @ np.where(is_other_NN, effects_NN, 0.0).T
-    moving_RDN = weights_RDN @ is_other_NN.astype(float)
-    by_record_RDN = _divided(sums_RDN, moving_RDN)
-    own_RN = np.take_along_axis(by_record_RDN, np.broadcast_to(group_N, counts_RN.shape)[:, None], axis=1)[:, 0]
-    # i is the group of the measured record, j that of the steps.
-    effect_RDD = _mean_over_records(weights_RDN, by_record_RDN)
-    help_RD = np.diagonal(effect_RDD, axis1=-2, axis2=-1)
-    ratio_RDD = _divided(effect_RDD, np.where(help_RD > 0, help_RD, np.nan)[:, :, None])
-    size_RD = _divided((weights_RDN * np.abs(np.nan_to_num(own_RN))[:, None]).sum(-1), weights_RDN.sum(-1))
-    floor_RN = SMALLEST_SHARE * np.take_along_axis(size_RD, np.broadcast_to(group_N, counts_RN.shape), axis=1)
-    is_sizeable_RN = np.abs(np.nan_to_num(own_RN)) > floor_RN
-    ratios_RDN = _divided(by_record_RDN, np.where(is_sizeable_RN, own_RN, np.nan)[:, None])
-    sizeable_RDN = weights_RDN * is_sizeable_RN[:, None]
-    return Measures(ratio_RDD, _mean_over_records(sizeable_RDN, ratios_RDN), effect_RDD)
+    groups = _places(group_N)
+    by_record_RDN = np.stack([_mean_effect(effects_NN, places, counts_RN) for places in groups], 1)
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for i, places in enumerate(groups):
+        weights_Rn, values_RDn = counts_RN[:, places], by_record_RDN[:, :, places]
+        own_Rn = values_RDn[:, i]
+        effect_RD = _mean_over_records(weights_Rn, values_RDn)
+        help_R = np.where(effect_RD[:, i] > 0, effect_RD[:, i], np.nan)
+        size_R = (weights_Rn * np.abs(np.nan_to_num(own_Rn))).sum(-1) / weights_Rn.sum(-1)
+        is_sizeable_Rn = np.abs(np.nan_to_num(own_Rn)) > SMALLEST_SHARE * size_R[:, None]
+        ratios_RDn = _divided(values_RDn, np.where(is_sizeable_Rn, own_Rn, np.nan)[:, None])
+        ratio_RD = _mean_over_records(weights_Rn * is_sizeable_Rn, ratios_RDn)
+        rows.append((_divided(effect_RD, help_R[:, None]), ratio_RD, effect_RD))
+    return Measures(*(np.stack(matrices, 1) for matrices in zip(*rows, strict=True)))
 
 
-def _mean_over_records(weights_RDN: np.ndarray, values_RDN: np.ndarray) -> np.ndarray:
-    """[R, D, D]: for each group of records (first) the mean of what steps of each group (second) do to them."""
-    # A record that was not drawn has weight 0, and its value may be anything.
-    totals_RDD = weights_RDN @ np.nan_to_num(values_RDN).mT
-    unknown_RDD = weights_RDN @ (~np.isfinite(values_RDN)).astype(float).mT
-    means_RDD = _divided(totals_RDD, weights_RDN.sum(-1, keepdims=True))
-    return np.where(unknown_RDD > 0, np.nan, means_RDD)
+def _mean_effect(effects_NN: np.ndarray, places: np.ndarray, counts_RN: np.ndarray) -> np.ndarray:
+    """D_j(x), [R, N]: the mean effect of the drawn records at ``places`` on every record, its own step left out."""
+    others_NN = effects_NN.copy()
+    np.fill_diagonal(others_NN, 0)
+    num_others_RN = np.full(counts_RN.shape, float(len(places)))
+    num_others_RN[:, places] -= counts_RN[:, places]
+    return _divided(counts_RN[:, places] @ others_NN[:, places].T, num_others_RN)
 
 
-def _indicator(group_N: np.ndarray) -> np.ndarray:
-    """float64 [D, N], 1 where a record is of a group."""
-    return (np.arange(group_N.max() + 1)[:, None] == group_N).astype(float)
+def _mean_over_records(weights_Rn: np.ndarray, values_RDn: np.ndarray) -> np.ndarray:
+    """The weighted mean over a group's records, [R, D]; NaN where a record that counts has no value."""
+    is_counted_R1n = (weights_Rn > 0)[:, None]
+    sums_RD = (weights_Rn[:, None] * np.where(is_counted_R1n, values_RDn, 0.0)).sum(-1)
+    return _divided(sums_RD, weights_Rn.sum(-1)[:, None])
+
+
+def _places(group_N: np.ndarray) -> list[np.ndarray]:
+    """The records of each group."""
+    return [np.flatnonzero(group_N == group) for group in range(group_N.max() + 1)]
 
 
 def _divided(above: np.ndarray, below: np.ndarray) -> np.ndarray:

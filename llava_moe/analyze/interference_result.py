@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from llava_moe.analyze.interference import (
 )
 from llava_moe.analyze.parts import SCOPES, Part, Scope, members
 
-FIRST_ORDER, EXACT = "first order", "exact"
+FIRST_ORDER, EXACT, SAME_RECORDS = "first order", "exact", "first order, records of exact"
 MEASURES = ("ratio_of_means", "mean_of_ratios", "effect", "pairwise_cosine", "direction_cosine")
 
 
@@ -31,8 +31,8 @@ class PartResult:
     """One set of parameters, measured one way; matrices [D, D], intervals [D, D, 2].
 
     Attributes:
-        values: ``ratio_of_means``, ``mean_of_ratios`` and ``effect`` (nats, of a step of the told length; of length 1
-            for the first order); ``pairwise_cosine`` and ``direction_cosine`` for the first order.
+        values: ``ratio_of_means``, ``mean_of_ratios`` and ``effect`` (nats: exact of a step of the told length,
+            to first order of one of length 1); ``pairwise_cosine`` and ``direction_cosine`` for the first order.
         intervals: of each of them, 95 %.
         norm_D: mean length of the records' gradients by group; empty for the exact.
     """
@@ -73,14 +73,26 @@ def first_order_results(
 
 
 def exact_results(
-    effects: Mapping[tuple[Scope, str], np.ndarray], group_N: np.ndarray, num_resamples: int, seed: int
+    effects: Mapping[tuple[Scope, str], np.ndarray],
+    grams: Mapping[Part, np.ndarray],
+    group_N: np.ndarray,
+    steps: Steps,
+    num_resamples: int,
+    seed: int,
 ) -> list[PartResult]:
-    """Of the parts that steps were taken along; ``group_N`` is of the records that took part."""
-    counts_RN = resamples(group_N, num_resamples, seed)
-    results = []
+    """Of the parts that steps were taken along, exact and, of the same records, to first order.
+
+    Args:
+        group_N: of all records, of which those in ``steps.places`` took part.
+    """
+    places = list(steps.places)
+    group_N = group_N[places]
+    counts_RN, parts, results = resamples(group_N, num_resamples, seed), tuple(grams), []
     for (scope, name), effects_NN in effects.items():
         values, intervals = _measured(effects_NN, group_N, counts_RN)
         results.append(PartResult(scope, name, EXACT, values, intervals, np.empty(0)))
+        gram_NN = summed(grams, members(parts, scope)[name])[np.ix_(places, places)]
+        results.append(replace(_first_order(scope, name, gram_NN, group_N, counts_RN), order=SAME_RECORDS))
     return results
 
 

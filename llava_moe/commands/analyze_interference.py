@@ -29,18 +29,18 @@ from llava_moe.commands.analyze_run import (
     refuse_without_adapter,
     settings_asked,
 )
+from llava_moe.commands.words.analyze_interference import FEWEST
 from llava_moe.data.batch import Batch
 from llava_moe.errors import UserError
 from llava_moe.fitted_bar import clock
-
-FEWEST = 8
-"""Records of each domain: fewer have no interval worth the name."""
 
 
 def measure(plain: Mapping[str, Any], session: Session) -> int:
     """Measure, and write ``interference.{json,csv,svg,html}``."""
     run = open_run(plain, session)
-    session.ranks.together(lambda: refuse_without_adapter(run, "interference"))
+    if not plain["projector"]:
+        told = ", or projector=true to look into its projector alone"
+        session.ranks.together(lambda: refuse_without_adapter(run, "interference", told))
     records = open_records_of(run, plain, session, FEWEST)
     ranks, assembled = session.ranks, run.assembled
     parameters = ranks.together(lambda: chosen_parameters(assembled, plain["projector"]))
@@ -57,8 +57,10 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
     tell_costs(run, records, steps, costs, session)
 
     grams, effects, losses_N = _effects(run, plain, session, records, parameters, steps)
-    found = _found(run, records, plain, parameters, steps, costs, losses_N, grams, effects)
-    return finish(run, "interference", interference_output(found), session)
+    output = None
+    if ranks.is_first:
+        output = interference_output(_found(run, records, plain, parameters, steps, costs, losses_N, grams, effects))
+    return finish(run, "interference", output, session)
 
 
 def _effects(
@@ -102,7 +104,7 @@ def _found(
     results = first_order_results(grams, group_N, plain["resamples"], plain["seed"])
     agreements = {}
     if effects:
-        results += exact_results(effects, group_N[list(steps.places)], plain["resamples"], plain["seed"])
+        results += exact_results(effects, grams, group_N, steps, plain["resamples"], plain["seed"])
         places_of = {scope: members(tuple(grams), scope) for scope, _ in effects}
         agreements = {
             (scope, name): agreement(summed(grams, places_of[scope][name]), effects_NN, steps)

@@ -128,12 +128,16 @@ def find_checkpoint(run: Path, wanted: str | int) -> Path:
     return found
 
 
-def refuse_without_adapter(run: AnalyzedRun, instrument: str) -> None:
-    """Raise ``UserError`` where the run has no adapter to look into."""
+def refuse_without_adapter(run: AnalyzedRun, instrument: str, otherwise: str = "") -> None:
+    """Raise ``UserError`` where the run has no adapter to look into.
+
+    Args:
+        otherwise: what else the instrument can do with such a run, as a clause.
+    """
     if isinstance(recipe_of(run.config).adapter, NoAdapter):
         raise UserError(
             f"{run.checkpoint.parent.parent} has no adapter, and analyze {instrument} looks into one: give a run that "
-            "trained one"
+            f"trained one{otherwise}"
         )
 
 
@@ -213,10 +217,15 @@ def _splits(there: Mapping[str, int]) -> set[str]:
     return {settled(name) for name in there}
 
 
-def finish(run: AnalyzedRun, instrument: str, output: Output, session: Session) -> int:
-    """The first process writes the four files, and the report of the run anew, which links them."""
+def finish(run: AnalyzedRun, instrument: str, output: Output | None, session: Session) -> int:
+    """The first process writes the four files, and the report of the run anew, which links them.
+
+    Args:
+        output: may be None in all other processes.
+    """
 
     def write() -> None:
+        assert output is not None
         page = write_output(run.folder, instrument, output)
         session.console.print(f"{instrument}: {page} (and .json, .csv, .svg)", highlight=False, markup=False)
         if run.folder.is_relative_to(run.root) and ((run.root / "log.jsonl").is_file() or stage_folders(run.root)):

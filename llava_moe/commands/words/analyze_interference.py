@@ -7,12 +7,16 @@ from typing import Any
 
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Real, Whole
 from llava_moe.commands.words.analyze import judge_run
+from llava_moe.errors import UserError
+
+FEWEST = 8
+"""Records of each domain or task: an interval of fewer says nothing."""
 
 LIMITS: dict[str, Limit] = {
     "projector": FLAG,
     "resamples": Whole(100, 100_000),
     "exact": ListOf(Choice(("all", "side", "linear", "layer"))),
-    "exact_samples": Whole(2),
+    "exact_samples": Whole(FEWEST),
     "step_size": OrNull(Real(0, open_below=True)),
 }
 
@@ -20,3 +24,5 @@ LIMITS: dict[str, Limit] = {
 def judge(plain: Mapping[str, Any]) -> None:
     """Refuse what cannot be followed."""
     judge_run("interference", plain, LIMITS)
+    if 0 < plain["samples"] < FEWEST:
+        raise UserError(f"samples={plain['samples']}: give at least {FEWEST}, or 0 for all")
