@@ -18,7 +18,6 @@ from llava_moe.html_page import page_template
 from studies.conflict.cells import cells_of
 from studies.conflict.chart import effect_chart
 from studies.conflict.contrasts import Contrast, Found, find_contrasts
-from studies.conflict.effects import NUM_RESAMPLES
 from studies.conflict.findings import interval, method_name, sentences
 from studies.conflict.results import Asked, Result, read_asked, read_results
 from studies.conflict.study import SHIPPED, Study, read_study
@@ -56,7 +55,6 @@ def write_page(study: Study, folder: Path) -> tuple[Path, list[str]]:
         sections=_sections(found),
         num_single=len(found.single),
         num_standing=sum(row.stands for row in found.single),
-        num_resamples=NUM_RESAMPLES,
         sizes=_sizes(results, study.baseline),
         facts=_facts(study, results, asked),
         caveats=CAVEATS if study.measures.benchmark == "demo" else (),

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-_NUM_NODES = 4000
+_NUM_NODES = 1000
 
 
 def two_sided(t: float, df: float) -> float:
@@ -38,7 +38,7 @@ def quantile(share: float, df: float) -> float:
     low, high = 0.0, 1.0
     while two_sided(high, df) > 1 - share:
         high *= 2
-    for _ in range(60):
+    for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if two_sided(middle, df) > 1 - share else (low, middle)
     return (low + high) / 2
