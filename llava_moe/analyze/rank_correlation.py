@@ -87,23 +87,30 @@ def correlate(
     if np.isfinite(drawn_R).all():
         low, high = np.percentile(drawn_R, [2.5, 97.5]).tolist()
         low, high = min(low, rho), max(high, rho)
-    p, num_namings = (
-        _relabeled(left_DD, right_DD, rho, seed) if is_pair_DD.sum() == _num_off(left_DD) else (math.nan, 0)
-    )
+    p, num_namings = math.nan, 0
+    # A naming would bring in pairs that only one of the matrices knows.
+    if num_pairs == len(left_DD) * (len(left_DD) - 1):
+        p, num_namings = _relabeled(left_DD, right_DD, rho, seed)
     return RankCorrelation(rho, low, high, same_sign, num_pairs, p, num_namings)
 
 
-def _num_off(matrix_DD: np.ndarray) -> int:
-    return len(matrix_DD) * (len(matrix_DD) - 1)
-
-
 def _relabeled(left_DD: np.ndarray, right_DD: np.ndarray, rho: float, seed: int) -> tuple[float, int]:
-    num_domains = len(left_DD)
-    is_off_DD = ~np.eye(num_domains, dtype=bool)
-    left = left_DD[is_off_DD]
-    rhos = [float(spearman(left, right_DD[np.ix_(order, order)][is_off_DD])) for order in _namings(num_domains, seed)]
-    # The margin: the same ranks summed in another order differ in their last bit.
+    # A naming moves ranks about and changes none, so that each is a sum of products.
+    left_DD, right_DD = _centered_ranks(left_DD), _centered_ranks(right_DD)
+    scale = math.sqrt(float((left_DD**2).sum() * (right_DD**2).sum()))
+    namings = _namings(len(left_DD), seed)
+    rhos = [float((left_DD * right_DD[np.ix_(order, order)]).sum()) / scale for order in namings]
+    # The margin: the same products summed in another order differ in their last bit.
     return float(np.mean(np.array(rhos) >= rho - 1e-12)), len(rhos)
+
+
+def _centered_ranks(values_DD: np.ndarray) -> np.ndarray:
+    """Ranks off the diagonal, less their mean; 0 on it."""
+    is_off_DD = ~np.eye(len(values_DD), dtype=bool)
+    ranks = ranks_of(values_DD[is_off_DD])
+    ranks_DD = np.zeros_like(values_DD)
+    ranks_DD[is_off_DD] = ranks - ranks.mean()
+    return ranks_DD
 
 
 def _namings(num_domains: int, seed: int) -> Iterator[tuple[int, ...]]:

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from llava_moe.adapters import NoAdapter
-from llava_moe.analyze.gradients import gram_matrices, record_gradients
+from llava_moe.analyze.gradients import GRAM, RecordGradients, gram_matrices, record_gradients
 from llava_moe.analyze.interference_page import Costs as GradientCosts
-from llava_moe.analyze.parts import Parameters, chosen_parameters
+from llava_moe.analyze.parts import Parameters, Part, chosen_parameters
 from llava_moe.analyze.pieces import Pieces
 from llava_moe.analyze.records import HeldOutRecords
 from llava_moe.analyze.short_training import ShortTraining
-from llava_moe.analyze.transfer import Comparison, Transfer, compare, measure_transfer
+from llava_moe.analyze.transfer import compare, measure_transfer
 from llava_moe.analyze.transfer_cells import Cells, StreamOf
 from llava_moe.analyze.transfer_page import Costs, MeasuredTransfer, transfer_output
 from llava_moe.assemble import new_model, read_config, recipe_of
@@ -43,8 +44,7 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
     records = open_records_of(run, plain, session, FEWEST)
     data = open_training_data(run, session)
     session.ranks.together(lambda: _refuse_untrained(records, data))
-    rates = {part: rate * plain["rate"] for part, rate in run.config["stage"]["learning_rates"].items()}
-    parameters = _parameters_to_compare(run, plain)
+    parameters = session.ranks.together(lambda: _parameters_to_compare(run, plain))
     costs = Costs(
         num_trainings=len(plain["seeds"]) * len(records.names),
         num_steps=plain["steps"],
@@ -62,21 +62,21 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
     asked = settings_asked(run, records, steps=plain["steps"], rate=plain["rate"], data=fingerprint_samples(data))
     pieces = Pieces(run.folder, "transfer", asked)
     after_SDN, training_losses_SD = cells.losses_after(plain["seeds"], pieces, session.ranks, session.console)
+    grams = None if parameters is None else _grams(run, records, parameters, before_N, session)
+    if not session.ranks.is_first:
+        return finish(run, "transfer", None, session)
     transfer = measure_transfer(before_N - after_SDN, records.group_of, plain["resamples"], plain["seed"])
-    comparisons: tuple[Comparison, ...] = ()
-    if parameters is not None:
-        comparisons = _compared(run, records, parameters, plain, session, transfer)
     names = ("steps", "rate", "seeds", "gradients", "seed", "samples", "resamples")
     found = MeasuredTransfer(
         run=run.facts,
         records=records,
         settings={name: plain[name] for name in names},
-        rates=rates,
+        rates={group.part: group.learning_rate * plain["rate"] for group in training.groups},
         costs=costs,
         losses_N=before_N,
         training_losses_SD=training_losses_SD,
         transfer=transfer,
-        comparisons=comparisons,
+        comparisons=() if grams is None else compare(transfer, grams, records.group_of, plain["seed"]),
     )
     return finish(run, "transfer", transfer_output(found), session)
 
@@ -142,23 +142,22 @@ def _parameters_to_compare(run: AnalyzedRun, plain: Mapping[str, Any]) -> Parame
     return chosen_parameters(run.assembled, "projector" in run.config["stage"]["learning_rates"])
 
 
-def _compared(
-    run: AnalyzedRun,
-    records: HeldOutRecords,
-    parameters: Parameters,
-    plain: Mapping[str, Any],
-    session: Session,
-    transfer: Transfer,
-) -> tuple[Comparison, ...]:
-    asked = settings_asked(run, records, parameters=list(parameters.names))
-    pieces = Pieces(run.folder, "transfer", asked)
-    # The short trainings had other parameters in mind.
-    parameters = chosen_parameters(run.assembled, "projector" in run.config["stage"]["learning_rates"])
+def _grams(
+    run: AnalyzedRun, records: HeldOutRecords, parameters: Parameters, losses_N: np.ndarray, session: Session
+) -> dict[Part, np.ndarray]:
+    """The products of every two records' gradients, by part of what trains; kept for the same command again."""
+    pieces = Pieces(run.folder, "transfer", settings_asked(run, records, parameters=list(parameters.names)))
+    if session.ranks.from_first(lambda: pieces.get(GRAM) is not None):
+        return gram_matrices(RecordGradients(parameters, pieces, losses_N), session.ranks, session.console)
+    # The short trainings may have trained more than what is compared.
+    for tensor in run.assembled.model.parameters():
+        tensor.requires_grad_(False)
+    for tensor in parameters.tensors:
+        tensor.requires_grad_(True)
     gradients = record_gradients(run.assembled, parameters, records, pieces, session.ranks, session.console)
     grams = gram_matrices(gradients, session.ranks, session.console)
-    if session.ranks.is_first:
-        gradients.forget()
-    return compare(transfer, grams, records.group_of, plain["seed"])
+    session.ranks.from_first(gradients.forget)
+    return grams
 
 
 def short_training(run: AnalyzedRun, plain: Mapping[str, Any], session: Session) -> ShortTraining:
