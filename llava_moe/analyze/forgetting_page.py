@@ -113,17 +113,17 @@ def _rows(by: str, one: Forgetting, found: Found) -> list[tuple[Any, ...]]:
 def tables(found: Found) -> list[Table]:
     """The matrix and the four numbers, for the terminal."""
     matrix = Table(title=f"after training (rows), score on (columns), {_unit(found)}", title_justify="left")
-    matrix.add_column("")
+    matrix.add_column("", overflow="fold")
     for name in found.names:
-        matrix.add_column(visible(name), justify="right")
+        matrix.add_column(visible(name), justify="right", overflow="fold")
     for label, row in zip(found.labels, found.forgetting.scores, strict=True):
         matrix.add_row(visible(label), *(_told(cell, found.is_share) for cell in row))
     numbers = Table(title="95 % intervals: paired bootstrap over images", title_justify="left")
-    numbers.add_column("")
-    numbers.add_column("by score", justify="right")
+    numbers.add_column("", overflow="fold")
+    numbers.add_column("by score", justify="right", overflow="fold")
     if found.losses is not None:
-        numbers.add_column("by held-out loss", justify="right")
-    numbers.add_column("what it is")
+        numbers.add_column("by held-out loss", justify="right", overflow="fold")
+    numbers.add_column("what it is", overflow="fold")
     for name, meaning in SUMMARIES.items():
         loss = [] if found.losses is None else [_told(found.losses.summary.get(name), is_share=False)]
         numbers.add_row(name, _told(found.forgetting.summary.get(name), found.is_share), *loss, meaning)

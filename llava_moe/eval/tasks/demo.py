@@ -54,7 +54,7 @@ COLUMNS = ("exact_match", "other_image", "majority_answer", "gap", "gap_over_maj
 EXACT_MATCH_ALL = "exact_match_all"
 CAVEATS = (
     "The vision tower and the language model are the demo's own, a few million parameters each. The tower was trained "
-    "on the training split of these same images with their captions and answers: it is an in-domain tower, not a general "
+    "on the training split of these same images with their captions and answers: an in-domain tower, not a general "
     "CLIP. The language model has never met a picture, but it read captions, questions and answers of the training "
     "split as text, so it knows which answers are usual: the row without an image shows how far that goes.",
     "The medical slices come from about ten volumes and the stained tissue from one slide a stain: the scores show "
