@@ -21,7 +21,7 @@ from llava_moe.commands.stage_validation import read_validations
 from llava_moe.errors import UserError
 from llava_moe.eval.scored import ScoredRun, read_scored, run_labels, scored_benchmarks
 from llava_moe.model.recorded_weights import refuse_unlike_bases
-from llava_moe.shell_words import named
+from llava_moe.shell_words import named, shell
 from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
 
 
@@ -95,7 +95,8 @@ def _right_order(folders: Sequence[Path], chains: Mapping[Path, Sequence[Path]],
     """The order in which the runs were trained, or what the one was started from instead."""
     by_age = sorted(folders, key=lambda folder: len(chains[folder]))
     if all(_owner(one) in chains[other] for one, other in pairwise(by_age)):
-        return f": the order of training is runs=[{','.join(map(str, by_age))}]"
+        in_order = ",".join(map(str, by_age))
+        return f": the order of training is {shell(f'runs=[{in_order}]')}"
     told = ", then ".join(map(str, chains[after])) or "no run"
     return f" (its init_from leads to {told}): give runs that were trained one after another, each from the one before"
 
@@ -139,10 +140,8 @@ def _benchmarks(folders: Sequence[Path], asked: Sequence[str] | None) -> list[st
         return some[:1]  # the first run that lacks it is told with the command
     folder = folders[0]
     benchmark = "demo" if is_embedded(read_config(_owner(folder))) else "NAME"
-    raise UserError(
-        f"runs: {folder} has not been scored: llava-moe eval {named('run', folder)} benchmarks=[{benchmark}], and the "
-        "other runs alike"
-    )
+    scoring = f"llava-moe eval {named('run', folder)} {shell(f'benchmarks=[{benchmark}]')}"
+    raise UserError(f"runs: {folder} has not been scored: {scoring}, and the other runs alike")
 
 
 def _scored(folders: Sequence[Path], labels: Sequence[str], name: str) -> list[ScoredRun]:

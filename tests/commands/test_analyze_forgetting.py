@@ -144,7 +144,7 @@ def test_runs_that_are_no_sequence_are_told_what_to_do(
     assert "nosuch does not exist" in refused("analyze", "forgetting", "runs=[general,nosuch]")
     assert "named twice" in refused("analyze", "forgetting", "runs=[general,general]")
     line = refused("analyze", "forgetting", "runs=[documents,general]")
-    assert "general was not started from documents: the order of training is runs=[general,documents]" in line
+    assert "general was not started from documents: the order of training is 'runs=[general,documents]'" in line
     line = refused("analyze", "forgetting", "runs=[general,medical]")
     assert "between general and medical stands" in line and "name it, too" in line
     assert train(words_for_tiny, "documents", "seed=3", "out=alone") == 0
@@ -162,11 +162,13 @@ def test_scores_that_are_missing_or_were_asked_otherwise_are_told_with_the_comma
     line = refused(*ASK)
     assert "general was asked with limit=1" in line and "documents with limit=2" in line
     shutil.rmtree("documents/eval")
-    assert "documents has not been scored on demo: llava-moe eval run=documents benchmarks=[demo]" in refused(*ASK)
+    assert "documents has not been scored on demo: llava-moe eval run=documents 'benchmarks=[demo]'" in refused(*ASK)
     shutil.rmtree("general/eval")
     shutil.rmtree("medical/eval")
     line = refused(*ASK)
-    assert "general has not been scored: llava-moe eval run=general benchmarks=[demo], and the other runs alike" in line
+    assert (
+        "general has not been scored: llava-moe eval run=general 'benchmarks=[demo]', and the other runs alike" in line
+    )
 
 
 def test_runs_of_bases_that_differ_are_refused_with_both(here: Path, refused: Refusal) -> None:
