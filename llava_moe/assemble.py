@@ -477,9 +477,7 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     owner = checkpoint.parent.parent
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = recipe_of(read_config(owner))
-    refuse_other_embedded(owner, recipe.architecture)
-    bare = new_base(owner, replace(recipe, init_from=None, dtype=dtype or recipe.dtype), device)
-    bare = replace(bare, notes=refuse_strange_base(owner, bare.weights))
+    bare = _own_base(owner, replace(recipe, init_from=None, dtype=dtype or recipe.dtype), device)
     load_lineage(bare.model, checkpoint)
     if not isinstance(recipe.adapter, NoAdapter):
         attached = load_adapter(bare.model, checkpoint / "adapter")
@@ -487,6 +485,28 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     # transformers' own wrapper of .to() is typed for a model class of its own.
     nn.Module.to(bare.model, device).eval()
     return bare
+
+
+def restore_base(run: str | Path, device: torch.device | None = None) -> Assembled:
+    """The base of a run as it was before any training, asked as the run is; in eval mode, on ``device``.
+
+    Its projector is one that has learned nothing.
+
+    Raises:
+        UserError: the base is not there, or is another than the run was trained on.
+    """
+    owner = newest_checkpoint(Path(run)).parent.parent
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bare = _own_base(owner, recipe_of(read_config(owner)), device)
+    nn.Module.to(bare.model, device).eval()
+    return bare
+
+
+def _own_base(owner: Path, recipe: Recipe, device: torch.device) -> Assembled:
+    """:func:`new_base`, refused where it is another than the run was trained on."""
+    refuse_other_embedded(owner, recipe.architecture)
+    bare = new_base(owner, recipe, device)
+    return replace(bare, notes=refuse_strange_base(owner, bare.weights))
 
 
 def new_base(run: Path, recipe: Recipe, device: torch.device) -> Assembled:

@@ -27,7 +27,9 @@ from llava_moe.eval.generate import Answerer, LocalModel
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.eval.run import ask_benchmark
-from llava_moe.eval.table import rich_tables
+from llava_moe.eval.stage_scores import StageScores
+from llava_moe.eval.stage_table import stage_notes, stage_table
+from llava_moe.eval.table import paper_table, rich_table, rich_tables
 from llava_moe.eval.tasks import Places, open_benchmark
 from llava_moe.visible_console import VisibleConsole
 
@@ -160,10 +162,22 @@ def _tell_dark(answerer: Answerer, console: Console, ranks: Ranks) -> None:
     tell_dark(met, console)
 
 
-def show_results(results: Sequence[BenchmarkResult], console: Console) -> None:
-    """Print each benchmark's tables and what a reader must know."""
+def show_results(
+    results: Sequence[BenchmarkResult], console: Console, stages: Mapping[str, StageScores] | None = None
+) -> None:
+    """Print each benchmark's tables and what a reader must know.
+
+    Args:
+        stages: of the benchmarks whose earlier stages were asked too; their lines stand in place of the headline.
+    """
     for result in results:
-        for table in rich_tables(result):
+        of_stages = (stages or {}).get(result.benchmark)
+        if of_stages is None:
+            tables, notes = rich_tables(result), result.notes
+        else:
+            tables = [rich_table(one) for one in (stage_table(of_stages, result), paper_table(result)) if one.rows]
+            notes = (*stage_notes(of_stages), *result.notes)
+        for table in tables:
             console.print(table)
-        for note in result.notes:
+        for note in notes:
             console.print(note, style="dim", highlight=False)

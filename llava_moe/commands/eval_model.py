@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from llava_moe.eval.generate import Answerer, LocalModel
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.eval.run import answerer_fingerprint
 from llava_moe.eval.server import ChatServer
+from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
 
 if TYPE_CHECKING:
     from llava_moe.assemble import Assembled
@@ -54,7 +56,26 @@ def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = A
         return _served(server_of(given), batch_size, reading_asked(config.get("data") or {}))
     if given["path"] is not None:
         return _checkpoint(given, config["dtype"], device, batch_size, ranks, reading_asked(config.get("data") or {}))
-    return scored_model(restore(config["run"], device, config["dtype"]), config["run"], batch_size, ranks)
+    assembled = with_questions(restore(config["run"], device, config["dtype"]), Path(config["run"]))
+    return scored_model(assembled, config["run"], batch_size, ranks)
+
+
+def with_questions(assembled: Assembled, run: Path) -> Assembled:
+    """A stage that captions, asked as the next stage of its experiment is: the same template and pictures.
+
+    Any other run is returned as it is; so is a captioning one that no stage follows.
+    """
+    from llava_moe.assemble import encoder_of, read_config, recipe_of
+
+    if assembled.encoder.template.kind != "plain":
+        return assembled
+    own = newest_checkpoint(run).parent.parent
+    stages = stage_folders(own.resolve().parent)
+    later = stages[stages.index(own.resolve()) + 1 :] if own.resolve() in stages else []
+    for config in map(read_config, later):
+        if config["stage"]["template"] != "plain":
+            return replace(assembled, encoder=encoder_of(recipe_of(config)))
+    return assembled
 
 
 def scored_model(

@@ -211,6 +211,8 @@ TRAIN: dict[str, Limit] = SHARED | {
     "log.wandb": Choice(("off", "offline", "online", "auto", False)),
     "eval.benchmarks": ListOf(Text()),
     "eval.limit": OrNull(Whole(0)),
+    "eval.stages": Choice(("last", "all")),
+    "eval.no_picture": FLAG,
     "eval.every": OrNull(Whole(0)),
     "eval.split": OrNull(Text()),
     "eval.held_out_limit": Whole(0),

@@ -57,6 +57,7 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
 
 def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     """Refuse now what would stop the run later: hours of training must not end at a benchmark's mistyped name."""
+    from llava_moe.commands.eval_stages import refuse_unpaired
     from llava_moe.eval.tasks import open_benchmark
 
     planned = {str(stage.folder) for stage in stages}
@@ -65,8 +66,8 @@ def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
             # A stage may start from one before it, which has yet to run.
             follows = stage.config["init_from"] in planned
             check_stage(stage.config | {"init_from": None} if follows else stage.config)
-    for name in config["eval"]["benchmarks"]:
-        open_benchmark(name, config["eval"]["limit"], config["seed"])
+    names, limit = config["eval"]["benchmarks"], config["eval"]["limit"]
+    refuse_unpaired(config["eval"], [open_benchmark(name, limit, config["seed"]) for name in names])
 
 
 def _finish(
@@ -78,17 +79,15 @@ def _finish(
     words: Sequence[str],
     says_next: bool,
 ) -> Path:
-    from llava_moe.commands.eval import evaluate_run, show_results
+    from llava_moe.commands.eval import show_results
+    from llava_moe.commands.eval_stages import evaluate_stages
     from llava_moe.commands.reporting import next_commands, write_run_report
 
     root = stages[0].folder.parent if config["stages"] is not None else stages[0].folder
-    results = None
-    benchmarks = config["eval"]["benchmarks"]
-    if benchmarks:
-        results = evaluate_run(root, benchmarks, console, limit=config["eval"]["limit"], seed=config["seed"])
+    results, of_stages = evaluate_stages(config, root, stages, console) if config["eval"]["benchmarks"] else (None, {})
     report = write_run_report(root, [stage.folder for stage in stages], words)
     if results is not None:
-        show_results(results, console)
+        show_results(results, console, of_stages)
     if was_finished:
         console.print(f"{root} was finished before: nothing was trained", highlight=False, markup=False)
     else:

@@ -29,12 +29,13 @@ POINTS = frozenset({"tiny_lvlm_overall", "mme_score", "mme_perception_score", "m
 
 @dataclass(frozen=True)
 class TextTable:
-    """Cells as text; the first ``num_labels`` columns are labels, the rest are numbers."""
+    """Cells as text; the first ``num_labels`` columns are labels, the rest are numbers; the row ``main`` is set off."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     num_labels: int = 1
+    main: str = ALL_DOMAINS
 
 
 def domain_table(result: BenchmarkResult) -> TextTable:
@@ -106,7 +107,7 @@ def all_tables(result: BenchmarkResult, *, kinds: bool = False) -> tuple[TextTab
 
 def rich_tables(result: BenchmarkResult, *, kinds: bool = False) -> list[Table]:
     """The tables for a rich console, numbers to the right, the row of all domains set off."""
-    return [_rich(table) for table in all_tables(result, kinds=kinds)]
+    return [rich_table(table) for table in all_tables(result, kinds=kinds)]
 
 
 def markdown_tables(result: BenchmarkResult, *, kinds: bool = False) -> str:
@@ -142,12 +143,13 @@ def _cells(row: ScoreRow, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(shown(name, row.measures.get(name)) for name in columns)
 
 
-def _rich(table: TextTable) -> Table:
+def rich_table(table: TextTable) -> Table:
+    """One table for a rich console."""
     drawn = Table(title=table.title, title_justify="left", header_style="bold")
     for index, name in enumerate(table.header):
         drawn.add_column(name, justify="left" if index < table.num_labels else "right", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*row, style="bold" if row[0] == ALL_DOMAINS else None)
+        drawn.add_row(*row, style="bold" if row[0] == table.main else None)
     return drawn
 
 

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from llava_moe.eval.benchmark import BenchmarkResult
+from llava_moe.eval.benchmark import BenchmarkResult, Measure
+from llava_moe.eval.stage_scores import BLIND, StageScores
 from llava_moe.inline_svg import INK, STYLE, inline_svg
 from llava_moe.report.stage_log import StageLog
 from llava_moe.visible import visible
@@ -68,36 +69,69 @@ def step_charts(stage: StageLog) -> str:
         return inline_svg(figure, f"Learning rate, gradient norm and speed, stage {stage.name}")
 
 
-def score_chart(result: BenchmarkResult, colors: Mapping[str, str]) -> str:
-    """Exact match with the right image, with another image and by majority answer, three bars a domain."""
-    bars = {"exact_match": "right image", "other_image": "other", "majority_answer": "majority"}
-    shown = [name for name in bars if name in result.columns]
-    rows = [result.row(domain) for domain in result.domains]
-    rows = [row for row in rows if all(name in row.measures for name in shown)]
-    if not rows or not shown:
+def score_chart(result: BenchmarkResult, colors: Mapping[str, str], stages: StageScores | None = None) -> str:
+    """Exact match by domain, a bar each: the right image, another image, the majority answer.
+
+    Args:
+        stages: the earlier stages and the base without a picture have bars too, where these were asked.
+    """
+    if not {*_BARS} & {*result.columns}:
+        return ""
+    bars = _bars(result, stages)
+    domains = [domain for domain in result.domains if all(domain in measures for _, measures in bars)]
+    if not domains:
         return ""
     with rc_context(STYLE):
         figure, axes = _figure(7.2, 2.6)
-        width = 0.26
-        for index, name in enumerate(shown):
-            for place, row in enumerate(rows):
-                measure = row.measures[name]
-                at = place + (index - (len(shown) - 1) / 2) * width
-                ink = colors.get(row.domain, INK) if index == 0 else INK
-                alpha = (1.0, 0.45, 0.22)[index]
-                axes.bar(at, 100 * measure.value, width * 0.9, color=ink, alpha=alpha, linewidth=0)
-                if measure.low is not None and measure.high is not None:
-                    ends = [[100 * (measure.value - measure.low)], [100 * (measure.high - measure.value)]]
-                    axes.errorbar(at, 100 * measure.value, ends, color=INK, linewidth=0.9)
-                top = 100 * (measure.high if measure.high is not None else measure.value)
-                axes.text(at, top + 1.5, f"{100 * measure.value:.0f}", ha="center", va="bottom", fontsize=9)
-                axes.text(at, -3, bars[name], ha="center", va="top", fontsize=8, alpha=0.8)
-        room = max(6, _MOST_LETTERS // len(rows))
-        axes.set_xticks(range(len(rows)), [_shortened(row.domain, room) for row in rows])
+        width = min(0.26, 0.9 / len(bars))
+        for index, (label, measures) in enumerate(bars):
+            for place, domain in enumerate(domains):
+                ink = colors.get(domain, INK) if index == 0 else INK
+                alpha = 1.0 if index == 0 else 0.45 - 0.23 * (index - 1) / max(1, len(bars) - 2)
+                at = place + (index - (len(bars) - 1) / 2) * width
+                _draw_bar(axes, at, width, measures[domain], label, ink, alpha)
+        room = max(6, _MOST_LETTERS // len(domains))
+        axes.set_xticks(range(len(domains)), [_shortened(domain, room) for domain in domains])
         axes.tick_params(axis="x", length=0, pad=16)
         axes.set_ylim(0, 108)
         axes.set_ylabel("exact match, %")
-        return inline_svg(figure, "Exact match by domain with its two baselines")
+        return inline_svg(figure, "Exact match by domain with its baselines")
+
+
+_BARS = {"exact_match": "right image", "other_image": "other", "majority_answer": "majority"}
+
+
+def _bars(result: BenchmarkResult, stages: StageScores | None) -> list[tuple[str, Mapping[str, Measure]]]:
+    """What a bar is called, and its height in each domain."""
+    rows = [result.row(domain) for domain in result.domains]
+    bars: list[tuple[str, Mapping[str, Measure]]] = [
+        (label, {row.domain: row.measures[name] for row in rows if name in row.measures})
+        for name, label in _BARS.items()
+        if name in result.columns
+    ]
+    if stages is None:
+        return bars
+    lines = {name: stages.line(name) for name in (*stages.earlier[::-1], BLIND)}
+    short = {BLIND: "blind"} | {name: f"stage {_number(name)}" for name in stages.earlier}
+    before = [(short[name], line.measures) for name, line in lines.items() if line is not None]
+    bars[0] = (f"stage {_number(stages.final)}" if stages.earlier else bars[0][0], bars[0][1])
+    return [*bars[:1], *before, *bars[1:]]
+
+
+def _number(name: str) -> str:
+    """``1`` of ``after 1-pretrain``."""
+    return name.removeprefix("after ").partition("-")[0]
+
+
+def _draw_bar(axes: Axes, at: float, width: float, measure: Measure, label: str, ink: str, alpha: float) -> None:
+    """A bar with its interval, its value above and its name below."""
+    axes.bar(at, 100 * measure.value, width * 0.9, color=ink, alpha=alpha, linewidth=0)
+    if measure.low is not None and measure.high is not None:
+        ends = [[100 * (measure.value - measure.low)], [100 * (measure.high - measure.value)]]
+        axes.errorbar(at, 100 * measure.value, ends, color=INK, linewidth=0.9)
+    top = 100 * (measure.high if measure.high is not None else measure.value)
+    axes.text(at, top + 1.5, f"{100 * measure.value:.0f}", ha="center", va="bottom", fontsize=9)
+    axes.text(at, -3, label, ha="center", va="top", fontsize=8 if width > 0.2 else 6.5, alpha=0.8)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,8 +16,10 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from llava_moe.domain_colors import colors_of
-from llava_moe.eval.benchmark import BenchmarkResult
+from llava_moe.eval.benchmark import BenchmarkResult, Measure
 from llava_moe.eval.files import write_atomically
+from llava_moe.eval.stage_scores import BLIND, StageScores
+from llava_moe.eval.stage_table import stage_notes, stage_table
 from llava_moe.eval.table import TextTable, domain_table, kind_table, paper_table
 from llava_moe.html_page import page_template
 from llava_moe.report.charts import loss_chart, score_chart, step_charts
@@ -37,13 +39,24 @@ TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 @dataclass(frozen=True)
 class Scores:
-    """A benchmark's section of the page."""
+    """A benchmark's section of the page; ``tables`` are the headline's, ``stages`` what came before the final model."""
 
     result: BenchmarkResult
-    headline: TextTable
+    tables: tuple[TextTable, ...]
     papers: TextTable
     kinds: TextTable
     chart: Markup
+    stages: StageScores | None = None
+    stage_notes: tuple[str, ...] = ()
+
+    def tile_lines(self, domain: str) -> list[tuple[str, Measure]]:
+        """What stands below a domain's score: each other score, and in words what it is."""
+        measures = self.result.row(domain).measures
+        lines = [("beside another image", measures.get("other_image"))]
+        if self.stages is not None:
+            lines += [(name, self.stages.measure_of(name, domain)) for name in (*self.stages.earlier[::-1], BLIND)]
+        lines.append(("by majority answer", measures.get("majority_answer")))
+        return [(told, measure) for told, measure in lines if measure is not None]
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ def write_report(
     stages: Sequence[StageLog],
     evaluation: Sequence[BenchmarkResult] = (),
     *,
+    stage_scores: Mapping[str, StageScores] | None = None,
     next_commands: Sequence[str] = (),
     examples: Sequence[ShownAnswer] = (),
     caveats: Sequence[str] = (),
@@ -76,6 +90,7 @@ def write_report(
         folder: the run's folder, or the folder of an experiment of several stages.
         stages: in the order they ran; one or more, or none when only scores are known.
         evaluation: the results there are; without any, the page says how to get them.
+        stage_scores: by benchmark, what came before the final model, where that was asked.
         next_commands: what to type next, one command each.
         examples: answers to show.
         caveats: what the scores do not say.
@@ -94,7 +109,7 @@ def write_report(
     page = page_template(TEMPLATE, percent=_percent).render(
         title=title or folder.resolve().name,
         colors=colors,
-        scores=[_scores(result, colors) for result in evaluation],
+        scores=[_scores(result, colors, (stage_scores or {}).get(result.benchmark)) for result in evaluation],
         stages=[_stage(stage, colors) for stage in stages],
         environment=_environment_facts(stages),
         next_commands=next_commands,
@@ -111,9 +126,25 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f}"
 
 
-def _scores(result: BenchmarkResult, colors: Mapping[str, str]) -> Scores:
-    chart = Markup(score_chart(result, colors))
-    return Scores(result, domain_table(result), paper_table(result), kind_table(result), chart)
+def _scores(result: BenchmarkResult, colors: Mapping[str, str], stages: StageScores | None) -> Scores:
+    headline, papers, kinds = domain_table(result), paper_table(result), kind_table(result)
+    if stages is None:
+        return Scores(result, (headline,), papers, kinds, Markup(score_chart(result, colors)))
+    of_stages, notes = stage_table(stages, result), stage_notes(stages)
+    if not _is_of_all(stages, result):
+        tables = (headline, replace(of_stages, title=_ASKED_OF_ALL))
+        return Scores(result, tables, papers, kinds, Markup(score_chart(result, colors)), stage_notes=notes)
+    chart = Markup(score_chart(result, colors, stages))
+    return Scores(result, (of_stages,), papers, kinds, chart, stages, notes)
+
+
+_ASKED_OF_ALL = "the questions that the earlier stages were asked too, %"
+
+
+def _is_of_all(stages: StageScores, result: BenchmarkResult) -> bool:
+    """Whether the stages were asked all that the headline counts, which their table then says too."""
+    counts = {domain: result.row(domain).measures[stages.measure].num_questions for domain in stages.domains}
+    return counts == dict(stages.counts)
 
 
 def _stage(stage: StageLog, colors: Mapping[str, str]) -> StageSection:

@@ -9,6 +9,7 @@ from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.run import question_hash
+from llava_moe.eval.stage_scores import read_stage_scores
 from llava_moe.eval.tasks import benchmark_names, reopen_benchmark
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.report.examples import ShownAnswer, choose_examples
@@ -31,10 +32,13 @@ def report_run(root: Path, *, next_commands: Sequence[str] = (), stages: Sequenc
         UserError: a file of the run cannot be read, or the page not written.
     """
     results = [result for name in benchmark_names() if (result := read_result(root, name)) is not None]
+    folders = stage_folders(root) if stages is None else stages
+    before = {result.benchmark: read_stage_scores(root, folders, result) for result in results}
     return write_report(
         root,
-        [read_stage(folder) for folder in (stage_folders(root) if stages is None else stages)],
+        [read_stage(folder) for folder in folders],
         results,
+        stage_scores={name: scores for name, scores in before.items() if scores is not None},
         next_commands=next_commands,
         examples=[example for result in results for example in _examples(root, result)],
         caveats=CAVEATS if any(result.benchmark == "demo" for result in results) else (),

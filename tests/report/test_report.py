@@ -14,6 +14,7 @@ from PIL import Image
 
 from llava_moe.domain_colors import colors_of
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Measure, Question, ScoreRow
+from llava_moe.eval.stage_scores import BLIND, MAJORITY, OTHER, StageLine, StageScores
 from llava_moe.report.charts import loss_chart, score_chart, step_charts
 from llava_moe.report.examples import choose_examples, thumbnail
 from llava_moe.report.page import duration, write_report
@@ -181,6 +182,40 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path, result: Benc
     assert page.tags.count("svg") == 1 + 2 * 2
     assert page.tags.count("img") == 1
     assert path.stat().st_size < 400_000
+
+
+def stage_scores(num_asked: int = 300) -> StageScores:
+    """Two domains and all together; the end is at 0.612 as in ``result``."""
+
+    def line(name: str, value: float, is_difference: bool = False) -> StageLine:
+        measure = Measure(value, num_asked, value - 0.05, value + 0.05)
+        return StageLine(name, dict.fromkeys(("general", "documents", "all"), measure), is_difference)
+
+    scores = {MAJORITY: 0.333, BLIND: 0.111, "after 1-pretrain": 0.444, "after 2-instruct": 0.612, OTHER: 0.25}
+    lines = [line(name, value) for name, value in scores.items()] + [line("over 1-pretrain", 0.168, True)]
+    domains = ("general", "documents", "all")
+    return StageScores("made", "exact_match", domains, tuple(lines), "after 2-instruct", ("after 1-pretrain",))
+
+
+def test_earlier_stages_stand_beside_the_final_scores(tmp_path: Path, result: BenchmarkResult) -> None:
+    stages = [read_stage(write_stage(tmp_path / name)) for name in ("1-pretrain", "2-instruct")]
+    page = open_page(write_report(tmp_path, stages, [result], stage_scores={"made": stage_scores()}))
+    check_it_stands_alone(page)
+    wanted = ["after 1-pretrain 44.4", "blind, no picture 11.1", "over 1-pretrain +16.8 ±5.0"]
+    wanted += ["44 % after 1-pretrain", "11 % blind, no picture", "33 % by majority answer", "stage 1", "stage 2"]
+    for words in wanted:
+        assert words in page.text, words
+    # Their table stands in place of the headline, and that by kind stays; where they were asked less, it is beside it.
+    assert page.text.count("right image") == 1
+    fewer = open_page(write_report(tmp_path, stages, [result], stage_scores={"made": stage_scores(299)}))
+    assert fewer.text.count("right image") > 1 and "the earlier stages were asked too" in fewer.text
+
+
+def test_the_chart_has_a_bar_for_each_stage_and_baseline(result: BenchmarkResult) -> None:
+    colors = colors_of(result.domains)
+    plain, staged = score_chart(result, colors), score_chart(result, colors, stage_scores())
+    assert [plain.count(f">{name}<") for name in ("right image", "other", "majority", "blind")] == [2, 2, 2, 0]
+    assert [staged.count(f">{name}<") for name in ("stage 2", "stage 1", "blind", "other", "majority")] == [2] * 5
 
 
 def test_a_single_stage_without_scores_says_how_to_get_them(tmp_path: Path) -> None:
