@@ -6,7 +6,7 @@ pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,10 +25,11 @@ from llava_moe.data.images import read_image
 from llava_moe.data.reading import ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.alike import group_alike
-from llava_moe.eval.benchmark import Question
+from llava_moe.eval.benchmark import GREEDY, Question
 from llava_moe.eval.decoding import StopTexts, cut_at_stop, logits_processors
 from llava_moe.eval.prefix import order_by_image, read_prefix, shared_length
 from llava_moe.eval.ranks import ALONE, Ranks
+from llava_moe.eval.rounds import generate_in_rounds
 from llava_moe.kv_cache import cache_name
 
 PromptWriter = Callable[[Question], np.ndarray]
@@ -224,37 +225,61 @@ def _answer_batch(
     num_shared: int = 0,
 ) -> list[str]:
     """``num_shared`` tokens are read once for each image; the padding then stands behind them."""
-    if num_shared:
-        inputs: dict[str, Any] = prompt_inputs(model, encoder, [prompt[num_shared:] for prompt in prompts], [])
-        head_BP = torch.from_numpy(prompts[0][:num_shared]).to(inputs["input_ids"].device).expand(len(prompts), -1)
-        inputs["input_ids"] = torch.cat([head_BP, inputs["input_ids"]], dim=1)
-        inputs["attention_mask"] = torch.cat([torch.ones_like(head_BP), inputs["attention_mask"]], dim=1)
-    else:
-        inputs = prompt_inputs(model, encoder, prompts, [one for of_question in pixels for one in of_question])
     num_positions, decoding = _num_positions(model), questions[0].decoding
     limits = [
         min(question.max_new_tokens, num_positions - len(prompt))
         for question, prompt in zip(questions, prompts, strict=True)
     ]
-    num_prompt_tokens = inputs["input_ids"].shape[1]
     end_tokens = end_token_ids(model, encoder.tokenizer)
+    settings = greedy(encoder, max(limits), end_tokens)
+    with answering(model), torch.inference_mode():
+        if num_shared:
+            inputs = _inputs_behind(prompts, num_shared, model, encoder)
+            cache = read_prefix(model, encoder, questions, prompts[0][:num_shared], pixels)
+            if decoding == GREEDY:
+                answers = generate_in_rounds(model, inputs, cache, settings, limits, end_tokens)
+            else:
+                given: dict[str, Any] = {**inputs, cache_name(type(model).forward): cache}
+                answers = _generate(model, encoder, questions, given, settings)
+        else:
+            inputs = prompt_inputs(model, encoder, prompts, [one for of_question in pixels for one in of_question])
+            answers = _generate(model, encoder, questions, inputs, settings)
+    return [
+        decode_answer(encoder, answer[:limit], decoding.stop, end_tokens)
+        for answer, limit in zip(answers, limits, strict=True)
+    ]
+
+
+def _inputs_behind(
+    prompts: Sequence[np.ndarray], num_shared: int, model: LlavaForConditionalGeneration, encoder: Encoder
+) -> dict[str, torch.Tensor]:
+    """Prompts that begin alike, padded behind what they share."""
+    inputs = prompt_inputs(model, encoder, [prompt[num_shared:] for prompt in prompts], [])
+    head_BP = torch.from_numpy(prompts[0][:num_shared]).to(inputs["input_ids"].device).expand(len(prompts), -1)
+    return {
+        "input_ids": torch.cat([head_BP, inputs["input_ids"]], dim=1),
+        "attention_mask": torch.cat([torch.ones_like(head_BP), inputs["attention_mask"]], dim=1),
+    }
+
+
+def _generate(
+    model: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    questions: Sequence[Question],
+    inputs: Mapping[str, Any],
+    settings: GenerationConfig,
+) -> list[list[int]]:
+    """The tokens of each answer, drawn as the questions say; all as long as the longest."""
+    decoding, num_prompt_tokens = questions[0].decoding, inputs["input_ids"].shape[1]
     arguments: dict[str, Any] = {
-        "generation_config": greedy(encoder, max(limits), end_tokens),
-        "logits_processor": logits_processors(decoding, [question.id for question in questions], num_prompt_tokens),
+        "logits_processor": logits_processors(decoding, [question.id for question in questions], num_prompt_tokens)
     }
     if decoding.stop:
         arguments["stopping_criteria"] = [StopTexts(encoder.tokenizer, decoding.stop, num_prompt_tokens)]
-    with answering(model), torch.inference_mode():
-        if num_shared:
-            prefix = read_prefix(model, encoder, questions, prompts[0][:num_shared], pixels)
-            arguments[cache_name(type(model).forward)] = prefix
-        # transformers types `generate` for a protocol its own LLaVA class does not match.
-        sequences_BT = cast(Any, model).generate(**inputs, **arguments)
-    answers_BT = sequences_BT[:, num_prompt_tokens:].tolist()
-    return [
-        decode_answer(encoder, answer_T[:limit], decoding.stop, end_tokens)
-        for answer_T, limit in zip(answers_BT, limits, strict=True)
-    ]
+    # transformers types `generate` for a protocol its own LLaVA class does not match.
+    sequences_BT = cast(Any, model).generate(**inputs, generation_config=settings, **arguments)
+    answers: list[list[int]] = sequences_BT[:, num_prompt_tokens:].tolist()
+    return answers
 
 
 def prompt_inputs(
