@@ -21,6 +21,7 @@ import numpy as np
 MOST_NAMINGS = 5040
 """Of all namings so many are tried at most; of more, so many are drawn."""
 FEWEST_PAIRS = 3
+_MOST_COMPARED = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,15 @@ class RankCorrelation:
 
 def ranks_of(values: np.ndarray) -> np.ndarray:
     """Ranks from 1 along the last axis; ties share the mean of theirs."""
-    order = np.argsort(values, axis=-1, kind="stable")
-    ordered = np.take_along_axis(values, order, -1)
-    places = np.arange(1.0, values.shape[-1] + 1)
-    is_equal = ordered[..., :, None] == ordered[..., None, :]
-    shared = (is_equal * places).sum(-1) / is_equal.sum(-1)
-    ranks = np.empty_like(shared)
-    np.put_along_axis(ranks, order, shared, -1)
+    flat = values.reshape(-1, values.shape[-1])
+    at_once = max(1, _MOST_COMPARED // max(1, values.shape[-1] ** 2))
+    chunks = [_ranks_of_rows(flat[start : start + at_once]) for start in range(0, len(flat), at_once)]
+    return np.concatenate(chunks).reshape(values.shape)
+
+
+def _ranks_of_rows(values: np.ndarray) -> np.ndarray:
+    is_below, is_equal = (compare(values[:, None, :], values[:, :, None]) for compare in (np.less, np.equal))
+    ranks: np.ndarray = is_below.sum(-1) + (is_equal.sum(-1) + 1) / 2
     return ranks
 
 
