@@ -74,7 +74,7 @@ class Cells:
                     found[number] = self._losses_of(self.records.names[domain], seeds[seed])
                     losses_N, training_loss = found[number]
                     pieces.put(
-                        self._name(seeds, seed, domain), losses=losses_N, training_loss=np.float64(training_loss)
+                        self._name(seeds, seed, domain), losses=losses_N, training_loss=np.asarray(training_loss)
                     )
                     progress.step()
             return found

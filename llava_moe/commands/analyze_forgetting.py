@@ -60,7 +60,7 @@ def _found(plain: Mapping[str, Any], folders: Sequence[Path], labels: Sequence[s
     validations = [_last_validation(folder) for folder in folders]
     loss_TT, notes = read_losses(validations, parts, labels)
     return Found(
-        labels=labels,
+        labels=tuple(labels),
         weights=tuple(run.result.model for run in asked[parts[0].benchmark]),
         parts=parts,
         facts={name: scored[0].result.facts for name, scored in asked.items()},
