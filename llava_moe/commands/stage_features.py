@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from llava_moe.data.features.disk import (
     open_disk_features,
     refuse_full_disk,
     remove_remains,
+    unusable,
 )
 from llava_moe.data.features.fill import Filled, fill
 from llava_moe.data.features.looks import Looks, Wanted
@@ -172,10 +173,12 @@ class _Job:
 
     def open(self, folder: Path, wanted: Wanted) -> DiskFeatures:
         shape = shape_of(self.assembled)
-        writer = f"{socket.gethostname()[:32]}-{os.getpid()}-{self.processes.rank}"
-        store, damaged = open_disk_features(folder, shape, writer)
-        for line in damaged:
-            self.console.print(f"  {line}", style="yellow", highlight=False, markup=False)
+        store, damaged = open_disk_features(folder, shape, writer=uuid4().hex[:16])
+        for path, reason in damaged:
+            told = f"  {path} is damaged ({reason}): what it held is computed again"
+            self.console.print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            if self.processes.rank == 0:
+                path.unlink(missing_ok=True)
         refuse_full_disk(folder, max(0, wanted.num_different - store.num_kept), shape)
         return store
 
@@ -211,19 +214,16 @@ def _writing(folder: Path, processes: Processes) -> Iterator[None]:
         yield
         processes.wait()
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = waited_lock(folder / "writing")
-        with lock:
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(waited_lock(folder / "writing"))
             remove_remains(folder)
-            processes.wait()
-            yield
-            processes.wait()
-    except OSError as error:
-        raise UserError(
-            f"cache {folder}: cannot be written ({error.strerror}); set LLAVA_MOE_CACHE to another folder, or take "
-            "model.cache_features=off"
-        ) from error
+        except OSError as error:
+            raise unusable(folder, error) from error
+        processes.wait()
+        yield
+        processes.wait()
 
 
 def _tell(console: Console, filled: Filled, store: FeatureStore, num_uses: int, seconds: float) -> None:

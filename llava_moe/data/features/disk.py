@@ -95,7 +95,7 @@ class DiskFeatures:
             write_shard(path, self.shape, self._new, self._new_seen)
             self._places |= read_shard(path, self.shape).places
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise unusable(self.folder, error) from error
         self._new, self._new_seen = {}, {}
 
     def slot(self, pixels: bytes) -> int:
@@ -133,27 +133,30 @@ class DiskFeatures:
         return torch.empty(self.shape.num_vectors, self.shape.width, dtype=self.shape.dtype)
 
 
-def open_disk_features(folder: Path, shape: FeatureShape, writer: str) -> tuple[DiskFeatures, list[str]]:
-    """The features that a folder holds, which is made where it is missing; and a line on each damaged file.
+def open_disk_features(folder: Path, shape: FeatureShape, writer: str) -> tuple[DiskFeatures, list[tuple[Path, str]]]:
+    """The features that a folder holds, which is made where it is missing; and its damaged files, with what they are.
 
     Raises:
         UserError: the folder cannot be made or read.
     """
     places: dict[bytes, Place] = {}
     seen: dict[bytes, Seen] = {}
-    damaged = []
+    damaged: list[tuple[Path, str]] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: (_number(path), path.name)):
             try:
                 shard = read_shard(path, shape)
-            except (DamagedShardError, FileNotFoundError) as error:
-                damaged.append(f"{path} is left out, and what it held is computed again: {error}")
+            except DamagedShardError as error:
+                damaged.append((path, str(error)))
+                continue
+            except FileNotFoundError:
+                # Another process found it damaged before.
                 continue
             places |= shard.places
             seen |= shard.seen
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unusable(folder, error) from error
     return DiskFeatures(shape, folder, writer, places, seen), damaged
 
 
@@ -179,7 +182,8 @@ def _number(path: Path) -> int:
     return int(first) if first.isdecimal() and first.isascii() else 0
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
+def unusable(folder: Path, error: OSError) -> UserError:
+    """What is said of a folder that cannot be written or read."""
     return UserError(
         f"cache {folder}: cannot be written or read ({error.strerror}); set LLAVA_MOE_CACHE to another folder, or take "
         "model.cache_features=off"
