@@ -6,7 +6,7 @@ with no image token and no features in their place; ``blind.py`` shows a grey pi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from llava_moe.eval.baselines import TWIN_MARK, is_twin
@@ -101,7 +101,7 @@ class HeadlineBenchmark:
         inside = [one.id for one in self.questions() if domain in (one.domain, ALL_DOMAINS)]
         return mean_of([answers[name].score[self.measure] for name in inside])
 
-    def notes(self) -> Sequence[str]:
+    def notes(self) -> tuple[str, ...]:
         """None: the rows stand beside the whole benchmark's."""
         return ()
 
