@@ -52,6 +52,7 @@ class HeldOutRecords:
         by: what the groups are.
         told: which records these are, in words.
         num_without_task: records that name no task and so are in no group.
+        too_small: tasks left out because they have too few records, with how many they have.
     """
 
     by: By
@@ -59,6 +60,7 @@ class HeldOutRecords:
     groups: tuple[Group, ...]
     pad_token_id: int
     num_without_task: int = 0
+    too_small: tuple[tuple[str, int], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,40 +117,49 @@ def draw_records(
     Args:
         told: which records these are, in words.
         samples: of each group; 0 takes all.
-        fewest: least that a group must have.
+        fewest: least that a group must have; tasks with fewer are left out, a domain with fewer is refused.
         progress: called with (records encoded, records in all).
 
     Raises:
-        UserError: fewer than two groups, or a group with fewer records than ``fewest``.
+        UserError: fewer than two groups, or a domain with fewer records than ``fewest``.
     """
     members, num_without_task = _members(sources, by)
     _refuse_few_groups(members, by, told)
     wanted = {name: len(places) if not samples else min(samples, len(places)) for name, places in members.items()}
     groups: list[Group] = []
-    num_done = 0
-    for number, (name, places) in enumerate(members.items()):
+    too_small: list[tuple[str, int]] = []
+    for name, places in members.items():
         examples: list[Example] = []
-        num_unread = 0
+        num_unread, num_before = 0, sum(len(group.examples) for group in groups)
         for place, row in _shuffled(name, places, seed):
             if len(examples) == wanted[name]:
                 break
             one = sources[place]
             try:
-                conversation = one.records[row]
-                examples.append(encoder.encode(conversation, one.records.image_root, number, one.source.value_range))
+                content, images = one.records[row], one.records.image_root
+                examples.append(encoder.encode(content, images, len(groups), one.source.value_range))
             except BadRecord:
                 num_unread += 1
                 continue
-            num_done += 1
             if progress is not None:
-                progress(num_done, sum(wanted.values()))
+                progress(num_before + len(examples), sum(wanted.values()))
+        if len(examples) < fewest and by == "domain":
+            raise UserError(f"domain {name} {_too_few(len(examples), fewest, told)}")
         if len(examples) < fewest:
-            raise UserError(
-                f"{by} {name} has {len(examples)} held-out records ({told}), and {fewest} are needed: hold out more "
-                "(data.held_out=), name a larger split=, or give fewer samples="
-            )
-        groups.append(Group(name, tuple(examples), len(places), num_unread))
-    return HeldOutRecords(by, told, tuple(groups), encoder.pad_token_id, num_without_task)
+            too_small.append((name, len(examples)))
+        else:
+            groups.append(Group(name, tuple(examples), len(places), num_unread))
+    if len(groups) < 2:
+        name, num_there = too_small[0]
+        raise UserError(f"of the tasks fewer than two have enough: {name} {_too_few(num_there, fewest, told)}")
+    return HeldOutRecords(by, told, tuple(groups), encoder.pad_token_id, num_without_task, tuple(too_small))
+
+
+def _too_few(num_there: int, fewest: int, told: str) -> str:
+    return (
+        f"has {num_there} held-out records ({told}), and {fewest} are needed: hold out more (data.held_out=), or name "
+        "a larger split="
+    )
 
 
 def _members(sources: Sequence[HeldOutSource], by: By) -> tuple[dict[str, list[tuple[int, int]]], int]:

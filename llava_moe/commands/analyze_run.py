@@ -171,6 +171,9 @@ def open_records_of(run: AnalyzedRun, plain: Mapping[str, Any], session: Session
                 progress=bar.tell,
             )
         )
+    if records.too_small:
+        left_out = ", ".join(f"{name} ({num_there})" for name, num_there in records.too_small)
+        console.print(f"  left out, fewer than {fewest} records each: {left_out}", highlight=False, markup=False)
     for group in records.groups:
         unread = f"; {group.num_unread} more have images that cannot be read" if group.num_unread else ""
         console.print(

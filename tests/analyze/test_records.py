@@ -86,6 +86,16 @@ def test_tasks_are_groups_across_sources(tmp_path: Path, encoder: Encoder) -> No
     assert records.names == ("chart", "flag", "table") and records.num_without_task == 4
 
 
+def test_a_task_with_too_few_records_is_left_out_and_told(tmp_path: Path, encoder: Encoder) -> None:
+    a = write(tmp_path, "a", 13, ("chart", "table", "chart", "table", "chart", "table", "flag"))
+    sources = held_out(tmp_path, encoder, a=a)
+    records = drawn(sources, encoder, by="task", fewest=3)
+    assert records.names == ("chart", "table") and records.too_small == (("flag", 1),)
+    assert [example.domain for example in records.examples] == records.group_of.tolist()
+    with pytest.raises(UserError, match=r"of the tasks fewer than two have enough: chart has 6 .* and 7 are needed"):
+        drawn(sources, encoder, by="task", samples=0, fewest=7)
+
+
 def test_a_record_whose_image_is_gone_gives_way_to_the_next(tmp_path: Path, encoder: Encoder) -> None:
     sources = held_out(tmp_path, encoder, a=write(tmp_path, "a", 12), b=write(tmp_path, "b", 12))
     before = keys(drawn(sources, encoder, samples=8), "a")
