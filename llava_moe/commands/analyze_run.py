@@ -15,6 +15,7 @@ from llava_moe.analyze.output import Output, write_output
 from llava_moe.analyze.records import HeldOutRecords, HeldOutSource, draw_records
 from llava_moe.assemble import Assembled, read_config, recipe_of, restore
 from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.console import say_notes
 from llava_moe.commands.processes import Processes
 from llava_moe.commands.reporting import write_run_report
 from llava_moe.commands.settings import mixture_of
@@ -96,6 +97,7 @@ def open_run(plain: Mapping[str, Any], session: Session) -> AnalyzedRun:
     root = owner if (named / MARKER).is_file() else named
     with session.console.status(f"  loading {checkpoint}"):
         assembled = session.ranks.together(lambda: restore(checkpoint, session.device, plain["dtype"]))
+    say_notes(session.console, assembled.notes)
     folder = root / "analyze"
     if plain["out"] is not None:
         folder = Path(plain["out"])
