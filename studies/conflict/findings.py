@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from studies.conflict.contrasts import Contrast, Found
 
+_WHAT = {"loss": "held-out loss", "accuracy": "closed accuracy"}
+_UNITS = {"loss": "nats a token", "accuracy": "points"}
+_MOST_NAMED = 3
 METHODS = {"lora": "LoRA", "llava_mole": "LLaVA-MoLE", "mixlora": "Conditional MixLoRA"}
 
 
@@ -59,17 +62,13 @@ def _answer(means: Sequence[Contrast], single: Sequence[Contrast]) -> str:
             f"{method} and {beside} cannot be told apart",
             f"{method} does worse than {beside} by one measure and better by the other",
         )
-    parts = [f"{_what(mean)} {interval(mean)}" for mean in means]
+    parts = [f"{_WHAT[mean.measure]} {interval(mean)} {_UNITS[mean.measure]}" for mean in means]
     return f"{verdict}: {' and '.join(parts)}, {over}. {_single(single)}"
 
 
 def _verdict(means: Sequence[Contrast], worse: str, better: str, neither: str, both: str) -> str:
     is_worse, is_better = any(mean.is_worse for mean in means), any(mean.is_better for mean in means)
     return both if is_worse and is_better else worse if is_worse else better if is_better else neither
-
-
-def _what(contrast: Contrast) -> str:
-    return "held-out loss" if contrast.measure == "loss" else "closed accuracy, in points,"
 
 
 def _single(single: Sequence[Contrast]) -> str:
@@ -79,7 +78,9 @@ def _single(single: Sequence[Contrast]) -> str:
     stand = [row for row in single if row.stands]
     told = f"Of its {len(single)} single intervals {len(worse)} lie on the side of worse and {len(better)} on that of "
     told += f"better; {len(stand)} stand after Holm over all of the page"
-    return told + (f" ({_listed([_place(row) for row in stand])})." if stand else ".")
+    places = [_place(row) for row in stand[:_MOST_NAMED]]
+    places += [f"{len(stand) - _MOST_NAMED} more"] if len(stand) > _MOST_NAMED else []
+    return told + (f": {_listed(places)}." if stand else ".")
 
 
 def _place(row: Contrast) -> str:

@@ -59,14 +59,15 @@ def test_a_planted_conflict_is_told_with_its_size_and_stands(study: Study, tmp_p
     simulate(study, tmp_path, lambda cell, _: 0.03 if is_mixed(cell) and cell.method == "lora" else 0.0)
     conflict, mole, mixlora = opening(study, tmp_path)
     assert conflict.startswith("Domains conflict: LoRA trained on all of them does worse")
-    found = re.search(r"held-out loss \+(0\.\d+) \(\+(0\.\d+) to \+(0\.\d+)\)", conflict)
+    found = re.search(r"held-out loss \+(0\.\d+) \(\+(0\.\d+) to \+(0\.\d+)\) nats a token and", conflict)
     assert found is not None
     value, low, high = map(float, found.groups())
     assert low < 0.03 < high
     assert value == pytest.approx(0.03, abs=0.005)
-    # Losses of 9 cells stand; what mends it is told as better.
+    # Three of those that stand are named; what mends it is told as better.
     assert "Of its 18 single intervals" in conflict
-    assert "loss of medical at rank 32" in conflict
+    assert "loss of general at rank 2" in conflict
+    assert conflict.endswith("more.")
     assert mole.startswith("LLaVA-MoLE does better than LoRA of equal size")
     assert mixlora.startswith("Conditional MixLoRA does better than LoRA of equal size")
 
