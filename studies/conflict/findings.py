@@ -52,6 +52,12 @@ def _answer(means: Sequence[Contrast], single: Sequence[Contrast]) -> str:
             f"No conflict was seen: {method} of all domains and of one alone cannot be told apart",
             f"{method} of all domains does worse than of one alone by one measure and better by the other",
         )
+        harmed = list(dict.fromkeys(row.domain for row in single if row.is_worse and row.stands))
+        if harmed and not any(mean.is_worse for mean in means):
+            verdict = (
+                f"Domains conflict in part: {method} of all domains does worse on {_listed(harmed)} than {method} "
+            )
+            verdict += "of it alone, though not in the mean"
         verdict += ", at equal samples of the domain"
     else:
         beside = "LoRA of equal size on the same mix" if means[0].method != "lora" else "the baseline"

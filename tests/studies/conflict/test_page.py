@@ -92,6 +92,13 @@ def test_a_conflict_of_one_domain_is_seen_in_that_domain_alone(study: Study, tmp
     assert stand == {("medical", rank) for rank in (2, 8, 32)}
 
 
+def test_a_mean_does_not_hide_a_domain_that_pays_for_another(study: Study, tmp_path: Path) -> None:
+    harm = {"medical": 0.04, "general": -0.04, "documents": 0.0}
+    simulate(study, tmp_path, lambda cell, domain: harm[domain] if is_mixed(cell) else 0.0)
+    told = opening(study, tmp_path)[0]
+    assert told.startswith("Domains conflict in part: LoRA of all domains does worse on medical than LoRA of it alone")
+
+
 def test_the_page_holds_every_row_and_is_the_same_each_time(study: Study, tmp_path: Path) -> None:
     simulate(study, tmp_path, lambda cell, _: 0.03 if is_mixed(cell) else 0.0)
     path, told = write_page(study, tmp_path)
