@@ -56,7 +56,8 @@ def make(cells: Sequence[Cell], maker: CellMaker, results: Path, at_once: int, c
             while waiting and failed is None and len(running) < at_once:
                 cell = waiting.pop(0)
                 running[pool.submit(maker.make, cell)] = cell
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            # A signal is answered between two waits at the latest.
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 cell = running.pop(future)
                 try:
                     measured, facts = future.result()
