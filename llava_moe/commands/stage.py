@@ -49,7 +49,7 @@ from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_embedded
-from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, write_atomically
+from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, load_state, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, Claim, FolderLock, claim_configuration, is_finished
 from llava_moe.train.loop import LoopSettings, Objective, train
@@ -141,7 +141,7 @@ def _train_locked(
         quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
     write_weights = weights_writer(assembled)
     stream = _stream(config, assembled, data, processes)
-    state = RunState() if checkpoint is None else RunState.read(checkpoint / "state.json")
+    state = RunState() if checkpoint is None else load_state(checkpoint)
     steps = num_steps_of(config, stream)
     features = open_features(config, assembled, stream, processes, steps, state, console)
     engine = _engine(config, assembled, groups, processes)

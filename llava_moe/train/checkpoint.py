@@ -172,23 +172,32 @@ def load_checkpoint(checkpoint: Path, engine: Engine) -> RunState:
     try:
         engine.load(checkpoint / "engine")
         load_random_state(checkpoint / "engine" / f"random-rank{engine.rank}.safetensors")
-        return _read_state(checkpoint / "state.json")
+        return load_state(checkpoint)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
             raise
-        others = [path.name for path in _complete(checkpoint.parent) if path != checkpoint]
-        instead = f"delete it to go on from {others[-1]}" if others else "there is no other checkpoint"
-        raise UserError(
-            f"{checkpoint} cannot be resumed ({_first_line(error)}): if it was written with other parallel settings, "
-            f"give those; if it is damaged, {instead}"
-        ) from error
+        raise _not_resumable(checkpoint, _first_line(error)) from error
 
 
-def _read_state(path: Path) -> RunState:
+def load_state(checkpoint: Path) -> RunState:
+    """The position of a checkpoint, before anything else of it is loaded.
+
+    Raises:
+        UserError: its file is missing or damaged.
+    """
     try:
-        return RunState.read(path)
+        return RunState.read(checkpoint / "state.json")
     except UserError as error:
-        raise ValueError(str(error).partition(";")[0]) from error
+        raise _not_resumable(checkpoint, str(error).partition(";")[0]) from error
+
+
+def _not_resumable(checkpoint: Path, reason: str) -> UserError:
+    others = [path.name for path in _complete(checkpoint.parent) if path != checkpoint]
+    instead = f"delete it to go on from {others[-1]}" if others else "there is no other checkpoint"
+    return UserError(
+        f"{checkpoint} cannot be resumed ({reason}): if it was written with other parallel settings, "
+        f"give those; if it is damaged, {instead}"
+    )
 
 
 def _publish(partial: Path, final: Path, checkpoints: Path) -> None:

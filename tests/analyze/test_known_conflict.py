@@ -48,16 +48,20 @@ def whole_of(facts: dict[str, Any]) -> dict[str, Any]:
     return next(one for one in facts["results"] if one["scope"] == "all")
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))])
-def test_while_domains_are_not_told_apart_the_signs_are_the_true_ones(measured: Path, seed: int) -> None:
-    assert run(["train", *WORDS, "conflict=1.0", f"seed={seed}", f"out={measured}"]) == 0
-    facts = measure("interference", measured, "checkpoint=10", "exact=[]")
-    for name in ("ratio_of_means", "direction_cosine"):
-        assert np.mean(pairs_right(whole_of(facts)[name], facts["names"], 1.0)) >= 0.9, name
-    transfer = measure("transfer", measured, "checkpoint=10", "steps=3")
-    assert np.mean(pairs_right(transfer["fall"], transfer["names"], 1.0)) >= 0.9
-    found = {(one["parameters"], one["matrix"]): one["rho"] for one in transfer["rank_correlations"]}
-    assert found["adapter", "effect"] > 0.5
+@pytest.mark.slow
+def test_while_domains_are_not_told_apart_nine_in_ten_signs_are_the_true_ones_over_seeds(measured: Path) -> None:
+    signs: dict[str, list[bool]] = {}
+    for seed in (0, 1, 2):
+        folder = measured / str(seed)
+        assert run(["train", *WORDS, "conflict=1.0", f"seed={seed}", f"out={folder}"]) == 0
+        facts = measure("interference", folder, "checkpoint=10", "exact=[]")
+        for name in ("ratio_of_means", "direction_cosine"):
+            signs.setdefault(name, []).extend(pairs_right(whole_of(facts)[name], facts["names"], 1.0))
+        transfer = measure("transfer", folder, "checkpoint=10", "steps=3")
+        signs.setdefault("transfer", []).extend(pairs_right(transfer["fall"], transfer["names"], 1.0))
+        found = {(one["parameters"], one["matrix"]): one["rho"] for one in transfer["rank_correlations"]}
+        assert found["adapter", "effect"] > 0.5
+    assert {name: np.mean(right) >= 0.9 for name, right in signs.items()} == dict.fromkeys(signs, True), signs
 
 
 def test_without_a_conflict_no_pair_is_said_to_conflict(measured: Path) -> None:

@@ -255,7 +255,7 @@ def sit_down(runs: dict[str, Path]) -> Iterator[Callable[..., Typist]]:
 def test_a_person_drags_an_image_asks_stops_an_answer_and_leaves(
     sit_down: Callable[..., Typist], runs: dict[str, Path], image: Path, tmp_path: Path
 ) -> None:
-    typist = sit_down("max_new_tokens=1900", "repetition_penalty=0.01")
+    typist = sit_down("max_new_tokens=1900", "repetition_penalty=0.5")
     welcome = typist.see_prompt(r"\n> ")
     assert "LlavaMole(" in welcome and "drag an image" in welcome and "float32 on cpu" in welcome
     typist.type(str(image).replace(" ", "\\ ") + " \n")

@@ -131,10 +131,10 @@ def test_a_demo_on_own_data_is_not_asked_the_demos_questions_unless_it_is_told_t
     words += ["train.max_steps=1", "out=run"]
     trained = command_server.run(["train", *words])
     assert trained.poll() == 0, trained.errors
-    assert "the demo's questions are not asked" in trained.output and "right image" not in trained.output
+    assert "the demo's questions are not asked" in trained.output and "another picture" not in trained.output
     assert not [line for line in next_lines(trained.output) if line.startswith("llava-moe eval")]
     asked = command_server.run(["train", *words, "eval.benchmarks=[demo]", "eval.limit=1"])
-    assert asked.poll() == 0 and "right image" in asked.output and "are not asked" not in asked.output
+    assert asked.poll() == 0 and "another picture" in asked.output and "are not asked" not in asked.output
 
 
 def test_a_sweep_ends_with_what_scores_and_compares_its_runs(

@@ -116,5 +116,5 @@ def test_experts_are_not_composed_on_other_weights_of_the_same_name(
     model.save_pretrained("base")
     for method in ("mole", "linear"):
         line = refused("compose", "experts=[lora,lora]", f"method={method}", *words, f"out={method}")
-        assert "lora: its base" in line and "holds other weights than those it was trained on" in line
+        assert "lora was trained on another base (weights" in line and "than the one it would be opened on" in line
     assert "holds other weights" in refused("eval", "run=lora", "limit=1")

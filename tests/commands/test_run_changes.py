@@ -44,7 +44,7 @@ def test_a_finished_run_goes_on_to_more_steps_with_the_longer_runs_samples_and_r
     ours, theirs = records_of(grown), records_of(whole)
     assert [record["sample_hash"] for record in ours] == [record["sample_hash"] for record in theirs]
     assert rates_of(grown) == first + rates_of(whole)[6:]
-    assert rates_of(whole)[6] == pytest.approx(2e-3 * Schedule(12).factor(6))
+    assert rates_of(whole)[6] == pytest.approx(1e-3 * Schedule(12).factor(6))
     assert yaml.safe_load((grown / "config.yaml").read_text())["train"]["max_steps"] == 12
     environment = json.loads((grown / "environment.json").read_text())
     assert environment["lengthened"] == [{"step": 6, "train.max_steps": [6, 12]}]
