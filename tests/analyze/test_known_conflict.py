@@ -51,7 +51,7 @@ def whole_of(facts: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.slow
 def test_while_domains_are_not_told_apart_nine_in_ten_signs_are_the_true_ones_over_seeds(measured: Path) -> None:
     signs: dict[str, list[bool]] = {}
-    for seed in (0, 1, 2):
+    for seed in (0, 1):
         folder = measured / str(seed)
         assert run(["train", *WORDS, "conflict=1.0", f"seed={seed}", f"out={folder}"]) == 0
         facts = measure("interference", folder, "checkpoint=10", "exact=[]")

@@ -17,7 +17,7 @@ from tests.fuzz.__main__ import FAMILIES
 from tests.fuzz.case import DEFAULT_SEED
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS_A_FAMILY = 8.0
+SECONDS_A_FAMILY = 4.0
 MINUTES = os.environ.get("FUZZ_MINUTES")
 
 
