@@ -223,7 +223,7 @@ def _splits(there: Mapping[str, int]) -> set[str]:
 
 
 def finish(run: AnalyzedRun, instrument: str, output: Output | None, session: Session) -> int:
-    """The first process writes the four files, and the report of the run anew, which links them.
+    """The first process writes the four files, and the report of the run again, which links them.
 
     Args:
         output: may be None in all other processes.

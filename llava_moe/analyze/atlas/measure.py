@@ -82,7 +82,7 @@ def routed(assembled: Assembled, records: HeldOutRecords, place: int) -> Mapping
     # A record may begin as the last one did, and would go on with its decision.
     assembled.attached.new_conversation()
     assembled.attached.mark_prompts(batch.labels)
-    # Where routing is random, a record's is its own, whoever routes it and when.
+    # Random routing must not depend on which process routes the record, or on the order.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(place)
         assembled.model(**assembled.inputs_of(batch), logits_to_keep=1)

@@ -25,7 +25,7 @@ class Probe:
         low, high: 95 % interval: each domain's share drawn from Beta(right + 1/2, wrong + 1/2) (Jeffreys), so that an
             accuracy of 1 has one too; records count as independent.
         chance: 1 / number of domains.
-        chance_high: 95th percentile of the accuracy where the domains of each fold's clusters are dealt out anew.
+        chance_high: 95th percentile of the accuracy where the domains of each fold's clusters are shuffled.
         recall_M: the share by domain.
         num_folds: parts that the records were cut into.
     """

@@ -28,7 +28,7 @@ class MemoryFeatures:
     _slots: dict[bytes, int] = field(default_factory=dict, repr=False)
 
     def seen(self, image: bytes) -> Seen | None:
-        """Nothing: each start begins anew."""
+        """Nothing: each start begins from nothing."""
         return None
 
     def holds(self, pixels: bytes) -> bool:

@@ -64,7 +64,7 @@ def test_a_planted_conflict_is_told_with_its_size_and_stands(study: Study, tmp_p
     value, low, high = map(float, found.groups())
     assert low < 0.03 < high
     assert value == pytest.approx(0.03, abs=0.005)
-    # Three of those that stand are named; what mends it is told as better.
+    # Three of those that stand are named; what cures it is told as better.
     assert "Of its 18 single intervals" in conflict
     assert "loss of general at rank 2" in conflict
     assert conflict.endswith("more.")
