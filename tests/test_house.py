@@ -48,7 +48,9 @@ ALLOWED = {
     "account": {"data"},
     "plan": {"data", "model", "adapters", "assemble", "train"},
     "analyze": {"data", "adapters", "assemble", "train", "eval"},
+    "grid": {"train.folder", "eval.files"},
     "commands": {
+        *("grid",),
         *("data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "compose"),
         *("prepare", "check", "account", "plan", "analyze", "cli"),
     },

@@ -1,0 +1,160 @@
+"""A cell's card: what made its numbers. ``<name>.json`` beside the run's folder, from its beginning to its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llava_moe.errors import UserError
+from llava_moe.eval.files import write_atomically
+from llava_moe.grid.cell import Cell, Grid, Words
+from llava_moe.own_files import NUMBER, read_object
+from llava_moe.train.folder import ENVIRONMENT, FINISHED
+
+_REMEDY = "delete it and the cell's folder, and run again"
+_CARD = {
+    **{"cell": str, "settings": str, "commands": [[str]], "is_finished": bool, "seconds": NUMBER},
+    **{"num_bytes?": int, "commit?": (str, type(None)), "base?": str, "data?": {str: str}, "steps?": int},
+}
+_ENVIRONMENT = {"base_model?": str, "data?": {str: str}, "commit?": (str, type(None))}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a cell.
+
+    Attributes:
+        settings: of :attr:`~llava_moe.grid.cell.Grid.settings`.
+        commands: those that made it, with its places.
+        seconds: of all its commands, over all starts.
+        num_bytes: of its folder.
+        commit, base, data: of the run's environment: the code, the base model, each source.
+        steps: optimizer steps.
+    """
+
+    cell: str
+    settings: str
+    commands: tuple[Words, ...]
+    is_finished: bool = False
+    seconds: float = 0.0
+    num_bytes: int = 0
+    commit: str | None = None
+    base: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    steps: int = 0
+
+
+def card_path(folder: Path, name: str) -> Path:
+    """The card of a cell whose run lies in ``folder``."""
+    return folder / f"{name}.json"
+
+
+def read_card(folder: Path, name: str) -> Card | None:
+    """The card of a cell; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = card_path(folder, name)
+    if not path.exists():
+        return None
+    told = read_object(path, _REMEDY, _CARD)
+    known = {key: told[key] for key in Card.__dataclass_fields__ if key in told}
+    return Card(**known | {"commands": tuple(map(tuple, told["commands"]))})
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write a card whole.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    told = {key: value for key, value in vars(card).items() if value is not None}
+    write_atomically(card_path(folder, card.cell), json.dumps(told, indent=1) + "\n")
+
+
+def is_made(folder: Path, card: Card | None) -> bool:
+    """Whether a cell is there with all that is measured of it: its card says so, and its run was not deleted."""
+    return card is not None and card.is_finished and (folder / card.cell / FINISHED).is_file()
+
+
+def refuse_edited(grid: Grid, folder: Path) -> None:
+    """Refuse a grid of which a run that is there was made by other words.
+
+    Raises:
+        UserError: naming the cell and the first words that differ.
+    """
+    for cell in grid.cells:
+        card = read_card(folder, cell.name)
+        if card is None or card.settings == grid.settings[cell.name] or not (folder / cell.name).exists():
+            continue
+        told = _first_difference(card.commands, cell.commands(folder)) or "what it starts from was made by other words"
+        raise UserError(
+            f"{folder / cell.name} was made by other words than {grid.name} has now: {told}; delete that folder to "
+            "make it again, or give the grid another folder with out="
+        )
+
+
+def _first_difference(before: Sequence[Words], now: Sequence[Words]) -> str | None:
+    for old, new in zip(before, now, strict=False):
+        gone, added = [word for word in old if word not in new], [word for word in new if word not in old]
+        # The folder may have been moved or be named otherwise from here.
+        gone, added = ([word for word in words if not _is_place(word)] for words in (gone, added))
+        if gone or added:
+            return f"{' '.join(gone) or 'nothing'} there, {' '.join(added) or 'nothing'} asked"
+    return None if len(before) == len(now) else "what is measured of it"
+
+
+def _is_place(word: str) -> bool:
+    return word.startswith(("out=", "run=", "init_from=", "experts="))
+
+
+def finished_card(card: Card, cell: Cell, folder: Path, seconds: float) -> Card:
+    """The card of a run that has come to its end.
+
+    Raises:
+        UserError: a file of the run is damaged.
+    """
+    run = folder / cell.name
+    environment = read_object(run / ENVIRONMENT, _REMEDY, _ENVIRONMENT)
+    log = run / "log.jsonl"
+    return Card(
+        cell=card.cell,
+        settings=card.settings,
+        commands=card.commands,
+        is_finished=True,
+        seconds=round(seconds, 1),
+        num_bytes=sum(path.stat().st_size for path in run.rglob("*") if path.is_file()),
+        commit=environment.get("commit"),
+        base=environment.get("base_model"),
+        data=environment.get("data", {}),
+        steps=log.read_bytes().count(b"\n") if log.is_file() else 0,
+    )
+
+
+def refuse_unlike(cards: Iterable[Card]) -> None:
+    """Refuse cells that cannot be set beside each other: of another base, or of other content of one source.
+
+    Raises:
+        UserError: naming two of them.
+    """
+    base: Card | None = None
+    sources: dict[str, Card] = {}
+    for card in cards:
+        if card.base is not None:
+            base = base or card
+            if card.base != base.base:
+                raise UserError(
+                    f"{card.cell} stands on the base {card.base}, {base.cell} on {base.base}: cells of several bases "
+                    "are not compared; delete those of one base, or give the grid another folder with out="
+                )
+        for source, content in card.data.items():
+            first = sources.setdefault(source, card)
+            if first.data[source] != content:
+                raise UserError(
+                    f"{card.cell} read other data than {first.cell} ({source}: {content} and {first.data[source]}): "
+                    "cells of unlike data are not compared; delete those of one, or give the grid another folder with "
+                    "out="
+                )
