@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llava_moe.errors import UserError
@@ -15,7 +15,7 @@ from llava_moe.train.folder import ENVIRONMENT, FINISHED
 
 _REMEDY = "delete it and the cell's folder, and run again"
 _CARD = {
-    **{"cell": str, "settings": str, "commands": [[str]], "is_finished": bool, "seconds": NUMBER},
+    **{"cell": str, "settings": str, "command": [str], "measured": [[str]], "is_finished": bool, "seconds": NUMBER},
     **{"num_bytes?": int, "commit?": (str, type(None)), "base?": str, "data?": {str: str}, "steps?": int},
 }
 _ENVIRONMENT = {"base_model?": str, "data?": {str: str}, "commit?": (str, type(None))}
@@ -27,8 +27,10 @@ class Card:
 
     Attributes:
         settings: of :attr:`~llava_moe.grid.cell.Grid.settings`.
-        commands: those that made it, with its places.
-        seconds: of all its commands, over all starts.
+        command: what makes it, with its places.
+        measured: the commands that looked at it and whose files are there, without places.
+        is_finished: whether the run has come to its end.
+        seconds: of the command that makes it, over all starts.
         num_bytes: of its folder.
         commit, base, data: of the run's environment: the code, the base model, each source.
         steps: optimizer steps.
@@ -36,7 +38,8 @@ class Card:
 
     cell: str
     settings: str
-    commands: tuple[Words, ...]
+    command: Words
+    measured: tuple[Words, ...] = ()
     is_finished: bool = False
     seconds: float = 0.0
     num_bytes: int = 0
@@ -62,7 +65,7 @@ def read_card(folder: Path, name: str) -> Card | None:
         return None
     told = read_object(path, _REMEDY, _CARD)
     known = {key: told[key] for key in Card.__dataclass_fields__ if key in told}
-    return Card(**known | {"commands": tuple(map(tuple, told["commands"]))})
+    return Card(**known | {"command": tuple(told["command"]), "measured": tuple(map(tuple, told["measured"]))})
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -75,9 +78,25 @@ def write_card(folder: Path, card: Card) -> None:
     write_atomically(card_path(folder, card.cell), json.dumps(told, indent=1) + "\n")
 
 
-def is_made(folder: Path, card: Card | None) -> bool:
-    """Whether a cell is there with all that is measured of it: its card says so, and its run was not deleted."""
-    return card is not None and card.is_finished and (folder / card.cell / FINISHED).is_file()
+def is_made(folder: Path, card: Card) -> bool:
+    """Whether a cell's run is there: its card says so, and its folder was not deleted."""
+    return card.is_finished and (folder / card.cell / FINISHED).is_file()
+
+
+def left_to_measure(cell: Cell, card: Card) -> tuple[Words, ...]:
+    """The commands yet to look at a run: from the first whose files are not there on, for later ones read them."""
+    missing = [place for place, words in enumerate(cell.measured) if words not in card.measured]
+    return cell.measured[missing[0] :] if missing else ()
+
+
+def with_measured(card: Card, words: Words) -> Card:
+    """The card once a command has looked at the run; it wrote over what the same command wrote with other words."""
+    others = tuple(one for one in card.measured if _instrument(one) != _instrument(words))
+    return replace(card, measured=(*others, words))
+
+
+def _instrument(words: Words) -> Words:
+    return words[: 2 if words[0] == "analyze" else 1]
 
 
 def refuse_edited(grid: Grid, folder: Path) -> None:
@@ -90,21 +109,20 @@ def refuse_edited(grid: Grid, folder: Path) -> None:
         card = read_card(folder, cell.name)
         if card is None or card.settings == grid.settings[cell.name] or not (folder / cell.name).exists():
             continue
-        told = _first_difference(card.commands, cell.commands(folder)) or "what it starts from was made by other words"
+        told = _first_difference(card.command, cell.making(folder))
         raise UserError(
             f"{folder / cell.name} was made by other words than {grid.name} has now: {told}; delete that folder to "
             "make it again, or give the grid another folder with out="
         )
 
 
-def _first_difference(before: Sequence[Words], now: Sequence[Words]) -> str | None:
-    for old, new in zip(before, now, strict=False):
-        gone, added = [word for word in old if word not in new], [word for word in new if word not in old]
-        # The folder may have been moved or be named otherwise from here.
-        gone, added = ([word for word in words if not _is_place(word)] for words in (gone, added))
-        if gone or added:
-            return f"{' '.join(gone) or 'nothing'} there, {' '.join(added) or 'nothing'} asked"
-    return None if len(before) == len(now) else "what is measured of it"
+def _first_difference(before: Words, now: Words) -> str:
+    # The folder may have been moved or be named otherwise from here.
+    gone = [word for word in before if word not in now and not _is_place(word)]
+    added = [word for word in now if word not in before and not _is_place(word)]
+    if not gone and not added:
+        return "what it starts from was made by other words"
+    return f"{' '.join(gone) or 'nothing'} there, {' '.join(added) or 'nothing'} asked"
 
 
 def _is_place(word: str) -> bool:
@@ -120,10 +138,8 @@ def finished_card(card: Card, cell: Cell, folder: Path, seconds: float) -> Card:
     run = folder / cell.name
     environment = read_object(run / ENVIRONMENT, _REMEDY, _ENVIRONMENT)
     log = run / "log.jsonl"
-    return Card(
-        cell=card.cell,
-        settings=card.settings,
-        commands=card.commands,
+    return replace(
+        card,
         is_finished=True,
         seconds=round(seconds, 1),
         num_bytes=sum(path.stat().st_size for path in run.rglob("*") if path.is_file()),

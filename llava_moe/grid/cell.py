@@ -30,7 +30,8 @@ class Cell:
         start: the cell that it starts from (``init_from=``).
         experts: the cells whose adapters it composes (``experts=``).
         measured: commands that look at the finished run, in order, but for ``run=``: ``("eval", "benchmarks=[demo]")``.
-            A first word with a dot is a module of this package, run as a program.
+            A first word with a dot is a module of this package, run as a program. They are no part of what the run is:
+            several grids may have a cell and measure each its own.
         labels: what differs, for a page: ``{"model": "LoRA", "seed": 0}``. It decides nothing.
     """
 
@@ -47,15 +48,18 @@ class Cell:
         """The cells that must be there before this one begins."""
         return (*(() if self.start is None else (self.start,)), *self.experts)
 
-    def commands(self, folder: Path) -> tuple[Words, ...]:
-        """All commands of the cell, in order, with its grid's runs in ``folder``."""
-        out = folder / self.name
-        places = [f"out={out}"]
+    def making(self, folder: Path) -> Words:
+        """The command that makes the run, with its grid's runs in ``folder``."""
+        places = [f"out={folder / self.name}"]
         if self.start is not None:
             places.insert(0, f"init_from={folder / self.start}")
         if self.experts:
             places.insert(0, f"experts=[{','.join(str(folder / name) for name in self.experts)}]")
-        return ((self.command, *self.words, *places), *((*words, f"run={out}") for words in self.measured))
+        return (self.command, *self.words, *places)
+
+    def measuring(self, words: Words, folder: Path) -> Words:
+        """One of ``measured`` as it is run."""
+        return (*words, f"run={folder / self.name}")
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,11 @@ class Grid:
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
-        """Cell to eight hex digits that change with any word of it, of what is measured, and of what it needs."""
+        """Cell to eight hex digits that change with any word that makes it, and that makes what it needs."""
         found: dict[str, str] = {}
         for cell in self.cells:
             needed = [(name, found[name]) for name in cell.needs]
-            decided = json.dumps([cell.command, cell.words, cell.measured, needed])
+            decided = json.dumps([cell.command, cell.words, needed])
             found[cell.name] = hashlib.sha256(decided.encode()).hexdigest()[:8]
         return found
 

@@ -10,10 +10,19 @@ from pathlib import Path
 
 from llava_moe.errors import INTERRUPTED, STOPPED, UserError
 from llava_moe.eval.files import cannot_write
-from llava_moe.grid.card import Card, finished_card, is_made, read_card, refuse_edited, refuse_unlike, write_card
+from llava_moe.grid.card import (
+    Card,
+    finished_card,
+    is_made,
+    left_to_measure,
+    read_card,
+    refuse_edited,
+    refuse_unlike,
+    with_measured,
+    write_card,
+)
 from llava_moe.grid.cell import Cell, Grid, Words
 from llava_moe.grid.child import CellLock, Child, Start, start_command
-from llava_moe.own_files import read_text
 
 _SMALLEST_ROOM = 50_000_000
 """Bytes that must be free before the first cell, of whose size nothing is known."""
@@ -66,19 +75,21 @@ class Watcher:
 
 @dataclass
 class _Work:
-    """A cell that is being made: what is left to run, what runs, and how long it took so far."""
+    """A cell that is being made: what is left to measure, what runs now, and since when."""
 
     cell: Cell
     card: Card
     lock: CellLock
     left: list[Words]
-    began: float
+    words: Words = ()
     child: Child | None = None
+    began: float = 0.0
     is_asked_to_stop: bool = False
 
     @property
     def seconds(self) -> float:
-        return self.card.seconds + time.monotonic() - self.began
+        """What making the run has taken so far."""
+        return round(self.card.seconds + time.monotonic() - self.began, 1)
 
 
 class Runner:
@@ -125,11 +136,11 @@ class Runner:
             raise cannot_write(self.folder, error) from error
         refuse_edited(self.grid, self.folder)
         for cell in self.grid.cells:
-            card = read_card(self.folder, cell.name)
-            if card is not None and is_made(self.folder, card):
-                self._cards[cell.name] = card
-            else:
+            card = self._card_of_whole(cell)
+            if card is None:
                 self._waiting.append(cell)
+            else:
+                self._cards[cell.name] = card
         refuse_unlike(self._cards.values())
         found = tuple(self._cards)
         self.watcher.begun(len(found), len(self.grid.cells))
@@ -179,8 +190,8 @@ class Runner:
                 if not lock.take():
                     self._elsewhere.append(cell.name)
                     continue
-                card = read_card(self.folder, cell.name)
-                if card is None or not is_made(self.folder, card):
+                card = self._card_of_whole(cell)
+                if card is None:
                     self._begin(cell, lock)
                     return True
                 lock.drop()  # another has made it meanwhile
@@ -188,64 +199,96 @@ class Runner:
                 self._cards[cell.name] = card
         return False
 
+    def _card_of_whole(self, cell: Cell) -> Card | None:
+        """The card of a cell that is there with all that is measured of it."""
+        card = read_card(self.folder, cell.name)
+        return card if card is not None and is_made(self.folder, card) and not left_to_measure(cell, card) else None
+
     def _begin(self, cell: Cell, lock: CellLock) -> None:
         try:
             self._refuse_small_disk(cell)
-            commands = cell.commands(self.folder)
-            before = read_card(self.folder, cell.name)
-            has_begun = before is not None and (self.folder / cell.name).exists()
-            seconds = before.seconds if before is not None and has_begun else 0.0
-            card = Card(cell.name, self.grid.settings[cell.name], commands, seconds=seconds)
+            card = read_card(self.folder, cell.name)
+            if card is None or not (self.folder / cell.name).exists():
+                card = Card(cell.name, self.grid.settings[cell.name], cell.making(self.folder))
+            elif not is_made(self.folder, card):
+                card = replace(card, is_finished=False, measured=())
             write_card(self.folder, card)
         except UserError:
             lock.drop()
             raise
         self._waiting.remove(cell)
-        self._running.append(_Work(cell, card, lock, list(commands), time.monotonic()))
-        self._look_after(self._running[-1])
+        work = _Work(cell, card, lock, [*cell.measured])
+        self._running.append(work)
+        if is_made(self.folder, card):
+            work.left = [*left_to_measure(cell, card)]
+            self._go_on(work)
+        else:
+            self._start(work, cell.making(self.folder))
 
     def _look_after(self, work: _Work) -> None:
-        """Start a cell's next command where the one before has ended; end the cell with its last, or with a failure."""
+        """Take note of a command that has ended, and start the cell's next."""
         if self.is_stopped():
             self._ask_to_stop(work)
-        if work.child is not None:
-            status = work.child.poll()
-            if status is None:
-                return
-            work.child = None
-            if status != 0:
-                self._end(work, status)
-                return
-        if work.left and not self.is_stopped():
-            work.child = self.start(work.left.pop(0), self._log(work), work.lock.descriptor)
+        status = None if work.child is None else work.child.poll()
+        if status is None:
+            return
+        work.child = None
+        try:
+            self._note(work, status)
+        except UserError as error:
+            self._end(work, Failure(2, str(error), self._log(work)))
+            return
+        was_asked = self.is_stopped() and (status in (STOPPED, INTERRUPTED) or status < 0)
+        if status == 0:
+            self._go_on(work)
         else:
-            self._end(work, 0)
+            self._end(work, None if was_asked else self._failure(work, status))
 
-    def _end(self, work: _Work, status: int) -> None:
+    def _note(self, work: _Work, status: int) -> None:
+        """Write into the card what a command has come to.
+
+        Raises:
+            UserError: the run stands on another base or other data than the cells before, or cannot be read.
+        """
+        is_measuring = work.card.is_finished
+        if status == 0 and is_measuring:
+            work.card = with_measured(work.card, work.words)
+        elif status == 0:
+            card = finished_card(work.card, work.cell, self.folder, work.seconds)
+            refuse_unlike([*self._cards.values(), card])
+            work.card = card
+        elif not is_measuring:
+            work.card = replace(work.card, seconds=work.seconds)
+        write_card(self.folder, work.card)
+
+    def _go_on(self, work: _Work) -> None:
+        if not work.left or self.is_stopped():
+            self._end(work, None)
+        else:
+            words = work.left.pop(0)
+            self._start(work, work.cell.measuring(words, self.folder))
+            work.words = words
+
+    def _start(self, work: _Work, words: Words) -> None:
+        work.words, work.began = words, time.monotonic()
+        work.child = self.start(words, self._log(work), work.lock.descriptor)
+
+    def _end(self, work: _Work, failure: Failure | None) -> None:
         cell = work.cell
         self._running.remove(work)
-        try:
-            if status == 0 and not work.left:
-                card = finished_card(work.card, cell, self.folder, work.seconds)
-                refuse_unlike([*self._cards.values(), card])
-                write_card(self.folder, card)
-                self._cards[cell.name] = card
-                self._made.append(cell.name)
-                self.watcher.ended(cell, card)
-                return
-            write_card(self.folder, replace(work.card, seconds=round(work.seconds, 1)))
-            was_asked = self.is_stopped() and (status in (0, STOPPED, INTERRUPTED) or status < 0)
-            if not was_asked:
-                lines = [line for line in read_text(self._log(work), "look at it").splitlines() if line.strip()]
-                self._fail(cell, Failure(status, lines[-1] if lines else "it said nothing", self._log(work)))
-        except UserError as error:
-            self._fail(cell, Failure(2, str(error), self._log(work)))
-        finally:
-            work.lock.drop()
+        work.lock.drop()
+        if failure is not None:
+            self._failed[cell.name] = failure
+            self.watcher.failed(cell, failure)
+        elif work.card.is_finished and not left_to_measure(cell, work.card):
+            self._cards[cell.name] = work.card
+            self._made.append(cell.name)
+            self.watcher.ended(cell, work.card)
 
-    def _fail(self, cell: Cell, failure: Failure) -> None:
-        self._failed[cell.name] = failure
-        self.watcher.failed(cell, failure)
+    def _failure(self, work: _Work, status: int) -> Failure:
+        log = self._log(work)
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return Failure(status, lines[-1] if lines else "it said nothing", log)
 
     def _ask_to_stop(self, work: _Work) -> None:
         if work.child is not None and not work.is_asked_to_stop and work.child.poll() is None:
@@ -267,10 +310,9 @@ class Runner:
         """Each cell that is being made, and where it stands: ``step 120``, or which command runs."""
         told = dict.fromkeys(self._elsewhere, "made by another process")
         for work in self._running:
-            place = len(work.card.commands) - len(work.left) - 1
-            told[work.cell.name] = work.card.commands[place][0].rpartition(".")[2]
+            told[work.cell.name] = work.words[0].rpartition(".")[2]
             log = self.folder / work.cell.name / "log.jsonl"
-            if place == 0 and log.is_file():
+            if not work.card.is_finished and log.is_file():
                 num_steps = log.read_bytes().count(b"\n")
                 told[work.cell.name] = f"step {num_steps}"
         return told

@@ -14,13 +14,13 @@ from pathlib import Path
 
 
 def main(words: list[str]) -> int:
-    given = dict(word.split("=", 1) for word in words[1:])
+    given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
     run = Path(given.get("out") or given["run"])
     run.mkdir(exist_ok=True)
     with (run.parent / "order.txt").open("a") as order:
         order.write(f"{words[0]} {run.name}\n")
-    if words[0] == "eval":
-        (run / "eval.json").write_text(json.dumps(words))
+    if words[0] in ("eval", "analyze"):
+        (run / f"{words[0]}.json").write_text(json.dumps(words))
         return 0
     log = run / "log.jsonl"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))

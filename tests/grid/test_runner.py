@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,15 @@ def test_a_cell_begins_when_what_it_needs_is_there_and_is_measured_at_its_end(tm
     assert order(tmp_path) == ["train start-seed0", "train lora-seed0", "eval lora-seed0", "compose composed"]
     card = read_card(tmp_path, "lora-seed0")
     assert card is not None
-    assert card.commands[0] == ("train", f"init_from={tmp_path / 'start-seed0'}", f"out={tmp_path / 'lora-seed0'}")
-    assert card.commands[1] == ("eval", "benchmarks=[demo]", f"run={tmp_path / 'lora-seed0'}")
+    assert card.command == ("train", f"init_from={tmp_path / 'start-seed0'}", f"out={tmp_path / 'lora-seed0'}")
+    assert card.measured == SCORED
+    assert json.loads((tmp_path / "lora-seed0" / "eval.json").read_text()) == [
+        *SCORED[0],
+        f"run={tmp_path / 'lora-seed0'}",
+    ]
     assert (card.base, card.data, card.commit, card.steps) == ("b", {"general": "d"}, "c", 3)
     composed = read_card(tmp_path, "composed")
-    assert composed is not None and composed.commands[0][1] == f"experts=[{tmp_path / 'lora-seed0'}]"
+    assert composed is not None and composed.command[1] == f"experts=[{tmp_path / 'lora-seed0'}]"
 
 
 def test_a_cell_that_is_there_is_not_run_again_and_a_deleted_one_alone_is(tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_a_cell_whose_maker_was_killed_is_waited_for_and_not_made_twice(tmp_path
     grid = grid_of(cell("long", "steps=10", "sleep=0.03"))
     lock = CellLock(tmp_path / ".long.lock")
     assert lock.take()
-    words = grid.cells[0].commands(tmp_path)[0]
+    words = grid.cells[0].making(tmp_path)
     orphan = start_fake(words, tmp_path / "long.log", lock.descriptor)
     lock.drop()
     assert run(grid, tmp_path).made == ("long",)
@@ -160,13 +163,30 @@ def test_a_run_whose_words_were_edited_is_refused_and_other_cells_may_come(tmp_p
     subprocess.run(["rm", "-r", str(tmp_path / "start")], check=True)
     with pytest.raises(UserError, match=r"one was made by other words .* what it starts from"):
         run(started_otherwise, tmp_path)
-    asked_more = grid_of(grid.cells[0], replace(grid.cells[1], measured=SCORED))
-    with pytest.raises(UserError, match="what is measured of it"):
-        run(asked_more, tmp_path)
     more = grid_of(*grid.cells, cell("two", start="start"))
     assert run(more, tmp_path).made == ("start", "two")
     subprocess.run(["rm", "-r", str(tmp_path / "one")], check=True)
     assert run(edited, tmp_path).made == ("one",)
+
+
+def test_two_grids_share_a_cell_and_each_measures_its_own(tmp_path: Path) -> None:
+    """What is there is not measured again, but what was measured otherwise is, with all that reads it."""
+    routing = ("analyze", "routing")
+    first = grid_of(cell("one", measured=SCORED))
+    second = grid_of(cell("one", measured=(*SCORED, routing)))
+    third = grid_of(cell("one", measured=(("eval", "limit=3"), ("analyze", "interference"), routing)))
+    for grid, expected in [
+        (first, ["train one", "eval one"]),
+        (second, ["analyze one"]),
+        (first, []),
+        (second, []),
+        (third, ["eval one", "analyze one", "analyze one"]),
+        (second, ["eval one", "analyze one"]),
+        (grid_of(cell("one", measured=(("analyze", "interference"),))), []),
+    ]:
+        (tmp_path / "order.txt").unlink(missing_ok=True)
+        run(grid, tmp_path)
+        assert (order(tmp_path) if (tmp_path / "order.txt").exists() else []) == expected
 
 
 @pytest.mark.parametrize(
