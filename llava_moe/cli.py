@@ -20,9 +20,9 @@ from typing import NoReturn
 FREE_TEXT = (
     *("run", "out", "prompt", "image", "path", "images", "model.path", "init_from", "static"),
     *("data.root", "data.quarantine", "downloads", "benchmark_root"),
-    *("model.peft", "model.endpoint", "model.name"),
+    *("model.peft", "model.endpoint", "model.name", "more", "cells"),
 )
-NO_PATHS = ("prompt", "static", "model.endpoint", "model.name")
+NO_PATHS = ("prompt", "static", "model.endpoint", "model.name", "more")
 """Those of ``FREE_TEXT`` that name no file."""
 
 # Mappings whose keys the user names.
@@ -149,6 +149,21 @@ Keys: dtype=fp32|bf16 of the weights written, split=val and limit=200 of what st
 Writes FOLDER/analyze/INSTRUMENT.json, .csv, .svg and .html; the report links the page. Measured on records held out of
 training, at the last checkpoint unless checkpoint=STEP says another. Stopped or killed, it goes on where it was.
 llava-moe analyze INSTRUMENT --help tells more.""",
+    ),
+    "reproduce": Command(
+        "draw a figure of a paper from runs of our own, published numbers beside ours; alone: the figures",
+        """llava-moe reproduce paper=NAME figure=NUMBER [scale=demo|full] [key=value ...]
+
+  llava-moe reproduce                                  every figure and table of the papers; which are drawn
+  llava-moe reproduce paper=llava_mole figure=1        its runs on the embedded demo, and the page of what they show
+  llava-moe reproduce paper=llava_mole figure=1 at_once=2        two runs at a time, a thread each
+  llava-moe reproduce paper=llava_mole figure=1 scale=full commands=true     a command a run, for a batch system
+  llava-moe plan paper=llava_mole figure=1 scale=full  GPU-hours and disk of all its runs
+
+Runs that are there are not made again; killed and started again it goes on; a run that fails is told, the rest goes on.
+Writes to runs/reproduce/PAPER-FIGURE-SCALE/: index.html, results.json, drawings, and in cells/ every run.
+Keys: seeds=[0,1,2], at_once=1, only=RUN (and what it starts from), commands=true (print, make nothing),
+more="WORD ..." (words of llava-moe train for every run), cells=FOLDER (runs that figures share), out=FOLDER.""",
     ),
     "ls": Command(
         "list what there is to choose from: exp, model, data, adapter, recipe, benchmark, run",

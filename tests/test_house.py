@@ -49,8 +49,9 @@ ALLOWED = {
     "plan": {"data", "model", "adapters", "assemble", "train"},
     "analyze": {"data", "adapters", "assemble", "train", "eval"},
     "grid": {"train.folder", "eval.files"},
+    "reproduce": {"grid", "eval"},
     "commands": {
-        *("grid",),
+        *("grid", "reproduce"),
         *("data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "compose"),
         *("prepare", "check", "account", "plan", "analyze", "cli"),
     },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,26 @@ def _check_probe(choices: Mapping[str, Any]) -> None:
         )
 
 
-def _plan_stage(
-    stage: Stage,
-    device: Device,
-    num_devices: int,
-    planned: set[str],
-    choices: Mapping[str, Any],
-    progress: Console,
-) -> tuple[StagePlan, Probed | None]:
+@dataclass(frozen=True)
+class Bound:
+    """A stage that is ready to be traced: on what, as it was asked for, and what a reader has to know of it."""
+
+    bench: Bench
+    asked: Choice
+    notes: tuple[str, ...]
+
+
+def bound_stage(
+    stage: Stage, device: Device, num_devices: int, planned: set[str], choices: Mapping[str, Any], progress: Console
+) -> Bound:
+    """Count the steps of a stage and make ready to trace them.
+
+    Args:
+        planned: folders of runs that are yet to come, which the stage may start from.
+
+    Raises:
+        UserError: what ``train`` would refuse, but for data that is not there yet.
+    """
     config = stage.config
     recipe = recipe_of(config)
     if recipe.init_from in planned:
@@ -110,38 +122,52 @@ def _plan_stage(
             f"probe=true trains on the data, and {data.missing[0]} is not there: get it first, or leave probe=true out"
         )
     recipe, notes = _without_cuda_kernels(recipe, device)
-    parallel = parallel_of(config["parallel"], num_devices)
     train = config["train"]
     if device.is_gpu and train["dtype"] == "bf16" and not device.has_bf16:
         notes = (*notes, f"{device.name} has no bf16 arithmetic: hours are those of fp16, which train does not offer")
+    bench = Bench(
+        blueprint=Blueprint(
+            recipe=recipe,
+            parts=trainable_parts(config),
+            optimizer=optimizer_of(config),
+            objective_of=objective_of,
+            num_domains=len(data.mixture.domains),
+            activation_checkpointing=train["activation_checkpointing"],
+            on_gpu=device.is_gpu,
+        ),
+        steps=data.steps,
+        image_bytes=3 * encoder.transform.size**2,
+        null_image_tokens=encoder.num_image_tokens,
+    )
+    parallel = parallel_of(config["parallel"], num_devices)
+    asked = Choice(train["tokens_per_micro_batch"], train["activation_checkpointing"], parallel)
+    return Bound(bench, asked, (*data.notes, *notes))
+
+
+def _plan_stage(
+    stage: Stage,
+    device: Device,
+    num_devices: int,
+    planned: set[str],
+    choices: Mapping[str, Any],
+    progress: Console,
+) -> tuple[StagePlan, Probed | None]:
+    bound = bound_stage(stage, device, num_devices, planned, choices, progress)
+    train = stage.config["train"]
     with progress.status("tracing") as status:
-        bench = Bench(
-            blueprint=Blueprint(
-                recipe=recipe,
-                parts=trainable_parts(config),
-                optimizer=optimizer_of(config),
-                objective_of=objective_of,
-                num_domains=len(data.mixture.domains),
-                activation_checkpointing=train["activation_checkpointing"],
-                on_gpu=device.is_gpu,
-            ),
-            steps=data.steps,
-            image_bytes=3 * encoder.transform.size**2,
-            null_image_tokens=encoder.num_image_tokens,
-            told=status.update,
-        )
+        bound.bench.told = status.update
         plan = plan_stage(
             title=stage.title,
-            bench=bench,
-            asked=Choice(train["tokens_per_micro_batch"], train["activation_checkpointing"], parallel),
+            bench=bound.bench,
+            asked=bound.asked,
             device=device,
             dtype=train["dtype"],
             samples_per_step=train["global_batch_size"],
             keep_last=train["keep_last"],
             mfu=choices["mfu"],
-            notes=(*data.notes, *notes),
+            notes=bound.notes,
         )
-    return _with_probe(plan, stage, planned, choices, parallel)
+    return _with_probe(plan, stage, planned, choices, bound.asked.parallel)
 
 
 def _with_probe(

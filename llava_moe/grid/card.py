@@ -15,7 +15,8 @@ from llava_moe.train.folder import ENVIRONMENT, FINISHED
 
 _REMEDY = "delete it and the cell's folder, and run again"
 _CARD = {
-    **{"cell": str, "settings": str, "command": [str], "measured": [[str]], "is_finished": bool, "seconds": NUMBER},
+    **{"cell": str, "settings": str, "reads": str, "command": [str], "measured": [[str]], "is_finished": bool},
+    "seconds": NUMBER,
     **{"num_bytes?": int, "commit?": (str, type(None)), "base?": str, "data?": {str: str}, "steps?": int},
 }
 _ENVIRONMENT = {"base_model?": str, "data?": {str: str}, "commit?": (str, type(None))}
@@ -26,7 +27,7 @@ class Card:
     """What is known of a cell.
 
     Attributes:
-        settings: of :attr:`~llava_moe.grid.cell.Grid.settings`.
+        settings: of :attr:`~llava_moe.grid.cell.Grid.settings`; ``reads``: of the cell.
         command: what makes it, with its places.
         measured: the commands that looked at it and whose files are there, without places.
         is_finished: whether the run has come to its end.
@@ -38,6 +39,7 @@ class Card:
 
     cell: str
     settings: str
+    reads: str
     command: Words
     measured: tuple[Words, ...] = ()
     is_finished: bool = False
@@ -157,7 +159,7 @@ def refuse_unlike(cards: Iterable[Card]) -> None:
         UserError: naming two of them.
     """
     base: Card | None = None
-    sources: dict[str, Card] = {}
+    sources: dict[tuple[str, str], Card] = {}
     for card in cards:
         if card.base is not None:
             base = base or card
@@ -167,7 +169,7 @@ def refuse_unlike(cards: Iterable[Card]) -> None:
                     "are not compared; delete those of one base, or give the grid another folder with out="
                 )
         for source, content in card.data.items():
-            first = sources.setdefault(source, card)
+            first = sources.setdefault((card.reads, source), card)
             if first.data[source] != content:
                 raise UserError(
                     f"{card.cell} read other data than {first.cell} ({source}: {content} and {first.data[source]}): "

@@ -32,6 +32,8 @@ class Cell:
         measured: commands that look at the finished run, in order, but for ``run=``: ``("eval", "benchmarks=[demo]")``.
             A first word with a dot is a module of this package, run as a program. They are no part of what the run is:
             several grids may have a cell and measure each its own.
+        reads: cells of which this is the same must have read the same of a source; a caption of stage 1 is another
+            text than a question about the same image.
         labels: what differs, for a page: ``{"model": "LoRA", "seed": 0}``. It decides nothing.
     """
 
@@ -41,6 +43,7 @@ class Cell:
     start: str | None = None
     experts: tuple[str, ...] = ()
     measured: tuple[Words, ...] = ()
+    reads: str = ""
     labels: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -209,7 +209,7 @@ class Runner:
             self._refuse_small_disk(cell)
             card = read_card(self.folder, cell.name)
             if card is None or not (self.folder / cell.name).exists():
-                card = Card(cell.name, self.grid.settings[cell.name], cell.making(self.folder))
+                card = Card(cell.name, self.grid.settings[cell.name], cell.reads, cell.making(self.folder))
             elif not is_made(self.folder, card):
                 card = replace(card, is_finished=False, measured=())
             write_card(self.folder, card)

@@ -195,8 +195,9 @@ def test_two_grids_share_a_cell_and_each_measures_its_own(tmp_path: Path) -> Non
 def test_cells_of_another_base_or_other_data_are_not_set_beside_each_other(
     word: str, told: str, tmp_path: Path
 ) -> None:
-    outcome = run(grid_of(cell("one"), cell("two", word), cell("three")), tmp_path)
-    assert outcome.made == ("one", "three")
+    other = cell("other", "data=x", reads="captions")
+    outcome = run(grid_of(cell("one"), cell("two", word), other, cell("three")), tmp_path)
+    assert outcome.made == ("one", "other", "three")
     assert told in outcome.failed["two"].last_line
     run(grid_of(cell("two", word)), tmp_path)
     with pytest.raises(UserError, match=told):

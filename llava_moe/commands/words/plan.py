@@ -1,13 +1,18 @@
-"""The words of ``llava-moe plan``."""
+"""The words of ``llava-moe plan``: those of a training, or of a figure, whose runs are planned together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from llava_moe.commands.compose_config import compose_again, resolved, run_composed
 from llava_moe.commands.job import Job, run_job
-from llava_moe.commands.limits import FLAG, FilePath, Limit, OrNull, Real, Text, Whole
+from llava_moe.commands.limits import FLAG, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
 from llava_moe.commands.named_files import find_starts
+from llava_moe.commands.typed_words import as_typed
+from llava_moe.commands.words import reproduce
 from llava_moe.plan.devices import expect_known
+from llava_moe.shell_words import shell
 
 LIMITS: dict[str, Limit] = {
     "device": OrNull(Text()),
@@ -20,6 +25,8 @@ LIMITS: dict[str, Limit] = {
 
 def main(words: Sequence[str]) -> int:
     """Judge the words, then plan every stage, show it, and refuse what cannot fit."""
+    if any(_key(word) in ("paper", "figure") for word in words):
+        return _main_of_grid(words)
     return run_job("plan", words, LIMITS, _begin)
 
 
@@ -29,3 +36,24 @@ def _begin(job: Job) -> int:
     from llava_moe.commands.plan import plan
 
     return plan(job)
+
+
+def _main_of_grid(words: Sequence[str]) -> int:
+    own = [word.lstrip("+") for word in words if _key(word) in LIMITS]
+    rest = [word for word in words if _key(word) not in LIMITS]
+
+    def run(plain: dict[str, Any]) -> int:
+        choices = resolved(compose_again("plan", own), "plan")
+        check_settings(choices, LIMITS)
+        expect_known(choices["device"])
+        reproduce.judge(plain)
+        from llava_moe.commands.plan_grid import plan_grid
+
+        return plan_grid(plain, choices, shell(*map(as_typed, rest)))
+
+    sized = [reproduce.with_size(word) for word in rest]
+    return run_composed("reproduce", sized, lambda config, _: run(resolved(config, "reproduce")))
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")

@@ -1,0 +1,73 @@
+"""The words of ``llava-moe reproduce``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
+from llava_moe.commands.out_folder import refuse_unwritable
+from llava_moe.commands.typed_words import as_typed
+from llava_moe.errors import UserError
+from llava_moe.reproduce.setup import SCALE_NAMES
+
+LIMITS: dict[str, Limit] = {
+    "paper": OrNull(Text()),
+    "seeds": OrNull(ListOf(Whole(0), shortest=1)),
+    "size": Choice(SCALE_NAMES),
+    "at_once": Whole(1, 1024),
+    "only": OrNull(Text()),
+    "commands": FLAG,
+    "more": OrNull(Text()),
+    "cells": OrNull(FilePath()),
+    "out": OrNull(FilePath()),
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Judge the words, then list the figures, or make one."""
+    return run_composed("reproduce", [with_size(word) for word in words], lambda config, _: _begin(config, words))
+
+
+def with_size(word: str) -> str:
+    """``scale=`` names a group of Hydra's, which a figure has not."""
+    return f"size={word.removeprefix('scale=')}" if word.startswith("scale=") else word
+
+
+def _begin(config: DictConfig, words: Sequence[str]) -> int:
+    plain = resolved(config, "reproduce")
+    if plain["paper"] is None and plain["figure"] is None:
+        from llava_moe.commands.reproduce import list_figures
+
+        return list_figures()
+    judge(plain)
+    from llava_moe.commands.reproduce import reproduce
+
+    return reproduce(plain, [as_typed(word) for word in words])
+
+
+def judge(plain: Mapping[str, Any]) -> None:
+    """Hold the settings against their limits.
+
+    Raises:
+        UserError: the first that cannot be followed.
+    """
+    check_settings(plain, LIMITS)
+    if plain["seeds"] is not None and len(set(plain["seeds"])) < len(plain["seeds"]):
+        raise UserError(f"seeds={plain['seeds']}: a seed is there twice: give each once")
+    if plain["more"] is not None:
+        try:
+            shlex.split(plain["more"])
+        except ValueError as error:
+            raise UserError(f"more={plain['more']}: {error}: write the words as a shell reads them") from error
+    for key, example in (("paper", "llava_mole"), ("figure", "1")):
+        if plain[key] is None:
+            raise UserError(f"reproduce needs {key}=: add {key}={example}; llava-moe reproduce lists all figures")
+    for key in ("out", "cells"):
+        if plain[key] is not None:
+            refuse_unwritable(Path(plain[key]))

@@ -1,0 +1,109 @@
+"""All figures and tables of the three papers: which are drawn, and why the others are not."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Protocol, cast
+
+from llava_moe.errors import UserError
+from llava_moe.own_files import misfit, read_text
+from llava_moe.reproduce.build import Build
+from llava_moe.reproduce.results import Results
+from llava_moe.reproduce.setup import FIGURES, Setup
+from llava_moe.reproduce.sheet import Sheet
+from llava_moe.structured_text import parse_yaml
+
+INDEX = Path(__file__).with_name("index.yaml")
+_SHAPE = {str: {"paper": str, "figures": {str: {"title": str, "reason?": str}}}}
+
+
+class Figure(Protocol):
+    """What a figure's module has."""
+
+    def cells(self, build: Build) -> None:
+        """Add the figure's cells."""
+
+    def sheet(self, setup: Setup, results: Results) -> Sheet:
+        """What is drawn and told of the cells that are there."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure or table of a paper.
+
+    Attributes:
+        figure: ``fig1``, ``table2``.
+        reason: why it is not drawn; empty where it is.
+    """
+
+    paper: str
+    paper_title: str
+    figure: str
+    title: str
+    reason: str
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it has a yaml and a module."""
+        return (FIGURES / f"{self.paper}_{self.figure}.yaml").is_file()
+
+    @property
+    def number(self) -> str:
+        """As it is asked for: ``1`` of a figure, ``table2`` of a table."""
+        return self.figure.removeprefix("fig")
+
+
+@cache
+def entries() -> Mapping[tuple[str, str], Entry]:
+    """(paper, figure) -> entry, in the papers' order.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    told = parse_yaml(read_text(INDEX, "put it back"))
+    if wrong := misfit(told, _SHAPE):
+        raise UserError(f"{INDEX}: {wrong}")
+    found = {}
+    for paper, of_paper in told.items():
+        for figure, one in of_paper["figures"].items():
+            entry = Entry(paper, of_paper["paper"], figure, one["title"], one.get("reason", ""))
+            found[paper, figure] = entry
+    return found
+
+
+def find(paper: str, figure: str) -> Entry:
+    """The figure that ``paper=`` and ``figure=`` name; ``1`` and ``fig1`` are the same.
+
+    Raises:
+        UserError: there is none, the nearest is named; or it is not drawn, and why.
+    """
+    papers = list(dict.fromkeys(name for name, _ in entries()))
+    if paper not in papers:
+        raise UserError(f"paper={paper}{_nearest(paper, papers)}: the papers are {', '.join(papers)}")
+    own = {entry.number: entry for (name, _), entry in entries().items() if name == paper}
+    number = re.sub(r"^fig(?:ure)?[ ._-]*(?=\d)|[ ._-]+", "", figure.lower())
+    if number not in own:
+        drawn = ", ".join(one.number for one in own.values() if one.is_drawn)
+        raise UserError(
+            f"figure={figure}{_nearest(number, list(own))}: of {paper} there is {', '.join(own)}; drawn: {drawn}"
+        )
+    if not own[number].is_drawn:
+        told = f"{own[number].title} is not drawn ({own[number].reason})"
+        raise UserError(f"figure={figure}: {told}; llava-moe reproduce lists those that are")
+    return own[number]
+
+
+def module_of(paper: str, figure: str) -> Figure:
+    """The module of a figure that is drawn."""
+    return cast(Figure, importlib.import_module(f"llava_moe.reproduce.figures.{paper}_{figure}"))
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.1)
+    return f" (did you mean {near[0]}?)" if near else ""
