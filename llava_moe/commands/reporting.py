@@ -13,6 +13,7 @@ from typing import Any
 from llava_moe.assemble import read_config
 from llava_moe.commands.settings import is_embedded
 from llava_moe.commands.typed_words import is_sweep, without
+from llava_moe.data.image_paths import PICTURES
 from llava_moe.own_files import read_object
 from llava_moe.report.run import report_run
 from llava_moe.shell_words import as_place, named, shell
@@ -22,7 +23,6 @@ from llava_moe.train.folder import ENVIRONMENT
 # Which experiment goes on from a stage 1; of any other one, the headline.
 GOES_ON = {"pretrain_llava_med": "llava_med"}
 HEADLINE = "mix_general_doc_med"
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Entries of an image folder that are looked at for a picture to ask about.
 _MOST_ENTRIES = 1000
 

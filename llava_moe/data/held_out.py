@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.records import Source
 from llava_moe.errors import UserError
+
+if TYPE_CHECKING:
+    from llava_moe.data.lengths import SourceIndex  # which loads torch
+
+
+class Shown(Protocol):
+    """Which images each of n records shows; see ``SourceIndex``."""
+
+    @property
+    def keys(self) -> np.ndarray:
+        """uint8 [n, 32], the record keys."""
+
+    @property
+    def num_images(self) -> np.ndarray:
+        """Integers [n]."""
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        """uint64 [sum(num_images)], in the records' order."""
 
 
 def split_held_out(
@@ -31,8 +50,7 @@ def split_held_out(
     if not 0 <= share < 1:
         raise ValueError(f"share must be at least 0 and below 1, got {share}")
     groups = image_groups(indexes)
-    limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-    is_held = [_mixed(group) < limit for group in groups]
+    is_held = [lies_below(group, share) for group in groups]
     if share and not any(held.any() for held in is_held):
         num_groups = len(np.unique(np.concatenate(groups)))
         raise UserError(f"data.held_out={share:g} holds out none of {num_groups} images: raise it")
@@ -59,7 +77,12 @@ def take(index: SourceIndex, is_taken: np.ndarray) -> SourceIndex:
     )
 
 
-def image_groups(indexes: Sequence[SourceIndex]) -> list[np.ndarray]:
+def lies_below(groups: np.ndarray, share: float) -> np.ndarray:
+    """Whether each group (uint64 [n]) is among the ``share`` that is held out; bool [n]."""
+    return np.asarray(_mixed(groups) < np.uint64(min(int(share * 2.0**64), 2**64 - 1)))
+
+
+def image_groups(indexes: Sequence[Shown]) -> list[np.ndarray]:
     """The group of each record, uint64 [n] a source: the smallest identity among the images that hang together.
 
     Connected components of the graph whose nodes are images and whose edges are records that show several, by
@@ -83,7 +106,7 @@ def image_groups(indexes: Sequence[SourceIndex]) -> list[np.ndarray]:
         place = np.minimum(np.searchsorted(known, groups[alone]), len(known) - 1)
         is_known = known[place] == groups[alone]
         groups[alone[is_known]] = smallest[place[is_known]]
-    return np.split(groups, np.cumsum([len(index.rows) for index in indexes])[:-1])
+    return np.split(groups, np.cumsum([len(index.num_images) for index in indexes])[:-1])
 
 
 def _components(node: np.ndarray, sizes: np.ndarray, num_nodes: int) -> np.ndarray:

@@ -10,6 +10,8 @@ from llava_moe.data.conversation import BadRecord
 from llava_moe.data.pages import split_page
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG", ".GIF")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""How files of pictures end, in lower case."""
 _HUB_REPOSITORY = re.compile(r"(models|datasets|spaces)--.+")
 
 

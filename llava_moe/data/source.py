@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,34 +12,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llava_moe.data.auto_format import tell_format
 from llava_moe.data.conversation import UNREAD_MEDIA, BadRecord, Conversation, ImageRef
+from llava_moe.data.image_roots import guess_image_root
 from llava_moe.data.images import find_image
 from llava_moe.data.readers import store
+from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.formats import FORMATS, row_of
-from llava_moe.data.readers.json_values import FaultyRecord
 from llava_moe.data.readers.reader import RawFile, Reader
 from llava_moe.data.readers.row import Row
-from llava_moe.data.readers.shapes import (
-    EXAMPLE,
-    KNOWN_BY_KEYS,
-    holds_anything,
-    nearest_format,
-    shape_of,
-    unknown_shape,
-)
 from llava_moe.data.readers.shards import is_ours, is_prepared
 from llava_moe.data.readers.splits import is_read, no_such_split, settled, unread_line
 from llava_moe.data.readers.tree import name_of, split_of
 from llava_moe.data.records import AUTO, Entry, Records, Source, entry_of
 from llava_moe.data.shard_records import ShardRecords, open_shards
 from llava_moe.errors import UserError
+from llava_moe.shell_words import named
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 16, 512
-NUM_PEEKED = 100
-"""Records at the head of a file that its format is told by."""
 
 
 @dataclass
@@ -135,7 +127,7 @@ def open_records(source: Source, cache: Path) -> ArrowRecords | ShardRecords:
         _refuse_empty(source, prepared)
         return prepared
     files = find_files(source)
-    kind = _format(source, files)
+    kind = tell_format(source, files)
     named = split_of(source.path) if [name_of(file.path) for file in files] == [name_of(source.path)] else None
     told = [kind, *(f"{file.split} {file.label}" for file in files)]
     key = store.fingerprint([path for file in files for path in (file.path, *file.beside)], Path(cache), *told)
@@ -176,7 +168,7 @@ def check_image_root(source: Source, records: Records, num_probes: int = 32) -> 
         UserError: naming the folder and one path that was looked for.
     """
     probes = np.unique(np.linspace(0, len(records) - 1, num_probes).astype(int)).tolist()
-    missing: list[str] = []
+    missing: dict[str, str] = {}
     for probe in probes:
         content = records.read(probe, probe + 1)[0].content
         if isinstance(content, BadRecord) or not content.images or not isinstance(content.images[0], str):
@@ -185,13 +177,19 @@ def check_image_root(source: Source, records: Records, num_probes: int = 32) -> 
             find_image(content.images[0], records.image_root)
             return
         except BadRecord as fault:
-            missing.append(fault.detail)
+            missing[content.images[0]] = fault.detail
     if missing:
         root = records.image_root
         remedy = "give their folder as images=FOLDER" if root is None else f"check images={root}"
+        near = (
+            None if is_address(source.path) else guess_image_root([*missing], Path(source.path).parent, [source.name])
+        )
+        if near is not None and near.num_found and near.folder is not None:
+            place = named(f"data.sources.{source.name}.images", near.folder)
+            remedy = f"{remedy}: {near.num_found} of them are in {near.folder}, {place}"
         raise UserError(
             f"data source {source.name!r}: none of the {len(missing)} images looked for is there "
-            f"({missing[0]}); {remedy}"
+            f"({next(iter(missing.values()))}); {remedy}"
         )
 
 
@@ -242,46 +240,6 @@ def find_files(source: Source) -> list[RawFile]:
     except UserError as error:
         remedy = f"; or run llava-moe data prepare recipe={source.recipe} downloads=FOLDER" if source.recipe else ""
         raise UserError(f"data source {source.name!r}: {error}{remedy}") from error
-
-
-def _format(source: Source, files: list[RawFile]) -> str:
-    if source.format != AUTO:
-        return source.format
-    reader = FORMATS["records"]
-    # The first file may be empty, or hold another split. A record that is faulty as a whole still shows its keys.
-    found = (record for file in files for record in reader.records(file))
-    records = [one.content if isinstance(one, FaultyRecord) else one for one in islice(found, NUM_PEEKED)]
-    where = f"data source {source.name!r}: {files[0].path if len(files) == 1 else source.path}"
-    if not any(isinstance(record, Mapping) for record in records):
-        raise UserError(f"{where} holds no records; check path and format")
-    # A file may start with bad records, which say nothing of the others.
-    shape = next((shape for record in records if (shape := shape_of(record)) is not None), None)
-    if shape is not None:
-        return shape
-    full = next((record for record in records if isinstance(record, Mapping) and holds_anything(record)), None)
-    if full is None:
-        return "records"
-    some = "first " if len(records) == NUM_PEEKED else ""
-    raise UserError(
-        f"{where}: none of {some}{len(records)} records is usable, since no reader knows their keys: "
-        f"{unknown_shape(full)}; {_remedy(source, full)}"
-    )
-
-
-def _remedy(source: Source, record: Mapping[str, Any]) -> str:
-    """What to do with records that no reader tells by their keys: the format that reads them as they are, if one does.
-
-    The nearest of several formats may read a file that ``auto`` does not take: few keys are too little to tell it by.
-    """
-    nearest = nearest_format(record)
-    if nearest not in KNOWN_BY_KEYS and row_of(FORMATS[nearest], record, 0)["fault"] is None:
-        try:
-            FORMATS[nearest].find(source.path)
-        except UserError:
-            pass
-        else:
-            return f"data.sources.{source.name}.format={nearest} reads them as they are"
-    return f"rewrite them so, for example {EXAMPLE}"
 
 
 def _rows(files: list[RawFile], reader: Reader) -> Iterator[Row]:
