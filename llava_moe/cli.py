@@ -25,10 +25,17 @@ FREE_TEXT = (
 NO_PATHS = ("prompt", "static", "model.endpoint", "model.name", "more")
 """Those of ``FREE_TEXT`` that name no file."""
 
+MIXTURE_ENDINGS = (".yaml", ".yml")
+"""How a file of sources is called, which ``data=`` takes in the place of a name."""
+
 # Mappings whose keys the user names.
 OPEN_MAPPINGS = ("benchmark_paths",)
 # Below these, a key may be one that the file at hand does not have; elsewhere that is a mistake, plus or no plus.
 OPEN_ENDED = ("data.sources.", "parallel.extra.", "stage.learning_rates.", "benchmark_paths.", "hydra.")
+
+
+# What Hydra's grammar takes for a name as it stands.
+_PLAIN_PATH = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ COMMANDS = {
   llava-moe train                                     the whole story on an embedded small model and real images
   llava-moe train exp=mix_general_doc_med             the headline: general + document + medical, LLaVA-MoLE, 7B
   llava-moe train exp=mix_doc scale=demo adapter=lora any experiment on the embedded model and images
-  llava-moe train data=mine path=train.json images=folder
+  llava-moe train data=mix.yaml                       your own sources, in a file that llava-moe init writes
+  llava-moe train path=train.json images=folder       one file, or 'path={charts: charts.json, photos: photos.jsonl}'
+  llava-moe train --config-dir FOLDER exp=NAME        FOLDER/exp/NAME.yaml, FOLDER/data/NAME.yaml of your own
   llava-moe train ... --cfg job                       print the configuration and stop; -m a=1,2 runs several
 
 Keys that are often set: train.global_batch_size, train.tokens_per_micro_batch, train.max_steps, train.epochs,
@@ -55,6 +64,17 @@ train.dtype, train.activation_checkpointing, data.max_bad_share, init_from=RUN, 
 stage.learning_rates.PART=1e-5 is the rate of adapter, projector, language_model or vision_tower at every scale, and
 unfreezes it; ~stage.learning_rates.PART freezes it.
 Started again with the same settings, an unfinished run resumes and a finished one prints its table.""",
+    ),
+    "init": Command(
+        "write a mixture yaml from your own files: formats, image folders, splits and counts are found out",
+        """llava-moe init FILE.yaml NAME=DATA [NAME=DATA ...] [images=FOLDER]
+
+  llava-moe init mix.yaml charts=charts.json photos=photos.jsonl scans=scans.parquet
+  llava-moe init mix.yaml charts=charts.json photos=photos.jsonl images='{charts: pictures, photos: snaps}'
+
+NAME is a domain: losses and experts are counted by it. DATA is a file of JSON, JSON Lines or Parquet, a folder of them,
+a pattern, an address (hf://datasets/OWNER/NAME) or a folder that llava-moe data prepare made. Nothing is copied, and a
+FILE that is there is never overwritten. Then: llava-moe data check data=FILE.yaml, llava-moe train data=FILE.yaml.""",
     ),
     "data": Command(
         "look at a mixture before any GPU time: prepare | check | stats | preview",
@@ -167,7 +187,10 @@ more="WORD ..." (words of llava-moe train for every run), cells=FOLDER (runs tha
     ),
     "ls": Command(
         "list what there is to choose from: exp, model, data, adapter, recipe, benchmark, run",
-        "llava-moe ls [exp|model|data|adapter|stage|parallel|recipe|benchmark|run]",
+        """llava-moe ls [exp|model|data|adapter|stage|parallel|recipe|benchmark|run] [--config-dir FOLDER]
+
+What you wrote yourself stands behind what is shipped: yamls of sources in the current folder, which data=FILE.yaml
+takes by their path, and those in the folders that --config-dir names (FOLDER/data/NAME.yaml, FOLDER/exp/NAME.yaml).""",
     ),
     "doctor": Command("tell what this machine has and lacks for training, each with its remedy", "llava-moe doctor"),
 }
@@ -198,7 +221,7 @@ restart=true (anew, where raw files or choices have changed).""",
 
   llava-moe data check                                            the stages of the embedded demo
   llava-moe data check exp=mix_general_doc_med against=[demo,data/textvqa_val]
-  llava-moe data check data=mine path=train.json images=folder
+  llava-moe data check data=mix.yaml
 
 Every record is judged by the functions that training judges it by, and every different image is opened once: missing
 and damaged images, paths that leave their folder, turns, placeholders, length, duplicates by content, overlap with
@@ -216,7 +239,7 @@ a record has a fault). Otherwise the status is 2 only where training would not b
 
   llava-moe data stats                                            the stages of the embedded demo
   llava-moe data stats exp=mix_general_doc_med 'domain_scale={medical: 2}'
-  llava-moe data stats data=mine path=train.json images=folder
+  llava-moe data stats data=mix.yaml
 
 By source, by domain and in all, counted from the very plan that training follows: records left out and cut, samples
 and passes of an epoch, tokens (image, prompt, supervised), shares of samples, tokens and loss, lengths, rows a step and
@@ -229,7 +252,7 @@ Keys: out=FOLDER, epochs=N (count the first N only), ranks=N (devices that the r
         """llava-moe data preview [words of llava-moe train] [key=value ...]
 
   llava-moe data preview                                          the first rows of both stages of the embedded demo
-  llava-moe data preview data=mine path=train.json images=folder rows=2 shown=2
+  llava-moe data preview data=mix.yaml rows=2 shown=2
   llava-moe data preview exp=mix_general_doc_med step=1000 | less -R
 
 Each example of a packed row with its domain, source and id; what the model learns to write is coloured, or stands
@@ -382,6 +405,12 @@ def prepare_override(word: str) -> str:
     if not equals or word.startswith("-"):
         return word
     bare = key.lstrip("+")
+    if bare == "data" and value.endswith(MIXTURE_ENDINGS):
+        value = os.path.expanduser(value)
+        # With a comma in it, it may be several files of a sweep.
+        return (
+            f"{key}={quote(value)}" if not _PLAIN_PATH.fullmatch(value) and os.path.isfile(value) else f"{key}={value}"
+        )
     if not bare.startswith(OPEN_ENDED):
         key = bare
     elif key == bare and not bare.startswith("hydra."):
@@ -415,7 +444,7 @@ def config_folder() -> Path:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<8}{command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
     return (
         "llava-moe: instruction-tuning multimodal models on mixtures of domains, with mixtures of LoRA\n\n"
         "llava-moe COMMAND [key=value ...]\n\n" + "\n".join(lines) + "\n\n"

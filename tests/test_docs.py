@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCHERS = ("scripts/launch.sh", "scripts/launch_multinode.sh")
 # What has no configuration to compose.
-PLAIN = ("ls", "doctor")
+PLAIN = ("ls", "doctor", "init", "completion")
 
 
 def shown_commands() -> Iterator[tuple[str, list[str]]]:

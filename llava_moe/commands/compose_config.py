@@ -23,13 +23,15 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llava_moe.cli import OPEN_ENDED, config_folder, quote
+from llava_moe.cli import MIXTURE_ENDINGS, OPEN_ENDED, config_folder, quote
 from llava_moe.commands.hydra_settings import held_to_ours, refuse_words
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.commands.limits import as_word
 from llava_moe.commands.odd_words import refuse_odd_words, refuse_sizes
 from llava_moe.commands.own_data import words_that_keep_own
+from llava_moe.commands.own_mixtures import own_mixtures
 from llava_moe.commands.own_yamls import broken_choice, refuse_unbounded
+from llava_moe.commands.path_mappings import words_with_own_data
 from llava_moe.commands.rates import spell_out
 from llava_moe.commands.sweep_size import refuse_large_sweep
 from llava_moe.errors import UserError
@@ -56,6 +58,11 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     Raises:
         UserError: a word that Hydra does not understand, or a key or group that does not exist.
     """
+    with own_mixtures():
+        return _run_composed(name, words, job)
+
+
+def _run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, list[str]], int]) -> int:
     statuses: list[int] = []
     failures: list[BaseException] = []
 
@@ -74,6 +81,8 @@ def run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, lis
     # Hydra then lets exceptions through instead of printing its own page and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     flags, overrides = split_flags(words)
+    if name == "train":
+        overrides = words_with_own_data(overrides)
     refuse_words(overrides)
     refuse_odd_words(name, overrides, _own_folders(flags))
     refuse_unbounded([*flags, *overrides])
@@ -232,6 +241,9 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
         kind, _, choice = group[1].rpartition("/")
         near = suggest(choice, choices(kind, words))
         own = f"FOLDER/{kind}/{choice}.yaml of your own is read with --config-dir FOLDER"
+        if kind == "data":
+            beside = next((f"{choice}{end}" for end in MIXTURE_ENDINGS if Path(f"{choice}{end}").is_file()), "")
+            near, own = f" (did you mean data={beside}?)" if beside else near, f"{own}, any file by data=FILE.yaml"
         return f"{kind}={choice} does not exist{near}: llava-moe ls {kind} lists them; {own}"
     key = re.search(r"Could not override '([^']+)'", messages) or re.search(r"Key '([^']+)' is not in struct", messages)
     if key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.job import Job
+from llava_moe.commands.settings import is_embedded
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.workers import num_cores
 from llava_moe.errors import UserError
@@ -32,6 +34,9 @@ def check(job: Job) -> int:
     """Check, show, and write the list, the numbers and the page."""
     begin(job)
     console = open_console()
+    job, left_out = _of_ones_own(job)
+    if left_out:
+        console.print(f"{left_out} reads data that ship with llava-moe alone: they are not looked at", soft_wrap=True)
     folder = job.folder if job.choices["out"] else FOLDER / job.folder.name
     _refuse_unwritable(folder)
     asked = _open_asked(job)
@@ -63,6 +68,18 @@ def check(job: Job) -> int:
         say_next(console, following)
     _refuse(job, folder, checked, blocking, listed)
     return 0
+
+
+def _of_ones_own(job: Job) -> tuple[Job, str]:
+    """The job without the stages that read embedded data alone, where others read the user's; and their names.
+
+    The captions of the demo's first stage are no part of a mixture that somebody else looks through.
+    """
+    own = tuple(stage for stage in job.stages if not is_embedded(stage.config))
+    if not own or len(own) == len(job.stages):
+        return job, ""
+    names = ", ".join(stage.folder.name for stage in job.stages if stage not in own)
+    return replace(job, stages=own), names
 
 
 def _refuse_unwritable(folder: Path) -> None:

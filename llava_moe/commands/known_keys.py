@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -62,6 +63,18 @@ def refuse_unknown(config: Mapping[str, Any], name: str) -> None:
                 raise UserError(f"{section}={as_word(config[section])}: it holds settings, {example}")
             if node:  # one that the file leaves empty takes names of the user's
                 _compare(config[section], node, f"{section}.")
+
+
+def data_keys() -> list[str]:
+    """The keys that a file of sources may have beside them, and ``sources`` itself."""
+    return list({"sources": None, **_read("train")["data"], **_read(PATTERNS["data"])})
+
+
+def source_keys() -> list[str]:
+    """The keys of one source."""
+    from llava_moe.data.records import Source  # words are judged before it is loaded
+
+    return [field.name for field in dataclasses.fields(Source) if field.name != "name"]
 
 
 def _compare(found: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:

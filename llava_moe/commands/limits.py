@@ -102,6 +102,17 @@ class FilePath:
 
 
 @dataclass(frozen=True)
+class PathOrMapping:
+    """A path that a file can have, or what maps names to such paths."""
+
+    def admits(self, value: Any) -> bool:
+        return FilePath().admits(value) or (isinstance(value, str) and value.startswith("{"))
+
+    def describe(self) -> str:
+        return f"{FilePath().describe()}; or {{NAME: PATH, ...}}"
+
+
+@dataclass(frozen=True)
 class ListOf:
     """A list of values, of ``length`` if that is given, and of ``shortest`` at least."""
 
@@ -182,8 +193,8 @@ TRAIN: dict[str, Limit] = SHARED | {
     "init_from": OrNull(FilePath()),
     "domains": OrNull(ListOf(Text(), shortest=1)),
     "domain_scale": OrNull(ByName(Real(0, MOST_REPEATS, open_below=True))),
-    "path": OrNull(FilePath()),
-    "images": OrNull(FilePath()),
+    "path": OrNull(PathOrMapping()),
+    "images": OrNull(PathOrMapping()),
     "value_range": VALUE_RANGE,
     "conflict": OrNull(Real(0, 1)),
     "stages": OrNull(ListOf(Fields(), shortest=1)),

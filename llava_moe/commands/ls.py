@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.table import Table
 
-from llava_moe.cli import config_folder
+from llava_moe.cli import MIXTURE_ENDINGS, config_folder
 from llava_moe.commands.known_keys import suggest
+from llava_moe.commands.own_yamls import MOST_BYTES, own_folders, split_folders
 from llava_moe.embedded_base import EMBEDDED, read_version
 from llava_moe.errors import UserError
+from llava_moe.regular_file import read_regular
+from llava_moe.structured_text import StructuredTextError, parse_yaml
 from llava_moe.visible_console import VisibleConsole
 
 GROUPS = ("exp", "model", "data", "adapter", "stage", "parallel", "scale")
@@ -20,9 +24,15 @@ KINDS = (*GROUPS, "recipe", "benchmark", "run")
 def list_kinds(kinds: Sequence[str]) -> int:
     """List these kinds of things; all kinds where none is given.
 
+    Args:
+        kinds: as the words of the command line: folders of the user's own stand behind ``--config-dir``.
+
     Raises:
-        UserError: there is no such kind.
+        UserError: there is no such kind, or no such folder.
     """
+    folders, kinds = split_folders(kinds)
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise UserError(f"--config-dir {missing[0]}: no such folder")
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UserError(f"ls {unknown[0]}{suggest(unknown[0], KINDS)}: choose one of {', '.join(KINDS)}")
     console = VisibleConsole()
@@ -30,19 +40,20 @@ def list_kinds(kinds: Sequence[str]) -> int:
     for heading in ("kind", "name", "what it is"):
         table.add_column(heading, overflow="fold")
     for kind in kinds or KINDS:
-        for name, summary in entries(kind):
+        for name, summary in entries(kind, folders):
             table.add_row(kind, name, summary)
     console.print(table)
     return 0
 
 
-def entries(kind: str) -> list[tuple[str, str]]:
-    """Names and one-line summaries of a kind."""
+def entries(kind: str, folders: Sequence[Path] = ()) -> list[tuple[str, str]]:
+    """Names and one-line summaries of a kind, those of the user's own ``folders`` behind what is shipped."""
     if kind in GROUPS:
-        return [
+        shipped = [
             (path.stem, summary_of(path) + _version_in(path))
             for path in sorted((config_folder() / kind).glob("*.yaml"))
         ]
+        return shipped + _own_entries(kind, folders)
     if kind == "benchmark":
         from llava_moe.eval.tasks import benchmark_summaries
 
@@ -51,7 +62,40 @@ def entries(kind: str) -> list[tuple[str, str]]:
         from llava_moe.prepare.recipe import load_recipe, recipe_names
 
         return [(name, load_recipe(name).title) for name in recipe_names()]
-    return [(str(path), _state_of(path)) for path in _runs()]
+    return [(str(path), _state_of(path)) for path in run_folders()]
+
+
+def names_of(group: str, words: Sequence[str] = ()) -> list[str]:
+    """Names that may stand behind ``group=``, those in the folders of ``--config-dir`` among the words too."""
+    folders = [config_folder(), *own_folders(words)]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def _own_entries(group: str, folders: Sequence[Path]) -> list[tuple[str, str]]:
+    """What the user wrote himself: by name in the folders given, and mixtures in this folder by their file."""
+    named = [(path.stem, path) for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
+    beside = [(str(path), path) for path in mixtures_here()] if group == "data" else []
+    return [(name, f"your own, {path}: {_summary_or_none(path)}".removesuffix(": ")) for name, path in named] + [
+        (name, f"your own: {_summary_or_none(path)}".removesuffix(": ")) for name, path in beside
+    ]
+
+
+def mixtures_here() -> list[Path]:
+    """The files of sources in the current folder, which ``data=`` takes by their path."""
+    found = []
+    for path in sorted(path for end in MIXTURE_ENDINGS for path in Path().glob(f"*{end}")):
+        with suppress(OSError, StructuredTextError):
+            content = parse_yaml(read_regular(path, MOST_BYTES))
+            if isinstance(content, dict) and isinstance(content.get("sources"), dict):
+                found.append(path)
+    return found
+
+
+def _summary_or_none(path: Path) -> str:
+    try:
+        return summary_of(path)
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def summary_of(path: Path) -> str:
@@ -74,7 +118,8 @@ def _version_in(path: Path) -> str:
     return f"; {read_version()}" if is_of_it else ""
 
 
-def _runs() -> list[Path]:
+def run_folders() -> list[Path]:
+    """The folders of runs below ``runs``, of an experiment's stages too."""
     return sorted(
         {path.parent for path in Path("runs").glob("*/config.yaml")}
         | {path.parent for path in Path("runs").glob("*/*/config.yaml")}

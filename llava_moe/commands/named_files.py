@@ -20,17 +20,15 @@ def find_data(config: Mapping[str, Any]) -> None:
     """
     from llava_moe.data.source import find_files
 
-    _refuse_several(
-        config["path"], "path", "one file, a folder of files or a pattern such as 'data/*.json' stands there"
-    )
-    _refuse_several(config["images"], "images", "one folder stands there, which the paths in the records start from")
+    _refuse_list(config["path"], "path", "one file, a folder of files or a pattern such as 'data/*.json' stands there")
+    _refuse_list(config["images"], "images", "one folder stands there, which the paths in the records start from")
     for source in sources_of(config):
         find_files(source)
 
 
-def _refuse_several(given: str | None, key: str, instead: str) -> None:
-    if given is not None and given.startswith(("[", "{")) and not Path(given).exists():
-        raise UserError(f"{key}={given}: {instead}; several sources go into a yaml of data, with --config-dir FOLDER")
+def _refuse_list(given: str | None, key: str, instead: str) -> None:
+    if given is not None and given.startswith("[") and not Path(given).exists():
+        raise UserError(f"{key}={given}: {instead}; several are named by their domains, {key}={{DOMAIN: PATH, ...}}")
 
 
 def find_starts(stages: Sequence[Stage]) -> None:

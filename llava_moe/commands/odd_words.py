@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
 from llava_moe.cli import FREE_TEXT, config_folder
 from llava_moe.commands.known_keys import suggest
-from llava_moe.commands.limits import LONGEST_NAME
+from llava_moe.commands.limits import LONGEST_NAME, LONGEST_PATH
 from llava_moe.errors import UserError
 
 MOST_WORDS = 1_000
@@ -88,6 +89,11 @@ def _meant(command: str, word: str, groups: set[str]) -> str:
 
 
 def _refuse_path(group: str, value: str, own_folders: Sequence[Path]) -> None:
+    if group == "data" and value.startswith("'"):
+        return  # the command line has quoted the path of a file that is there
+    if group == "data" and value.endswith(YAML):
+        _find_mixtures(value.split(","))  # several are a sweep's
+        return
     is_path = "/" in value or value.endswith((*YAML, *RECORDS))
     if not is_path and not value.startswith(("[", "{", "$")) and value != "null":
         return
@@ -100,6 +106,18 @@ def _refuse_path(group: str, value: str, own_folders: Sequence[Path]) -> None:
         raise UserError(f"{told}; {INSTEAD[group].format(word=value)}")
     name = Path(value).name.partition(".")[0] or "NAME"
     raise UserError(f"{told}; put your own into FOLDER/{group}/ and add --config-dir FOLDER {group}={name}")
+
+
+def _find_mixtures(places: Sequence[str]) -> None:
+    """Refuse files of sources that are not there."""
+    for place in places:
+        if place.endswith(YAML) and not (len(place) < LONGEST_PATH and Path(place).is_file()):
+            folder = Path(place).parent
+            near = difflib.get_close_matches(place, [str(one) for end in YAML for one in folder.glob(f"*{end}")], n=1)
+            meant = f" (did you mean data={near[0]}?)" if near else ""
+            raise UserError(
+                f"data={place}: no such file{meant}; llava-moe init {Path(place).name} NAME=DATA ... writes one"
+            )
 
 
 def _is_choice(group: str, name: str, folders: Sequence[Path]) -> bool:

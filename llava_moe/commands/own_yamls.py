@@ -28,7 +28,7 @@ def refuse_unbounded(words: Sequence[str]) -> None:
     Raises:
         UserError: naming the file and its line.
     """
-    for folder in _own_folders(words):
+    for folder in own_folders(words):
         for path in _files(folder):
             try:
                 check_yaml(read_regular(path, MOST_BYTES))
@@ -44,7 +44,7 @@ def refuse_unbounded(words: Sequence[str]) -> None:
 def broken_choice(words: Sequence[str]) -> str:
     """The first file of the user's own that a word chose and that cannot be read as YAML, and why; "" for none."""
     chosen = {tuple(word.lstrip("+").split("=", 1)) for word in words if "=" in word}
-    for folder in _own_folders(words):
+    for folder in own_folders(words):
         for path in _files(folder):
             group, name = path.relative_to(folder).parent, path.stem
             if not any(typed == (str(group), name) for typed in chosen):
@@ -63,10 +63,19 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (folder / group.name).rglob("*.yaml")
 
 
-def _own_folders(words: Sequence[str]) -> list[Path]:
-    found = []
-    for number, word in enumerate(words):
+def own_folders(words: Sequence[str]) -> list[Path]:
+    """The folders behind ``FLAGS`` that are there."""
+    return [folder for folder in split_folders(words)[0] if str(folder) != "" and folder.is_dir()]
+
+
+def split_folders(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The folders behind ``FLAGS``, there or not, and the other words."""
+    folders, others, waiting = [], [], list(words)
+    while waiting:
+        word = waiting.pop(0)
         flag, equals, value = word.partition("=")
         if flag in FLAGS:
-            found.append(Path(value if equals else next(iter(words[number + 1 :]), "")))
-    return [folder for folder in found if str(folder) != "" and folder.is_dir()]
+            folders.append(Path(value if equals else waiting.pop(0) if waiting else ""))
+        else:
+            others.append(word)
+    return folders, others

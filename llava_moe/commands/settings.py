@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import PHASE, SOURCE, TRAIN, as_word, check_settings
 from llava_moe.commands.own_data import swap_published_sources
+from llava_moe.commands.path_mappings import spread_paths
 from llava_moe.commands.rates import settle_rates
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
@@ -54,6 +55,7 @@ def settle(config: dict[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
         UserError: a value of another kind than the setting's, or out of its bounds.
     """
     check_settings(config, TRAIN)
+    spread = spread_paths(config)
     swap_published_sources(config, words)
     for name, source in config["data"]["sources"].items():
         # A path that is not there yet has a line of its own.
@@ -62,13 +64,15 @@ def settle(config: dict[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
     model = config["model"]
     if model["path"] is not None:
         model["architecture"] = {"_target_": "llava_moe.model.FromCheckpoint", "path": model["path"]}
-    _check_together(config)
+    _check_together(config, spread)
     return config
 
 
-def _check_together(config: Mapping[str, Any]) -> None:
+def _check_together(config: Mapping[str, Any], spread: Sequence[str]) -> None:
     train, sources = config["train"], config["data"]["sources"].values()
     for key in ("path", "images", "value_range"):
+        if key in spread:
+            continue
         if config[key] is not None and not any(source.get(key) == config[key] for source in sources):
             raise UserError(f"{key}={config[key]} is not read by the data that was chosen: add data=mine")
     if config["conflict"] is not None and not any(source.get("format") == CONFLICT for source in sources):
@@ -163,7 +167,7 @@ def source_of(name: str, node: Mapping[str, Any]) -> Source:
     fields = dict(node)
     path = fields.get("path")
     if path is None:
-        raise UserError(f"data.sources.{name}.path must be given: with data=mine, add path=FILE and images=FOLDER")
+        raise UserError(f"data.sources.{name}.path must be given: add path=FILE and images=FOLDER")
     check_settings(fields, SOURCE, f"data.sources.{name}.")
     if fields.get("value_range") is not None:
         fields["value_range"] = tuple(fields["value_range"])

@@ -153,8 +153,11 @@ def open_held_out(
     for domain in data.mixture.domains:
         num_records = sum(len(i.rows) for s, i in zip(sources, indexes, strict=True) if s.domain == domain)
         console.print(f"  {num_records:,} held-out records of {domain} are measured", highlight=False, markup=False)
-        if config["eval"]["best"] == f"{HELD_OUT_LOSS}.{domain}" and not num_records:
-            raise UserError(f"eval.best={HELD_OUT_LOSS}.{domain}: none of its records is held out; raise data.held_out")
+        if not num_records:
+            raise UserError(
+                f"data.held_out={data.mixture.held_out:g} keeps no record of domain {domain!r} apart, so its loss "
+                "cannot be measured: raise it, or leave eval.every= out"
+            )
     whole = tuple(replace(source, repeats=1.0, cap=None) for source in sources)
     return HeldOut(Mixture(whole, config["seed"], max_bad_share=data.mixture.max_bad_share), indexes, records)
 

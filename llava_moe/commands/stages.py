@@ -53,6 +53,7 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
             raise UserError(f"stages: {entry['overrides']} is itself an experiment of several stages")
         configs.append(child)
         composed_of.append(child_words)
+    _measure_where_one_can(configs)
     digest = fingerprint({str(number): child for number, child in enumerate(configs)})
     root = Path(config["out"]) if config["out"] else RUNS / f"{name}-{digest}"
     stages: list[Stage] = []
@@ -61,6 +62,20 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
             child["init_from"] = str(stages[-1].folder)
         stages.append(Stage(root / entry["name"], child, f"{name} {entry['name']}", child_words))
     return stages
+
+
+def _measure_where_one_can(configs: Sequence[dict[str, Any]]) -> None:
+    """Leave validations out of the stages whose data keep nothing apart, where those of another stage do.
+
+    A mixture of one's own says ``held_out`` itself, and the stage of captions before it reads other data.
+    """
+    has_measure = [
+        bool(one["eval"]["split"] or one["data"].get("held_out") or one["eval"]["during"]) for one in configs
+    ]
+    if any(has_measure):
+        for config, can in zip(configs, has_measure, strict=True):
+            if not can:
+                config["eval"] |= {"every": 0, "best": None}
 
 
 def _check_entry(entry: Mapping[str, Any]) -> None:

@@ -75,7 +75,7 @@ def as_typed(word: str) -> str:
     """A word as the user typed it: without the quotes and the ``++`` that it was given for Hydra."""
     word = word.removeprefix("++")
     key, equals, value = word.partition("=")
-    is_free = key in FREE_TEXT or key.startswith("benchmark_paths.")
+    is_free = key in FREE_TEXT or key.startswith("benchmark_paths.") or key == "data"
     if not is_free or len(value) < 2 or not value.startswith("'"):
         return word
     text = re.sub(r"(\\+)$", lambda found: found[1][: len(found[1]) // 2], value[1:-1])

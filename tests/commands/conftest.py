@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from llava_moe.cli import run
 
@@ -38,3 +43,29 @@ def two_stages(tmp_path: Path) -> list[str]:
     stages = [{"name": name, "overrides": ["exp=mix_general", "scale=demo"], "ignores": []} for name in ("1-a", "2-b")]
     (tmp_path / "own" / "exp" / "two.yaml").write_text("# @package _global_\n" + yaml.safe_dump({"stages": stages}))
     return ["exp=two", "--config-dir", str(tmp_path / "own")]
+
+
+@pytest.fixture
+def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder with three files of one's own, each in another format and with its pictures elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    charts, photos, scans = [], [], []
+    for number in range(24):
+        picture = Image.new("RGB", (9, 8), (10 * number, 60, 90))
+        encoded = io.BytesIO()
+        picture.save(encoded, "PNG")
+        for name in (f"pictures/charts/{number}.png", f"snaps/{number}.png"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(encoded.getvalue())
+        turns = [{"from": "human", "value": "<image>\nWhat colour is it?"}, {"from": "gpt", "value": "red"}]
+        charts.append({"id": f"c{number}", "image": f"charts/{number}.png", "conversations": turns})
+        asked = [{"type": "image_url", "image_url": {"url": f"{number}.png"}}, {"type": "text", "text": "Is it small?"}]
+        photos.append({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "Yes"}]})
+        # Each of its own bytes, so that none is a copy of a picture above.
+        Image.new("RGB", (7, 7), (60, 10 * number, 90)).save(encoded, "PNG")
+        scans.append({"image": {"bytes": encoded.getvalue(), "path": None}, "question": "red?", "answer": "No"})
+    (tmp_path / "charts.json").write_text(json.dumps(charts))
+    (tmp_path / "photos.jsonl").write_text("".join(json.dumps(one) + "\n" for one in photos))
+    pq.write_table(pa.Table.from_pylist(scans), tmp_path / "scans.parquet")
+    return tmp_path

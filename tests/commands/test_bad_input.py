@@ -197,7 +197,7 @@ def test_ones_own_file_is_never_passed_over_for_other_data(
     refused: Refused, tiny_words: list[str], own_data: Path
 ) -> None:
     words = [word for word in tiny_words if not word.startswith(("images=", "data"))]
-    line = refused("train", *words)
+    line = refused("train", *words, "data=demo")
     assert f"path={own_data / 'train.json'} is not read by the data that was chosen: add data=mine" in line
 
 

@@ -99,7 +99,7 @@ def test_a_choice_that_a_command_does_not_have_is_an_unknown_key(command: str, w
         (["+stage=${oc.decode:'1'}"], "a name stands there, of a file stage/NAME.yaml; llava-moe ls stage lists them"),
         (["adapter=null"], "adapter=null: a name stands there"),
         (["adapter=[lora,none]"], "adapter=[lora,none]: a name stands there"),
-        (["data=/abs/mix.yaml"], "put your own into FOLDER/data/ and add --config-dir FOLDER data=mix"),
+        (["data=/abs/mix.yaml"], "data=/abs/mix.yaml: no such file; llava-moe init mix.yaml NAME=DATA ... writes one"),
         (
             ["data=train.json"],
             "data=train.json: a name stands there, of a file data/NAME.yaml; for records of your own: da",
@@ -109,7 +109,7 @@ def test_a_choice_that_a_command_does_not_have_is_an_unknown_key(command: str, w
         (["model=/abs/path"], "for a checkpoint: model.path=/abs/path"),
         (["adapter=runs/x"], "to start from a run's adapter: init_from=RUN"),
         (["path=[a.json,b.json]"], "path=[a.json,b.json]: one file, a folder of files or a pattern"),
-        (["path={a: b.json}"], "several sources go into a yaml of data, with --config-dir FOLDER"),
+        (["path={a: b.json}"], "data source 'a': no file b.json; check path"),
         (["images=[a,b]"], "images=[a,b]: one folder stands there"),
         (["data.sources={}", "path=null", "images=null"], "data.sources"),
         (["stages=[]"], "stages=[]: give a list [...] of one or more"),
@@ -186,7 +186,7 @@ def test_an_experiment_file_that_does_not_say_where_it_belongs_is_refused(
 
 def test_ones_own_file_that_lacks_a_key_is_told_which(refused: Refused, tiny_words: list[str], tmp_path: Path) -> None:
     for group, text, told in (
-        ("data", "held_out: 0.1\n", "data.sources is not set"),
+        ("data", "held_out: 0.1\n", r"own/data/own\.yaml: holds no sources"),
         ("parallel", "stage: 0\n", r"parallel\.\w+ is not set: .*, such as "),
     ):
         (tmp_path / "own" / group).mkdir(parents=True)

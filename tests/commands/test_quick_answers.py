@@ -23,6 +23,8 @@ for words in json.loads(sys.argv[1]):
 # A mistake of each kind for each command: of a key, a group's name, a value, a file, a missing word.
 MISTAKES = [
     *(["train", word] for word in ("adapter=lorra", "trian.max_steps=3", "data=nosuch", "train.max_steps=three")),
+    *(["train", "data=nosuch.yaml"], ["train", "path={a: trian.json}"], ["train", "path={a:b}"]),
+    *(["init"], ["init", "mix.yaml", "a=nosuch.json"], ["init", "mix.yaml", "a"], ["completion"]),
     *(["train", "data=mine", "path=trian.json"], ["train", "scale=demo", "init_from=runs/nosuch", "exp=mix_doc"]),
     *(["train", "eval.benchmarks=[demoo]"], ["train", "domains=[nosuch]", "scale=demo", "exp=mix_doc"]),
     *(
