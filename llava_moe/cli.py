@@ -192,6 +192,16 @@ more="WORD ..." (words of llava-moe train for every run), cells=FOLDER (runs tha
 What you wrote yourself stands behind what is shipped: yamls of sources in the current folder, which data=FILE.yaml
 takes by their path, and those in the folders that --config-dir names (FOLDER/data/NAME.yaml, FOLDER/exp/NAME.yaml).""",
     ),
+    "completion": Command(
+        "print what makes a shell complete commands, keys, names and files behind Tab",
+        """llava-moe completion bash|zsh|fish
+
+  source <(llava-moe completion bash)     in ~/.bashrc; zsh likewise, in ~/.zshrc
+  llava-moe completion fish | source      in ~/.config/fish/config.fish
+
+Offered are commands, keys, values of those that have few, names (those of your own behind --config-dir too), yamls of
+sources, runs, files and folders.""",
+    ),
     "doctor": Command("tell what this machine has and lacks for training, each with its remedy", "llava-moe doctor"),
 }
 

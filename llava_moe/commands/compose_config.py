@@ -23,7 +23,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llava_moe.cli import MIXTURE_ENDINGS, OPEN_ENDED, config_folder, quote
+from llava_moe.cli import MIXTURE_ENDINGS, OPEN_ENDED, config_folder, prepare_override, quote
 from llava_moe.commands.hydra_settings import held_to_ours, refuse_words
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.commands.limits import as_word
@@ -292,6 +292,18 @@ def _own_folders(words: Sequence[str]) -> list[Path]:
     joined = [word.removeprefix("--config-dir=") for word in words if word.startswith("--config-dir=")]
     apart = [value for flag, value in pairwise(words) if flag in ("--config-dir", "-cd")]
     return [Path(value) for value in (*joined, *apart)]
+
+
+def composed_for_keys(name: str, words: Sequence[str]) -> DictConfig:
+    """A configuration as its keys are to be offered: of words that do not compose, nothing is taken."""
+    folders = _own_folders(words)
+    places = ",".join(quote(f"file://{folder.absolute()}") for folder in folders)
+    overrides = [prepare_override(word) for word in _overrides(split_flags(words)[1])]
+    with own_mixtures(), initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        try:
+            return compose(name, [*overrides, f"hydra.searchpath=[{places}]"])
+        except (*COMPOSITION_ERRORS, UserError):
+            return compose(name)
 
 
 def _known_keys(name: str, words: Sequence[str]) -> list[str]:
