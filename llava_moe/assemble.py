@@ -54,6 +54,7 @@ from llava_moe.model import (
     read_base,
     vision_config,
 )
+from llava_moe.model.adapter_record import record_of_adapter, refuse_other_adapter
 from llava_moe.model.build import resolve
 from llava_moe.model.checkpoint_files import read_chat_template
 from llava_moe.model.image_processor import ImageMode, read_image_processor
@@ -158,11 +159,32 @@ def new_model(recipe: Recipe, device: torch.device) -> Assembled:
     if start is not None:
         notes = refuse_strange_base(start.parent.parent, weights, is_start=True)
         load_lineage(base.model, start)
+        refuse_other_adapter(start / "adapter", weights)
     given = {} if start is None else fingerprint_start(base.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         attached = _attach_from(base.model, recipe.adapter, start)
     return replace(_assembled(recipe, base, attached, attention, weights), start=given, notes=notes)
+
+
+def new_start(checkpoint: Path, recipe: Recipe, device: torch.device) -> Assembled:
+    """The model as it was before the first step of the run that a checkpoint is of; in eval mode, on ``device``.
+
+    Args:
+        recipe: of that run. Its ``init_from`` is found from any folder, and where both runs were moved.
+
+    Raises:
+        UserError: what it was started from is not there, or holds another projector or other base parts by now.
+    """
+    run, chain = checkpoint.parent.parent, lineage(checkpoint)
+    refuse_other_embedded(run, recipe.architecture)
+    assembled = new_model(replace(recipe, init_from=str(chain[1]) if len(chain) > 1 else None), device)
+    notes = refuse_strange_base(run, assembled.weights)
+    if len(chain) > 1:
+        # No checkpoint of its own replaces any part.
+        refuse_other_start(run / "checkpoints" / "start", chain[1], assembled.start)
+    nn.Module.to(assembled.model, device).eval()
+    return replace(assembled, notes=notes)
 
 
 def new_model_without_weights(recipe: Recipe, device: torch.device, place: torch.device | str = "meta") -> Assembled:
@@ -313,7 +335,7 @@ def load_lineage(model: LlavaForConditionalGeneration, checkpoint: Path) -> None
     chain = lineage(checkpoint)
     for number, one in reversed([*enumerate(chain)]):
         if number + 1 < len(chain):
-            refuse_other_start(one, chain[number + 1], model)
+            refuse_other_start(one, chain[number + 1], fingerprint_start(model))
         load_base_parts(model, one)
 
 
@@ -358,6 +380,7 @@ def weights_writer(assembled: Assembled) -> Callable[[Path, Mapping[str, torch.T
             (folder / "adapter").mkdir()
             trained = {n: t for n, t in tensors.items() if n in adapter_names}
             attached.save(folder / "adapter", tensors=frozen | trained)
+            record_of_adapter(folder / "adapter", assembled.weights)
         projector = {n: t for n, t in tensors.items() if PROJECTOR in n}
         if projector:
             save_file(projector, folder / "projector.safetensors")
@@ -480,11 +503,20 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     bare = _own_base(owner, replace(recipe, init_from=None, dtype=dtype or recipe.dtype), device)
     load_lineage(bare.model, checkpoint)
     if not isinstance(recipe.adapter, NoAdapter):
-        attached = load_adapter(bare.model, checkpoint / "adapter")
-        bare = replace(bare, attached=attached, has_adapter=True)
+        bare = with_adapter(bare, checkpoint / "adapter")
     # transformers' own wrapper of .to() is typed for a model class of its own.
     nn.Module.to(bare.model, device).eval()
     return bare
+
+
+def with_adapter(bare: Assembled, folder: Path) -> Assembled:
+    """A run's base with the adapter of one of its checkpoints on it.
+
+    Raises:
+        UserError: the adapter's folder is damaged, or was trained on another base.
+    """
+    refuse_other_adapter(folder, bare.weights)
+    return replace(bare, attached=load_adapter(bare.model, folder), has_adapter=True)
 
 
 def restore_base(run: str | Path, device: torch.device | None = None) -> Assembled:

@@ -39,6 +39,7 @@ from llava_moe.compose.pick import Candidate, Picked
 from llava_moe.compose.static_merge import METHODS, StaticMerge, merge
 from llava_moe.errors import UserError
 from llava_moe.export.held_out import domain_loss
+from llava_moe.model.adapter_record import record_of_adapter
 from llava_moe.model.recorded_weights import fingerprint_start
 from llava_moe.structured_text import parse_json
 from llava_moe.train.checkpoint import MARKER, last_checkpoint, write_atomically
@@ -112,6 +113,7 @@ class UntrainedRun:
         config = {**plain, **parse_json(json.dumps(settings))}
         claim_configuration(self.folder, config, as_yaml(config))
         partial = self.adapter.parent
+        record_of_adapter(self.adapter, assembled.weights)
         RunState().write(partial / "state.json")
         (partial / MARKER).write_text("")
         partial.rename(self.folder / "checkpoints" / STEP)

@@ -37,6 +37,7 @@ from llava_moe.commands.compose_config import as_yaml
 from llava_moe.compose.base_parts import run_of
 from llava_moe.errors import UserError
 from llava_moe.export.published import published_name
+from llava_moe.model.adapter_record import refuse_other_adapter
 from llava_moe.model.recorded_weights import RECORD
 from llava_moe.regular_file import check_regular
 from llava_moe.train.checkpoint import MARKER, is_full, write_atomically
@@ -123,7 +124,7 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
 
 
 def refuse_other_bases(experts: Sequence[object], assembled: Assembled) -> tuple[str, ...]:
-    """Refuse experts whose runs were trained on another base than the one that was opened.
+    """Refuse experts that were trained on another base than the one that was opened.
 
     Returns:
         Lines to tell of those whose base cannot be told.
@@ -131,8 +132,16 @@ def refuse_other_bases(experts: Sequence[object], assembled: Assembled) -> tuple
     Raises:
         UserError: naming the first of them.
     """
-    runs = [run for expert in experts if isinstance(expert, str) and (run := run_of(expert)) is not None]
-    return tuple(note for run in runs for note in refuse_strange_base(run, assembled.weights, is_start=True))
+    notes: list[str] = []
+    for expert in experts:
+        if isinstance(expert, str) and (run := run_of(expert)) is not None:
+            notes += refuse_strange_base(run, assembled.weights, is_start=True)
+        elif isinstance(expert, str):
+            ground = _ground_of(expert)
+            has_own_base = ground is not None and bool(ground.files)
+            note = refuse_other_adapter(adapter_folder(Path(expert)), assembled.weights, has_own_base=has_own_base)
+            notes += [note] if note else []
+    return tuple(notes)
 
 
 def _ground_of(expert: str) -> Ground | None:

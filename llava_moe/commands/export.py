@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from llava_moe.adapters import Mole, NoAdapter, load_adapter
+from llava_moe.adapters import Mole, NoAdapter
 from llava_moe.adapters.hub_name import hub_id
 from llava_moe.assemble import (
     DTYPES,
@@ -31,6 +31,7 @@ from llava_moe.assemble import (
     read_config,
     recipe_of,
     refuse_strange_base,
+    with_adapter,
 )
 from llava_moe.commands.console import say_next, say_notes
 from llava_moe.commands.export_data import card_of, domains_of, open_held_out
@@ -199,7 +200,7 @@ def restore_exactly(checkpoint: Path, recipe: Recipe) -> Assembled:
     nn.Module.to(bare.model, torch.float32)
     load_lineage(bare.model, checkpoint)
     if not isinstance(recipe.adapter, NoAdapter):
-        bare = replace(bare, attached=load_adapter(bare.model, checkpoint / "adapter"), has_adapter=True)
+        bare = with_adapter(bare, checkpoint / "adapter")
     nn.Module.to(bare.model, device).eval()
     return bare
 

@@ -32,6 +32,7 @@ from llava_moe.export.proof import (
     their_logits,
 )
 from llava_moe.export.published import MAX_SHARD_SIZE, write_config, write_weights
+from llava_moe.model.adapter_record import record_of_adapter
 
 BASE = "base"
 ROUTER = "router"
@@ -114,6 +115,7 @@ def export_peft(
     for name, place in experts.items():
         base = published.hub_id if published else os.path.relpath(folder / BASE, place).replace(os.sep, "/")
         write_expert(place, model, parts[name], dropout | {"base_model_name_or_path": base}, projector)
+        record_of_adapter(place, assembled.weights)
     write_processor(processor, folder)
     if published is None:
         write_model(model, processor, folder / BASE, dtype)

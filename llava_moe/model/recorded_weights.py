@@ -201,21 +201,21 @@ def _in_words(told: Mapping[str, Any], weights: str) -> str:
     return f"weights {weights[:8]}" if not embedded else say(embedded["version"], embedded["fingerprint"])
 
 
-def refuse_other_start(checkpoint: Path, found: Path, model: nn.Module) -> None:
+def refuse_other_start(checkpoint: Path, found: Path, now: Mapping[str, str]) -> None:
     """Refuse what ``init_from`` leads to where it is not what a run was started from.
 
     Parts that the run's own checkpoint holds do not count: they are replaced.
 
     Args:
         checkpoint: of the run.
-        found: the checkpoint that its ``init_from`` leads to; ``model`` holds its weights.
+        found: the checkpoint that its ``init_from`` leads to.
+        now: :func:`fingerprint_start` of what that gives.
 
     Raises:
         UserError: it is another, or the record is damaged.
     """
     run = checkpoint.parent.parent
     before: Mapping[str, str] = _recorded(run).get("start") or {}
-    now = fingerprint_start(model) if before else {}
     for part in now:
         if before.get(part, now[part]) != now[part] and not (checkpoint / PARTS[part]).is_file():
             raise UserError(

@@ -16,6 +16,7 @@ from llava_moe import embedded_base
 from llava_moe.cli import run
 from llava_moe.embedded_base import VERSION_FILE, base_folder, read_version
 from llava_moe.errors import UserError
+from llava_moe.model.adapter_record import ADAPTER_RECORD
 from tests.commands.conftest import Refusal
 
 BEFORE = str(read_version())
@@ -137,6 +138,60 @@ def test_a_run_that_recorded_nothing_is_opened_and_a_line_says_that_its_base_can
         assert "".join(capsys.readouterr()).splitlines().count(line) == 1, command
     with pytest.warns(UserWarning, match="cannot be told"):
         llava_moe.load_run("second")
+
+
+@pytest.fixture
+def bare(here: Path) -> str:
+    """An adapter's folder, copied out of its run."""
+    (name,) = (path.name for path in Path("second/checkpoints").glob("step-*"))
+    shutil.copytree(Path("second/checkpoints") / name / "adapter", "bare")
+    return "bare"
+
+
+def test_an_adapter_copied_out_of_its_run_is_refused_on_another_base_and_welcome_on_its_own(
+    bare: str, words: list[str], upgrade: Callable[[], str], refused: Refusal
+) -> None:
+    compose = ["compose", f"experts=[{bare},{bare}]", *words]
+    assert run([*compose, "method=linear", "out=before"]) == 0
+    now = upgrade()
+    for method in ("linear", "mole"):
+        line = refused(*compose, f"method={method}", "out=after")
+        assert line.count("\n") == 1
+        assert f"{bare} was trained on {BEFORE}, and this llava-moe has {now}: train it again" in line
+
+
+def test_an_adapter_that_does_not_say_of_what_base_it_is_opens_and_a_line_says_so(
+    bare: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(bare, ADAPTER_RECORD).unlink()
+    assert run(["compose", f"experts=[{bare},{bare}]", "method=linear", *words, "out=merged"]) == 0
+    line = f"{bare} does not say of what base it is: whether of {BEFORE}, which is here, cannot be told"
+    assert line in "".join(capsys.readouterr()).splitlines()
+    # What is made of it stands on what was here.
+    (adapter,) = Path("merged/checkpoints").glob("step-*/adapter")
+    assert json.loads((adapter / ADAPTER_RECORD).read_text())["embedded_base"]["version"] == read_version().version
+
+
+def test_an_adapter_with_its_base_beside_it_takes_that_along(
+    here: Path, words: list[str], upgrade: Callable[[], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", "run=second", "to=peft", "out=exported"]) == 0
+    upgrade()
+    capsys.readouterr()
+    assert run(["compose", "experts=[exported,exported]", "method=linear", *words, "out=merged"]) == 0
+    assert "cannot be told" not in "".join(capsys.readouterr())
+    assert list(Path().glob("base-of-experts-*"))
+
+
+def test_a_run_that_recorded_nothing_is_known_by_its_adapter(
+    here: Path, words: list[str], upgrade: Callable[[], str], refused: Refusal
+) -> None:
+    forget("embedded_base", "base_layers", "base_model", "start")
+    now = upgrade()
+    started = ["train", *words, "adapter=lora", "init_from=second", FROZEN, "out=third"]
+    for command in (["chat", "run=second", "prompt=a", "max_new_tokens=1"], started):
+        line = refused(*command)
+        assert f"adapter was trained on {BEFORE}, and this llava-moe has {now}" in line
 
 
 def test_a_part_that_a_run_does_not_use_may_be_another(
