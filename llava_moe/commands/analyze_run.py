@@ -90,11 +90,8 @@ def open_run(plain: Mapping[str, Any], session: Session) -> AnalyzedRun:
     Raises:
         UserError: there is no such checkpoint, or the base that it was trained on is gone or another.
     """
-    named = Path(plain["run"])
-    checkpoint = session.ranks.together(lambda: find_checkpoint(named, plain["checkpoint"]))
-    owner = checkpoint.parent.parent
-    config = session.ranks.together(lambda: read_config(owner))
-    root = owner if (named / MARKER).is_file() else named
+    root, checkpoint = find_run(plain, session)
+    config = session.ranks.together(lambda: read_config(checkpoint.parent.parent))
     with session.console.status(f"  loading {checkpoint}"):
         assembled = session.ranks.together(lambda: restore(checkpoint, session.device, plain["dtype"]))
     say_notes(session.console, assembled.notes)
@@ -105,6 +102,17 @@ def open_run(plain: Mapping[str, Any], session: Session) -> AnalyzedRun:
         folder /= checkpoint.name
     fingerprint = answerer_fingerprint(assembled.model, assembled.encoder)
     return AnalyzedRun(root, checkpoint, folder, config, assembled, fingerprint)
+
+
+def find_run(plain: Mapping[str, Any], session: Session) -> tuple[Path, Path]:
+    """The folder that ``run=`` names (of a checkpoint, its run's), and the checkpoint that ``checkpoint=`` names.
+
+    Raises:
+        UserError: as :func:`find_checkpoint`.
+    """
+    named = Path(plain["run"])
+    checkpoint = session.ranks.together(lambda: find_checkpoint(named, plain["checkpoint"]))
+    return checkpoint.parent.parent if (named / MARKER).is_file() else named, checkpoint
 
 
 def find_checkpoint(run: Path, wanted: str | int) -> Path:
@@ -241,6 +249,11 @@ def finish(run: AnalyzedRun, instrument: str, output: Output | None, session: Se
 
 
 def settings_asked(run: AnalyzedRun, records: HeldOutRecords, **more: Any) -> dict[str, Any]:
-    """What the pieces of a measurement depend on: weights, records, and settings of the instrument's own."""
+    """What the pieces of a measurement depend on: model, records, and settings of the instrument's own.
+
+    Two runs may meet in one folder (``out=``), with the same weights before their first step: an adapter's scale or its
+    kind of router is no weight.
+    """
     keys = [example.key for example in records.examples]
-    return {"weights": run.fingerprint, "by": records.by, "groups": records.names, "records": keys, **more}
+    asked = {"weights": run.fingerprint, "adapter": run.config["adapter"], "by": records.by}
+    return {**asked, "groups": records.names, "records": keys, **more}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from llava_moe.adapters import NoAdapter
 from llava_moe.analyze.gradients import GRAM, RecordGradients, gram_matrices, record_gradients
@@ -19,9 +19,18 @@ from llava_moe.analyze.short_training import ShortTraining
 from llava_moe.analyze.transfer import compare, measure_transfer
 from llava_moe.analyze.transfer_cells import Cells, StreamOf
 from llava_moe.analyze.transfer_page import Costs, MeasuredTransfer, transfer_output
-from llava_moe.assemble import new_model, read_config, recipe_of
+from llava_moe.assemble import new_start, read_config, recipe_of
 from llava_moe.commands.analyze_interference import refuse_small_disk
-from llava_moe.commands.analyze_run import AnalyzedRun, Session, finish, open_records_of, open_run, settings_asked
+from llava_moe.commands.analyze_run import (
+    AnalyzedRun,
+    Session,
+    find_run,
+    finish,
+    open_records_of,
+    open_run,
+    settings_asked,
+)
+from llava_moe.commands.console import say_notes
 from llava_moe.commands.processes import Processes
 from llava_moe.commands.settings import optimizer_of
 from llava_moe.commands.stage import objective_of, trainable_parts
@@ -59,8 +68,7 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
     )
     before_N, seconds = cells.losses_before()
     _tell_costs(costs, seconds, session)
-    asked = settings_asked(run, records, steps=plain["steps"], rate=plain["rate"], data=fingerprint_samples(data))
-    pieces = Pieces(run.folder, "transfer", asked)
+    pieces = Pieces(run.folder, "transfer", settings_asked(run, records, **_training_asked(run, plain, data)))
     after_SDN, training_losses_SD = cells.losses_after(plain["seeds"], pieces, session.ranks, session.console)
     grams = None if parameters is None else _grams(run, records, parameters, before_N, session)
     if not session.ranks.is_first:
@@ -79,6 +87,20 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
         comparisons=() if grams is None else compare(transfer, grams, records.group_of, plain["seed"]),
     )
     return finish(run, "transfer", transfer_output(found), session)
+
+
+def _training_asked(run: AnalyzedRun, plain: Mapping[str, Any], data: OpenData) -> dict[str, Any]:
+    """What the short trainings depend on beside the weights that they start from."""
+    train = run.config["train"]
+    return {
+        "steps": plain["steps"],
+        "rate": plain["rate"],
+        "data": fingerprint_samples(data),
+        "amounts": {source.name: [source.repeats, source.cap] for source in data.mixture.sources},
+        "stage": run.config["stage"],
+        "batch": [train["global_batch_size"], train["tokens_per_micro_batch"]],
+        "optimizer": asdict(optimizer_of(run.config)),
+    }
 
 
 def _gradient_costs(parameters: Parameters | None, records: HeldOutRecords) -> GradientCosts:
@@ -100,18 +122,24 @@ def _tell_costs(costs: Costs, seconds_of_measuring: float, session: Session) -> 
 
 
 def _open_start(plain: Mapping[str, Any], session: Session) -> AnalyzedRun:
-    """The run as it was before its first step: what it was started from, and a fresh adapter."""
-    run = open_run({**plain, "checkpoint": "last"}, session)
-    owner = run.checkpoint.parent.parent
-    config = session.ranks.together(lambda: read_config(owner))
+    """The run as it was before its first step: what it was started from, and a fresh adapter.
+
+    Raises:
+        UserError: what it was started from is not there, or another by now.
+    """
+    last = {**plain, "checkpoint": "last"}
+    root, checkpoint = find_run(last, session)
+    start = checkpoint.with_name("step-000000")
+    if checkpoint == start:  # a merge of experts, which nobody trained
+        return open_run(last, session)
+    config = session.ranks.together(lambda: read_config(checkpoint.parent.parent))
     recipe = recipe_of(config)
     recipe = replace(recipe, dtype=plain["dtype"] or recipe.dtype)
-    assembled = session.ranks.together(lambda: new_model(recipe, session.device))
-    nn.Module.to(assembled.model, session.device).eval()
-    checkpoint = run.checkpoint.with_name("step-000000")
-    folder = run.folder if plain["out"] is not None else run.root / "analyze" / checkpoint.name
+    assembled = session.ranks.together(lambda: new_start(checkpoint, recipe, session.device))
+    say_notes(session.console, assembled.notes)
+    folder = root / "analyze" / start.name if plain["out"] is None else Path(plain["out"])
     fingerprint = answerer_fingerprint(assembled.model, assembled.encoder)
-    return AnalyzedRun(run.root, checkpoint, folder, config, assembled, fingerprint)
+    return AnalyzedRun(root, start, folder, config, assembled, fingerprint)
 
 
 def open_training_data(run: AnalyzedRun, session: Session) -> OpenData:

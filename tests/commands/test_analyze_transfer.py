@@ -16,7 +16,7 @@ import yaml
 from llava_moe.analyze.transfer_cells import Cells
 from llava_moe.cli import run
 from tests.commands.conftest import Refusal
-from tests.conftest import Trained
+from tests.conftest import THREE_DOMAINS, Trained
 
 FILES = tuple(f"transfer.{kind}" for kind in ("json", "csv", "svg", "html"))
 WORDS = ("samples=8", "steps=2", "resamples=100", "num_threads=1")
@@ -25,19 +25,6 @@ DOMAINS = ["general", "documents", "medical"]
 
 def analyze(folder: Path, *words: str) -> int:
     return run(["analyze", "transfer", f"run={folder}", *WORDS, *words])
-
-
-@pytest.fixture
-def fresh(trained: Trained, tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a trained run, nothing analyzed yet, under the same name each time."""
-
-    def copy(adapter: str) -> Path:
-        target = tmp_path / adapter
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(trained(adapter), target)
-        return target
-
-    return copy
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -131,6 +118,39 @@ def test_the_start_of_a_run_and_a_run_without_an_adapter_have_a_transfer(fresh: 
     assert analyze(folder) == 0
     assert facts_of(folder / "analyze")["rank_correlations"] == []
     assert "the run has no adapter" in (folder / "analyze" / "transfer.html").read_text()
+
+
+def test_the_start_is_found_from_any_folder_and_refused_where_it_is_another_by_now(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refusal
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained("lora"), "first")
+    assert run(["train", *THREE_DOMAINS, "adapter=lora", "init_from=first", "train.max_steps=1", "out=second"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    second = tmp_path / "second"
+    assert analyze(second, "checkpoint=start", "steps=1", "gradients=false") == 0
+    (tmp_path / "first" / "checkpoints" / "last").write_text("step-000002")
+    line = refused("analyze", "transfer", f"run={second}", *WORDS, "checkpoint=start")
+    assert "second was started from another projector than" in line
+
+
+def test_runs_of_equal_weights_that_train_otherwise_share_no_pieces_in_one_folder(
+    fresh: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Before the first step, a rate or an adapter's scale is all that tells two runs apart."""
+    words = ("checkpoint=start", "steps=1", "gradients=false", f"out={tmp_path / 'shared'}")
+    found = []
+    for alpha, rate in ((64, 1e-3), (64, 2e-3), (8, 1e-3)):
+        folder = fresh("lora")
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["adapter"]["lora_alpha"] = alpha
+        config["stage"]["learning_rates"]["adapter"] = rate
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        assert analyze(folder, *words) == 0
+        found.append(facts_of(tmp_path / "shared"))
+    assert len({one["weights"] for one in found}) == 1
+    assert len({str(one["fall"]) for one in found}) == 3
 
 
 def test_what_cannot_be_measured_is_one_line(fresh: Callable[[str], Path], refused: Refusal, tmp_path: Path) -> None:
