@@ -35,7 +35,7 @@ PRIVATE = {
         *("_is_view", "_version"),
     },
     "commands.compose_config": {"hydra._internal.utils", "_actions"},
-    "commands.hydra_settings": {"hydra._internal.config_loader_impl"},
+    "commands.hydra_settings": {"hydra._internal.config_loader_impl", "hydra._internal.hydra"},
     "data.workers": {"_shutdown_workers"},
     # lmms-eval's own hook for models; its copy is held by tests/lmms.
     "lmms.model": {"_resolve_system_prompt"},

@@ -93,7 +93,7 @@ def _run_composed(name: str, words: Sequence[str], job: Callable[[DictConfig, li
         words = _words_that_keep_own(name, words)
     arguments, sys.argv = sys.argv, ["llava-moe", *words]
     try:
-        with held_to_ours():
+        with held_to_ours(words):
             main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
     except COMPOSITION_ERRORS as error:
         raise UserError(explain(error, name, words)) from error

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig, OmegaConf
 
 from llava_moe.errors import UserError
 
+OWN_FOLDER = ("-cd", "--config-dir", "-cp", "--config-path")
 PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
 SILENT = {"version": 1, "root": None, "disable_existing_loggers": False}
 """Hydra's ``job_logging=none``."""
@@ -44,13 +46,16 @@ def refuse_words(words: Sequence[str]) -> None:
 
 
 @contextmanager
-def held_to_ours() -> Iterator[None]:
+def held_to_ours(words: Sequence[str]) -> Iterator[None]:
     """Refuse each composed configuration whose Hydra settings are not ours, before Hydra calls what they name.
+
+    Args:
+        words: the flags and overrides that Hydra will read.
 
     Raises:
         UserError: naming the setting.
     """
-    loaded = ConfigLoaderImpl.load_configuration
+    loaded, mode = ConfigLoaderImpl.load_configuration, Hydra.get_mode
 
     def load(self: ConfigLoaderImpl, *words: Any, **named: Any) -> DictConfig:
         config = loaded(self, *words, **named)
@@ -58,10 +63,21 @@ def held_to_ours() -> Iterator[None]:
         return config
 
     ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
+    if not _may_set_mode(words):
+        Hydra.get_mode = _no_mode  # type: ignore[method-assign]
     try:
         yield
     finally:
-        ConfigLoaderImpl.load_configuration = loaded  # type: ignore[method-assign]
+        ConfigLoaderImpl.load_configuration, Hydra.get_mode = loaded, mode  # type: ignore[method-assign]
+
+
+def _may_set_mode(words: Sequence[str]) -> bool:
+    """Whether ``hydra.mode`` may be set: our files leave it to ``-m``, so only words or the user's own files do."""
+    return any(word.startswith(OWN_FOLDER) or word.lstrip("+~").startswith("hydra") for word in words)
+
+
+def _no_mode(*_: Any, **__: Any) -> None:
+    """What Hydra finds out by composing everything once more, a quarter of a second before each command."""
 
 
 def _refuse(config: DictConfig) -> None:
