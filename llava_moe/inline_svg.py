@@ -13,6 +13,7 @@ import warnings
 from typing import Any
 from xml.etree import ElementTree
 
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from llava_moe.visible import visible
@@ -53,6 +54,7 @@ def inline_svg(figure: Figure, label: str) -> str:
     with warnings.catch_warnings():
         # The reader's browser has the letters that the font which lays out the drawing lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        _lay_out(figure)
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = ElementTree.fromstring(stream.getvalue())
     # Every chart of the page numbers its parts from 1; a reference must find its own chart's.
@@ -74,6 +76,15 @@ def inline_svg(figure: Figure, label: str) -> str:
     del drawing.attrib["width"], drawing.attrib["height"]
     drawing.attrib = {"role": "img", "aria-label": visible(label), **drawing.attrib}
     return ElementTree.tostring(drawing, encoding="unicode")
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place what is drawn. Left to ``savefig``, the layout would cost a whole drawing that nobody sees."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        FigureCanvasSVG(figure)  # whose letters have the widths of the drawing
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def _bare(name: str) -> str:

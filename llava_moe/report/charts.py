@@ -63,6 +63,8 @@ def step_charts(stage: StageLog) -> str:
             axes = figure.add_subplot(1, len(panels), place)
             axes.plot(*_bin(stage.steps, value), color=INK, alpha=0.75)
             axes.set_title(title)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_label_coords(0, 0)  # No label to seek a place for, again and again.
             axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(3))
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
