@@ -62,8 +62,9 @@ def count_majority(training: Iterable[tuple[str, str, str, str]]) -> MajorityAns
     questions: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     kinds: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for domain, question, kind, answer in training:
-        questions[domain, question][plain_text(answer)] += 1
-        kinds[domain, kind][plain_text(answer)] += 1
+        plain = plain_text(answer)
+        questions[domain, question][plain] += 1
+        kinds[domain, kind][plain] += 1
     return MajorityAnswers(_most_frequent(questions), _most_frequent(kinds))
 
 
@@ -82,15 +83,30 @@ def draw_other_images(pairs: Sequence[AskedPair], seed: int) -> dict[str, AskedP
         Pair id to the pair whose image is shown instead. Pairs whose question no other image carries are not in it.
     """
     carriers: dict[tuple[str, str], list[AskedPair]] = defaultdict(list)
-    for pair in pairs:
+    for pair in sorted(pairs, key=lambda pair: pair.id):
         carriers[pair.domain, pair.question].append(pair)
+    # Where the pairs of each image stand among the carriers: a question may be carried by thousands of pairs.
+    places: dict[tuple[str, str], dict[bytes, list[int]]] = {}
+    for key, group in carriers.items():
+        places[key] = defaultdict(list)
+        for place, pair in enumerate(group):
+            places[key][pair.image].append(place)
     others = {}
     for pair in pairs:
-        candidates = [other for other in carriers[pair.domain, pair.question] if other.image != pair.image]
-        if candidates:
-            candidates.sort(key=lambda other: other.id)
-            others[pair.id] = candidates[_draw(seed, pair.id) % len(candidates)]
+        group = carriers[pair.domain, pair.question]
+        own = places[pair.domain, pair.question][pair.image]
+        if len(own) < len(group):
+            others[pair.id] = group[_skip(own, _draw(seed, pair.id) % (len(group) - len(own)))]
     return others
+
+
+def _skip(taken: Sequence[int], number: int) -> int:
+    """The ``number``-th place, from 0, that is not ``taken``; what is taken rises."""
+    for place in taken:
+        if place > number:
+            break
+        number += 1
+    return number
 
 
 def _draw(seed: int, key: str) -> int:

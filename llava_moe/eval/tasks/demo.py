@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow.compute
@@ -231,10 +232,11 @@ def open_demo_benchmark(
     files = sorted(folder.glob("*.parquet"), key=lambda file: (_DOMAIN_ORDER.get(file.stem, len(_DOMAIN_ORDER)), file))
     if not files:
         raise UserError(f"no *.parquet in {folder}: reinstall llava-moe, or name the folder of the demo images")
-    pairs = [pair for file in files for pair in _read_pairs(file, split)]
+    stamps = tuple(_stamped(file) for file in files)
+    pairs = [pair for file in stamps for pair in _read_pairs(file, split)]
     if not pairs:
         raise UserError(f"no question of split {split!r} in {folder}: choose one of train, val, test")
-    majority = count_majority(trained for file in files for trained in _read_training(file))
+    majority = _count_majority(stamps)
     others = draw_other_images(pairs, seed)
     if limit is None:
         drawn = pairs
@@ -246,7 +248,27 @@ def open_demo_benchmark(
     return DemoBenchmark(tuple(drawn), chosen, majority, num_test_pairs=len(pairs))
 
 
-def _read_pairs(file: Path, split: str) -> Iterator[AskedPair]:
+# A file with its size and time of change. A command opens the benchmark several times: to check the words, to ask, and
+# for the report's examples.
+_Stamped = tuple[Path, int, int]
+
+
+def _stamped(file: Path) -> _Stamped:
+    stat = file.stat()
+    return file, stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _read_pairs(stamped: _Stamped, split: str) -> tuple[AskedPair, ...]:
+    return tuple(_iterate_pairs(stamped[0], split))
+
+
+@lru_cache(maxsize=2)
+def _count_majority(files: tuple[_Stamped, ...]) -> MajorityAnswers:
+    return count_majority(trained for file, *_ in files for trained in _read_training(file))
+
+
+def _iterate_pairs(file: Path, split: str) -> Iterator[AskedPair]:
     columns = ["id", "images", "conversations", "kinds", "closed", "domain", "split"]
     for row in _rows(file, columns, split):
         if len(row["images"]) != 1:
