@@ -54,10 +54,11 @@ def _score(plain: Mapping[str, Any], ranks: Ranks, device: torch.device, words: 
     if not console.is_terminal or not ranks.is_first:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
     # Names and data are checked before a model is loaded; what is downloaded or laid out is so by one process.
-    ranks.from_first(lambda: _check(plain, ranks))
+    opened: list[Benchmark] = []
+    ranks.from_first(lambda: opened.extend(_check(plain, ranks)))
     if plain["num_threads"] is not None:
         torch.set_num_threads(int(plain["num_threads"]))
-    benchmarks = ranks.together(lambda: _benchmarks_of(plain))
+    benchmarks = ranks.together(lambda: opened or _benchmarks_of(plain))
     model = ranks.together(lambda: open_model(plain, device, ranks))
     say_notes(console, model.notes)
     folder = folder_of(plain)
@@ -71,9 +72,9 @@ def _score(plain: Mapping[str, Any], ranks: Ranks, device: torch.device, words: 
     return 0
 
 
-def _check(plain: Mapping[str, Any], ranks: Ranks) -> None:
+def _check(plain: Mapping[str, Any], ranks: Ranks) -> list[Benchmark]:
     check_words(plain, ranks.world)
-    _benchmarks_of(plain)
+    return _benchmarks_of(plain)
 
 
 def _benchmarks_of(plain: Mapping[str, Any]) -> list[Benchmark]:
