@@ -64,7 +64,19 @@ def composed(words: list[str]) -> int:
 
 def test_the_documentation_shows_commands() -> None:
     names = {words[1] for _, words in shown_commands() if words[0] == "llava-moe" and len(words) > 1}
-    assert {"train", "data", "plan", "eval", "chat", "compose", "export", "analyze", "ls", "doctor"} <= names
+    assert {
+        "train",
+        "data",
+        "plan",
+        "eval",
+        "chat",
+        "compose",
+        "export",
+        "analyze",
+        "reproduce",
+        "ls",
+        "doctor",
+    } <= names
 
 
 def test_every_command_in_the_documentation_is_composed(

@@ -42,7 +42,7 @@ def skill_of(skills: Mapping[str, float]) -> Skill:
 def test_an_interval_decides_whether_the_effect_is_seen(
     skills: Mapping[str, float], verdict: str, tmp_path: Path
 ) -> None:
-    setup = replace(setup_of("llava_mole", "fig1"), samples={"general": {}})
+    setup = replace(setup_of("llava_mole", "fig1"), samples={"general": {}, "medical": {}})
     setup = replace(setup, axes=setup.axes | {"base": None})
     answers = llava_mole_fig1.sheet(setup, write_cells(tmp_path, setup, skill_of(skills))).answers
     assert [answer.verdict for answer in answers] == [verdict] * 2

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
+from llava_moe.commands.limits import FLAG, FilePath, Limit, ListOf, OrNull, Text, Whole, as_word, check_settings
 from llava_moe.commands.out_folder import refuse_unwritable
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.errors import UserError
@@ -19,7 +19,6 @@ from llava_moe.reproduce.setup import SCALE_NAMES
 LIMITS: dict[str, Limit] = {
     "paper": OrNull(Text()),
     "seeds": OrNull(ListOf(Whole(0), shortest=1)),
-    "size": Choice(SCALE_NAMES),
     "at_once": Whole(1, 1024),
     "only": OrNull(Text()),
     "commands": FLAG,
@@ -57,6 +56,8 @@ def judge(plain: Mapping[str, Any]) -> None:
     Raises:
         UserError: the first that cannot be followed.
     """
+    if plain["size"] not in SCALE_NAMES:
+        raise UserError(f"scale={as_word(plain['size'])}: give {' or '.join(SCALE_NAMES)}")
     check_settings(plain, LIMITS)
     if plain["seeds"] is not None and len(set(plain["seeds"])) < len(plain["seeds"]):
         raise UserError(f"seeds={plain['seeds']}: a seed is there twice: give each once")

@@ -1,0 +1,159 @@
+"""``llava-moe reproduce`` over the real command line: a small grid, its page, its second start, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+import llava_moe.commands.reproduce as reproduce_module
+from llava_moe.cli import COMMANDS, run
+from llava_moe.grid.runner import Runner
+from llava_moe.reproduce import setup as figure_setup
+from tests.forked_commands import CommandServer, ForkedCommand
+
+Refused = Callable[..., str]
+FIGURE = ("paper=llava_mole", "figure=1")
+TINY = "more=model=tiny train.max_steps=2 model.cache_features=off"
+
+
+class Forked:
+    """A command of a cell, forked from a process that has loaded torch."""
+
+    def __init__(self, command: ForkedCommand) -> None:
+        self.command = command
+
+    def poll(self) -> int | None:
+        return self.command.poll()
+
+    def terminate(self) -> None:
+        self.command.send_signal(signal.SIGTERM)
+
+
+class Ended:
+    """A module that has run in this process."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def poll(self) -> int:
+        return self.status
+
+    def terminate(self) -> None:
+        raise AssertionError("it has ended")
+
+
+class Starting:
+    """Starts the commands of cells without loading torch again, and remembers them."""
+
+    def __init__(self, server: CommandServer) -> None:
+        self.server = server
+        self.commands: list[str] = []
+
+    def __call__(self, words: Sequence[str], log: Path, lock: int) -> Forked | Ended:
+        self.commands.append(f"{words[0].rpartition('.')[2]} {Path(words[-1].partition('=')[2]).name}")
+        with log.open("ab") as file:
+            if "." not in words[0]:
+                return Forked(self.server.start(words, output=file.fileno(), joined=True))
+        return Ended(importlib.import_module(words[0]).main(words[1:]))
+
+
+@pytest.fixture
+def started(command_server: CommandServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starting]:
+    """The commands that cells start, on few records and questions of the demo."""
+    scales = yaml.safe_load(figure_setup.SCALES.read_text())
+    scales["demo"]["samples"] = {domain: {domain: 6} for domain in scales["demo"]["samples"]}
+    scales["demo"]["eval"] = ["benchmarks=[demo]", "limit=1", "num_threads=1"]
+    (tmp_path / "scales.yaml").write_text(yaml.safe_dump(scales, sort_keys=False))
+    start = Starting(command_server)
+    monkeypatch.setattr(figure_setup, "SCALES", tmp_path / "scales.yaml")
+    monkeypatch.setattr(reproduce_module, "Runner", lambda *words: Runner(*words, start=start))
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    yield start
+
+
+@pytest.mark.slow
+def test_a_grid_is_made_measured_and_drawn_and_the_same_command_twice_leaves_the_same_bytes(
+    started: Starting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["reproduce", *FIGURE, "seeds=[0]", "only=lora-general-seed0", TINY]
+    assert run(words) == 0
+    made = ["train lora-general-seed0", "eval lora-general-seed0", "measure_items lora-general-seed0"]
+    assert started.commands == ["train stage1-seed0", *made]
+    told = capsys.readouterr().out
+    folder = tmp_path / "runs/reproduce/llava_mole-fig1-demo"
+    assert "2 runs in runs/reproduce/llava_mole-fig1-demo/cells, 0 of them there" in told
+    assert "Undecided at this scale: a LoRA of the mix does worse on general" in told
+    assert "page: runs/reproduce/llava_mole-fig1-demo/index.html" in told
+    page = (folder / "index.html").read_text()
+    assert "2 of 9 runs are there" in page and "only=" not in page
+
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    started.commands.clear()
+    assert run(words) == 0
+    assert not started.commands
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_fails_is_told_and_the_end_is_status_1(
+    started: Starting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["reproduce", *FIGURE, "seeds=[0]", "only=lora-mix-seed0", "more=model=tinny", "out=here"]
+    assert run(words) == 1
+    told = capsys.readouterr().out
+    assert "stage1-seed0 failed (status 2): model=tinny does not exist (did you mean tiny?)" in told
+    assert "(here/cells/stage1-seed0.log has the whole)" in told
+    assert "lora-mix-seed0 was not run: it needs stage1-seed0" in told
+    assert (tmp_path / "here" / "index.html").exists()
+
+
+def test_alone_it_lists_every_figure_and_why_some_are_not_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reproduce"]) == 0
+    told = capsys.readouterr().out
+    assert "llava_mole" in told and "table10" in told and "no:" in told
+    assert told.splitlines()[-1].strip() == "llava-moe reproduce paper=llava_mole figure=1"
+
+
+def test_each_run_has_a_command_of_its_own_for_a_batch_system(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reproduce", *FIGURE, "scale=full", "commands=true", "out=a folder"]) == 0
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    told = "llava-moe reproduce paper=llava_mole figure=1 scale=full 'out=a folder' only="
+    assert first == f"{told}stage1-seed0"
+    assert second == f"{told}stage1-2-seed0   # after stage1-seed0"
+    assert third.endswith("   # after stage1-2-seed0")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("paper=llava_mole",), "reproduce needs figure=: add figure=1"),
+        (("paper=llava_mole", "figure=7"), "figure=7"),
+        ((*FIGURE, "scale=ful"), "scale=ful: give demo or full"),
+        ((*FIGURE, "seeds=[0,0]"), "a seed is there twice"),
+        ((*FIGURE, "only=lora-genral-seed0"), "(did you mean lora-general-seed0?)"),
+        ((*FIGURE, "at_once=0"), "at_once=0"),
+        ((*FIGURE, "more=a 'b"), "No closing quotation"),
+        ((*FIGURE, "at_onse=2"), "unknown key at_onse (did you mean at_once?)"),
+    ],
+)
+def test_what_cannot_be_followed_is_one_line(
+    words: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["reproduce", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert not [*tmp_path.iterdir()]
+
+
+def test_its_help_names_the_plan_of_the_whole_grid() -> None:
+    assert "llava-moe plan paper=llava_mole figure=1 scale=full" in COMMANDS["reproduce"].usage
