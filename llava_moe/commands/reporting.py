@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llava_moe.assemble import read_config
+from llava_moe.assemble import lineage, read_config
 from llava_moe.commands.settings import is_embedded
 from llava_moe.commands.typed_words import is_sweep, without
 from llava_moe.data.image_paths import PICTURES
+from llava_moe.errors import UserError
 from llava_moe.own_files import read_object
 from llava_moe.report.run import report_run
 from llava_moe.shell_words import as_place, named, shell
@@ -34,13 +35,14 @@ def next_commands(root: Path, has_scores: bool, train_words: Sequence[str] | Non
         root: the folder of a run, or of an experiment of several stages.
         train_words: the words that trained it, as typed; None where they are not known.
     """
-    config = read_config(newest_checkpoint(root).parent.parent)
+    checkpoint = newest_checkpoint(root)
+    config = read_config(checkpoint.parent.parent)
     if config["stage"]["template"] == "plain":
         commands = [chat_with(root, config, "what it says of a picture")]
         return commands if train_words is None else [*commands, _stage_two(root, train_words)]
     commands = _embedded(root, has_scores) if is_embedded(config) else _own(root, config, train_words)
     if train_words is not None:
-        commands.append(_compared(train_words, config))
+        commands += _compared(train_words, checkpoint, config)
     if is_embedded(config):
         commands.append(f"{shell('llava-moe', 'train', f'exp={HEADLINE}', '--cfg', 'job')}   # the 7B experiment")
     return commands
@@ -124,27 +126,22 @@ def _stage_two(root: Path, words: Sequence[str]) -> str:
     )
 
 
-def _compared(words: Sequence[str], config: Mapping[str, Any]) -> str:
-    """The same training with another adapter, in a folder of its own."""
+def _compared(words: Sequence[str], checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
+    """The same training with another adapter, in a folder of its own; nothing where its start is gone."""
     is_lora = str((config["adapter"] or {}).get("_target_")).endswith(".Lora")
     other, name = ("llava_mole", "LLaVA-MoLE") if is_lora else ("lora", "plain LoRA")
     kept = without(words, lambda key: key in ("adapter", "out") or key.startswith("adapter."))
-    if config["init_from"] is not None and (start := _fitting_start(Path(config["init_from"]))) != config["init_from"]:
-        kept = without(kept, lambda key: key == "init_from")
-        kept += [] if start is None else [f"init_from={as_place(start)}"]
-    return f"{shell('llava-moe', 'train', *kept, f'adapter={other}')}   # the same story with {name}, to compare"
-
-
-def _fitting_start(start: Path) -> str | None:
-    """The newest run in a line of starts that any adapter can start from: one that has none itself."""
-    while True:
-        checkpoint = newest_checkpoint(start)
-        if not (checkpoint / "adapter").is_dir():
-            return str(start)
-        before = read_config(checkpoint.parent.parent)["init_from"]
-        if before is None:
-            return None
-        start = Path(before)
+    if config["init_from"] is not None:
+        try:
+            starts = lineage(checkpoint)[1:]
+        except UserError:
+            return []
+        if (starts[0] / "adapter").is_dir():
+            # The newest that any adapter can start from: one that has none itself.
+            fitting = next((one.parent.parent for one in starts if not (one / "adapter").is_dir()), None)
+            kept = without(kept, lambda key: key == "init_from")
+            kept += [] if fitting is None else [f"init_from={as_place(fitting)}"]
+    return [f"{shell('llava-moe', 'train', *kept, f'adapter={other}')}   # the same story with {name}, to compare"]
 
 
 def write_run_report(root: Path, stages: list[Path] | None = None, train_words: Sequence[str] | None = None) -> Path:
