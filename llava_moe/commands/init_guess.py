@@ -23,6 +23,7 @@ from llava_moe.errors import UserError
 MOST_READ = 5_000
 """Records of a source that are looked at one by one; of a larger one so many, in stretches spread evenly over it."""
 _STRETCH = 100
+_HUB_PAGE = "https://huggingface.co/datasets/"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ def guess_source(domain: str, path: str, images: str | None) -> Guess:
     Raises:
         UserError: it cannot be read, none of its records can be used, or its images are nowhere near.
     """
+    if path.startswith(_HUB_PAGE):
+        name = "/".join(path.removeprefix(_HUB_PAGE).split("/")[:2])
+        raise UserError(f"{domain}: {path:.200} is a page; the data set itself is hf://datasets/{name}")
     source, is_told = _with_format(Source(domain, domain, path, images=images))
     source, records = _opened(source)
     entries = [entry for start in _starts(len(records)) for entry in records.read(start, start + _STRETCH)]

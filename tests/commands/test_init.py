@@ -111,6 +111,7 @@ def test_a_folder_of_pictures_with_a_table_is_told_a_command_that_makes_records_
         (("mix.yaml", "a=charts.json", "images={b: snaps}"), "images: b is none of the domains, a"),
         (("mix.yaml", "a=nosuch.json"), "no file nosuch.json; check path"),
         (("mix.yaml", "a=owner/name"), "a data set of the Hugging Face hub is hf://datasets/owner/name"),
+        (("mix.yaml", "a=https://huggingface.co/datasets/b/c/tree/main"), "is a page; the data set itself is hf://"),
         (("mix.yaml", "a=empty.jsonl"), "empty.jsonl: holds no records"),
         (("mix.yaml", "a=cut.json"), "cut.json, line 2: the file ends inside a record"),
         (("mix.yaml", "a=odd.json"), "no reader knows their keys: its keys are x"),
