@@ -71,7 +71,9 @@ class Choice:
         return any(value is option or (value == option and isinstance(value, str)) for option in self.options)
 
     def describe(self) -> str:
-        return " or ".join(str(option).lower() if isinstance(option, bool) else str(option) for option in self.options)
+        # YAML reads an unquoted off as false: it is one choice, named as it is typed.
+        told = [option for option in self.options if not (option is False and "off" in self.options)]
+        return " or ".join(str(option).lower() if isinstance(option, bool) else str(option) for option in told)
 
 
 @dataclass(frozen=True)
