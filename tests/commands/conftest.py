@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ import yaml
 from PIL import Image
 
 from llava_moe.cli import run
+from tests.conftest import Trained
 
 
 class Refusal:
@@ -34,6 +37,19 @@ class Refusal:
 @pytest.fixture
 def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
     return Refusal(capfd)
+
+
+@pytest.fixture
+def fresh(trained: Trained, tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a trained run, nothing analyzed yet, under the same name each time."""
+
+    def copy(adapter: str) -> Path:
+        target = tmp_path / adapter
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(trained(adapter), target)
+        return target
+
+    return copy
 
 
 @pytest.fixture

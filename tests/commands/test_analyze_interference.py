@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,19 +24,6 @@ DOMAINS = ["general", "documents", "medical"]
 
 def analyze(folder: Path, *words: str) -> int:
     return run(["analyze", "interference", f"run={folder}", *WORDS, *words])
-
-
-@pytest.fixture
-def fresh(trained: Trained, tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a trained run, nothing analyzed yet, under the same name each time."""
-
-    def copy(adapter: str) -> Path:
-        target = tmp_path / adapter
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(trained(adapter), target)
-        return target
-
-    return copy
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -60,6 +60,7 @@ def test_the_files_say_the_same_and_the_report_links_the_page(fresh: Callable[[s
     assert float(rows["spearman of fall and effect", "adapter", "", ""]) == correlations["adapter", "effect"]["rho"]
     page = (folder / "analyze" / "transfer.html").read_text()
     assert all(name in page for name in DOMAINS) and "6 pairs are few" in page and "<script" not in page
+    assert ("load-balance loss is minimised" in page) is (adapter == "llava_mole")
     assert 'href="analyze/transfer.html"' in (folder / "report.html").read_text()
     assert not list((folder / "analyze").rglob("gradient-*")), "gradients are no longer needed"
 
