@@ -136,8 +136,14 @@ def _unit(found: Found) -> str:
 
 def _told(estimate: Estimate | None, is_share: bool) -> str:
     """A value with its interval: ``41.2 [38.0, 44.1]``."""
+    value, ends = _apart(estimate, is_share)
+    return f"{value} [{ends}]" if ends else value
+
+
+def _apart(estimate: Estimate | None, is_share: bool) -> tuple[str, str]:
+    """A value, and the ends of its interval, which are empty where there is none."""
     if estimate is None or math.isnan(estimate.value):
-        return "\N{EN DASH}"
+        return "\N{EN DASH}", ""
     scale, digits = (100.0, 1) if is_share else (1.0, 3)
 
     def number(value: float) -> str:
@@ -145,8 +151,8 @@ def _told(estimate: Estimate | None, is_share: bool) -> str:
         return f"{round(scale * value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
 
     interval = estimate.interval
-    ends = "" if interval is None else f" [{number(interval.low)}, {number(interval.high)}]"
-    return f"{number(estimate.value)}{ends}"
+    ends = "" if interval is None else f"{number(interval.low)}, {number(interval.high)}"
+    return number(estimate.value), ends
 
 
 def _chart(found: Found) -> str:
@@ -223,9 +229,10 @@ def _page(found: Found, chart: str) -> str:
             {
                 "title": title,
                 "unit": unit,
-                "rows": [[_told(cell, is_share) for cell in row] for row in one.scores],
-                "changes": [_told(change, is_share) for change in one.changes],
-                "summary": [(name, _told(one.summary.get(name), is_share), SUMMARIES[name]) for name in SUMMARIES],
+                "is_score": one is found.forgetting,
+                "rows": [[_apart(cell, is_share) for cell in row] for row in one.scores],
+                "changes": [_apart(change, is_share) for change in one.changes],
+                "summary": [(name, _apart(one.summary.get(name), is_share), SUMMARIES[name]) for name in SUMMARIES],
                 "has_intervals": any(cell.interval is not None for row in one.scores for cell in row),
             }
             for title, unit, one, is_share in blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,18 +13,22 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from llava_moe.analyze.output import MINUS
-from llava_moe.inline_svg import STYLE, inline_svg
+from llava_moe.inline_svg import INK, STYLE, inline_svg
 from llava_moe.visible import visible
 
 _COLORS = LinearSegmentedColormap.from_list("harm-help", ["#b3411d", "#ffffff", "#3987e5"])
 _PANELS_A_ROW = 3
 _LONGEST_NAME = 14
+_LETTERS_AN_INCH = 10
+"""Of a title: one that ran into the next panel would be cut there."""
 _MOST_NUMBERED = 12
 """Groups above which a cell has no room for its number."""
 
 
-def matrix_chart(matrices: Mapping[str, np.ndarray], names: Sequence[str], label: str) -> str:
-    """Matrices [D, D] side by side, each under its title; rows are affected, columns update.
+def matrix_chart(
+    matrices: Mapping[str, np.ndarray], names: Sequence[str], label: str, columns: str = "updating"
+) -> str:
+    """Matrices [D, D] side by side, each under its title; rows are affected, ``columns`` says what columns do.
 
     Colours are full at 1 and beyond.
     """
@@ -38,7 +43,7 @@ def matrix_chart(matrices: Mapping[str, np.ndarray], names: Sequence[str], label
             axes.pcolormesh(np.clip(matrix_DD, -1, 1), cmap=_COLORS, vmin=-1, vmax=1, edgecolors="white", linewidth=1)
             axes.invert_yaxis()
             axes.set_aspect("equal")
-            axes.set_title(title)
+            axes.set_title(textwrap.fill(title, round(_LETTERS_AN_INCH * size)))
             shown = [_shortened(name) for name in names]
             is_left, is_bottom = (place - 1) % num_columns == 0, place > len(matrices) - num_columns
             ticks = np.arange(len(names)) + 0.5
@@ -48,7 +53,7 @@ def matrix_chart(matrices: Mapping[str, np.ndarray], names: Sequence[str], label
             if is_left:
                 axes.set_ylabel("affected")
             if is_bottom:
-                axes.set_xlabel("updating")
+                axes.set_xlabel(columns)
             if len(names) <= _MOST_NUMBERED:
                 _number(axes, matrix_DD)
         return inline_svg(figure, label)
@@ -56,10 +61,11 @@ def matrix_chart(matrices: Mapping[str, np.ndarray], names: Sequence[str], label
 
 def _number(axes: Axes, matrix_DD: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(matrix_DD):
-        if math.isfinite(value):
-            ink = "#ffffff" if abs(value) > 0.65 else "#1b1b19"
-            text = f"{value:.2f}".replace("-", MINUS)
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=ink)
+        is_known = math.isfinite(value)
+        # A cell without a value shows the page's own ground.
+        ink = INK if not is_known else "#ffffff" if abs(value) > 0.65 else "#1b1b19"
+        text = f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS) if is_known else "\N{EN DASH}"
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=ink)
 
 
 def _shortened(name: str) -> str:

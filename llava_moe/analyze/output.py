@@ -58,8 +58,8 @@ def write_output(folder: Path, instrument: str, output: Output) -> Path:
 def render_page(template: Path, **values: Any) -> str:
     """A page from ``analyze/<instrument>.html.j2``, which extends ``instrument.html.j2``.
 
-    ``|signed`` writes a number with its sign and two decimals, a dash where there is none; ``|shade`` is the style of
-    a cell that holds it; ``|is_known`` is whether there is one.
+    ``|signed`` writes a number with its sign and two decimals (or as many as told), a dash where there is none;
+    ``|shade`` is the style of a cell that holds it; ``|is_known`` is whether there is one.
     """
     filters: dict[str, Any] = {"signed": _signed, "shade": _shade, "is_known": math.isfinite}
     return page_template(template, **filters).render(**values)
@@ -78,10 +78,11 @@ def _cell(value: Any) -> Any:
     return "" if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _signed(number: float | None) -> str:
+def _signed(number: float | None, digits: int = 2) -> str:
     if number is None or not math.isfinite(number):
         return "\N{EN DASH}"
-    return f"{number:+.2f}".replace("-", MINUS)
+    # Rounded to zero it has one sign, not two.
+    return f"{round(number, digits) + 0.0:+.{digits}f}".replace("-", MINUS)
 
 
 def _shade(number: float | None) -> str:

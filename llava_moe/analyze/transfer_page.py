@@ -41,12 +41,16 @@ class Costs:
     gradients: GradientCosts
 
     @property
+    def steps(self) -> str:
+        """``10 steps``."""
+        return "1 step" if self.num_steps == 1 else f"{self.num_steps:,} steps"
+
+    @property
     def in_words(self) -> str:
         """For the console before it starts, and for the page."""
         trainings = "1 short training" if self.num_trainings == 1 else f"{self.num_trainings:,} short trainings"
-        steps = "1 step" if self.num_steps == 1 else f"{self.num_steps:,} steps"
         told = (
-            f"{trainings} of {steps} of {self.batch_size:,} samples, the loss of {self.num_measured:,} held-out "
+            f"{trainings} of {self.steps} of {self.batch_size:,} samples, the loss of {self.num_measured:,} held-out "
             "records after each"
         )
         return f"{told}; {self.gradients.in_words}" if self.gradients.num_backwards else told
@@ -59,6 +63,7 @@ class MeasuredTransfer:
     Attributes:
         losses_N: before any training, nats per supervised token.
         training_losses_SD: the last step's loss of each short training.
+        load_balance_coef: of what the short trainings minimise beside the loss; 0 where nothing is balanced.
     """
 
     run: Mapping[str, Any]
@@ -68,6 +73,7 @@ class MeasuredTransfer:
     costs: Costs
     losses_N: np.ndarray
     training_losses_SD: np.ndarray
+    load_balance_coef: float
     transfer: Transfer
     comparisons: tuple[Comparison, ...]
 
@@ -97,6 +103,7 @@ def _facts(found: MeasuredTransfer) -> dict[str, Any]:
         "learning_rates": dict(found.rates),
         "costs": vars(found.costs) | {"gradients": vars(found.costs.gradients)},
         "loss_before": found.loss_D.tolist(),
+        "load_balance_coef": found.load_balance_coef,
         "last_training_loss": found.training_losses_SD.tolist(),
         **{name: matrix_DD.tolist() for name, matrix_DD in transfer.values.items()},
         "intervals": {name: ends.tolist() for name, ends in transfer.intervals.items()},
@@ -136,12 +143,28 @@ def _rows(found: MeasuredTransfer) -> list[tuple[Any, ...]]:
     return [*measured, *compared, *correlations]
 
 
+def _digits(values: np.ndarray) -> int:
+    """Decimals that show two figures of the largest value: what little steps do to a loss may be far below 0.01."""
+    largest = float(np.nanmax(np.abs(values), initial=0.0))
+    return min(6, max(2, 1 - math.floor(math.log10(largest)))) if largest > 0 and math.isfinite(largest) else 2
+
+
+def _by_parameters(comparisons: tuple[Comparison, ...]) -> dict[str, list[Comparison]]:
+    """Whose gradients were compared -> the comparisons; all that trains first."""
+    found: dict[str, list[Comparison]] = {}
+    for one in comparisons:
+        found.setdefault(one.parameters, []).append(one)
+    return found
+
+
 def _chart(found: MeasuredTransfer) -> str:
     panels = {"measured transfer, share of own": found.transfer.values[SHARE]}
     for one in found.comparisons:
         if one.measured in ("ratio_of_means", "direction_cosine") and one.parameters == found.comparisons[0].parameters:
             panels[f"gradients, {TITLES[one.measured]}"] = one.matrix_DD
-    return matrix_chart(panels, found.records.names, "Measured transfer and gradient interference")
+    return matrix_chart(
+        panels, found.records.names, "Measured transfer and gradient interference", "trained on or updating"
+    )
 
 
 def _page(found: MeasuredTransfer, drawing: str) -> str:
@@ -150,7 +173,7 @@ def _page(found: MeasuredTransfer, drawing: str) -> str:
     rates = ", ".join(f"{part} {rate:g}" for part, rate in found.rates.items())
     facts = [
         ("adapter", str(found.run["method"])),
-        ("each training", f"{settings['steps']:,} steps of {found.costs.batch_size:,} samples"),
+        ("each training", f"{found.costs.steps} of {found.costs.batch_size:,} samples"),
         ("rates at its start", rates),
         ("seeds", ", ".join(str(seed) for seed in settings["seeds"])),
         ("held-out records", f"{counts} ({found.records.told})"),
@@ -166,9 +189,13 @@ def _page(found: MeasuredTransfer, drawing: str) -> str:
         transfer=transfer,
         before=list(zip(found.records.names, found.loss_D.tolist(), strict=True)),
         chart=Markup(drawing),
-        comparisons=found.comparisons,
+        fall_digits=_digits(transfer.values[FALL]),
+        compared=_by_parameters(found.comparisons),
+        num_namings=max((one.correlation.num_namings for one in found.comparisons), default=0),
+        num_compared=len(found.comparisons),
         num_pairs=len(found.records.names) * (len(found.records.names) - 1),
         titles=TITLES,
         settings=settings,
+        load_balance_coef=found.load_balance_coef,
         costs=found.costs,
     )

@@ -83,6 +83,7 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
         costs=costs,
         losses_N=before_N,
         training_losses_SD=training_losses_SD,
+        load_balance_coef=training.objective.load_balance_coef,
         transfer=transfer,
         comparisons=() if grams is None else compare(transfer, grams, records.group_of, plain["seed"]),
     )
