@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from llava_moe.eval.baselines import TWIN_MARK, is_twin
 from llava_moe.eval.benchmark import (
@@ -57,7 +58,7 @@ class HeadlineBenchmark:
     @property
     def columns(self) -> tuple[str, ...]:
         """That column alone where questions are left out."""
-        return (self.measure,) if self._twinned() else self.whole.columns
+        return (self.measure,) if self._twinned else self.whole.columns
 
     @property
     def facts(self) -> Facts:
@@ -78,10 +79,15 @@ class HeadlineBenchmark:
 
     def questions(self) -> tuple[Question, ...]:
         """The headline's, in the order they have there."""
-        twinned = self._twinned()
+        return self._questions
+
+    @cached_property
+    def _questions(self) -> tuple[Question, ...]:
+        twinned = self._twinned
         chosen = [one for one in self.whole.questions() if not twinned or (one.closed and one.id in twinned)]
         return tuple(one if self.has_pictures else replace(one, images=()) for one in chosen)
 
+    @cached_property
     def _twinned(self) -> set[str]:
         return {one.id.partition(TWIN_MARK)[0] for one in self.whole.questions() if is_twin(one.id)}
 
@@ -91,7 +97,7 @@ class HeadlineBenchmark:
 
     def summarize(self, answers: Mapping[str, Answer]) -> tuple[ScoreRow, ...]:
         """Each domain's first column, and that of all together; as there where every question is asked."""
-        if not self._twinned():
+        if not self._twinned:
             return self.whole.summarize(answers)
         questions = self.questions()
         domains = (*dict.fromkeys(question.domain for question in questions), ALL_DOMAINS)

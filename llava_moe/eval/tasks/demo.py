@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import pyarrow.compute
@@ -117,6 +117,10 @@ class DemoBenchmark:
 
     def questions(self) -> tuple[Question, ...]:
         """Every pair as a question about its own image, then its twin about another image where there is one."""
+        return self._questions
+
+    @cached_property
+    def _questions(self) -> tuple[Question, ...]:
         asked = []
         for pair in self.pairs:
             asked.append(_question(pair, pair.id, pair.image))
