@@ -151,17 +151,24 @@ THREE_DOMAINS = (
 )
 """Words that train a tiny model on the three domains of the embedded data, in seconds."""
 
+
+@pytest.fixture(scope="session")
+def embedded_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for runs on the embedded data, whose six thousand records are then read and measured once."""
+    return tmp_path_factory.mktemp("embedded_cache")
+
+
 Trained = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+def trained(embedded_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     """The folder of a run of :data:`THREE_DOMAINS` with the adapter of this name; tests write into copies of it."""
     from llava_moe.cli import run
 
     folder = tmp_path_factory.mktemp("analyzed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLAVA_MOE_CACHE", str(folder / "cache"))
+        patch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
         patch.setenv("OMP_NUM_THREADS", "1")
 
         def train(adapter: str) -> Path:

@@ -41,11 +41,11 @@ def opened(folder: Path, **settings: Any) -> Cells:
 
 
 @pytest.fixture(scope="module")
-def undropped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def undropped(embedded_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A plain LoRA's run without dropout, which a reference need not imitate."""
     folder = tmp_path_factory.mktemp("undropped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLAVA_MOE_CACHE", str(folder / "cache"))
+        patch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
         words = ("adapter=lora", "adapter.lora_dropout=0.0", f"out={folder / 'run'}")
         assert run(["train", *THREE_DOMAINS, *words]) == 0
         yield folder / "run"

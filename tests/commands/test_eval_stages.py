@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import signal
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,25 @@ from tests.forked_commands import CommandServer
 
 WORDS = ("exp=demo", "model=tiny", "train.max_steps=1", "train.num_threads=1", "data.num_workers=0", "eval.limit=1")
 PLACES = ("eval", "1-pretrain/eval", "no_picture/eval")
+
+
+@pytest.fixture(scope="module")
+def trained(embedded_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run of both stages, which tests write into copies of, and what it printed."""
+    root, printed = tmp_path_factory.mktemp("trained") / "run", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("COLUMNS", "80")
+        assert run(["train", *WORDS, f"out={root}"]) == 0
+    return root, printed.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def reads_the_embedded_data_once(embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
 
 
 def answers_in(root: Path) -> dict[str, bytes]:
@@ -41,12 +63,14 @@ def rows_shown(printed: str) -> dict[str, list[str]]:
 
 
 def test_the_table_and_the_page_show_the_base_and_stage_one_and_eval_says_the_same(
-    tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Path, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    root = tmp_path / "run"
-    assert run(["train", *WORDS, f"out={root}"]) == 0
-    shown = rows_shown(capsys.readouterr().out)
+    root = shutil.copytree(trained[0], tmp_path / "run")
+    shown = rows_shown(trained[1])
     scores = stage_one_scores(root)
     assert list(scores) == ["general", "documents", "medical", "all"]
     assert shown["after 1-pretrain"] == [f"{100 * score:.1f}" for score in scores.values()]
@@ -74,10 +98,9 @@ def test_the_table_and_the_page_show_the_base_and_stage_one_and_eval_says_the_sa
 
 @pytest.mark.slow
 def test_killed_between_the_evaluations_it_goes_on_to_the_same_answers(
-    tiny_words: list[str], tmp_path: Path, command_server: CommandServer
+    trained: tuple[Path, str], tmp_path: Path, command_server: CommandServer
 ) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert run(["train", *WORDS, f"out={whole}"]) == 0
+    whole, broken = trained[0], tmp_path / "broken"
     process = command_server.start(["train", *WORDS, f"out={broken}"])
     deadline = time.monotonic() + 240
     while not (broken / "no_picture" / "eval" / "demo.json").exists():
@@ -93,8 +116,8 @@ def test_killed_between_the_evaluations_it_goes_on_to_the_same_answers(
     assert (broken / "eval" / "demo.answers.jsonl").read_bytes() == stood
 
 
-def test_a_run_of_one_stage_pays_for_neither_unless_asked(tiny_words: list[str], tmp_path: Path) -> None:
-    words = [*tiny_words, "train.max_steps=1", "eval.benchmarks=[demo]", "eval.limit=1", f"out={tmp_path / 'run'}"]
+def test_a_run_of_one_stage_pays_for_neither_unless_asked(words_for_tiny: tuple[str, ...], tmp_path: Path) -> None:
+    words = [*words_for_tiny, "train.max_steps=1", "eval.benchmarks=[demo]", "eval.limit=1", f"out={tmp_path / 'run'}"]
     assert run(["train", *words]) == 0
     assert not (tmp_path / "run" / "no_picture").exists()
     assert run(["train", *words, "eval.no_picture=true"]) == 0

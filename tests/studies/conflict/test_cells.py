@@ -25,9 +25,9 @@ TINY = ("exp=mix_general_doc_med", "scale=demo", "model=tiny", "train.tokens_per
 
 
 @pytest.fixture
-def tiny_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def tiny_study(embedded_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Two epochs of five and three samples, one a step: a step's hash is its record's."""
-    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
     return replace(
         read_study(SHIPPED),
         words=(*TINY, "train.global_batch_size=1", "adapter.lora_dropout=0"),

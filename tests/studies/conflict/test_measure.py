@@ -25,9 +25,9 @@ THREADS = ("train.num_threads=1", "data.num_workers=0")
 
 
 def test_items_add_up_to_the_validation_of_the_training_and_the_benchmark_s_score(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
     folder = tmp_path / "run"
     validation = ("eval.every=2", "eval.split=val", "eval.held_out_limit=0")
     assert run(["train", *WORDS, *SIZES, *THREADS, *validation, f"out={folder}"]) == 0
