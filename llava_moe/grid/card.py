@@ -98,7 +98,9 @@ def with_measured(card: Card, words: Words) -> Card:
 
 
 def _instrument(words: Words) -> Words:
-    return words[: 2 if words[0] == "analyze" else 1]
+    """What a command's files are told from others by: those of an earlier checkpoint lie in a folder of their own."""
+    checkpoint = [word for word in words if word.startswith("checkpoint=") and word != "checkpoint=last"]
+    return (*words[: 2 if words[0] == "analyze" else 1], *checkpoint)
 
 
 def refuse_edited(grid: Grid, folder: Path) -> None:

@@ -189,6 +189,17 @@ def test_two_grids_share_a_cell_and_each_measures_its_own(tmp_path: Path) -> Non
         assert (order(tmp_path) if (tmp_path / "order.txt").exists() else []) == expected
 
 
+def test_one_instrument_looks_at_several_checkpoints_of_a_cell(tmp_path: Path) -> None:
+    early, last = ("analyze", "interference", "checkpoint=60"), ("analyze", "interference")
+    grid = grid_of(cell("one", measured=(early, last)))
+    assert run(grid, tmp_path).made == ("one",)
+    assert run(grid, tmp_path) == Outcome(found=("one",))
+    closer = grid_of(cell("one", measured=((*early, "samples=64"), last)))
+    assert run(closer, tmp_path).made == ("one",)
+    card = read_card(tmp_path, "one")
+    assert card is not None and card.measured == closer.cells[0].measured, "written over, each in its place"
+
+
 @pytest.mark.parametrize(
     ("word", "told"), [("base=c", "stands on the base c, one on b"), ("data=e", "general: e and d")]
 )
