@@ -75,10 +75,10 @@ def tiny_llava() -> LlavaForConditionalGeneration:
     return _copy(_llava())
 
 
-def smallest_llama() -> LlamaForCausalLM:
+def smallest_llama(num_layers: int = 1) -> LlamaForCausalLM:
     """A Llama of one layer in eval mode, the same each time."""
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SMALLEST)).eval()
+    return LlamaForCausalLM(LlamaConfig(**SMALLEST | {"num_hidden_layers": num_layers})).eval()
 
 
 def write_parts(folder: Path, tokenizer_folder: Path) -> tuple[str, str]:

@@ -65,7 +65,8 @@ def write_merge(choices: Mapping[str, Any], plain: Mapping[str, Any], folder: Pa
         adapter = {"_target_": "llava_moe.adapters.Lora", **asdict(lora)}
         run.finish(plain, adapter, assembled)
     experts = " + ".join(choices["experts"])
-    console.print(f"merged {experts} by {how.method}: a LoRA of rank {lora.r}", highlight=False, markup=False)
+    where = "" if how.layers is None else f", in layers {', '.join(map(str, how.layers))} alone"
+    console.print(f"merged {experts} by {how.method}: a LoRA of rank {lora.r}{where}", highlight=False, markup=False)
 
 
 def write_masked(choices: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -146,7 +147,8 @@ def _untrained_run(folder: Path, composition: Mapping[str, Any], console: Consol
 def merge_of(choices: Mapping[str, Any], plain: Mapping[str, Any]) -> StaticMerge:
     """The merge that the settings describe."""
     weights = None if choices["weights"] is None else tuple(choices["weights"])
-    return StaticMerge(choices["method"], weights, choices["density"], choices["rank"], plain["seed"])
+    layers = None if choices["layers"] is None else tuple(choices["layers"])
+    return StaticMerge(choices["method"], weights, choices["density"], choices["rank"], plain["seed"], layers)
 
 
 def open_bare(plain: Mapping[str, Any]) -> Assembled:

@@ -47,6 +47,8 @@ class StaticMerge:
         density: share of values that TIES and DARE keep.
         rank: of what an SVD leaves; ``None``: the largest of the experts'.
         seed: of what DARE drops.
+        layers: decoder layers in which the merge is active; elsewhere the base is as it was (MoLE, table 5). ``None``:
+            wherever the experts are.
 
     Raises:
         UserError: a value is out of range.
@@ -57,6 +59,7 @@ class StaticMerge:
     density: float = 0.5
     rank: int | None = None
     seed: int = 0
+    layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -69,6 +72,31 @@ class StaticMerge:
             raise UserError(f"density={self.density} must be above 0 and at most 1")
         if self.rank is not None and (type(self.rank) is not int or self.rank < 1):
             raise UserError(f"rank={self.rank} must be a whole number of at least 1")
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+            if not self.layers:
+                raise UserError("layers=[] leaves nothing of the merge: name decoder layers, such as layers=[0,1]")
+
+    def active(self, read: Sequence[ReadExpert], body: Body) -> list[ReadExpert]:
+        """The experts with what they have in ``layers``.
+
+        Raises:
+            UserError: the model has no such layer, or an expert adapts none of them.
+        """
+        if self.layers is None:
+            return list(read)
+        if strange := [layer for layer in self.layers if not 0 <= layer < body.num_layers]:
+            raise UserError(
+                f"layers={list(self.layers)}: the model has layers 0 to {body.num_layers - 1}, no {strange[0]}"
+            )
+        found = []
+        for one in read:
+            targets = tuple(target for target in one.expert.targets if body.layer_of(target) in self.layers)
+            if not targets:
+                raise UserError(f"layers={list(self.layers)}: {one.expert.origin} adapts none of them")
+            tensors = {name: tensor for name, tensor in one.tensors.items() if body.layer_of(name) in self.layers}
+            found.append(ReadExpert(replace(one.expert, targets=targets), tensors))
+        return found
 
     def rank_for(self, read: Sequence[ReadExpert], body: Body) -> int | None:
         """What an SVD leaves of each delta: ``rank``, or the largest of the experts' that can be; ``None`` without one.
@@ -133,10 +161,11 @@ def merge(model: nn.Module, experts: Sequence[str], how: StaticMerge, out: Path)
         The settings of the merged LoRA.
 
     Raises:
-        UserError: PEFT is missing, an expert does not fit the model, or the merge changes nothing.
+        UserError: PEFT is missing, an expert does not fit the model or has nothing in the merge's layers, or the merge
+            changes nothing.
     """
     peft, body = import_peft(), Body.of(model)
-    read = read_experts(experts, body)
+    read = how.active(read_experts(experts, body), body)
     weights, rank = how.weights_of(len(read)), how.rank_for(read, body)
     with tempfile.TemporaryDirectory() as place, torch.random.fork_rng(devices=[]):
         folders = [_write_plainly(one, body, Path(place) / one.expert.name) for one in read]

@@ -235,6 +235,19 @@ def test_a_merge_is_a_run_that_other_commands_read(words: list[str], tmp_path: P
     assert run([*words, "method=linear", "weights=[1,0]", f"out={tmp_path / 'run'}"]) == 0
 
 
+def test_one_lora_is_written_as_it_is_in_some_layers_alone(words: list[str], tmp_path: Path) -> None:
+    bare = [word for word in words if not word.startswith("experts=")]
+    assert run([*bare, "experts=[runs/apart]", "method=linear", "layers=[1]", f"out={tmp_path / 'top'}"]) == 0
+    there, whole = adapter_of(tmp_path / "top"), adapter_of(Path("runs/apart"))
+    assert len(there) == len(whole) / 2 and all(".layers.1." in name for name in there)
+    settings = json.loads((adapter_folder(Path("runs/apart")) / "adapter_config.json").read_text())
+    for name in (name for name in there if "lora_A" in name):
+        delta = settings["lora_alpha"] / settings["r"] * whole[name.replace("lora_A", "lora_B")] @ whole[name]
+        torch.testing.assert_close(there[name.replace("lora_A", "lora_B")] @ there[name], delta, atol=1e-6, rtol=1e-5)
+    config = yaml.safe_load((tmp_path / "top" / "config.yaml").read_text())
+    assert Path(config["init_from"]) == Path("runs/apart").resolve(), "the projector that was trained with it"
+
+
 def test_pick_scores_each_expert_each_merge_and_mole(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,6 +312,7 @@ def test_what_cannot_be_composed_is_refused_in_a_line(words: list[str], refused:
     bare = [word for word in words if not word.startswith("experts=")]
     assert "experts=" in refused(*bare)
     assert "two LoRAs" in refused(*bare, "experts=runs/one")
+    assert "layers= is of merges" in refused(*words, "layers=[0]")
     assert "does not exist" in refused(*bare, "experts=[runs/one,runs/three]")
     assert "holds no adapter" in refused(*bare, "experts=[runs/one,runs/base]")
     assert "adapter= is not for compose" in refused(*words, "adapter=lora")

@@ -127,6 +127,22 @@ def test_a_merge_that_changes_nothing_is_refused(experts: list[str], tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+@torch.no_grad()
+def test_one_lora_in_some_layers_is_that_lora_there(experts: list[str], tmp_path: Path) -> None:
+    alone = merged(experts[:1], tmp_path, StaticMerge("linear", layers=(0, 0)))
+    torch.testing.assert_close(alone, delta(experts[0]), atol=1e-6, rtol=1e-5)
+
+
+def test_layers_in_which_there_is_nothing_are_refused(experts: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"layers=\[\] leaves nothing"):
+        StaticMerge("linear", layers=())
+    with pytest.raises(UserError, match=r"layers=\[0, 7\]: the model has layers 0 to 0, no 7"):
+        merge(smallest_llama(), experts, StaticMerge("linear", layers=(7, 0)), tmp_path / "out")
+    low = write_lora(tmp_path / "low", 1, target_modules=r"model\.layers\.0\..*")
+    with pytest.raises(UserError, match=r"layers=\[1\]: .*low adapts none of them"):
+        merge(smallest_llama(num_layers=2), [low], StaticMerge("linear", layers=(1,)), tmp_path / "out")
+
+
 def test_what_cannot_be_is_refused(experts: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="method=average"):
         StaticMerge("average")

@@ -21,7 +21,7 @@ from llava_moe.visible import visible
 MERGES = ("linear", "normalized_linear", "svd", "ties", "dare_ties")
 # Settings of MoLE that compose takes by their bare names.
 ADAPTER_KEYS = ("experts", "granularity", "temperature", "balance_coef", "mask", "exact")
-OWN_KEYS = (*ADAPTER_KEYS, "run", "method", "pick", "split", "limit", "weights", "density", "rank")
+OWN_KEYS = (*ADAPTER_KEYS, "run", "method", "pick", "split", "limit", "weights", "density", "rank", "layers")
 LIMITS: dict[str, Limit] = {
     "experts": OrNull(ListOf(FilePath())),
     "run": OrNull(FilePath()),
@@ -34,6 +34,7 @@ LIMITS: dict[str, Limit] = {
     "weights": OrNull(ListOf(Real(float("-inf")))),
     "density": Real(0, 1, open_below=True),
     "rank": OrNull(Whole(1)),
+    "layers": OrNull(ListOf(Whole(0))),
 }
 
 
@@ -97,7 +98,9 @@ def _begin(config: DictConfig, own: Sequence[str], rest: Sequence[str], words: S
 
 
 def _check_words(choices: Mapping[str, Any], plain: Mapping[str, Any]) -> None:
-    if len(choices["experts"]) < 2:
+    if choices["method"] == "mole" and choices["layers"] is not None:
+        raise UserError("layers= is of merges: give a method=, such as method=linear")
+    if len(choices["experts"]) < 2 and choices["layers"] is None:
         raise UserError(f"experts={choices['experts']}: a composition needs two LoRAs or more")
     if choices["method"] == "mole" and choices["mask"] is not None and sum(choices["mask"]) == 1:
         raise UserError(f"mask={choices['mask']} leaves one expert, so there is nothing to train: use that LoRA itself")
