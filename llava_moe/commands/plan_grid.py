@@ -54,6 +54,7 @@ def plan_grid(plain: Mapping[str, Any], choices: Mapping[str, Any], typed: str) 
         UserError: what ``plan`` would refuse of one of the trainings.
     """
     entry, _, grid = open_figure(plain)
+    grid = grid if plain["only"] is None else grid.only([plain["only"]])
     console, progress = open_console(), open_progress()
     if choices["probe"]:
         raise UserError("probe=true takes real steps of one training: leave it out, or give that training's words")

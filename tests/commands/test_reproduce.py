@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import json
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import llava_moe.commands.reproduce as reproduce_module
 from llava_moe.cli import COMMANDS, run
+from llava_moe.commands import plan_grid
+from llava_moe.commands.plan_grid import CellPlan
+from llava_moe.grid.cell import Cell
 from llava_moe.grid.runner import Runner
 from llava_moe.reproduce import setup as figure_setup
 from tests.forked_commands import CommandServer, ForkedCommand
@@ -157,3 +162,34 @@ def test_what_cannot_be_followed_is_one_line(
 
 def test_its_help_names_the_plan_of_the_whole_grid() -> None:
     assert "llava-moe plan paper=llava_mole figure=1 scale=full" in COMMANDS["reproduce"].usage
+
+
+def test_each_job_of_a_sweep_prints_its_own_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """As Hydra's launchers send them."""
+    assert run(["reproduce", "paper=llava_mole", "figure=1,3", "seeds=[0]", "commands=true", "scale=full", "-m"]) == 0
+    told = capsys.readouterr().out
+    assert "llava-moe reproduce paper=llava_mole figure=3 'seeds=[0]' scale=full only=lora-mix-seed0" in told
+    assert "figure=1,3" not in told
+
+
+def test_the_plan_of_a_grid_sums_its_trainings_and_traces_those_of_several_seeds_once(
+    started: Starting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", *FIGURE, "only=stage1-seed0", "device=a100-80", "out=one"]) == 0
+    (real,) = json.loads((tmp_path / "one" / "plan.json").read_text())["cells"].values()
+    assert real["num_steps"] > 0 and real["device_hours"] > 0 and real["num_bytes"] > 0 and real["fits"]
+    assert "1 trainings: " in capsys.readouterr().out
+
+    traced: list[str] = []
+
+    def plan_cell(cell: Cell, _: Mapping[str, Any]) -> CellPlan:
+        traced.append(cell.name)
+        return CellPlan(**real | {"device_hours": 2.0, "num_bytes": 1 << 30, "notes": ()})
+
+    monkeypatch.setattr(plan_grid, "_plan_cell", plan_cell)
+    assert run(["plan", *FIGURE, "seeds=[0,1]", "device=a100-80"]) == 0
+    told = capsys.readouterr().out
+    assert len(traced) == 9 and all(name.endswith("seed0") for name in traced)
+    assert "18 trainings: 36.0 device-hours, 18.0 GiB of disk" in told
+    assert "llava-moe reproduce paper=llava_mole figure=1 'seeds=[0,1]'" in told
+    assert not started.commands

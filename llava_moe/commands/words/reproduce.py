@@ -30,12 +30,16 @@ LIMITS: dict[str, Limit] = {
 
 def main(words: Sequence[str]) -> int:
     """Judge the words, then list the figures, or make one."""
-    return run_composed("reproduce", [with_size(word) for word in words], lambda config, _: _begin(config, words))
+    return run_composed("reproduce", [with_size(word) for word in words], lambda config, job: _begin(config, job))
 
 
 def with_size(word: str) -> str:
     """``scale=`` names a group of Hydra's, which a figure has not."""
     return f"size={word.removeprefix('scale=')}" if word.startswith("scale=") else word
+
+
+def _with_scale(word: str) -> str:
+    return f"scale={word.removeprefix('size=')}" if word.startswith("size=") else word
 
 
 def _begin(config: DictConfig, words: Sequence[str]) -> int:
@@ -47,7 +51,7 @@ def _begin(config: DictConfig, words: Sequence[str]) -> int:
     judge(plain)
     from llava_moe.commands.reproduce import reproduce
 
-    return reproduce(plain, [as_typed(word) for word in words])
+    return reproduce(plain, [as_typed(_with_scale(word)) for word in words])
 
 
 def judge(plain: Mapping[str, Any]) -> None:
