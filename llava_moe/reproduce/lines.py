@@ -17,8 +17,10 @@ from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways, size_of
 
 _TITLES: dict[Kind, str] = {"accuracy": "accuracy, %", "loss": "held-out loss, nats a token"}
-_SHIFT = 0.06
-"""Of a place, by which a line stands aside of the one before, so that their intervals are told apart."""
+_SHIFT, _SMALL_SHIFT = 0.06, 0.01
+"""Of a place, by which a line stands aside of the one before, so that their intervals are told apart; the small one
+where places are compared."""
+_FEW_SIZES = 6
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,21 @@ def line_chart(results: Results, curves: Sequence[Curve], domains: Sequence[str]
     if not kinds:
         return ""
     sizes = sorted({size for curve in curves for size, _ in curve.points if size is not None})
+    is_few = len(sizes) <= _FEW_SIZES
+    aside = _SHIFT if is_few else _SMALL_SHIFT
     with rc_context(STYLE | {"font.size": 9, "axes.titlesize": 9, "lines.linewidth": 1.4}):
         figure = Figure(figsize=(8.4, 2.5 * len(kinds) + 0.25 * (1 + len(curves) // 3)), layout="constrained")
         grid = figure.subplots(len(kinds), len(domains), sharex=True, sharey="row", squeeze=False)
         for row, kind in zip(grid, kinds, strict=True):
             for axes, domain in zip(row, domains, strict=True):
                 for number, curve in enumerate(curves):
-                    shift = 1 + _SHIFT * (number - (len(curves) - 1) / 2)
+                    shift = 1 + aside * (number - (len(curves) - 1) / 2)
                     _draw(axes, curve, _levels(results, curve, kind, domain), kind, number, shift)
                 axes.set_title(f"{domain}: {_TITLES[kind]}")
                 axes.set_xscale("log")
         for axes in grid[-1]:
             axes.set_xlabel(axis)
-            if len(sizes) <= 6:
+            if is_few:
                 axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
                 axes.set_xticks([], minor=True)
         handles, names = grid[0][0].get_legend_handles_labels()

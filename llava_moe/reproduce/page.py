@@ -47,13 +47,14 @@ def write_page(entry: Entry, setup: Setup, results: Results, folder: Path, comma
         write_atomically(folder / f"{picture.name}.svg", standalone_svg(picture.drawing))
     facts = json.dumps(_numbers(entry, setup, results, sheet, command), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / NUMBERS, facts + "\n")
-    sentences = tuple(answer.sentence for answer in sheet.answers)
+    opening = (*sheet.answers, *sheet.findings)
+    sentences = tuple(one.sentence for one in opening)
     page = page_template(TEMPLATE).render(
         entry=entry,
         setup=setup,
         command=command,
         sentences=sentences,
-        verdicts=[answer.verdict for answer in sheet.answers],
+        verdicts=[one.verdict for one in opening],
         num_there=len(results.cells),
         num_cells=len(results.grid.cells),
         pictures=[(Markup(picture.drawing), picture.caption) for picture in pictures],
@@ -126,6 +127,7 @@ def _numbers(entry: Entry, setup: Setup, results: Results, sheet: Sheet, command
             for (kind, domain), items in measured.items.items():
                 told.setdefault(kind, {})[domain] = round(items.mean, 6)
         cells[cell.name] = told
+    answers = [(_contrast(one), one) for one in sheet.answers] + [(dict(one.facts), one) for one in sheet.findings]
     return {
         "paper": entry.paper,
         "figure": entry.figure,
@@ -134,7 +136,7 @@ def _numbers(entry: Entry, setup: Setup, results: Results, sheet: Sheet, command
         "seeds": setup.seeds,
         "command": command,
         "effect": setup.effect,
-        "answers": [_contrast(one) | {"verdict": one.verdict, "sentence": one.sentence} for one in sheet.answers],
+        "answers": [facts | {"verdict": one.verdict, "sentence": one.sentence} for facts, one in answers],
         "contrasts": [_contrast(one) for one in sheet.contrasts],
         "published": [vars(one) | {"ours": sheet.ours.get(one.id)} for one in setup.published],
         "facts": dict(sheet.facts),

@@ -75,6 +75,27 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A verdict on something else than what two ways of training do on items: what a router tells, for one.
+
+    Attributes:
+        claim: as a clause.
+        evidence: the number that decides with its interval, as a clause.
+        facts: the same for the JSON file.
+    """
+
+    claim: str
+    verdict: Verdict
+    evidence: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence."""
+        return f"{self.verdict.capitalize()} at this scale: {self.claim}; {self.evidence}."
+
+
+@dataclass(frozen=True)
 class Picture:
     """A drawing, as :func:`~llava_moe.inline_svg.inline_svg` gives it.
 
@@ -102,6 +123,7 @@ class Sheet:
 
     Attributes:
         answers: the contrasts that decide whether the paper's effect is seen; the page opens with them.
+        findings: what decides it beside contrasts.
         contrasts: more of them.
         ways: the ways of training that are compared, the one first that others are held against; their sizes are told.
         ours: id of a published number -> ours beside it, with its unit.
@@ -109,7 +131,8 @@ class Sheet:
         notes: what a reader has to know, a sentence each.
     """
 
-    answers: tuple[Contrast, ...]
+    answers: tuple[Contrast, ...] = ()
+    findings: tuple[Finding, ...] = ()
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
