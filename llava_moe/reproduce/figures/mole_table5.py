@@ -69,12 +69,14 @@ def _answers(
     """Of the slices from best to worst by held-out loss; without such an order, of every slice."""
     if not ranked:
         return [
-            contrast(results, f"{way.name} does better on {domain} than all", whole, way, [domain], expected="better")
+            contrast(
+                results, f"{way.name} do better on {domain} than all layers", whole, way, [domain], expected="better"
+            )
             for way in slices.values()
         ]
     high, low = slices[ranked[0]], slices[ranked[-1]]
-    is_better = f"{high.name}, its best slice, does better on {domain} than all layers"
-    differs = f"slices differ: {high.name} does better on {domain} than {low.name}"
+    is_better = f"{high.name}, the best slice on {domain}, do better than all layers"
+    differs = f"slices differ: {high.name} do better on {domain} than {low.name}"
     return [
         contrast(results, is_better, whole, high, [domain], expected="better"),
         contrast(results, differs, low, high, [domain], expected="better"),
@@ -89,12 +91,15 @@ def _ranked(results: Results, slices: Mapping[str, Ways], domain: str) -> list[s
 
 
 def _ours(results: Results, setup: Setup, ways: list[Ways], best: Mapping[str, str]) -> dict[str, str]:
+    """Beside the paper's rows; its fifths of the depth stand beside fifths alone."""
+    ids = ["all", *(f"slice {number}" for number in range(1, len(ways)))]
+    has_fifths = {one.id for one in setup.published} == {*ids, "best"}
     ours = {}
-    for number, way in enumerate(ways):
-        levels = [results.level("accuracy", [domain], **way.labels) for domain in setup.domains]
-        told = [interval(level, has_sign=False) for level in levels if level is not None]
+    for name, way in zip(ids if has_fifths else ids[:1], ways, strict=False):
+        levels = {domain: results.level("accuracy", [domain], **way.labels) for domain in setup.domains}
+        told = [f"{interval(one, has_sign=False)} on {domain}" for domain, one in levels.items() if one is not None]
         if told:
-            ours["all" if number == 0 else f"slice {number}"] = f"{way.name}: {', '.join(told)} % of questions"
+            ours[name] = f"{', '.join(told)}, % of questions"
     slices = _ways(setup)[1]
     gains = [
         (domain, results.against(ways[0].labels, slices[name].labels, "accuracy", [domain]))

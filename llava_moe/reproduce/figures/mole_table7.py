@@ -46,7 +46,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
     answers = [
         contrast(results, "MoLE does better than normalised arithmetic", merge, mole, setup.domains, expected="better"),
         *(
-            contrast(results, f"{way.name}, does worse than MoLE with it", mole, way, setup.domains, expected="worse")
+            contrast(results, f"MoLE with {way.name} does worse than MoLE", mole, way, setup.domains, expected="worse")
             for way in unbalanced
         ),
     ]
