@@ -179,6 +179,26 @@ def test_wrong_arguments_are_refused_in_a_line(arguments: dict[str, str], said: 
         get_model(manifest.MODEL_ID)(**arguments)
 
 
+def test_a_run_of_another_embedded_base_is_refused_and_one_that_does_not_say_is_told_of(
+    words_for_tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    from lmms_eval.models import get_model
+
+    from llava_moe.cli import run as command
+
+    words = [word for word in words_for_tiny if not word.startswith("model.architecture.tokenizer")]
+    assert command(["train", *words, "train.max_steps=1", f"out={tmp_path / 'run'}"]) == 0
+    path = tmp_path / "run" / "environment.json"
+    told = json.loads(path.read_text())
+    theirs = {"version": 99, "fingerprint": "f" * 64, "parts": {"tokenizer": "0" * 64}}
+    path.write_text(json.dumps(told | {"embedded_base": theirs}))
+    with pytest.raises(UserError, match=r"was trained on embedded base 99 \(ffffffff\), and this llava-moe has"):
+        get_model(manifest.MODEL_ID)(run=str(tmp_path / "run"))
+    path.unlink()
+    with pytest.warns(UserWarning, match="recorded nothing of its base"):
+        get_model(manifest.MODEL_ID)(run=str(tmp_path / "run"))
+
+
 def test_the_model_is_let_go_of_after_its_answers(model: Any) -> None:
     model.clean()
     with pytest.raises(AssertionError, match="clean"):
