@@ -76,9 +76,12 @@ def choose_parts(
         measure: a score; None: the benchmark's first column.
 
     Raises:
-        UserError: no part, or more than one, of a name or of a run.
+        UserError: no part, or more than one, of a name or of a run, or no benchmark has the measure.
     """
     there = [part for result in results.values() for part in _parts_of(result, measure)]
+    if measure is not None and not there:
+        known = dict.fromkeys(name for result in results.values() for row in result.rows for name in row.measures)
+        raise UserError(f"measure={measure} is no score of {', '.join(results)}: there is {', '.join(known)}")
     if asked is None:
         asked = [_new_domain(trained, labels, number) for number in range(len(labels))]
     elif len(asked) != len(labels):
@@ -122,7 +125,7 @@ def _find(name: str, label: str, there: Sequence[TrainedPart]) -> TrainedPart:
     fitting = [part for part in there if name in (part.name, part.domain, part.benchmark)]
     if len(fitting) == 1:
         return fitting[0]
-    known = ", ".join(part.name for part in (fitting or there)) or "none of that measure"
+    known = ", ".join(part.name for part in (fitting or there))
     if fitting:
         raise UserError(f"{name}, which {label} trains, is asked about by {known}: choose with parts= or benchmarks=")
     raise UserError(f"{name}, which {label} trains, is no part that all runs were scored on: there is {known}")

@@ -42,9 +42,18 @@ class Cells:
     tokens_per_row: int
 
     def losses_before(self) -> tuple[np.ndarray, float]:
-        """float64 [N], nats per supervised token before any training, and the seconds that it took."""
+        """float64 [N], nats per supervised token before any training, and the seconds that it took.
+
+        Raises:
+            UserError: one is not finite.
+        """
         started = time.monotonic()
-        return self._losses(), time.monotonic() - started
+        losses_N = self._losses()
+        if not np.isfinite(losses_N).all():
+            raise UserError(
+                "before any training a held-out loss is not finite: look at an earlier checkpoint=, or give dtype=fp32"
+            )
+        return losses_N, time.monotonic() - started
 
     def losses_after(
         self, seeds: Sequence[int], pieces: Pieces, ranks: Ranks, console: Console

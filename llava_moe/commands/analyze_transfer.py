@@ -66,7 +66,7 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
     cells = Cells(
         run.assembled, records, training, streams_of(run, data, session), run.config["train"]["tokens_per_micro_batch"]
     )
-    before_N, seconds = cells.losses_before()
+    before_N, seconds = session.ranks.together(cells.losses_before)
     _tell_costs(costs, seconds, session)
     pieces = Pieces(run.folder, "transfer", settings_asked(run, records, **_training_asked(run, plain, data)))
     after_SDN, training_losses_SD = cells.losses_after(plain["seeds"], pieces, session.ranks, session.console)

@@ -97,7 +97,7 @@ def test_the_part_of_a_run_is_the_domain_that_is_new_in_its_data() -> None:
         ([["general"], ["medical"]], None, None, "medical, which b trains, is no part that all runs were scored on"),
         ([["general"], ["documents"]], ["general"], None, "parts= names 1 for 2 runs"),
         ([["general"], ["documents"]], ["general", "documents"], None, "general, which a trains, is asked about by"),
-        ([["general"], ["documents"]], None, "accuracy", "there is none of that measure"),
+        ([["general"], ["documents"]], None, "accuracy", "measure=accuracy is no score of demo: there is "),
     ],
 )
 def test_a_part_that_is_not_plain_is_asked_for(

@@ -161,7 +161,7 @@ def test_what_cannot_be_measured_is_one_line(fresh: Callable[[str], Path], refus
     assert "steps=0" in refused(*words, "steps=0")
     assert "a seed stands there twice" in refused(*words, "seeds=[1,1]")
     assert "by=task" in refused(*words, "by=task")
-    assert "checkpoint=first" in refused(*words, "checkpoint=first")
+    assert "checkpoint=first: give last, best, start, or" in refused(*words, "checkpoint=first")
     assert "samples=5: give at least 8" in refused(*words, "samples=5")
     config = yaml.safe_load((folder / "config.yaml").read_text())
 

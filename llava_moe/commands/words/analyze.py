@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.cli import ANALYZE_COMMANDS
-from llava_moe.commands.limits import Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.commands.limits import Choice, FilePath, Limit, OrNull, Text, Whole, as_word, check_settings
 from llava_moe.errors import UserError
 
 ON_RECORDS: dict[str, Limit] = {
@@ -55,8 +55,13 @@ def main(words: Sequence[str]) -> int:
     return run_composed(primary, rest, lambda config, _: begin(resolved(config, primary)))
 
 
-def judge_run(instrument: str, plain: Mapping[str, Any], limits: Mapping[str, Limit]) -> None:
+def judge_run(
+    instrument: str, plain: Mapping[str, Any], limits: Mapping[str, Limit], more_checkpoints: Sequence[str] = ()
+) -> None:
     """Hold the settings of an instrument of one run against their limits, and look whether the run is there.
+
+    Args:
+        more_checkpoints: names that ``checkpoint=`` may have beside ``last`` and ``best``.
 
     Raises:
         UserError: the first setting that cannot be followed.
@@ -68,8 +73,9 @@ def judge_run(instrument: str, plain: Mapping[str, Any], limits: Mapping[str, Li
     if plain["run"] is None:
         raise UserError(f"analyze {instrument} needs run=: add run=runs/NAME")
     checkpoint = plain.get("checkpoint", "last")
-    if checkpoint not in ("last", "best") and not Whole(0).admits(checkpoint):
-        raise UserError(f"checkpoint={checkpoint}: give last, best, or the number of a step")
+    if checkpoint not in ("last", "best", *more_checkpoints) and not Whole(0).admits(checkpoint):
+        others = "".join(f", {name}" for name in more_checkpoints)
+        raise UserError(f"checkpoint={as_word(checkpoint)}: give last, best{others}, or the number of a step")
     newest_checkpoint(Path(plain["run"]))
     if plain["out"] is not None:
         refuse_unwritable(Path(plain["out"]))

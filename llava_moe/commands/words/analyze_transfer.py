@@ -29,8 +29,7 @@ def judge(plain: Mapping[str, Any]) -> None:
     Raises:
         UserError: the first setting that is wrong.
     """
-    named = "last" if plain["checkpoint"] == START else plain["checkpoint"]
-    judge_run("transfer", {**plain, "checkpoint": named}, LIMITS)
+    judge_run("transfer", plain, LIMITS, (START,))
     if 0 < plain["samples"] < FEWEST:
         raise UserError(f"samples={plain['samples']}: give at least {FEWEST}, or 0 for all")
     if len(set(plain["seeds"])) < len(plain["seeds"]):
