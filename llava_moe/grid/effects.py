@@ -90,6 +90,16 @@ def effect_of(strata: Sequence[Stratum]) -> Effect:
     return Effect(value, value - width, value + width, two_sided(value / error, df))
 
 
+def effect_over_seeds(deltas_S: np.ndarray) -> Effect:
+    """The mean over seeds of what has no items, with Student's t: the module's formula with var_items = 0.
+
+    Raises:
+        ValueError: fewer than two seeds.
+    """
+    halves_S2 = np.stack([deltas_S / 2] * 2, axis=-1)
+    return effect_of([Stratum(halves_S2, np.full(2, 0.5))])
+
+
 def item_variance(stratum: Stratum) -> float:
     """Of a stratum's effect over draws of its groups; seeds stay."""
     num_groups, total = len(stratum.weights_G), stratum.weights_G.sum()

@@ -27,7 +27,8 @@ _SHAPE = {
     "questions": [{"id": str, "domain": str, "image": int, "score": NUMBER}],
     "curve": {str: [[NUMBER]]},
 }
-Kind = Literal["loss", "accuracy"]
+Kind = Literal["loss", "accuracy", "negative", "surely negative"]
+"""The last two are shares of cells of interference matrices, which have no items."""
 KINDS: tuple[Kind, ...] = ("accuracy", "loss")
 
 

@@ -79,7 +79,7 @@ def _curves(setup: Setup, results: Results, sheet: Sheet) -> list[Picture]:
 def _row(one: Contrast) -> tuple[str, ...]:
     assert one.compared is not None
     compared = one.compared
-    scale = "points" if one.kind == "accuracy" else "nats"
+    scale = "nats" if one.kind == "loss" else "points"
     return (
         one.after.name,
         one.before.name,

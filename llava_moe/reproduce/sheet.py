@@ -13,8 +13,14 @@ from llava_moe.reproduce.results import Results
 
 MINUS = "\N{MINUS SIGN}"
 Verdict = Literal["seen", "not seen", "undecided"]
-UNITS: Mapping[Kind, str] = {"accuracy": "points", "loss": "nats a token"}
-MEASURES: Mapping[Kind, str] = {"accuracy": "accuracy", "loss": "held-out loss"}
+UNITS: Mapping[Kind, str] = {
+    **{"accuracy": "points", "loss": "nats a token"},
+    **{"negative": "points", "surely negative": "points"},
+}
+MEASURES: Mapping[Kind, str] = {
+    **{"accuracy": "accuracy", "loss": "held-out loss"},
+    **{"negative": "cells below 0", "surely negative": "cells surely below 0"},
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Contrast:
         effect = None if self.compared is None else self.compared.effect
         if effect is None or not effect.is_away_from_zero or self.expected is None:
             return "undecided"
-        is_better = effect.high < 0 if self.kind == "loss" else effect.low > 0
+        is_better = effect.low > 0 if self.kind == "accuracy" else effect.high < 0
         return "seen" if is_better == (self.expected == "better") else "not seen"
 
     @property
@@ -167,7 +173,7 @@ def size_of(results: Results, way: Ways) -> tuple[float | None, float | None]:
 
 def shown(kind: Kind, number: float, has_sign: bool = False) -> str:
     """``51.3`` points or ``2.135`` nats; with a sign, of a difference."""
-    text = f"{100 * number:+.1f}" if kind == "accuracy" else f"{number:+.3f}"
+    text = f"{number:+.3f}" if kind == "loss" else f"{100 * number:+.1f}"
     return (text if has_sign else text.lstrip("+")).replace("-", MINUS)
 
 
