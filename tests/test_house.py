@@ -49,7 +49,7 @@ ALLOWED = {
     "plan": {"data", "model", "adapters", "assemble", "train"},
     "analyze": {"data", "adapters", "assemble", "train", "eval"},
     "grid": {"train.folder", "eval.files"},
-    "reproduce": {"grid", "eval"},
+    "reproduce": {"grid", "eval", "analyze"},
     "commands": {
         *("grid", "reproduce"),
         *("data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "compose"),
