@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -91,7 +92,7 @@ def _draw(
 ) -> None:
     color, scale = PALETTE[number % len(PALETTE)], 100.0 if kind == "accuracy" else 1.0
     if [size for size, _ in curve.points] == [None]:
-        style = {"color": INK, "linestyle": ("--", ":", "-.")[number % 3], "linewidth": 1.1}
+        style: dict[str, Any] = {"color": INK, "linestyle": ("--", ":", "-.")[number % 3], "linewidth": 1.1}
         axes.plot([], [], label=curve.name, **style)  # for the legend, whichever panel it stands in
         for _, level in levels:
             axes.axhline(scale * level.after, **style)

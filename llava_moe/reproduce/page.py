@@ -18,7 +18,7 @@ from llava_moe.reproduce.curves import curve_picture
 from llava_moe.reproduce.index import Entry, module_of
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import MEASURES, Contrast, Picture, Sheet, interval, share, shown, size_of
+from llava_moe.reproduce.sheet import MEASURES, Contrast, Finding, Picture, Sheet, interval, share, shown, size_of
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 PAGE, NUMBERS = "index.html", "results.json"
@@ -47,7 +47,7 @@ def write_page(entry: Entry, setup: Setup, results: Results, folder: Path, comma
         write_atomically(folder / f"{picture.name}.svg", standalone_svg(picture.drawing))
     facts = json.dumps(_numbers(entry, setup, results, sheet, command), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / NUMBERS, facts + "\n")
-    opening = (*sheet.answers, *sheet.findings)
+    opening: tuple[Contrast | Finding, ...] = (*sheet.answers, *sheet.findings)
     sentences = tuple(one.sentence for one in opening)
     page = page_template(TEMPLATE).render(
         entry=entry,

@@ -188,8 +188,10 @@ def _bits_chart(setup: Setup, runs: Mapping[str, Mapping[int, Routing]], ways: M
             ]
             lows, highs = np.array(ends, dtype=float).reshape(-1, 2).T
             places = np.array([layer for layer, _ in there], dtype=float) + 0.08 * (number - 0.5)
-            style = {"color": PALETTE[number], "marker": "o", "markersize": 3.5, "elinewidth": 0.9, "label": way.name}
-            axes.errorbar(places, values, [values - lows, highs - values], **style)
+            errors, color = [values - lows, highs - values], PALETTE[number % len(PALETTE)]
+            axes.errorbar(
+                places, values, errors, color=color, marker="o", markersize=3.5, elinewidth=0.9, label=way.name
+            )
         most = max(run.most for of_model in runs.values() for run in of_model.values())
         axes.axhline(_alike(setup) * most, color=PALETTE[3], linestyle=":", linewidth=1.1, label="alike below")
         axes.set_xlabel("layer")
