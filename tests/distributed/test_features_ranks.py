@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,33 @@ __all__ = ["one_process", "words"]
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
+TwoRanks = Callable[[str, int], Path]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
+    """The folder of a run of two ranks with features kept so, under this ZeRO stage; trained once."""
+    folder = tmp_path_factory.mktemp("kept")
+
+    def train(kind: str, stage: int) -> Path:
+        out = folder / f"{kind}-{stage}"
+        if not out.exists():
+            launch("ranks", [*words, *spread(stage), f"model.cache_features={kind}"], out, folder)
+        return out
+
+    return train
+
+
 @pytest.mark.parametrize(("kind", "stage"), [("memory", 2), ("disk", 2), ("disk", 3)])
 def test_two_ranks_with_kept_features_equal_one_process_without(
-    kind: str, stage: int, words: list[str], launch: Launch, one_process: Path, tmp_path: Path
+    kind: str, stage: int, two_ranks: TwoRanks, one_process: Path
 ) -> None:
-    kept = [*words, f"model.cache_features={kind}"]
-    launch("ranks", [*kept, *spread(stage)], tmp_path / "run", tmp_path)
-    assert_equal_runs(one_process, tmp_path / "run")
+    assert_equal_runs(one_process, two_ranks(kind, stage))
 
 
-def test_kept_features_change_no_bit_of_what_two_ranks_train(words: list[str], launch: Launch, tmp_path: Path) -> None:
+def test_kept_features_change_no_bit_of_what_two_ranks_train(two_ranks: TwoRanks) -> None:
     lines = {}
     for kind in ("off", "memory", "disk"):
-        launch("ranks", [*words, *spread(2), f"model.cache_features={kind}"], tmp_path / kind, tmp_path)
-        records = [json.loads(line) for line in (tmp_path / kind / "log.jsonl").read_text().splitlines()]
+        records = [json.loads(line) for line in (two_ranks(kind, 2) / "log.jsonl").read_text().splitlines()]
         lines[kind] = [(one["loss"], one["grad_norm"], one["domains"]) for one in records]
     assert lines["off"] == lines["memory"] == lines["disk"]
