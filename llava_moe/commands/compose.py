@@ -105,9 +105,10 @@ def _merge(choices: Mapping[str, Any], plain: dict[str, Any], console: Console) 
     """Write a merge as the folder of a run that was not trained: what reads runs reads it."""
     from llava_moe.commands.compose_merge import write_merge
 
-    named = fingerprint(
-        plain | {"choices": {key: choices[key] for key in ("method", "weights", "density", "rank", "layers")}}
-    )
+    told = {key: choices[key] for key in ("method", "weights", "density", "rank")}
+    # Merges made before layers= was there keep their names.
+    told |= {} if choices["layers"] is None else {"layers": choices["layers"]}
+    named = fingerprint(plain | {"choices": told})
     folder = Path(plain["out"]) if plain["out"] else RUNS / f"{choices['method']}-{named}"
     write_merge(choices, plain, folder, console)
     return folder

@@ -56,7 +56,10 @@ def write_merge(choices: Mapping[str, Any], plain: Mapping[str, Any], folder: Pa
         UserError: the folder holds another run, PEFT is missing, or the merge cannot be made.
     """
     how = merge_of(choices, plain)
-    with _untrained_run(folder, {"experts": list(choices["experts"]), **asdict(how)}, console) as run:
+    told = asdict(how)
+    if how.layers is None:
+        del told["layers"]  # as in the folders of merges made before layers= was there
+    with _untrained_run(folder, {"experts": list(choices["experts"]), **told}, console) as run:
         if run is None:
             return
         assembled = open_bare(plain)

@@ -231,7 +231,9 @@ def test_a_merge_is_a_run_that_other_commands_read(words: list[str], tmp_path: P
     alone, _ = load_run("runs/one")
     ids = torch.arange(5, 20)[None]
     torch.testing.assert_close(merged(input_ids=ids).logits, alone(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["adapter"]["r"] == 5
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["adapter"]["r"] == 5
+    assert set(config["composition"]) == {"experts", "method", "weights", "density", "rank", "seed"}, "as it always was"
     assert run([*words, "method=linear", "weights=[1,0]", f"out={tmp_path / 'run'}"]) == 0
 
 
