@@ -163,6 +163,11 @@ def test_what_cannot_be_measured_is_one_line(fresh: Callable[[str], Path], refus
     assert "by=task" in refused(*words, "by=task")
     assert "checkpoint=first: give last, best, start, or" in refused(*words, "checkpoint=first")
     assert "samples=5: give at least 8" in refused(*words, "samples=5")
+    (folder / "analyze").write_text("")
+    for run_or_checkpoint in (folder, folder / "checkpoints" / "step-000003"):
+        line = refused("analyze", "transfer", f"run={run_or_checkpoint}")
+        assert "analyze is there already and is no folder; choose another with out=" in line
+    (folder / "analyze").unlink()
     config = yaml.safe_load((folder / "config.yaml").read_text())
 
     def changed(**sections: object) -> None:

@@ -76,6 +76,9 @@ def judge_run(
     if checkpoint not in ("last", "best", *more_checkpoints) and not Whole(0).admits(checkpoint):
         others = "".join(f", {name}" for name in more_checkpoints)
         raise UserError(f"checkpoint={as_word(checkpoint)}: give last, best{others}, or the number of a step")
-    newest_checkpoint(Path(plain["run"]))
-    if plain["out"] is not None:
-        refuse_unwritable(Path(plain["out"]))
+    run = Path(plain["run"])
+    newest = newest_checkpoint(run)
+    # Before hours of work, not after its first piece.
+    refuse_unwritable(
+        Path(plain["out"]) if plain["out"] is not None else (newest.parent.parent if run == newest else run) / "analyze"
+    )

@@ -33,5 +33,4 @@ def judge(plain: Mapping[str, Any]) -> None:
     know_benchmarks(plain["benchmarks"] or [])
     for run in runs:
         newest_checkpoint(Path(run))
-    if plain["out"] is not None:
-        refuse_unwritable(Path(plain["out"]))
+    refuse_unwritable(Path(plain["out"]) if plain["out"] is not None else Path(runs[-1]) / "analyze")
