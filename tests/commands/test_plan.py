@@ -136,7 +136,7 @@ def test_data_that_is_not_there_is_counted_as_published(
 @pytest.mark.slow
 def test_the_7b_is_planned_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = planned(["exp=mix_med", "model=random_7b", "device=a100-80", "num_devices=8"], tmp_path / "plan")
+    plan = planned(["exp=mix_med", "model=random_7b", "device=h200-141", "num_devices=8"], tmp_path / "plan")
     # The published 7B and the paper's adapter.
     assert plan["num_trained"]["adapter"] == pytest.approx(173.1e6, rel=1e-3)
     memory = plan["needs"][0]["memory"]
