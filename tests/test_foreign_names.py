@@ -34,8 +34,12 @@ PRIVATE = {
         *("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks"),
         *("_is_view", "_version"),
     },
+    # Hydra's own completion of keys; its matches are held by tests/commands/test_completion.py, in real shells.
+    "commands.completion": {"_get_matches"},
     "commands.compose_config": {"hydra._internal.utils", "_actions"},
     "commands.hydra_settings": {"hydra._internal.config_loader_impl", "hydra._internal.hydra"},
+    # A file of sources as a member of the group data; what it reads is held by tests/commands/test_own_mixtures.py.
+    "commands.own_mixtures": {"_get_header_dict", "_normalize_file_name", "hydra._internal.config_repository"},
     "data.workers": {"_shutdown_workers"},
     # lmms-eval's own hook for models; its copy is held by tests/lmms.
     "lmms.model": {"_resolve_system_prompt"},

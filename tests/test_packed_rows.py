@@ -63,7 +63,9 @@ def test_a_packed_row_is_its_examples_alone_however_the_model_is_called(name: st
     row = asked(family(name).packed(model), WAYS[way])
     output = model(**row)
     expected = torch.cat(family(name).alone(model))
-    torch.testing.assert_close(output.logits[0], expected, atol=2e-5, rtol=1e-5)
+    # Of LoRA's factors a nudge of the embeddings by 1e-7 moves logits by 9e-5, and what is rounded where depends on the
+    # processor; in float64, norms too, packed and alone agree to 2e-15. Examples that see each other are 1e-2 apart.
+    torch.testing.assert_close(output.logits[0], expected, atol=5e-4, rtol=1e-5)
 
 
 @torch.no_grad()
