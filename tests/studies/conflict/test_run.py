@@ -7,20 +7,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 import yaml
 
 from llava_moe.cli import run as llava_moe
 from llava_moe.errors import STOPPED, UserError
+from studies.conflict import make_cell
 from studies.conflict.cells import cells_of
 from studies.conflict.make_cell import CellMaker
 from studies.conflict.results import CELLS, read_results
 from studies.conflict.run import main
 from studies.conflict.study import read_study
+from tests.forked_commands import CommandServer, ForkedCommand
 
 TINY: dict[str, Any] = {
     "stage1": ["exp=pretrain_llava_558k", "scale=demo", "model=tiny", "train.max_steps=2", "train.global_batch_size=2"],
@@ -41,11 +46,37 @@ def written(folder: Path, **changed: Any) -> Path:
     return path
 
 
+class Forked:
+    """What the driver asks of a process, of a forked command."""
+
+    def __init__(self, command: ForkedCommand) -> None:
+        self.command = command
+
+    def wait(self) -> int:
+        return self.command.wait(timeout=600)
+
+    def terminate(self) -> None:
+        self.command.send_signal(signal.SIGTERM)
+
+
+def forking(server: CommandServer) -> Callable[..., Any]:
+    """Starts ``python -m llava_moe WORDS`` in a process that need not load torch again, and all else as it is."""
+    one_at_a_time = threading.Lock()
+
+    def start(command: list[str], stdout: IO[bytes], stderr: int, env: dict[str, str]) -> Any:
+        if command[1:3] != ["-m", "llava_moe"]:
+            return subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env)
+        with one_at_a_time:
+            return Forked(server.start(command[3:], environment=env, output=stdout.fileno(), joined=True))
+
+    return start
+
+
 @pytest.mark.slow
 def test_a_study_that_is_stopped_goes_on_and_ends_with_a_line_a_cell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_server: CommandServer
 ) -> None:
-    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
     places = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
     command = [sys.executable, "-m", "studies.conflict.run", str(written(tmp_path)), *places]
     root = Path(__file__).parents[3]
@@ -58,6 +89,9 @@ def test_a_study_that_is_stopped_goes_on_and_ends_with_a_line_a_cell(
     assert process.wait(120) == STOPPED
     assert not (tmp_path / "results" / CELLS).exists()
 
+    monkeypatch.setattr(
+        make_cell, "subprocess", SimpleNamespace(Popen=forking(command_server), STDOUT=subprocess.STDOUT)
+    )
     assert main([str(tmp_path / "study.yaml"), *places, "--at-once", "2"]) == 0
     results = read_results(tmp_path / "results")
     assert [one.name for one in results] == ["seed0-r2-lora-all", "seed0-r2-lora-general", "seed0-r2-lora-medical"]
@@ -91,8 +125,10 @@ def test_a_cell_that_saw_other_samples_than_planned_is_refused(tmp_path: Path) -
         maker.samples_of(cell, run)
 
 
-def test_cells_of_another_base_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+def test_cells_of_another_base_are_refused(
+    embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
     study = read_study(written(tmp_path))
     run = tmp_path / "work" / "seed0-stage1"
     assert llava_moe(["train", *TINY["stage1"], *TINY["both"], "seed=0", f"out={run}"]) == 0
