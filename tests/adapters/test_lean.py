@@ -74,7 +74,8 @@ def loss_and_gradients(
     # Of random embeddings, so that gradients reach the input of the first layer too.
     x = torch.randn(2, 13, model.config.hidden_size).to(model.dtype).requires_grad_()
     torch.manual_seed(3)
-    run: Any = torch.compile(model) if compiled else model
+    # Tracing is what may fail on our side; the kernels that inductor would write of the graphs are torch's.
+    run: Any = torch.compile(model, backend="aot_eager") if compiled else model
     output = run(inputs_embeds=x, use_cache=False).logits
     loss = output.square().mean() + attached.auxiliary_loss()
     loss.backward()
