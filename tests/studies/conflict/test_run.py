@@ -7,25 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import yaml
 
 from llava_moe.cli import run as llava_moe
 from llava_moe.errors import STOPPED, UserError
-from studies.conflict import make_cell
 from studies.conflict.cells import cells_of
 from studies.conflict.make_cell import CellMaker
 from studies.conflict.results import CELLS, read_results
 from studies.conflict.run import main
 from studies.conflict.study import read_study
-from tests.forked_commands import CommandServer, ForkedCommand
 
 TINY: dict[str, Any] = {
     "stage1": ["exp=pretrain_llava_558k", "scale=demo", "model=tiny", "train.max_steps=2", "train.global_batch_size=2"],
@@ -46,35 +41,9 @@ def written(folder: Path, **changed: Any) -> Path:
     return path
 
 
-class Forked:
-    """What the driver asks of a process, of a forked command."""
-
-    def __init__(self, command: ForkedCommand) -> None:
-        self.command = command
-
-    def wait(self) -> int:
-        return self.command.wait(timeout=600)
-
-    def terminate(self) -> None:
-        self.command.send_signal(signal.SIGTERM)
-
-
-def forking(server: CommandServer) -> Callable[..., Any]:
-    """Starts ``python -m llava_moe WORDS`` in a process that need not load torch again, and all else as it is."""
-    one_at_a_time = threading.Lock()
-
-    def start(command: list[str], stdout: IO[bytes], stderr: int, env: dict[str, str]) -> Any:
-        if command[1:3] != ["-m", "llava_moe"]:
-            return subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env)
-        with one_at_a_time:
-            return Forked(server.start(command[3:], environment=env, output=stdout.fileno(), joined=True))
-
-    return start
-
-
 @pytest.mark.slow
 def test_a_study_that_is_stopped_goes_on_and_ends_with_a_line_a_cell(
-    embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_server: CommandServer
+    embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
     places = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
@@ -89,9 +58,6 @@ def test_a_study_that_is_stopped_goes_on_and_ends_with_a_line_a_cell(
     assert process.wait(120) == STOPPED
     assert not (tmp_path / "results" / CELLS).exists()
 
-    monkeypatch.setattr(
-        make_cell, "subprocess", SimpleNamespace(Popen=forking(command_server), STDOUT=subprocess.STDOUT)
-    )
     assert main([str(tmp_path / "study.yaml"), *places, "--at-once", "2"]) == 0
     results = read_results(tmp_path / "results")
     assert [one.name for one in results] == ["seed0-r2-lora-all", "seed0-r2-lora-general", "seed0-r2-lora-medical"]
