@@ -55,7 +55,7 @@ def test_a_study_that_is_stopped_goes_on_and_ends_with_a_line_a_cell(
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == STOPPED
+    assert process.wait(600) == STOPPED
     assert not (tmp_path / "results" / CELLS).exists()
 
     assert main([str(tmp_path / "study.yaml"), *places, "--at-once", "2"]) == 0
