@@ -78,8 +78,8 @@ class HeldOut:
         for source in mixture_of(config | {"domains": list(self.measures.domains)}).sources:
             if is_read(split, source.split) or is_read(source.split, split):
                 raise UserError(f"split={split}: source {source.name!r} trains on it; name another split")
-            examples = _examples(replace(source, split=split), self.assembled)
-            for row in _rows(examples, config["train"]["tokens_per_micro_batch"]):
+            examples = examples_of(replace(source, split=split), self.assembled)
+            for row in rows_of(examples, config["train"]["tokens_per_micro_batch"]):
                 for example, nats in zip(row, self._nats(row), strict=True):
                     tokens = int((example.labels[1:] != -100).sum())
                     told.append({"key": example.key[:16], "domain": source.domain, "tokens": tokens, "nats": nats})
@@ -96,16 +96,17 @@ class HeldOut:
         return nats
 
 
-def _examples(source: Source, assembled: Assembled) -> Iterator[Example]:
+def examples_of(source: Source, assembled: Assembled) -> Iterator[Example]:
+    """The records of a source as training encodes them, without those that it would leave out."""
     records = open_records(source, cache_folder())
     for number in range(len(records)):
         try:
             yield assembled.encoder.encode(records[number], records.image_root, 0, source.value_range)
         except BadRecord:
-            continue  # training would have left it out too
+            continue
 
 
-def _rows(examples: Iterator[Example], length: int) -> Iterator[list[Example]]:
+def rows_of(examples: Iterator[Example], length: int) -> Iterator[list[Example]]:
     """Examples in their order, as many a row as fit."""
     row: list[Example] = []
     for example in examples:

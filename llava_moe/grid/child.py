@@ -1,4 +1,4 @@
-"""A cell's commands in processes of their own, one thread each, under a lock that outlives whoever started them."""
+"""A cell's commands in processes of their own, one thread each; they keep the cell's lock when their starter ends."""
 
 from __future__ import annotations
 

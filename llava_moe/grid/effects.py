@@ -14,8 +14,8 @@ otherwise: the seeds (which records, which start, which order) and the items. Th
 var_items is the variance of a ratio of sums (delta method), which is what a bootstrap over groups of items estimates,
 too. What items and seeds do together is in both parts, so an interval is a little wide rather than narrow. Percentiles
 of a bootstrap over seeds and items are too narrow: with five seeds they hold the truth in some 80 of 100 cases where
-seeds decide, not in 95 (tests/studies/conflict/test_effects.py measures both). A measure over several domains is the
-mean of theirs; each has items of its own. Satterthwaite 1946; Cochran 1977, section 6.4 (ratios).
+seeds decide, not in 95 (both in tests/grid/test_effects.py). A measure over several domains is the mean of theirs; each
+has items of its own. Satterthwaite 1946; Cochran 1977, section 6.4 (ratios).
 
 Shape suffixes: S seeds, G groups of items.
 """

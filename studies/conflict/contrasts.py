@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from studies.conflict.effects import Effect, Stratum, effect_of, survives_holm
+from llava_moe.grid.effects import Effect, Stratum, effect_of, survives_holm
 from studies.conflict.results import Asked, Result
 
 Measure = Literal["loss", "accuracy"]

@@ -1,14 +1,11 @@
-"""Item by item, what a run does on held-out records and on a benchmark's closed questions: ``measured.json`` beside it.
-
-Shape suffixes: T tokens of a packed row, N supervised tokens, V vocabulary, S segments (records) of the row.
-"""
+"""Item by item, what a run does on held-out records and a benchmark's closed questions: ``measured.json`` beside it."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,34 +13,16 @@ from typing import Any
 import torch
 
 from llava_moe.assemble import Assembled, read_config, restore
-from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.measure_items import examples_of, nats_of, rows_of
 from llava_moe.commands.settings import mixture_of
-from llava_moe.data.batch import Batch, collate
-from llava_moe.data.conversation import BadRecord
-from llava_moe.data.encode import Example
+from llava_moe.data.batch import collate
 from llava_moe.data.readers.splits import is_read
-from llava_moe.data.records import Source
-from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from llava_moe.eval.files import answers_path, read_answers, read_result, write_atomically
 from llava_moe.eval.sheet import make_sheet
 from llava_moe.eval.tasks import reopen_benchmark
-from llava_moe.train.loss import cross_entropy_N, targets_of
 
 FILE = "measured.json"
-
-
-@torch.no_grad()
-def nats_of(assembled: Assembled, batch: Batch) -> torch.Tensor:
-    """Cross-entropy in nats of each record of a packed row, summed over its supervised tokens: float64 [S]."""
-    targets = targets_of(batch)
-    # What decides by example reads the prompt alone.
-    assembled.attached.mark_prompts(batch.labels)
-    output = assembled.model(**assembled.inputs_of(batch), logits_to_keep=targets.positions_N)
-    segments_T = torch.arange(len(batch.segment_lengths)).repeat_interleave(torch.tensor(batch.segment_lengths))
-    sums_S = torch.zeros(len(batch.segment_lengths), dtype=torch.float64)
-    losses_N = cross_entropy_N(output.logits[0], targets)
-    return sums_S.index_add_(0, segments_T[targets.positions_N.cpu() + 1], losses_N.double().cpu())
 
 
 def records_of(run: Path, assembled: Assembled, domains: Sequence[str], split: str) -> list[dict[str, Any]]:
@@ -58,35 +37,14 @@ def records_of(run: Path, assembled: Assembled, domains: Sequence[str], split: s
     for source in mixture_of(config | {"domains": list(domains)}).sources:
         if is_read(split, source.split) or is_read(source.split, split):
             raise UserError(f"measure.split: source {source.name!r} trains on {split!r}; name another split")
-        examples = _examples(replace(source, split=split), assembled)
-        for row in _rows(examples, config["train"]["tokens_per_micro_batch"]):
+        examples = examples_of(replace(source, split=split), assembled)
+        for row in rows_of(examples, config["train"]["tokens_per_micro_batch"]):
             batch = collate(row, range(len(row)), None, assembled.encoder.pad_token_id)
             nats = nats_of(assembled, batch.to(device)).tolist()
             for example, of_record in zip(row, nats, strict=True):
                 tokens = int((example.labels[1:] != -100).sum())
                 told.append({"key": example.key[:16], "domain": source.domain, "tokens": tokens, "nats": of_record})
     return told
-
-
-def _examples(source: Source, assembled: Assembled) -> Iterator[Example]:
-    records = open_records(source, cache_folder())
-    for number in range(len(records)):
-        try:
-            yield assembled.encoder.encode(records[number], records.image_root, 0, source.value_range)
-        except BadRecord:
-            continue  # training would have left it out too
-
-
-def _rows(examples: Iterator[Example], length: int) -> Iterator[list[Example]]:
-    """Examples in their order, as many a row as fit."""
-    row: list[Example] = []
-    for example in examples:
-        if row and sum(len(one.input_ids) for one in (*row, example)) > length:
-            yield row
-            row = []
-        row.append(example)
-    if row:
-        yield row
 
 
 def questions_of(run: Path, domains: Sequence[str], benchmark: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from studies.conflict.student_t import quantile, two_sided
+from llava_moe.grid.student_t import quantile, two_sided
 
 # Two-sided 95 and 99 %, as printed in any table.
 TABLE = {1: (12.706, 63.657), 2: (4.303, 9.925), 4: (2.776, 4.604), 10: (2.228, 3.169), 100: (1.984, 2.626)}
