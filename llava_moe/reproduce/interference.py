@@ -26,6 +26,7 @@ from llava_moe.grid.effects import effect_over_seeds
 from llava_moe.grid.measured import Compared
 from llava_moe.inline_svg import STYLE, inline_svg
 from llava_moe.own_files import read_object
+from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
 from llava_moe.reproduce.sheet import Picture, Table, Ways, interval
@@ -126,6 +127,15 @@ def measuring(setup: Setup) -> list[Words]:
     """The commands that measure a run at both moments, gradients alone."""
     words = ("analyze", "interference", *setup.axis("instrument", [str]))
     return [(*words, *([] if one.step is None else [f"checkpoint={one.step}"])) for one in moments(setup)]
+
+
+def add_looked_at(build: Build) -> None:
+    """A training on the mix of each model for every seed, looked at early and at its end."""
+    setup = build.setup
+    for seed in setup.seeds:
+        for model, told in models_of(setup).items():
+            words = (*told["words"], *kept_words(setup))
+            build.train(model, words, setup.domains, seed, more=measuring(setup))
 
 
 def read_matrices(path: Path) -> Matrices:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.interference import (
+    add_looked_at,
     compare_shares,
     facts_of,
-    kept_words,
     layer_matrices,
     layer_picture,
     matrices_of,
     matrix_picture,
-    measuring,
     moments,
     notes_of,
     shares_table,
@@ -27,11 +26,7 @@ CHANCE = 0.025
 
 def cells(build: Build) -> None:
     """A LoRA of the mix for every seed, looked at early and at its end."""
-    setup = build.setup
-    for seed in setup.seeds:
-        for model, told in models_of(setup).items():
-            words = (*told["words"], *kept_words(setup))
-            build.train(model, words, setup.domains, seed, more=measuring(setup))
+    add_looked_at(build)
 
 
 def answers_of(setup: Setup, results: Results) -> tuple[Contrast, ...]:

@@ -11,13 +11,12 @@ from llava_moe.reproduce.interference import (
     Matrices,
     Moment,
     Share,
+    add_looked_at,
     compare_shares,
     facts_of,
-    kept_words,
     layer_picture,
     matrices_of,
     matrix_picture,
-    measuring,
     moments,
     notes_of,
     shares_table,
@@ -31,11 +30,7 @@ from llava_moe.reproduce.sheet import MEASURES, Contrast, Picture, Sheet, Ways, 
 
 def cells(build: Build) -> None:
     """Both models of the mix for every seed, looked at early and at the end."""
-    setup = build.setup
-    for seed in setup.seeds:
-        for model, told in models_of(setup).items():
-            words = (*told["words"], *kept_words(setup))
-            build.train(model, words, setup.domains, seed, more=measuring(setup))
+    add_looked_at(build)
 
 
 def answers_of(setup: Setup, results: Results, kind: Share = "negative") -> tuple[Contrast, ...]:
