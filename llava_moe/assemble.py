@@ -23,9 +23,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from llava_moe.adapters import (
     Attached,
-    LlavaMole,
     Lora,
-    MixLora,
     Mole,
     NoAdapter,
     attach,
@@ -33,6 +31,7 @@ from llava_moe.adapters import (
     load_adapter_with_modules,
 )
 from llava_moe.adapters.field_types import first_misfit
+from llava_moe.adapters.load import METHODS
 from llava_moe.adapters.own_format import read_settings, refuse_nonfinite
 from llava_moe.data.batch import Batch
 from llava_moe.data.chat_template import ChatTemplate
@@ -75,9 +74,7 @@ from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROJECTOR = "multi_modal_projector"
-ADAPTERS: dict[str, type] = {
-    f"llava_moe.adapters.{one.__name__}": one for one in (Lora, LlavaMole, MixLora, Mole, NoAdapter)
-}
+ADAPTERS: dict[str, type] = {f"llava_moe.adapters.{one.__name__}": one for one in (Lora, *METHODS)}
 ARCHITECTURES: dict[str, type] = {f"llava_moe.model.{one.__name__}": one for one in get_args(Architecture)}
 
 
