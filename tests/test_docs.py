@@ -15,10 +15,56 @@ from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")),
+    *(ROOT / "docs").glob("*.md"),
+]
+FOLDERS = ("docs/contributing", "data_recipes", "studies")
+LINKING = [*PAGES, *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
+NUM_WORDS, NUM_WORDS_OF_A_SENTENCE = 900, 20
+"""What the README may have at most: it is read in a minute."""
 LAUNCHERS = ("scripts/launch.sh", "scripts/launch_multinode.sh")
 # What has no configuration to compose.
 PLAIN = ("ls", "doctor", "init", "completion")
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences of a page, without code, tables, headings and the addresses of links."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "#"))]
+    for paragraph in re.split(r"\n\s*\n|\n- ", "\n".join(lines)):
+        yield from (one.strip() for one in re.split(r"(?<=[.!?])\W*\s", paragraph) if one.strip())
+
+
+def test_the_readme_is_read_in_a_minute() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.split()) <= NUM_WORDS
+    long = [one for one in sentences(text) if len(one.split()) > NUM_WORDS_OF_A_SENTENCE]
+    assert not long, "\n".join(long)
+    assert sum(1 for _ in sentences(text)) > 10
+
+
+def test_what_the_readme_says_was_run_are_tests() -> None:
+    section = README.read_text(encoding="utf-8").partition("## What was run\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    named = [cell for row in rows[2:] for cell in row[1:]]
+    written = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    missing = [cell for cell in named if cell != "not run" and f"def {cell.strip('`')}(" not in written]
+    assert len(named) >= 16 and not missing
+
+
+def test_every_link_in_the_documentation_leads_to_a_file() -> None:
+    broken = []
+    for page in LINKING:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            where = target.partition("#")[0]
+            if where and not re.match(r"[a-z]+:", target) and not (page.parent / where).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
 
 
 def shown_commands() -> Iterator[tuple[str, list[str]]]:
@@ -37,7 +83,7 @@ def shown_commands() -> Iterator[tuple[str, list[str]]]:
                     words += [] if not words and re.fullmatch(r"[A-Z_]+=.*", word) else [word]
                     continue
                 if words and words[0] in ("llava-moe", *LAUNCHERS):
-                    yield f"{page.name}: {line}", words
+                    yield f"{page.relative_to(ROOT)}: {line}", words
                 words = []
 
 

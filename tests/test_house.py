@@ -1,4 +1,4 @@
-"""The house stands as the README draws it: imports point down, no circles, nothing heavy where it must not be."""
+"""The house stands as docs/architecture.md draws it: imports point down, no circles, nothing heavy out of place."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ METHODS: dict[str, Callable[[Family, Path], Any]] = {
 }
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 UNSPEAKABLE = list(range(IMAGE_TOKEN, START_TOKEN + 2))
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "any_decoder.md"
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -291,15 +291,14 @@ def test_fused_linears_are_named_where_the_usual_ones_are_missing(method: str, e
         attach(phi3.build(), METHODS[method](phi3, experts))
 
 
-def readme_example() -> str:
-    section = README.read_text(encoding="utf-8").partition("## Any decoder\n")[2].partition("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
+def shown_example() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
     assert len(code.splitlines()) <= 15
     return code
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_readmes_trainer_trains_the_adapter_and_its_routers(
+def test_the_trainer_of_the_documentation_trains_the_adapter_and_its_routers(
     checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (base,) = [family for family in FAMILIES if family.name == "qwen2"]
@@ -334,10 +333,10 @@ def test_the_readmes_trainer_trains_the_adapter_and_its_routers(
     dataset = [{"input_ids": row, "labels": row} for row in ids]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Trainer, "train", watched)
-    code = readme_example().replace('"Qwen/Qwen2-0.5B"', repr(str(tmp_path / "base")))
+    code = shown_example().replace('"Qwen/Qwen2-0.5B"', repr(str(tmp_path / "base")))
     code = code.replace('TrainingArguments("out")', "short()")
     names: dict[str, Any] = {"dataset": dataset, "short": short}
-    exec(compile(code, str(README), "exec"), names)
+    exec(compile(code, str(PAGE), "exec"), names)
 
     model, attached = names["model"], names["attached"]
     assert len(logged) == 3 and logged[2] < logged[0]
