@@ -1,16 +1,17 @@
 """Finished pieces of a measurement on the disk: killed and started again, it goes on.
 
 ``<run>/analyze/.<instrument>/<key>/<piece>.npz``; the key names all that was asked, so that other questions never meet
-these answers.
+these answers. A file ends in the CRC-32 of all before: what was damaged is made again, never counted on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
-import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,23 @@ from typing import IO, Any
 import numpy as np
 
 from llava_moe.errors import UserError
+
+_SUM_BYTES = 4
+_CHUNK = 1 << 24
+
+
+class _Summed:
+    """A file that is written from its start to its end, and then takes the sum of what was written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._sum = file, 0
+
+    def write(self, part: bytes) -> int:
+        self._sum = zlib.crc32(part, self._sum)
+        return self._file.write(part)
+
+    def close_sum(self) -> None:
+        self._file.write(self._sum.to_bytes(_SUM_BYTES, "little"))
 
 
 class Pieces:
@@ -36,11 +54,11 @@ class Pieces:
 
     def get(self, name: str) -> dict[str, np.ndarray] | None:
         """A piece; None where it is not there, or damaged and so to be made again."""
-        try:
-            with np.load(self._path(name), allow_pickle=False) as arrays:
-                return {key: arrays[key] for key in arrays.files}
-        except (OSError, zipfile.BadZipFile, EOFError, KeyError, ValueError):
+        path = self._path(name)
+        if not _is_whole(path):
             return None
+        with np.load(io.BytesIO(path.read_bytes()[:-_SUM_BYTES]), allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
 
     def put(self, name: str, **arrays: np.ndarray) -> None:
         """Keep a piece, whole or not at all; any rank may call it for its own.
@@ -48,7 +66,9 @@ class Pieces:
         Raises:
             UserError: the disk is full or the folder not writable.
         """
-        self._write(self._path(name), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        whole = io.BytesIO()
+        np.savez(whole, **arrays)  # type: ignore[arg-type]
+        self._write(self._path(name), lambda file: file.write(whole.getbuffer()))
 
     def put_flat(self, name: str, flat: np.ndarray) -> None:
         """Keep one long array, of which :meth:`map_flat` reads parts; raises as :meth:`put`."""
@@ -56,18 +76,20 @@ class Pieces:
 
     def map_flat(self, name: str, num_values: int) -> np.ndarray | None:
         """What :meth:`put_flat` kept, on the disk and not in memory; None where it is not there or damaged."""
-        try:
-            flat = np.load(self._path(name, ".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError):
+        path = self._path(name, ".npy")
+        if not _is_whole(path):
             return None
+        flat = np.load(path, mmap_mode="r", allow_pickle=False)
         return flat if flat.shape == (num_values,) else None
 
-    def _write(self, path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    def _write(self, path: Path, write: Callable[[Any], object]) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                write(file)
+                summed = _Summed(file)
+                write(summed)
+                summed.close_sum()
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -91,3 +113,17 @@ class Pieces:
 
     def _path(self, name: str, ending: str = ".npz") -> Path:
         return self.folder / f"{name}{ending}"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there and ends in the sum of all before."""
+    try:
+        with path.open("rb") as file:
+            left = os.fstat(file.fileno()).st_size - _SUM_BYTES
+            found = 0
+            while left > 0 and (part := file.read(min(left, _CHUNK))):
+                found, left = zlib.crc32(part, found), left - len(part)
+            # An empty file's sum is zero: four zeros are no piece.
+            return left == 0 and file.tell() > 0 and file.read() == found.to_bytes(_SUM_BYTES, "little")
+    except OSError:
+        return False
