@@ -6,11 +6,13 @@ import gc
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -253,7 +255,18 @@ def _load(path: Path) -> SourceIndex | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file:
+            return _parse(file)
+    except OSError as error:
+        raise UserError(
+            f"cache {path}: cannot be read ({error.strerror}); set LLAVA_MOE_CACHE to another folder"
+        ) from error
+
+
+def _parse(file: BinaryIO) -> SourceIndex | None:
+    """The index that a file holds; None where it was damaged, and so is made again from the records."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
             num_records, num_cut = arrays["counts"].tolist()
             return SourceIndex(
                 rows=arrays["rows"],
@@ -266,10 +279,7 @@ def _load(path: Path) -> SourceIndex | None:
                 num_cut=num_cut,
                 bad=tuple(Quarantined(**entry) for entry in parse_json(arrays["bad"].tobytes())),
             )
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, TypeError):
-        # Damaged on disk: it is made anew from the records.
+    # What damage leads to: a sum that is not the data's, a place before the file (OSError), a flag that asks for a
+    # password or for another way of packing (RuntimeError).
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError, OSError, RuntimeError):
         return None
-    except OSError as error:
-        raise UserError(
-            f"cache {path}: cannot be read ({error.strerror}); set LLAVA_MOE_CACHE to another folder"
-        ) from error

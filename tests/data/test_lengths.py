@@ -131,6 +131,10 @@ def test_a_damaged_index_is_made_anew(
         path.write_bytes(broken)
         assert same(index_source(source, records, make_encoder(), tmp_path / "cache"), made)
         assert path.stat().st_size == len(whole)
+    encoder = make_encoder()
+    for place in range(0, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
+        assert same(index_source(source, records, encoder, tmp_path / "cache"), made), place
 
 
 def test_a_source_without_a_usable_record_says_why(
