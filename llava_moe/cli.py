@@ -192,6 +192,16 @@ more="WORD ..." (words of llava-moe train for every run), cells=FOLDER (runs tha
 What you wrote yourself stands behind what is shipped: yamls of sources in the current folder, which data=FILE.yaml
 takes by their path, and those in the folders that --config-dir names (FOLDER/data/NAME.yaml, FOLDER/exp/NAME.yaml).""",
     ),
+    "help": Command(
+        "tell what a key means, what it takes and its default; the keys of a section or a command",
+        """llava-moe help [KEY|SECTION|COMMAND [KEY]]
+
+  llava-moe help                        how to ask, and what there is
+  llava-moe help train.warmup_ratio     a key: meaning, what it takes, default, which choices set it otherwise
+  llava-moe help adapter                a section of the configuration of train: its keys, a line each
+  llava-moe help data check             a command: the keys that it has beside those of train
+  llava-moe help --markdown             all of them as a page, docs/configuration.md""",
+    ),
     "completion": Command(
         "print what makes a shell complete commands, keys, names and files behind Tab",
         """llava-moe completion bash|zsh|fish
@@ -361,7 +371,7 @@ def run(arguments: list[str]) -> int:
     """Run a command and return its exit status."""
     from llava_moe.errors import FULL_DISK, INTERRUPTED, StoppedBySignalError, ToldElsewhereError, UserError
 
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         return _say(_overview())
     name, rest = arguments[0], arguments[1:]
     if name == "--version":

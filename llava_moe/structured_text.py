@@ -111,6 +111,48 @@ def check_yaml(text: str | bytes) -> str:
     return text
 
 
+def yaml_comments(text: str) -> dict[str, str]:
+    """Dotted key -> what the comment behind it says, of keys that stand on lines of their own; "" where there is none.
+
+    A line that is a comment alone goes on with the comment above it where it begins in the same column. Of mappings in
+    a list the keys follow the list's own name.
+
+    Raises:
+        StructuredTextError: as :func:`check_yaml`.
+    """
+    root = yaml.compose(check_yaml(text), Loader=_YAML_LOADER)
+    lines = text.splitlines()
+    found: dict[str, str] = {}
+    waiting = [("", root)]
+    while waiting:
+        prefix, node = waiting.pop()
+        if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+            waiting += [(prefix, one) for one in node.value]
+        if not isinstance(node, yaml.MappingNode) or node.flow_style:
+            continue
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            is_inside = isinstance(value, yaml.CollectionNode) and not value.flow_style
+            last = key.end_mark if is_inside else value.end_mark
+            found[name] = _comment_behind(lines, last.line, last.column)
+            waiting.append((f"{name}.", value))
+    return found
+
+
+def _comment_behind(lines: list[str], number: int, column: int) -> str:
+    behind = lines[number][column:] if number < len(lines) else ""
+    said = re.match(r"\s*:?\s*#\s?(.*)", behind)
+    if said is None:
+        return ""
+    begin = lines[number].index("#", column)
+    words = [said[1]]
+    for line in lines[number + 1 :]:
+        if line[:begin].strip() or line[begin : begin + 1] != "#":
+            break
+        words.append(line[begin + 1 :])
+    return " ".join(" ".join(words).split())
+
+
 def half_pair(value: Any) -> str | None:
     """Where half a surrogate pair stands (``conversations[0].value``), in a text or a key; None where none does."""
     waiting = [("the record", value)]

@@ -27,7 +27,7 @@ NUM_WORDS, NUM_WORDS_OF_A_SENTENCE = 900, 20
 """What the README may have at most: it is read in a minute."""
 LAUNCHERS = ("scripts/launch.sh", "scripts/launch_multinode.sh")
 # What has no configuration to compose.
-PLAIN = ("ls", "doctor", "init", "completion")
+PLAIN = ("ls", "doctor", "init", "completion", "help")
 
 
 def sentences(text: str) -> Iterator[str]:

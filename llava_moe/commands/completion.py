@@ -104,6 +104,10 @@ def _offers(words: Sequence[str], part: str) -> list[str]:
         return [*KINDS, "--config-dir"]
     if command == "completion":
         return [*SHELLS]
+    if command == "help":
+        from llava_moe.commands.help import all_words
+
+        return all_words()
     key, equals, value = part.partition("=")
     if command == "init":
         return [f"{key}={file}" for file in _files(value)] if equals else ["images="]
@@ -144,10 +148,11 @@ def _keys(command: str, part: str, rest: Sequence[str]) -> list[str]:
     from omegaconf import OmegaConf
 
     from llava_moe.commands.compose_config import composed_for_keys
+    from llava_moe.commands.described_keys import TAKES_TRAINS
     from llava_moe.commands.own_yamls import split_folders
 
     own = config_folder() / f"{command}.yaml"
-    takes_trains = command in ("train", "plan", "compose", "data_check", "data_stats", "data_preview")
+    takes_trains = command in TAKES_TRAINS
     names = [*(["train"] if takes_trains else []), *([command] if own.is_file() and command != "train" else [])]
     found = [f"{group}=" for group in _groups() if group != "sizes"] if takes_trains else []
     for name in names:

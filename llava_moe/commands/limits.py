@@ -38,11 +38,12 @@ class Whole:
 
 @dataclass(frozen=True)
 class Real:
-    """A finite number from ``lowest`` (itself left out if ``open_below``) to ``highest``."""
+    """A finite number from ``lowest`` to ``highest``, themselves left out if ``open_below`` and ``open_above``."""
 
     lowest: float
     highest: float = math.inf
     open_below: bool = False
+    open_above: bool = False
 
     def admits(self, value: Any) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -52,13 +53,15 @@ class Real:
                 return False
         except OverflowError:  # a whole number that no float holds
             return False
-        return (self.lowest < value if self.open_below else self.lowest <= value) and value <= self.highest
+        is_above = self.lowest < value if self.open_below else self.lowest <= value
+        return is_above and (value < self.highest if self.open_above else value <= self.highest)
 
     def describe(self) -> str:
         if self.lowest == -math.inf and math.isinf(self.highest):
             return "a finite number"
         above = f"{'above' if self.open_below else 'of at least'} {self.lowest:g}"
-        return f"a number {above}" + ("" if math.isinf(self.highest) else f" and at most {self.highest:g}")
+        below = f" and {'below' if self.open_above else 'at most'} {self.highest:g}"
+        return f"a number {above}" + ("" if math.isinf(self.highest) else below)
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,19 @@ class OrNull:
 
 
 @dataclass(frozen=True)
+class Either:
+    """What one of several limits admits."""
+
+    limits: tuple[Limit, ...]
+
+    def admits(self, value: Any) -> bool:
+        return any(limit.admits(value) for limit in self.limits)
+
+    def describe(self) -> str:
+        return ", or ".join(limit.describe() for limit in self.limits)
+
+
+@dataclass(frozen=True)
 class Fields:
     """A mapping with fields of its own."""
 
@@ -189,6 +205,8 @@ BY_DOMAIN = "by_domain="
 
 EXIF = Choice(("apply", "ignore"))
 ALPHA = Choice(("white", "black", "drop"))
+SOURCE_TEXT = Choice(("conversations", "caption"))
+LAYERS = OrNull(ListOf(Whole(0), length=2))
 VALUE_RANGE = OrNull(ValueRange())
 SHARED: dict[str, Limit] = {"seed": Whole(0), "out": OrNull(FilePath()), "model.path": OrNull(FilePath())}
 TRAIN: dict[str, Limit] = SHARED | {
@@ -231,14 +249,25 @@ TRAIN: dict[str, Limit] = SHARED | {
     "eval.held_out_limit": Whole(0),
     "eval.during": ListOf(Text()),
     "eval.best": OrNull(Text()),
+    "stage.name": Text(),
+    "stage.text": SOURCE_TEXT,
     "stage.template": Choice(("v1", "plain")),
     "stage.image_mode": Choice(("pad", "crop")),
     "stage.learning_rates": ByName(OrNull(Real(0))),
     "stage.without_adapter": OrNull(ByName(OrNull(Real(0)))),
-    "stage.vision_layers": OrNull(ListOf(Whole(0), length=2)),
+    "stage.vision_layers": LAYERS,
+    "stage.demo": Fields(),
+    "stage.demo.max_steps": OrNull(Whole(1)),
+    "stage.demo.global_batch_size": Whole(1),
+    "stage.demo.learning_rates": ByName(OrNull(Real(0))),
+    "stage.demo.without_adapter": OrNull(ByName(OrNull(Real(0)))),
+    "stage.demo.vision_layers": LAYERS,
     "model.architecture": Fields(),
     "model.system": OrNull(Text(may_be_empty=True)),
     # YAML reads an unquoted off as false.
+    "model.attn_implementation": Choice(
+        ("auto", "flash_attention_2", "flex_attention", "sdpa", "packed_sdpa", "eager")
+    ),
     "model.cache_features": Choice(("off", "memory", "disk", False)),
     "adapter": Fields(),
     "data.sources": ByName(Fields()),
@@ -255,6 +284,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "data.phases": OrNull(ListOf(Fields())),
     "data.follows_domains": FLAG,
     "parallel.engine": Choice(("auto", "local", "deepspeed")),
+    "parallel.stage": Choice((0, 1, 2, 3)),
     "parallel.offload_optimizer": FLAG,
     "parallel.offload_parameters": FLAG,
     "parallel.extra": Fields(),
@@ -296,7 +326,9 @@ SOURCE: dict[str, Limit] = {
     "path": FilePath(),
     "images": OrNull(FilePath()),
     "value_range": VALUE_RANGE,
+    "format": Text(),
     "split": OrNull(Text()),
+    "text": SOURCE_TEXT,
     "shuffle_turns": FLAG,
     "recipe": OrNull(Text()),
     "repeats": Real(0, MOST_REPEATS, open_below=True),

@@ -14,6 +14,7 @@ from llava_moe.commands.limits import PHASE, SOURCE, TRAIN, as_word, check_setti
 from llava_moe.commands.own_data import swap_published_sources
 from llava_moe.commands.path_mappings import spread_paths
 from llava_moe.commands.rates import settle_rates
+from llava_moe.commands.target_limits import check_target
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
 from llava_moe.train.folder import FREE_KEYS, flatten
@@ -62,6 +63,8 @@ def settle(config: dict[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
         check_settings({key: value for key, value in source.items() if key != "path"}, SOURCE, f"data.sources.{name}.")
     settle_rates(config, words)
     model = config["model"]
+    check_target(config["adapter"], "adapter")
+    check_target(model["architecture"], "model.architecture")
     if model["path"] is not None:
         model["architecture"] = {"_target_": "llava_moe.model.FromCheckpoint", "path": model["path"]}
     _check_together(config, spread)

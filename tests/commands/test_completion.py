@@ -53,6 +53,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("llava-moe eval run=", {"run=runs/first", "run=own/", "run=runs/"}),
         ("llava-moe ls dat", {"data"}),
         ("llava-moe completion f", {"fish"}),
+        ("llava-moe help train.warm", {"train.warmup_ratio"}),
+        ("llava-moe help repro", {"reproduce"}),
         ("llava-moe nosuch ", set()),
         ("llava-moe train 'data=my m", {"data=my mix.yaml"}),
     ],

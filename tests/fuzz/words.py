@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "export": ("run=run", "to=nothing", "out=exported"),
     "compose": ("experts=[run,run]", *TINY, "out=composed"),
     "ls": ("run",),
+    "help": ("train.warmup_ratio",),
 }
 # Who asks for long work gets it, and no fault is found so: the last of a key's words counts.
 SHORT = ("train.max_steps=1", "train.global_batch_size=4")

@@ -7,15 +7,31 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_moe.cli import ANALYZE_COMMANDS
-from llava_moe.commands.limits import Choice, FilePath, Limit, OrNull, Text, Whole, as_word, check_settings
+from llava_moe.commands.limits import Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One of a run's checkpoints, by its step or by one of ``names``."""
+
+    names: tuple[str, ...] = ("last", "best")
+
+    def admits(self, value: Any) -> bool:
+        return Choice(self.names).admits(value) or Whole(0).admits(value)
+
+    def describe(self) -> str:
+        return f"{', '.join(self.names)}, or the number of a step"
+
 
 ON_RECORDS: dict[str, Limit] = {
     "run": OrNull(FilePath()),
+    "checkpoint": Checkpoint(),
     "by": Choice(("domain", "task")),
     "split": OrNull(Text()),
     "samples": Whole(0),
@@ -55,13 +71,8 @@ def main(words: Sequence[str]) -> int:
     return run_composed(primary, rest, lambda config, _: begin(resolved(config, primary)))
 
 
-def judge_run(
-    instrument: str, plain: Mapping[str, Any], limits: Mapping[str, Limit], more_checkpoints: Sequence[str] = ()
-) -> None:
+def judge_run(instrument: str, plain: Mapping[str, Any], limits: Mapping[str, Limit]) -> None:
     """Hold the settings of an instrument of one run against their limits, and look whether the run is there.
-
-    Args:
-        more_checkpoints: names that ``checkpoint=`` may have beside ``last`` and ``best``.
 
     Raises:
         UserError: the first setting that cannot be followed.
@@ -69,13 +80,9 @@ def judge_run(
     from llava_moe.commands.out_folder import refuse_unwritable
     from llava_moe.train.checkpoint import newest_checkpoint
 
-    check_settings(plain, ON_RECORDS | dict(limits))
+    check_settings(plain, limits)
     if plain["run"] is None:
         raise UserError(f"analyze {instrument} needs run=: add run=runs/NAME")
-    checkpoint = plain.get("checkpoint", "last")
-    if checkpoint not in ("last", "best", *more_checkpoints) and not Whole(0).admits(checkpoint):
-        others = "".join(f", {name}" for name in more_checkpoints)
-        raise UserError(f"checkpoint={as_word(checkpoint)}: give last, best{others}, or the number of a step")
     run = Path(plain["run"])
     newest = newest_checkpoint(run)
     # Before hours of work, not after its first piece.

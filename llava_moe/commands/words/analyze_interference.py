@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, OrNull, Real, Whole
-from llava_moe.commands.words.analyze import judge_run
+from llava_moe.commands.words.analyze import ON_RECORDS, judge_run
 from llava_moe.errors import UserError
 
 FEWEST = 8
 """Records of each domain or task: an interval of fewer says nothing."""
 
-LIMITS: dict[str, Limit] = {
+LIMITS: dict[str, Limit] = ON_RECORDS | {
     "projector": FLAG,
     "resamples": Whole(100, 100_000),
     "exact": ListOf(Choice(("all", "side", "linear", "layer"))),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.commands.limits import Choice, Limit, ListOf, OrNull, Real, Whole
-from llava_moe.commands.words.analyze import judge_run
+from llava_moe.commands.words.analyze import ON_RECORDS, judge_run
 from llava_moe.errors import UserError
 
 
@@ -25,7 +25,7 @@ class AllOrSteps:
         return "all, or a list [...] of steps"
 
 
-LIMITS: dict[str, Limit] = {
+LIMITS: dict[str, Limit] = ON_RECORDS | {
     "checkpoints": OrNull(AllOrSteps()),
     "resamples": Whole(100, 100_000),
     "dead_below": Real(0, 1),

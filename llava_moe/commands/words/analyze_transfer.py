@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, Real, Whole
-from llava_moe.commands.words.analyze import judge_run
+from llava_moe.commands.words.analyze import ON_RECORDS, Checkpoint, judge_run
 from llava_moe.errors import UserError
 
 START = "start"
 """``checkpoint=start``: the run as it was before its first step."""
 FEWEST = 8
 """Held-out records of each domain: an interval of fewer says nothing."""
-LIMITS: dict[str, Limit] = {
+LIMITS: dict[str, Limit] = ON_RECORDS | {
     "by": Choice(("domain",)),
+    "checkpoint": Checkpoint(("last", "best", START)),
     "steps": Whole(1),
     "rate": Real(0, open_below=True),
     "seeds": ListOf(Whole(0), shortest=1),
@@ -29,7 +30,7 @@ def judge(plain: Mapping[str, Any]) -> None:
     Raises:
         UserError: the first setting that is wrong.
     """
-    judge_run("transfer", plain, LIMITS, (START,))
+    judge_run("transfer", plain, LIMITS)
     if 0 < plain["samples"] < FEWEST:
         raise UserError(f"samples={plain['samples']}: give at least {FEWEST}, or 0 for all")
     if len(set(plain["seeds"])) < len(plain["seeds"]):

@@ -14,6 +14,7 @@ from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrN
 from llava_moe.commands.out_folder import refuse_foreign
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.settings import settle
+from llava_moe.commands.target_limits import MOLE
 from llava_moe.commands.typed_words import as_typed, told_how_to_go_on
 from llava_moe.errors import UserError
 from llava_moe.visible import visible
@@ -32,6 +33,7 @@ LIMITS: dict[str, Limit] = {
     "split": Text(),
     "limit": Whole(1),
     "weights": OrNull(ListOf(Real(float("-inf")))),
+    **{key: MOLE[key] for key in ("granularity", "temperature", "balance_coef", "exact")},
     "density": Real(0, 1, open_below=True),
     "rank": OrNull(Whole(1)),
     "layers": OrNull(ListOf(Whole(0))),

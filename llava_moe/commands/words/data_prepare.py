@@ -10,11 +10,25 @@ from omegaconf import DictConfig
 
 from llava_moe.cli import quote
 from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
+from llava_moe.commands.limits import (
+    FLAG,
+    TRAIN,
+    Choice,
+    Either,
+    Fields,
+    FilePath,
+    Limit,
+    ListOf,
+    OrNull,
+    Text,
+    Whole,
+    check_settings,
+)
 from llava_moe.commands.out_folder import refuse_unwritable
 from llava_moe.errors import UserError
 
 LIMITS: dict[str, Limit] = {
+    "recipe": OrNull(Either((Text(), ListOf(Text())))),
     "downloads": OrNull(FilePath()),
     "from": Choice(("downloads", "hub")),
     "out": FilePath(),
@@ -23,7 +37,9 @@ LIMITS: dict[str, Limit] = {
     "probe_images": FLAG,
     "num_processes": OrNull(Whole(1)),
     "restart": FLAG,
-    "model.path": OrNull(FilePath()),
+    "model.architecture": OrNull(Fields()),
+    **{key: TRAIN[key] for key in ("model.path", "model.system")},
+    "model.attn_implementation": OrNull(TRAIN["model.attn_implementation"]),
 }
 FREE_TEXT = ("recipe", "downloads")
 

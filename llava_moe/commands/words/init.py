@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_moe.cli import MIXTURE_ENDINGS
-from llava_moe.commands.limits import FilePath, as_word
+from llava_moe.commands.limits import FilePath, Limit, OrNull, PathOrMapping, as_word, check_settings
 from llava_moe.commands.path_mappings import is_mapping, read_mapping
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.errors import UserError
 from llava_moe.shell_words import shell
 
 IMAGES = "images"
+LIMITS: dict[str, Limit] = {IMAGES: OrNull(PathOrMapping())}
 _USAGE = "llava-moe init mix.yaml charts=charts.json photos=photos.jsonl"
 # A key that the command line can name: data.sources.NAME.split=val.
 _NAME = re.compile(r"[^\W\d][\w-]*")
@@ -33,6 +34,7 @@ def main(words: Sequence[str]) -> int:
         if not equals:
             continue
         if name == IMAGES:
+            check_settings({IMAGES: place}, LIMITS)
             images = os.path.expanduser(place)
             continue
         _refuse_odd(name, place)

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.limits import FLAG, FilePath, Limit, ListOf, OrNull, Text, Whole, as_word, check_settings
+from llava_moe.commands.limits import FLAG, Choice, Either, FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
 from llava_moe.commands.out_folder import refuse_unwritable
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.errors import UserError
@@ -18,6 +18,8 @@ from llava_moe.reproduce.setup import SCALE_NAMES
 
 LIMITS: dict[str, Limit] = {
     "paper": OrNull(Text()),
+    "figure": OrNull(Either((Whole(1), Text()))),
+    "size": Choice(SCALE_NAMES),
     "seeds": OrNull(ListOf(Whole(0), shortest=1)),
     "at_once": Whole(1, 1024),
     "only": OrNull(Text()),
@@ -38,7 +40,8 @@ def with_size(word: str) -> str:
     return f"size={word.removeprefix('scale=')}" if word.startswith("scale=") else word
 
 
-def _with_scale(word: str) -> str:
+def with_scale(word: str) -> str:
+    """``scale=`` as it was typed."""
     return f"scale={word.removeprefix('size=')}" if word.startswith("size=") else word
 
 
@@ -51,7 +54,7 @@ def _begin(config: DictConfig, words: Sequence[str]) -> int:
     judge(plain)
     from llava_moe.commands.reproduce import reproduce
 
-    return reproduce(plain, [as_typed(_with_scale(word)) for word in words])
+    return reproduce(plain, [as_typed(with_scale(word)) for word in words])
 
 
 def judge(plain: Mapping[str, Any]) -> None:
@@ -60,8 +63,7 @@ def judge(plain: Mapping[str, Any]) -> None:
     Raises:
         UserError: the first that cannot be followed.
     """
-    if plain["size"] not in SCALE_NAMES:
-        raise UserError(f"scale={as_word(plain['size'])}: give {' or '.join(SCALE_NAMES)}")
+    check_settings({"scale": plain["size"]}, {"scale": LIMITS["size"]})
     check_settings(plain, LIMITS)
     if plain["seeds"] is not None and len(set(plain["seeds"])) < len(plain["seeds"]):
         raise UserError(f"seeds={plain['seeds']}: a seed is there twice: give each once")
