@@ -46,7 +46,7 @@ def _judge(stage: Stage, config: Mapping[str, Any], console: Console) -> None:
     encoder = encoder_of(recipe_of(config))
     alone = Processes(0, 1, torch.device("cpu"), "local")
     data = open_data(config, encoder, alone, console, says=False)
-    with FolderLock(stage.folder):
+    with FolderLock(stage.folder, only_looks=True):
         # The list that its error names.
         open_quarantine(stage.folder, data, encoder, is_fresh=last_checkpoint(stage.folder) is None)
     train = config["train"]

@@ -7,10 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from llava_moe.errors import UserError
-from llava_moe.train.folder import is_run_folder
+from llava_moe.train.folder import BAD_RECORDS, is_run_folder
 
-# What a command writes before the run is begun there, and what batch systems and shells write of it.
-BESIDE = {"plan.json"}
+# What a command writes before the run is begun there, what a start that was refused leaves, and what batch systems and
+# shells write of it.
+BESIDE = {"plan.json", BAD_RECORDS}
 OUTPUT_OF_IT = (".log", ".out", ".err")
 
 

@@ -91,13 +91,13 @@ def train_stage(
         UserError: the folder is in use, or belongs to another configuration; bad data; a full disk; out of memory.
         StoppedBySignalError: stopped by a signal with a checkpoint saved.
     """
-    with memory_errors_explained():
-        if processes.rank > 0:
+    if processes.rank > 0:
+        with memory_errors_explained():
             _train_locked(config, folder, title, processes, VisibleConsole(quiet=True), stop_signals)
-            return
-        with FolderLock(folder):
-            claim = claim_configuration(folder, config, config_text, command_elsewhere(folder))
-            _train_locked(config, folder, title, processes, console, stop_signals, claim)
+        return
+    with FolderLock(folder), memory_errors_explained():
+        claim = claim_configuration(folder, config, config_text, command_elsewhere(folder))
+        _train_locked(config, folder, title, processes, console, stop_signals, claim)
 
 
 def _train_locked(

@@ -7,7 +7,9 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,7 @@ FINISHED = "finished.json"
 ENVIRONMENT = "environment.json"
 DIGEST = ".config.json"
 LOCK = ".lock"
+BAD_RECORDS = "quarantine.jsonl"
 # How long a run is. It may be made longer; its schedule is then that of the new length, from where it stands.
 LENGTHS = ("train.max_steps", "train.epochs")
 # Where data and bases lie. They may be found elsewhere, by a run that recorded what they hold.
@@ -53,16 +56,25 @@ def is_run_folder(folder: Path) -> bool:
 
 
 class FolderLock:
-    """Keeps a second process out of a run's folder while this one lives; the kernel drops it on any death."""
+    """Keeps a second process out of a run's folder while this one lives; the kernel drops it on any death.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK
+    A start that ends with what the user has to fix before a step was taken leaves no run: what it wrote goes, and the
+    folder too if it made it. The list of bad records stays where the message names it.
+
+    Args:
+        only_looks: no run is begun here: what was written goes at the end in any case.
+    """
+
+    def __init__(self, folder: Path, only_looks: bool = False) -> None:
+        self.path, self.only_looks = folder / LOCK, only_looks
 
     def __enter__(self) -> FolderLock:
         folder = self.path.parent
         try:
+            missing = [place for place in (folder, *folder.parents) if not place.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             _refuse_links(folder)
+            self.begun = None if is_run_folder(folder) else _Begun(tuple(missing), {*os.listdir(folder)})
             if self.path.exists():
                 check_regular(self.path)
             self.file = self.path.open("a+")
@@ -93,7 +105,33 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        folder = self.path.parent
+        is_refused = kind is not None and issubclass(kind, UserError)
+        # While it is locked: nobody else has begun here.
+        if self.begun is not None and (is_refused or (self.only_looks and kind is None)) and not has_trained(folder):
+            self.begun.take_back(folder, kept=folder / BAD_RECORDS if str(folder / BAD_RECORDS) in str(value) else None)
         self.file.close()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What there was before a run was begun: folders that were missing, innermost first, and names in its own."""
+
+    missing: tuple[Path, ...]
+    names: Set[str]
+
+    def take_back(self, folder: Path, kept: Path | None) -> None:
+        """Remove what was written since, all but ``kept``."""
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.name in self.names or entry == kept:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        with suppress(OSError):  # one that holds something stays
+            for place in self.missing:
+                place.rmdir()
 
 
 def _refuse_links(folder: Path) -> None:

@@ -123,7 +123,7 @@ def test_too_many_bad_records_stop_the_run_and_both_remedies_work(
     assert "data source 'mine': 9 of 60 records are bad (image_count 3, role_order 3" in line
     assert "data.max_bad_share=0.01" in line and str(tmp_path / "run" / "quarantine.jsonl") in line
     assert len(quarantined(tmp_path / "run")) == len(UNUSABLE)
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["quarantine.jsonl"], "no run was begun"
     assert run([*words, "data.max_bad_share=0.5"]) == 0
     mended = [record("seen", "plain.jpg"), *(record(f"good{number}") for number in range(59))]
     (tmp_path / "odd" / "train.json").write_text(json.dumps(mended))
