@@ -190,7 +190,10 @@ more="WORD ..." (words of llava-moe train for every run), cells=FOLDER (runs tha
         """llava-moe ls [exp|model|data|adapter|stage|parallel|recipe|benchmark|run] [--config-dir FOLDER]
 
 What you wrote yourself stands behind what is shipped: yamls of sources in the current folder, which data=FILE.yaml
-takes by their path, and those in the folders that --config-dir names (FOLDER/data/NAME.yaml, FOLDER/exp/NAME.yaml).""",
+takes by their path, and those in the folders that --config-dir names (FOLDER/data/NAME.yaml, FOLDER/exp/NAME.yaml).
+
+llava-moe ls run tells of each run below runs/ its adapter, its data, how far it is, its held-out loss and when it
+was last written, the latest last. Deeper ones, as those of a figure, are counted by the folder that holds them.""",
     ),
     "help": Command(
         "tell what a key means, what it takes and its default; the keys of a section or a command",

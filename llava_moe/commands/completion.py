@@ -127,7 +127,7 @@ def _values(command: str, key: str, value: str, rest: Sequence[str]) -> list[str
         own = [one for one in _files(value) if one.endswith(ends)] if bare == "data" else []
         return [*names_of(bare, rest), *own]
     if bare in RUN_KEYS:
-        from llava_moe.commands.ls import run_folders
+        from llava_moe.commands.ls_runs import run_folders
 
         return [*map(str, run_folders()), *(one for one in _files(value) if one.endswith("/"))]
     if bare in FREE_TEXT and bare not in NO_PATHS:

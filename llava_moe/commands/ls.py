@@ -36,6 +36,10 @@ def list_kinds(kinds: Sequence[str]) -> int:
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UserError(f"ls {unknown[0]}{suggest(unknown[0], KINDS)}: choose one of {', '.join(KINDS)}")
     console = VisibleConsole()
+    if [*kinds] == ["run"]:
+        from llava_moe.commands.ls_runs import list_runs
+
+        return list_runs(console)
     table = Table(box=None, pad_edge=False)
     for heading in ("kind", "name", "what it is"):
         table.add_column(heading, overflow="fold")
@@ -62,7 +66,9 @@ def entries(kind: str, folders: Sequence[Path] = ()) -> list[tuple[str, str]]:
         from llava_moe.prepare.recipe import load_recipe, recipe_names
 
         return [(name, load_recipe(name).title) for name in recipe_names()]
-    return [(str(path), _state_of(path)) for path in run_folders()]
+    from llava_moe.commands.ls_runs import run_lines
+
+    return [(line.place, line.stands) for line in run_lines()]
 
 
 def names_of(group: str, words: Sequence[str] = ()) -> list[str]:
@@ -116,21 +122,3 @@ def _version_in(path: Path) -> str:
     names = ("vision_tower", "language_model")
     is_of_it = any(line.strip().startswith(f"{name}: {EMBEDDED}") for line in settings for name in names)
     return f"; {read_version()}" if is_of_it else ""
-
-
-def run_folders() -> list[Path]:
-    """The folders of runs below ``runs``, of an experiment's stages too."""
-    return sorted(
-        {path.parent for path in Path("runs").glob("*/config.yaml")}
-        | {path.parent for path in Path("runs").glob("*/*/config.yaml")}
-    )
-
-
-def _state_of(folder: Path) -> str:
-    from llava_moe.train.checkpoint import last_checkpoint
-    from llava_moe.train.folder import FINISHED
-
-    if (folder / FINISHED).is_file():
-        return "finished"
-    checkpoint = last_checkpoint(folder)
-    return f"unfinished, last checkpoint {checkpoint.name}" if checkpoint else "unfinished, no checkpoint yet"

@@ -158,7 +158,7 @@ def _train_locked(
     else:
         torch.manual_seed(config["seed"] * 1009 + processes.rank)
     if processes.rank == 0:
-        _write_environment(folder, data, assembled, claim, state.step)
+        _write_environment(folder, data, assembled, claim, state.step, schedule.num_steps)
     objective = objective_of(assembled)
     validation = open_validation(
         config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
@@ -192,9 +192,10 @@ def _train_locked(
 
 
 def _write_environment(
-    folder: Path, data: OpenData, assembled: Assembled, claim: Claim | None, first_step: int
+    folder: Path, data: OpenData, assembled: Assembled, claim: Claim | None, first_step: int, num_steps: int
 ) -> None:
     told = describe_environment(fingerprint_samples(data), assembled) | {"images": fingerprint_images(data)}
+    told |= {"num_steps": num_steps}
     write_atomically(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
 
 
