@@ -2,69 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-import llava_moe.commands.reproduce as reproduce_module
 from llava_moe.cli import COMMANDS, run
-from llava_moe.commands import plan_grid
+from llava_moe.commands import grid_runs, plan_grid
 from llava_moe.commands.plan_grid import CellPlan
 from llava_moe.grid.cell import Cell
 from llava_moe.grid.runner import Runner
 from llava_moe.reproduce import setup as figure_setup
-from tests.forked_commands import CommandServer, ForkedCommand
+from tests.commands.started_cells import Starting
+from tests.forked_commands import CommandServer
 
 Refused = Callable[..., str]
 FIGURE = ("paper=llava_mole", "figure=1")
 TINY = "more=model=tiny train.max_steps=2 model.cache_features=off"
-
-
-class Forked:
-    """A command of a cell, forked from a process that has loaded torch."""
-
-    def __init__(self, command: ForkedCommand) -> None:
-        self.command = command
-
-    def poll(self) -> int | None:
-        return self.command.poll()
-
-    def terminate(self) -> None:
-        self.command.send_signal(signal.SIGTERM)
-
-
-class Ended:
-    """A module that has run in this process."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-
-    def poll(self) -> int:
-        return self.status
-
-    def terminate(self) -> None:
-        raise AssertionError("it has ended")
-
-
-class Starting:
-    """Starts the commands of cells without loading torch again, and remembers them."""
-
-    def __init__(self, server: CommandServer) -> None:
-        self.server = server
-        self.commands: list[str] = []
-
-    def __call__(self, words: Sequence[str], log: Path, lock: int) -> Forked | Ended:
-        self.commands.append(f"{words[0].rpartition('.')[2]} {Path(words[-1].partition('=')[2]).name}")
-        with log.open("ab") as file:
-            if "." not in words[0]:
-                return Forked(self.server.start(words, output=file.fileno(), joined=True))
-        return Ended(importlib.import_module(words[0]).main(words[1:]))
 
 
 @pytest.fixture
@@ -76,7 +33,7 @@ def started(command_server: CommandServer, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "scales.yaml").write_text(yaml.safe_dump(scales, sort_keys=False))
     start = Starting(command_server)
     monkeypatch.setattr(figure_setup, "SCALES", tmp_path / "scales.yaml")
-    monkeypatch.setattr(reproduce_module, "Runner", lambda *words: Runner(*words, start=start))
+    monkeypatch.setattr(grid_runs, "Runner", lambda *words: Runner(*words, start=start))
     monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     yield start
