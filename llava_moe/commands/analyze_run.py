@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,9 @@ from llava_moe.adapters import NoAdapter
 from llava_moe.analyze.output import Output, write_output
 from llava_moe.analyze.records import HeldOutRecords, HeldOutSource, draw_records
 from llava_moe.assemble import Assembled, read_config, recipe_of, restore
-from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.console import say_notes
-from llava_moe.commands.processes import Processes
+from llava_moe.commands.held_out_sources import held_out_sources
 from llava_moe.commands.reporting import write_run_report
-from llava_moe.commands.settings import mixture_of
-from llava_moe.commands.stage_data import open_data
-from llava_moe.data.lengths import index_source
-from llava_moe.data.readers.splits import settled
-from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from llava_moe.eval.ranks import Ranks
 from llava_moe.eval.run import answerer_fingerprint
@@ -35,8 +29,6 @@ from llava_moe.train.checkpoint import (
     pointed_at,
     stage_folders,
 )
-
-VALIDATION = "val"
 
 
 @dataclass(frozen=True)
@@ -195,39 +187,7 @@ def open_records_of(run: AnalyzedRun, plain: Mapping[str, Any], session: Session
 
 
 def _held_out_sources(run: AnalyzedRun, asked: str | None, session: Session) -> tuple[list[HeldOutSource], str]:
-    mixture, encoder = mixture_of(run.config), run.assembled.encoder
-    split = asked or run.config.get("eval", {}).get("split")
-    if split is None and mixture.held_out:
-        alone = Processes(0, 1, session.device, "local")
-        data = open_data(run.config, encoder, alone, session.console, says=False)
-        triples = zip(mixture.sources, data.records, data.held_out, strict=True)
-        return [HeldOutSource(*triple) for triple in triples], f"data.held_out={mixture.held_out:g}"
-    opened = [open_records(source, cache_folder()) for source in mixture.sources]
-    if split is None:
-        lacking = [
-            one.name
-            for one, read in zip(mixture.sources, opened, strict=True)
-            if VALIDATION not in _splits(read.splits)
-        ]
-        if lacking:
-            raise UserError(
-                f"the run held no record out of training and source {lacking[0]} has no split {VALIDATION}: give "
-                "split=NAME, or train with data.held_out=0.05"
-            )
-        split = VALIDATION
-    found = []
-    for source, trained in zip(mixture.sources, opened, strict=True):
-        held = replace(source, split=split)
-        records = open_records(held, cache_folder())
-        # A file that is named itself is trained on whatever split its name says.
-        if any(trained.find(records.number(place)) is not None for place in range(len(records))):
-            raise UserError(f"split={split}: source {source.name!r} was trained on it; name another split")
-        found.append(HeldOutSource(held, records, index_source(held, records, encoder, cache_folder())))
-    return found, f"split {split}"
-
-
-def _splits(there: Mapping[str, int]) -> set[str]:
-    return {settled(name) for name in there}
+    return held_out_sources(run.config, run.assembled.encoder, asked, session.device, session.console)
 
 
 def finish(run: AnalyzedRun, instrument: str, output: Output | None, session: Session) -> int:

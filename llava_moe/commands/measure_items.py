@@ -18,9 +18,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from llava_moe.analyze.records import HeldOutSource
 from llava_moe.assemble import Assembled, read_config, restore
 from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.held_out_sources import held_out_sources
 from llava_moe.commands.settings import mixture_of
+from llava_moe.commands.stage import trainable_parts
+from llava_moe.commands.stage_validation import draw
 from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Example
@@ -28,12 +32,15 @@ from llava_moe.data.readers.splits import is_read
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Answer, BenchmarkResult
 from llava_moe.eval.files import answers_path, read_answers, read_result, write_atomically
 from llava_moe.eval.sheet import make_sheet
 from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.grid.measured import FILE, Measures
+from llava_moe.model import prepare_stage
 from llava_moe.own_files import read_objects
 from llava_moe.train.loss import cross_entropy_N, targets_of
+from llava_moe.visible_console import VisibleConsole
 
 _NUM_POINTS = 24
 """Of a curve."""
@@ -72,18 +79,44 @@ class HeldOut:
             UserError: a source trains on that split, or has none of it.
         """
         split = self.measures.split
+        if self.measures.held_out:
+            return self._own_records()
         if split is None:
             return []
         config, told = read_config(self.run), []
         for source in mixture_of(config | {"domains": list(self.measures.domains)}).sources:
             if is_read(split, source.split) or is_read(source.split, split):
                 raise UserError(f"split={split}: source {source.name!r} trains on it; name another split")
-            examples = examples_of(replace(source, split=split), self.assembled)
-            for row in rows_of(examples, config["train"]["tokens_per_micro_batch"]):
-                for example, nats in zip(row, self._nats(row), strict=True):
-                    tokens = int((example.labels[1:] != -100).sum())
-                    told.append({"key": example.key[:16], "domain": source.domain, "tokens": tokens, "nats": nats})
+            told += self._of_source(source.domain, examples_of(replace(source, split=split), self.assembled), config)
         return told
+
+    def _own_records(self) -> list[dict[str, Any]]:
+        """Records that the run kept apart, a domain's drawn alike whatever the run's seed is.
+
+        Raises:
+            UserError: it kept none apart, or none of a domain.
+        """
+        config, device = read_config(self.run), next(self.assembled.model.parameters()).device
+        quiet = VisibleConsole(quiet=True)
+        found, words = held_out_sources(config, self.assembled.encoder, None, device, quiet)
+        sources = [one.source for one in found]
+        told: list[dict[str, Any]] = []
+        for one, index in zip(found, draw(sources, [one.index for one in found], self.measures.limit, 0), strict=True):
+            told += self._of_source(one.source.domain, _drawn(replace(one, index=index), self.assembled), config)
+        measured = {one["domain"] for one in told}
+        if missing := [domain for domain in self.measures.domains if domain not in measured]:
+            raise UserError(
+                f"{self.run}: no record of {missing[0]} was held out of training ({words}), so its loss is not known"
+            )
+        return told
+
+    def _of_source(
+        self, domain: str, examples: Iterator[Example], config: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        for row in rows_of(examples, config["train"]["tokens_per_micro_batch"]):
+            for example, nats in zip(row, self._nats(row), strict=True):
+                tokens = int((example.labels[1:] != -100).sum())
+                yield {"key": example.key[:16], "domain": domain, "tokens": tokens, "nats": nats}
 
     def _nats(self, row: Sequence[Example]) -> list[float]:
         batch = collate(row, range(len(row)), None, self.assembled.encoder.pad_token_id)
@@ -102,6 +135,14 @@ def examples_of(source: Source, assembled: Assembled) -> Iterator[Example]:
     for number in range(len(records)):
         try:
             yield assembled.encoder.encode(records[number], records.image_root, 0, source.value_range)
+        except BadRecord:
+            continue
+
+
+def _drawn(one: HeldOutSource, assembled: Assembled) -> Iterator[Example]:
+    for row in one.index.rows.tolist():
+        try:
+            yield assembled.encoder.encode(one.records[row], one.records.image_root, 0, one.source.value_range)
         except BadRecord:
             continue
 
@@ -134,17 +175,26 @@ def questions_of(run: Path, measures: Measures) -> list[dict[str, Any]]:
         closed = {question.id for question in opened.questions() if question.closed}
         sheet = make_sheet(opened, answers)
         of_domain = domain in sheet.domains
+        column = score.name or _own_column(result, answers)
+        if column is None:
+            continue
         found = [
-            {"id": name, "domain": domain, "image": int(image), "score": answers[name].score[score.name]}
+            {"id": name, "domain": domain, "image": int(image), "score": answers[name].score[column]}
             for name, own, image in zip(sheet.ids, sheet.domains, sheet.clusters_N, strict=True)
             if (own == domain or not of_domain)
             and (name in closed or not score.closed)
-            and answers[name].score.get(score.name) is not None
+            and answers[name].score.get(column) is not None
         ]
         if not found:
-            raise UserError(f"{score.benchmark} has no question of {domain} with the score {score.name}")
+            raise UserError(f"{score.benchmark} has no question of {domain} with the score {column}")
         told += found
     return told
+
+
+def _own_column(result: BenchmarkResult, answers: Mapping[str, Answer]) -> str | None:
+    """The first column of a benchmark's table that an answer has by itself; None: its scores are of all together."""
+    own = {name for answer in answers.values() for name in answer.score}
+    return next((column for column in result.columns if column in own), None)
 
 
 def curve_of(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -180,7 +230,16 @@ def measure(run: Path, measures: Measures) -> dict[str, Any]:
         "records": [one | {"nats": round(one["nats"], 5)} for one in records],
         "questions": questions_of(run, measures),
         "curve": curve_of(run),
+        "trained": trained_in(run, assembled),
     }
+
+
+def trained_in(run: Path, assembled: Assembled) -> dict[str, int]:
+    """Part of the model to the parameters that trained in a run; gradients are switched on for them."""
+    config, attached = read_config(run), assembled.attached
+    parts = trainable_parts(config)
+    adapter = attached.trainable_parameters() if "adapter" in parts.learning_rates else {}
+    return {group.part: group.num_parameters for group in prepare_stage(assembled.model, parts, adapter)}
 
 
 def main(words: Sequence[str]) -> int:

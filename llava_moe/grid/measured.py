@@ -26,6 +26,7 @@ _SHAPE = {
     "records": [{"key": str, "domain": str, "tokens": int, "nats": NUMBER}],
     "questions": [{"id": str, "domain": str, "image": int, "score": NUMBER}],
     "curve": {str: [[NUMBER]]},
+    "trained?": {str: int},
 }
 Kind = Literal["loss", "accuracy", "negative", "surely negative"]
 """The last two are shares of cells of interference matrices, which have no items."""
@@ -37,12 +38,13 @@ class Score:
     """Which score of a benchmark stands for a domain.
 
     Attributes:
-        name: of an answer's scores, such as ``exact_match``.
+        name: of an answer's scores, such as ``exact_match``; "": the first column of the benchmark's table that an
+            answer has by itself, and nothing of a benchmark whose answers have none.
         closed: count closed questions alone. Of a benchmark that knows the domain its questions count, of another all.
     """
 
     benchmark: str
-    name: str
+    name: str = ""
     closed: bool = False
 
 
@@ -52,24 +54,30 @@ class Measures:
 
     Attributes:
         domains: those whose held-out records are read.
-        split: of the held-out records; None: none are read.
+        split: of the held-out records; None: none are read, unless ``held_out`` says so.
         scores: domain to what stands for it.
+        held_out: read the records that the run itself kept apart, whichever way.
+        limit: records of a domain to read, the same for every seed; 0: all.
     """
 
     domains: tuple[str, ...]
     split: str | None
     scores: Mapping[str, Score] = field(default_factory=dict)
+    held_out: bool = False
+    limit: int = 0
 
     def as_word(self) -> str:
         """``measure=JSON``."""
-        return f"measure={json.dumps(asdict(self), separators=(',', ':'))}"
+        # What is not asked for is not said: cells that an earlier release measured stay measured.
+        told = {name: value for name, value in asdict(self).items() if value or name not in ("held_out", "limit")}
+        return f"measure={json.dumps(told, separators=(',', ':'))}"
 
     @staticmethod
     def from_word(text: str) -> Measures:
         """Reads what :meth:`as_word` wrote behind the ``=``."""
         told: Any = parse_json(text)
         scores = {domain: Score(**one) for domain, one in told["scores"].items()}
-        return Measures(tuple(told["domains"]), told["split"], scores)
+        return Measures(**told | {"domains": tuple(told["domains"]), "scores": scores})
 
 
 @dataclass(frozen=True)
@@ -101,12 +109,14 @@ class Measured:
         flops_per_token: of a forward pass; None where nothing was held out.
         items: kind, domain -> the items.
         curve: domain -> (step, mean training loss).
+        trained: part of the model -> parameters that trained; empty where an earlier release measured.
     """
 
     parameters: int
     flops_per_token: float | None
     items: Mapping[tuple[Kind, str], Items]
     curve: Mapping[str, Sequence[Sequence[float]]]
+    trained: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_measured(run: Path) -> Measured:
@@ -128,7 +138,7 @@ def read_measured(run: Path) -> Measured:
         sums = np.bincount(groups, [one["score"] for one in questions])
         names = tuple(one["id"] for one in questions)
         items["accuracy", domain] = Items(names, sums, np.bincount(groups).astype(np.float64))
-    return Measured(told["parameters"], told["flops_per_token"], items, told["curve"])
+    return Measured(told["parameters"], told["flops_per_token"], items, told["curve"], told.get("trained", {}))
 
 
 @dataclass(frozen=True)
