@@ -29,8 +29,11 @@ class Stage:
     words: tuple[str, ...] = ()
 
 
-def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
+def plan_stages(config: dict[str, Any], words: Sequence[str], called: str | None = None) -> list[Stage]:
     """The stages of an experiment with their folders; an experiment without ``stages`` is one stage.
+
+    Args:
+        called: how the run's folder begins where ``out=`` names none; None: with the experiment's name.
 
     Raises:
         UserError: a value that a setting cannot have, or a stage that is not described as one.
@@ -39,7 +42,7 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
     name = experiment_name(words)
     if config["stages"] is None:
         own = settle(config, words)
-        folder = Path(own["out"]) if own["out"] else RUNS / f"{name}-{fingerprint(own)}"
+        folder = Path(own["out"]) if own["out"] else RUNS / f"{called or name}-{fingerprint(own)}"
         return [Stage(folder, own, name, tuple(words))]
     configs: list[dict[str, Any]] = []
     composed_of: list[tuple[str, ...]] = []
@@ -53,9 +56,11 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
             raise UserError(f"stages: {entry['overrides']} is itself an experiment of several stages")
         configs.append(child)
         composed_of.append(child_words)
-    _measure_where_one_can(configs)
+    for number in _without_measure(configs):
+        configs[number]["eval"] |= {"every": 0, "best": None}
+        composed_of[number] = (*composed_of[number], "eval.every=0", "eval.best=null")
     digest = fingerprint({str(number): child for number, child in enumerate(configs)})
-    root = Path(config["out"]) if config["out"] else RUNS / f"{name}-{digest}"
+    root = Path(config["out"]) if config["out"] else RUNS / f"{called or name}-{digest}"
     stages: list[Stage] = []
     for entry, child, child_words in zip(config["stages"], configs, composed_of, strict=True):
         if stages:
@@ -64,18 +69,15 @@ def plan_stages(config: dict[str, Any], words: Sequence[str]) -> list[Stage]:
     return stages
 
 
-def _measure_where_one_can(configs: Sequence[dict[str, Any]]) -> None:
-    """Leave validations out of the stages whose data keep nothing apart, where those of another stage do.
+def _without_measure(configs: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The stages whose data keep nothing apart, where those of another stage do: validations are left out of them.
 
     A mixture of one's own says ``held_out`` itself, and the stage of captions before it reads other data.
     """
     has_measure = [
         bool(one["eval"]["split"] or one["data"].get("held_out") or one["eval"]["during"]) for one in configs
     ]
-    if any(has_measure):
-        for config, can in zip(configs, has_measure, strict=True):
-            if not can:
-                config["eval"] |= {"every": 0, "best": None}
+    return [number for number, can in enumerate(has_measure) if not can] if any(has_measure) else []
 
 
 def _check_entry(entry: Mapping[str, Any]) -> None:
