@@ -107,7 +107,8 @@ llava-moe eval run=FOLDER benchmarks=[chartqa] benchmark_paths.chartqa=hf://data
 llava-moe eval model.path=llava-hf/llava-1.5-7b-hf [model.peft=FOLDER]       a Hugging Face LLaVA, a PEFT LoRA on it
 llava-moe eval model.endpoint=http://localhost:8000/v1 model.name=NAME       whatever vLLM or another server serves
 torchrun --nproc-per-node=8 -m llava_moe eval run=FOLDER                     several GPUs share the questions
-llava-moe eval runs=[FOLDER,FOLDER,FOLDER]         compares scored runs with the first: paired intervals, a page, LaTeX
+llava-moe eval runs=[FOLDER,FOLDER,FOLDER]         compares runs with the first: paired intervals, a page, LaTeX
+llava-moe eval runs=[FOLDER,FOLDER] held_out=true  their losses on held-out records, measured where they are not known
 llava-moe eval run=FOLDER blind=true               the same questions beside grey images: a baseline of runs=
 llava-moe eval run=FOLDER leaks=true               which of the scored questions stand in what it was trained on
 llava-moe eval run=FOLDER judge.endpoint=ADDRESS judge.name=NAME   a model judges the answers (Tiny LVLM-eHub's CEE)

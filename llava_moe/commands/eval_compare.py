@@ -11,6 +11,7 @@ from rich.console import Console
 from llava_moe.commands.console import say_next
 from llava_moe.commands.eval_judge import judge_run
 from llava_moe.commands.eval_leaks import report_leaks
+from llava_moe.commands.eval_losses import RunLosses, compare_losses, measure_losses, read_losses
 from llava_moe.commands.eval_next import asked_alike, is_run
 from llava_moe.commands.eval_words import results_wanted
 from llava_moe.errors import UserError
@@ -61,12 +62,22 @@ def compare_runs(config: Mapping[str, Any], names: Sequence[str] | None, console
     if not folders:
         raise UserError("runs=[] names no run: give the folders to compare, as runs=[runs/a,runs/b]")
     labels = run_labels(folders)
+    if config["held_out"]:
+        for folder, label in zip(folders, labels, strict=True):
+            if not read_losses(folder).means:
+                with console.status(f"measuring the held-out loss of {label}"):
+                    measure_losses(folder)
+    found = [read_losses(folder) for folder in folders]
+    losses = compare_losses(found)
+    chosen = _chosen(folders, labels, names, has_losses=losses is not None)
     comparison = Comparison(
         runs=labels,
         folders=tuple(map(str, folders)),
-        benchmarks=tuple(_compared(folders, labels, name, config) for name in _chosen(folders, labels, names)),
+        benchmarks=tuple(_compared(folders, labels, name, config) for name in chosen),
         num_resamples=NUM_RESAMPLES,
         seed=config["seed"],
+        notes=_unmeasured(folders, labels, found),
+        losses=losses,
     )
     folder = Path(config["out"]) if config["out"] else FOLDER / "-".join(label.replace("/", "_") for label in labels)
     _show(comparison, console)
@@ -92,10 +103,15 @@ def write_comparison(folder: Path, comparison: Comparison, next_commands: Sequen
     return write_comparison_page(folder, comparison, next_commands)
 
 
-def _chosen(folders: Sequence[Path], labels: Sequence[str], names: Sequence[str] | None) -> list[str]:
+def _chosen(
+    folders: Sequence[Path], labels: Sequence[str], names: Sequence[str] | None, *, has_losses: bool
+) -> list[str]:
+    """The benchmarks to compare; none where they share none, and have losses to compare instead."""
     if names is not None:
         return list(dict.fromkeys(names))
     scored = {label: scored_benchmarks(folder) for folder, label in zip(folders, labels, strict=True)}
+    if has_losses and not set.intersection(*map(set, scored.values())):
+        return []
     for folder, label in zip(folders, labels, strict=True):
         if not scored[label]:
             there = "has not been scored" if folder.is_dir() else "does not exist"
@@ -128,10 +144,20 @@ def _show(comparison: Comparison, console: Console) -> None:
         console.print(sentence, style="dim", highlight=False)
 
 
+def _unmeasured(folders: Sequence[Path], labels: Sequence[str], found: Sequence[RunLosses]) -> tuple[str, ...]:
+    """A sentence on runs whose losses are not known, and can be."""
+    unknown = [
+        label for folder, label, one in zip(folders, labels, found, strict=True) if not one.means and is_run(folder)
+    ]
+    if not unknown:
+        return ()
+    return (f"Held-out loss of {', '.join(unknown)} is not known: the same command with held_out=true measures it.",)
+
+
 def _next_commands(comparison: Comparison) -> list[str]:
     """The first run asked again in the same way beside grey pictures, and what of it stood in its training."""
     folder = Path(comparison.folders[0])
-    if not is_run(folder):
+    if not is_run(folder) or not comparison.benchmarks:
         return []
     commands = []
     for names, words in asked_alike(comparison.benchmarks):

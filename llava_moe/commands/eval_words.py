@@ -40,6 +40,8 @@ def check_words(config: Mapping[str, Any], num_processes: int = 1) -> None:
     know_benchmarks(config["benchmarks"])
     if config["out"]:
         refuse_unwritable(Path(config["out"]))
+    if config["held_out"] and config["runs"] is None:
+        raise UserError("held_out= measures the runs of runs=: give runs=[FOLDER,FOLDER], or leave it out")
     if results_wanted(config):
         return
     check_one_model(config, num_processes)

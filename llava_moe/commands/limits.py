@@ -311,6 +311,7 @@ EVAL: dict[str, Limit] = SHARED | {
     "model.attempts": OrNull(Whole(1)),
     "runs": OrNull(ListOf(FilePath())),
     "common": FLAG,
+    "held_out": FLAG,
     "blind": FLAG,
     "leaks": FLAG,
     "judge.endpoint": OrNull(Text()),

@@ -90,6 +90,26 @@ class ComparedBenchmark:
 
 
 @dataclass(frozen=True)
+class LossRow:
+    """The held-out loss of a domain, in nats a token: a cell for each run."""
+
+    domain: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class ComparedLosses:
+    """Held-out losses of the runs.
+
+    Attributes:
+        told: how each run's were measured, in words; "" where none were.
+    """
+
+    rows: tuple[LossRow, ...]
+    told: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Runs on benchmarks. ``runs`` are labels, the first of them the one that others are held against."""
 
@@ -99,6 +119,7 @@ class Comparison:
     num_resamples: int
     seed: int
     notes: tuple[str, ...] = field(default=())
+    losses: ComparedLosses | None = None
 
     @property
     def num_differences(self) -> int:

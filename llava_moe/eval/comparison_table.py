@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from llava_moe.eval.bootstrap import Interval
-from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
+from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedLosses, ComparedRow, Comparison
 from llava_moe.eval.table import DIFFERENCES, POINTS, TextTable, markdown_table, title_of
 from llava_moe.markdown import markdown_code, markdown_text
 
@@ -77,6 +77,9 @@ def scale_of(measure: str) -> float:
 
 def explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[str, ...]:
     """Sentences that the numbers must not be read without; ``mark`` is what stands at differences off zero."""
+    losses = loss_explanation(comparison, mark)
+    if not comparison.benchmarks:
+        return (*losses, *comparison.notes)
     told = [
         f"Intervals: paired bootstrap over images with all of their questions, {comparison.num_resamples:,} resamples, "
         f"seed {comparison.seed}, 2.5th to 97.5th percentile."
@@ -92,7 +95,42 @@ def explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[str, ..
             "Majority answer and best guess by prompt are the most frequent references of the questions themselves, "
             "by domain and by the way a prompt begins: what guessing could reach, at most."
         )
-    return (*told, *comparison.notes)
+    return (*told, *losses, *comparison.notes)
+
+
+def loss_explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[str, ...]:
+    """What the losses must not be read without."""
+    if comparison.losses is None:
+        return ()
+    pairs = zip(comparison.runs, comparison.losses.told, strict=True)
+    how = "; ".join(f"{run}: {told or 'not measured'}" for run, told in pairs)
+    return (
+        f"Held-out loss ({how}). {mark}: the 95 % interval over the same records leaves zero out; how far another seed "
+        "would lie is not in it. Without an interval the runs may have been measured on other records.",
+    )
+
+
+def loss_table(comparison: Comparison) -> TextTable | None:
+    """Held-out losses with a line for each run; None where there are none."""
+    losses = comparison.losses
+    if losses is None:
+        return None
+    rows = []
+    for row in losses.rows:
+        for number, (run, cell) in enumerate(zip(comparison.runs, row.cells, strict=True)):
+            value = "-" if cell.value is None else f"{cell.value:.3f}"
+            rows.append((row.domain if number == 0 else "", run, value, _loss_difference(cell) if number else ""))
+    header = ("domain", "run", "loss", f"against {comparison.runs[0]}")
+    return TextTable("held-out loss, nats a token: lower is better", header, tuple(rows), num_labels=2)
+
+
+def _loss_difference(cell: Cell) -> str:
+    if cell.difference is None:
+        return "-"
+    told = f"{cell.difference:+.3f}"
+    if cell.difference_interval is not None:
+        told += f" [{cell.difference_interval.low:+.3f}, {cell.difference_interval.high:+.3f}]"
+    return f"{told} {STANDS_OUT}" if cell.stands_out else told
 
 
 def long_table(comparison: Comparison, compared: ComparedBenchmark) -> TextTable:
@@ -128,6 +166,14 @@ def rich_comparison(comparison: Comparison) -> list[Table]:
             style = "dim" if row[2] in compared.baselines else "bold" if STANDS_OUT in row[-1] else None
             one.add_row(*row, style=style)
         drawn.append(one)
+    losses = loss_table(comparison)
+    if losses is not None:
+        one = Table(title=losses.title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+        for name in losses.header:
+            one.add_column(name, justify="left" if name in ("domain", "run") else "right", overflow="fold")
+        for row in losses.rows:
+            one.add_row(*row, style="bold" if STANDS_OUT in row[-1] else None)
+        drawn.append(one)
     return drawn
 
 
@@ -137,6 +183,8 @@ def markdown_comparison(comparison: Comparison) -> str:
     for compared in comparison.benchmarks:
         parts.append(markdown_table(comparison_table(comparison, compared, main=False)))
         parts += [markdown_text(as_one_line(note)) for note in compared.notes]
+    losses = loss_table(comparison)
+    parts += [] if losses is None else [markdown_table(losses)]
     return "\n\n".join([*parts, *map(markdown_text, explanation(comparison))]) + "\n"
 
 
@@ -161,8 +209,18 @@ def json_comparison(comparison: Comparison) -> str:
         "seed": comparison.seed,
         "notes": list(comparison.notes),
         "benchmarks": {one.name: _benchmark(comparison.runs, one) for one in comparison.benchmarks},
+        "held_out_loss": None if comparison.losses is None else _losses(comparison.runs, comparison.losses),
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _losses(runs: Sequence[str], losses: ComparedLosses) -> dict[str, Any]:
+    return {
+        "measured": dict(zip(runs, losses.told, strict=True)),
+        "domains": {
+            row.domain: {run: _cell(cell) for run, cell in zip(runs, row.cells, strict=True)} for row in losses.rows
+        },
+    }
 
 
 def _benchmark(runs: Sequence[str], compared: ComparedBenchmark) -> dict[str, Any]:

@@ -14,7 +14,14 @@ from markupsafe import Markup
 from llava_moe.domain_colors import PALETTE
 from llava_moe.eval.bootstrap import Interval
 from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
-from llava_moe.eval.comparison_table import comparison_table, explanation, scale_of, shown_difference, shown_value
+from llava_moe.eval.comparison_table import (
+    comparison_table,
+    explanation,
+    loss_table,
+    scale_of,
+    shown_difference,
+    shown_value,
+)
 from llava_moe.eval.disagreements import Disagreement
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.table import TextTable, title_of
@@ -80,6 +87,7 @@ def write_comparison_page(folder: Path, comparison: Comparison, next_commands: S
         sections=[_section(comparison, compared) for compared in comparison.benchmarks],
         listed=list(zip(comparison.runs, comparison.folders, _colors(comparison), strict=True)),
         explanation=explanation(comparison),
+        losses=loss_table(comparison),
         next_commands=next_commands,
     )
     write_atomically(path, page)
