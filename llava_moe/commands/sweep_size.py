@@ -1,4 +1,7 @@
-"""How many runs a sweep asks for: told before Hydra composes each of them, which takes hours for a million."""
+"""Which keys of a sweep have several values, and how many runs that makes.
+
+It is told before Hydra composes each of them, which takes hours for a million.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,15 @@ def refuse_large_sweep(words: Sequence[str]) -> None:
         raise UserError(
             f"-m with these words asks for {told} runs, more than the {MOST_RUNS:,} of one sweep: give fewer values"
         )
+
+
+def swept_keys(words: Sequence[str]) -> list[str]:
+    """The keys of words that give several values; of words that no grammar reads none."""
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(words))
+    except OverrideParseException:
+        return []
+    return [one.key_or_group for one in overrides if _num_values(one) > 1]
 
 
 def _num_values(override: Override) -> int:

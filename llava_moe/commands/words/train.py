@@ -14,9 +14,11 @@ from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
 from llava_moe.commands.out_folder import refuse_foreign
 from llava_moe.commands.rates import notes_on_old_words
+from llava_moe.commands.run_names import job_name
 from llava_moe.commands.settings import is_embedded, sources_of
 from llava_moe.commands.stage_changes import refuse_longer_start, runs_to_go_on_with
 from llava_moe.commands.stages import Stage, experiment_name, plan_stages
+from llava_moe.commands.sweep_size import swept_keys
 from llava_moe.commands.typed_words import as_typed, is_sweep, key_of, told_how_to_go_on, words_of_job
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.train.folder import is_finished
@@ -40,7 +42,7 @@ def main(words: Sequence[str]) -> int:
 def _begin(config: DictConfig, words: list[str], typed: Sequence[str], jobs: list[tuple[Path, list[str]]]) -> int:
     """Train one job; its folder and its words join ``jobs`` in the first process."""
     plain = resolved(config)
-    stages = plan_stages(plain, words)
+    stages = plan_stages(plain, words, _called(typed, words))
     _find_place(plain, stages)
     refuse_longer_start(stages)
     fitting = _leave_out_the_demos_questions(plain, stages, words)
@@ -61,6 +63,15 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], jobs: lis
     root = train(plain, stages, alone, says_next=not is_sweep(typed))
     jobs += [] if root is None else [(root, alone)]
     return 0
+
+
+def _called(typed: Sequence[str], words: Sequence[str]) -> str | None:
+    """How a run of a sweep is called: by what differs between them; None of a run alone."""
+    if not is_sweep(typed):
+        return None
+    swept = swept_keys([word for word in typed if "=" in word and not word.startswith("-")])
+    values = {key_of(word): word.partition("=")[2] for word in map(as_typed, words)}
+    return job_name(swept, values) if set(swept) & set(values) else None
 
 
 def _find_place(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
