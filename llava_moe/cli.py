@@ -133,6 +133,23 @@ Keys: max_new_tokens=512, temperature=0 (greedy), top_p=1, repetition_penalty=1 
 num_threads, dtype=fp32|bf16|fp16. Answers go to standard output, all else to standard error.
 Ctrl-C stops an answer; twice, or Ctrl-D, leaves.""",
     ),
+    "compare": Command(
+        "train runs that differ by some values, and set them on one page: loss, scores, curves, routing, cost",
+        """llava-moe compare KEY=[VALUE,VALUE] [KEY=[...] ...] [words of llava-moe train] [key=value ...]
+
+  llava-moe compare adapter=[lora,llava_mole,mixlora] seed=[0,1,2]                  on the embedded demo
+  llava-moe compare adapter=[lora,llava_mole] seed=[0,1,2] data=mix.yaml at_once=2
+  llava-moe compare adapter=llava_mole adapter.num_experts=[2,4,8] exp=mix_general_doc_med scale=demo
+  llava-moe compare 'adapter.target_modules=[[q_proj,v_proj],[gate_proj,up_proj,down_proj]]'
+
+A key with a list makes a run of each value, with all values of the others; a key that is a list itself takes a list of
+lists. Differences are to the value named first, paired over the same records, questions and seeds.
+Runs that are there are not made again; killed and started again it goes on; more values add runs to those that are
+there; a run that fails is told, the rest goes on. Runs of one experiment share their first stage where they can.
+Writes to runs/compare/NAME/: index.html, results.json, and in cells/ every run.
+Keys: at_once=1, only=RUN (and what it starts from), commands=true (a command a run, for a batch system; makes nothing),
+yes=true (more than 24 runs), out=FOLDER.""",
+    ),
     "compose": Command(
         "one model from LoRAs trained apart: MoLE's learned gates, or a merge; which of them is best",
         """llava-moe compose experts=[FOLDER,FOLDER] [key=value ...]      MoLE: learned gates over the frozen LoRAs

@@ -50,8 +50,9 @@ ALLOWED = {
     "analyze": {"data", "adapters", "assemble", "train", "eval"},
     "grid": {"train.folder", "eval.files"},
     "reproduce": {"grid", "eval", "analyze"},
+    "compare": {"grid", "eval", "report", "reproduce"},
     "commands": {
-        *("grid", "reproduce"),
+        *("grid", "reproduce", "compare"),
         *("data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "compose"),
         *("prepare", "check", "account", "plan", "analyze", "cli"),
     },

@@ -23,7 +23,7 @@ COMMANDS = (
     *("export", "analyze_interference", "analyze_transfer", "analyze_routing", "analyze_forgetting", "reproduce"),
 )
 """Those that have keys, by the name of their configuration."""
-TAKES_TRAINS = ("train", "plan", "compose", "data_check", "data_stats", "data_preview")
+TAKES_TRAINS = ("train", "plan", "compare", "compose", "data_check", "data_stats", "data_preview")
 """Those that take the words of ``train`` beside their own."""
 TYPED = {("reproduce", "size"): "scale"}
 """Settings that are typed by another name (see ``words.reproduce``)."""

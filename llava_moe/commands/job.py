@@ -51,7 +51,7 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
     """
     own = [word for word in words if _key(word) in limits]
     rest = [word for word in words if _key(word) not in limits]
-    _refuse_misspelt(rest, limits)
+    refuse_misspelt(rest, limits)
 
     def run(config: DictConfig, train_words: list[str]) -> int:
         choices = resolved(compose_again(name, [word.lstrip("+") for word in own]), name)
@@ -68,7 +68,7 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
     return run_composed("train", rest, run)
 
 
-def _refuse_misspelt(words: Sequence[str], limits: Mapping[str, Limit]) -> None:
+def refuse_misspelt(words: Sequence[str], limits: Mapping[str, Limit]) -> None:
     """Refuse a word that no command has but that is nearly one of this command's own, which train does not know."""
     folder = config_folder()
     theirs = {*parse_yaml((folder / "train.yaml").read_bytes())}

@@ -82,6 +82,16 @@ def lies_below(groups: np.ndarray, share: float) -> np.ndarray:
     return np.asarray(_mixed(groups) < np.uint64(min(int(share * 2.0**64), 2**64 - 1)))
 
 
+def least_share(groups: np.ndarray, num_records: int) -> float:
+    """The share above which so many of these records are held out; 1 and more of none where they are fewer.
+
+    Args:
+        groups: of each record, as of :func:`image_groups`: uint64 [n].
+    """
+    hashes = np.sort(_mixed(groups))
+    return float(hashes[num_records - 1]) / 2.0**64 if num_records <= len(hashes) else 1.0
+
+
 def image_groups(indexes: Sequence[Shown]) -> list[np.ndarray]:
     """The group of each record, uint64 [n] a source: the smallest identity among the images that hang together.
 

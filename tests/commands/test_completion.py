@@ -50,6 +50,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("llava-moe train train.dtype=", {"train.dtype=bf16", "train.dtype=fp32"}),
         ("llava-moe train adapter=mixlora adapter.num_f", {"adapter.num_factors="}),
         ("llava-moe data check aga", {"against=", "against_images="}),
+        ("llava-moe compare at_o", {"at_once="}),
+        ("llava-moe compare train.dty", {"train.dtype="}),
         ("llava-moe eval run=", {"run=runs/first", "run=own/", "run=runs/"}),
         ("llava-moe ls dat", {"data"}),
         ("llava-moe completion f", {"fish"}),

@@ -49,6 +49,13 @@ MISTAKES = [
     ),
     *(["trian"], ["train", "--foo"], ["analyze", "nosuch"], ["analyze", "interference"]),
     *(["analyze", "interference", word] for word in ("run=nosuch", "rum=x", "by=records", "exact=[none]")),
+    *(
+        ["compare"],
+        ["compare", "adapter=lora"],
+        ["compare", "adapter=[lora,lora]"],
+        ["compare", "adapter=[lora,lorra]"],
+    ),
+    *(["compare", "seed=[0,1]", word] for word in ("trian.max_steps=3", "at_once=0", "data=nosuch.yaml", "only=x")),
     *(["analyze", "routing", "run=x", word] for word in ("checkpoints=some", "checkpoints=[]", "dead_below=2")),
 ]
 

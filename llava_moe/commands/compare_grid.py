@@ -1,0 +1,274 @@
+"""The runs of a comparison: each way of training composed once, its stages as cells, equal first stages made once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llava_moe.cli import prepare_override
+from llava_moe.commands.compare_axes import SCORING, Asked
+from llava_moe.commands.compose_config import compose_again, resolved
+from llava_moe.commands.limits import TRAIN, check_settings
+from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
+from llava_moe.commands.path_mappings import words_with_own_data
+from llava_moe.commands.run_names import SEED, apart, as_folder, digest, joined, mixture_name, value_names
+from llava_moe.commands.settings import is_embedded, sources_of
+from llava_moe.commands.stages import Stage, plan_stages
+from llava_moe.commands.typed_words import as_typed, key_of
+from llava_moe.errors import UserError
+from llava_moe.grid.cell import Cell, Grid, Words
+from llava_moe.grid.measured import Measures, Score
+from llava_moe.structured_text import parse_yaml
+from llava_moe.train.folder import flatten
+
+MEASURE = "llava_moe.commands.measure_items"
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of training, with any seed.
+
+    Attributes:
+        name: how a page calls it.
+        chosen: key to value, of the keys that differ but the seed.
+        stages: composed with the first seed.
+    """
+
+    name: str
+    chosen: Mapping[str, str]
+    stages: tuple[Stage, ...]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Of its last stage."""
+        return self.stages[-1].config
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is to be made and compared.
+
+    Attributes:
+        name: of the folder, where none is given.
+        ways: the one first that others are held against.
+        seeds: of each way.
+        domains: of all ways.
+        scores: what is asked of each run: a domain of the demo's questions, or a benchmark.
+    """
+
+    name: str
+    grid: Grid
+    ways: tuple[Way, ...]
+    seeds: tuple[int, ...]
+    domains: tuple[str, ...]
+    scores: Mapping[str, Score]
+
+
+def open_grid(asked: Asked) -> Compared:
+    """Compose every way and put the grid together. Runs inside a job of Hydra's.
+
+    Raises:
+        UserError: a way that does not compose, two that are the same training, or several bases.
+    """
+    names = value_names({axis.key: axis.values for axis in asked.axes})
+    ways = _named_apart(tuple(_ways(asked, names)))
+    for way in ways:
+        find_data(way.config)
+        find_starts(way.stages)
+    _refuse_equal(ways)
+    _refuse_several_bases(ways)
+    seeds = _seeds(asked, ways[0])
+    domains = tuple(dict.fromkeys(source.domain for way in ways for source in sources_of(way.config)))
+    benchmarks, limit = _scoring(asked, ways)
+    scores = _scores(benchmarks, domains)
+    measured = _measuring(
+        benchmarks, limit, Measures(domains, None, scores, True, ways[0].config["eval"]["held_out_limit"])
+    )
+    cells = _cells(asked, ways, seeds, names, measured)
+    return Compared(_name(asked), Grid("compare", cells), ways, seeds, domains, scores)
+
+
+def words_of(asked: Asked, chosen: Mapping[str, str]) -> list[str]:
+    """The words that train one way, as the command line prepares them."""
+    typed = [*asked.words, *(f"{key}={value}" for key, value in chosen.items())]
+    return words_with_own_data([prepare_override(word) for word in sorted(typed, key=key_of)])
+
+
+def first_values(asked: Asked) -> dict[str, str]:
+    """Key to value of the first run."""
+    return {axis.key: axis.values[0] for axis in asked.axes}
+
+
+def told_of(error: UserError, chosen: Mapping[str, str]) -> UserError:
+    """An error with the values that it comes of, where it does not name one itself."""
+    values = [f"{key}={value}" for key, value in chosen.items() if key != SEED]
+    if not values or any(value in str(error) for value in values):
+        return error
+    return UserError(f"{' '.join(values)}: {error}")
+
+
+def _ways(asked: Asked, names: Mapping[str, Mapping[str, str]]) -> Iterator[Way]:
+    axes = [axis for axis in asked.axes if axis.key != SEED]
+    first_seed = {axis.key: axis.values[0] for axis in asked.axes if axis.key == SEED}
+    for values in itertools.product(*(axis.values for axis in axes)):
+        chosen = {axis.key: value for axis, value in zip(axes, values, strict=True)}
+        words = words_of(asked, chosen | first_seed)
+        try:
+            stages = plan_stages(resolved(compose_again("train", words)), words)
+        except UserError as error:
+            raise told_of(error, chosen) from error
+        name = joined(*(names[key][value] for key, value in chosen.items()))
+        yield Way(name or mixture_name(_data(asked)) or "all", chosen, tuple(stages))
+
+
+def _named_apart(ways: Sequence[Way]) -> tuple[Way, ...]:
+    named = apart({json.dumps(dict(way.chosen)): way.name for way in ways})
+    return tuple(replace(way, name=named[json.dumps(dict(way.chosen))]) for way in ways)
+
+
+def _refuse_equal(ways: Sequence[Way]) -> None:
+    """Refuse two ways that are one training: their values say the same, or no key of the training differs."""
+    seen: dict[str, Way] = {}
+    for way in ways:
+        flat = {key: value for key, value in flatten(way.config).items() if key not in ("out", "init_from")}
+        starts = [stage.words for stage in way.stages[:-1]]
+        told = json.dumps([starts, flat], sort_keys=True, default=str)
+        if told in seen:
+            raise UserError(f"{seen[told].name} and {way.name} are the same training: give values that differ")
+        seen[told] = way
+
+
+def _refuse_several_bases(ways: Sequence[Way]) -> None:
+    bases = {json.dumps(way.config["model"]["architecture"], sort_keys=True, default=str): way for way in ways}
+    if len(bases) > 1:
+        first, other, *_ = bases.values()
+        raise UserError(
+            f"{first.name} and {other.name} stand on two bases, whose losses a token say nothing beside each other: "
+            "compare one base, or give runs of several to llava-moe eval runs="
+        )
+
+
+def _seeds(asked: Asked, way: Way) -> tuple[int, ...]:
+    values = next((axis.values for axis in asked.axes if axis.key == SEED), None)
+    if values is None:
+        return (int(way.config[SEED]),)
+    seeds = [parse_yaml(value) for value in values]
+    for seed in seeds:
+        check_settings({SEED: seed}, {SEED: TRAIN[SEED]})
+    return tuple(seeds)
+
+
+def _scoring(asked: Asked, ways: Sequence[Way]) -> tuple[list[str], int | None]:
+    """The benchmarks that every run is asked, and the limit of their questions."""
+    typed = {key_of(word): word.partition("=")[2] for word in asked.words}
+    if "eval.benchmarks" in typed:
+        names = list(ways[0].config["eval"]["benchmarks"])
+        know_benchmarks(names)
+    else:
+        names = [DEMO] if all(is_embedded(way.config) for way in ways) else []
+    return names, ways[0].config["eval"]["limit"]
+
+
+def _scores(benchmarks: Sequence[str], domains: Sequence[str]) -> dict[str, Score]:
+    # The demo's headline: closed questions, by domain.
+    asked = {domain: Score(DEMO, "exact_match", closed=True) for domain in domains if DEMO in benchmarks}
+    return asked | {name: Score(name) for name in benchmarks if name != DEMO}
+
+
+def _measuring(benchmarks: Sequence[str], limit: int | None, measures: Measures) -> tuple[Words, ...]:
+    limited = () if limit is None else (f"limit={limit}",)
+    scoring: tuple[Words, ...] = (("eval", f"benchmarks=[{','.join(benchmarks)}]", *limited),) if benchmarks else ()
+    return (*scoring, (MEASURE, measures.as_word()))
+
+
+def _cells(
+    asked: Asked,
+    ways: Sequence[Way],
+    seeds: Sequence[int],
+    names: Mapping[str, Mapping[str, str]],
+    measured: tuple[Words, ...],
+) -> tuple[Cell, ...]:
+    """Seed by seed, way by way: what is there after any of them is a smaller comparison."""
+    runs = [_Run(way, seed, asked) for seed in seeds for way in ways]
+    named = _run_names(asked, runs, names)
+    cells: dict[str, Cell] = {}
+    for run in runs:
+        start: str | None = None
+        for number, stage in enumerate(run.way.stages):
+            is_last = number == len(run.way.stages) - 1
+            cell = Cell(
+                name=named[run.path(number)],
+                words=run.words(number),
+                start=start,
+                measured=measured if is_last else (),
+                reads=f"{'last' if is_last else stage.folder.name} {_read(stage.config)}",
+                labels={**(run.way.chosen if is_last else {"stage": stage.folder.name}), SEED: run.seed},
+            )
+            start = cells.setdefault(cell.name, cell).name
+    return tuple(cells.values())
+
+
+@dataclass(frozen=True)
+class _Run:
+    way: Way
+    seed: int
+    asked: Asked
+
+    def words(self, number: int) -> Words:
+        """A stage's own words as a user types them; what scores the runs is not among them."""
+        stage = self.way.stages[number]
+        dropped = (*SCORING, SEED, *(("init_from",) if number else ()))
+        own = [as_typed(word) for word in stage.words if key_of(word) not in dropped]
+        more = ["eval.benchmarks=[]"] if stage.config["eval"]["benchmarks"] else []
+        return (*self.asked.flags, *own, *more, f"{SEED}={self.seed}")
+
+    def path(self, number: int) -> str:
+        """What a stage is: its words, and those of the stages before it."""
+        return json.dumps([self.words(one) for one in range(number + 1)])
+
+
+def _run_names(asked: Asked, runs: Sequence[_Run], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The name of each stage of each run: of a last stage what differs, of one before it what its runs do not share."""
+    has_seeds = any(axis.key == SEED for axis in asked.axes)
+    mixture = None if "data" in names else mixture_name(_data(asked))
+    sharing: dict[str, list[tuple[_Run, int]]] = {}
+    for run in runs:
+        for number in range(len(run.way.stages)):
+            sharing.setdefault(run.path(number), []).append((run, number))
+    told = {}
+    for path, own in sharing.items():
+        run, number = own[0]
+        is_last = number == len(run.way.stages) - 1
+        kept = [key for key in run.way.chosen if len({one.way.chosen[key] for one, _ in own}) == 1]
+        parts = [names[key][run.way.chosen[key]] for key in kept if is_last or len(set(names[key])) > 1]
+        seed = f"seed{run.seed}" if has_seeds else None
+        told[path] = as_folder(
+            joined(mixture if is_last else run.way.stages[number].folder.name, *parts, seed) or "all"
+        )
+    return apart(told)
+
+
+def _read(config: Mapping[str, Any]) -> str:
+    """What decides which records a run reads, and how: of runs in which it is the same, the records must be, too."""
+    train, stage = config["train"], config["stage"]
+    decided = [
+        *(config["data"], config["domains"], config["domain_scale"], config["model"]),
+        *(train["max_length"], train["over_length"], stage["template"], stage["image_mode"], stage["text"]),
+    ]
+    return digest(json.dumps(decided, sort_keys=True, default=str))
+
+
+def _data(asked: Asked) -> str | None:
+    return next((word.partition("=")[2] for word in asked.words if key_of(word) == "data"), None)
+
+
+def _name(asked: Asked) -> str:
+    """Of the comparison: more values of the same keys leave it as it is."""
+    typed = {key_of(word): word.partition("=")[2] for word in asked.words}
+    keys = [axis.key for axis in asked.axes if axis.key != SEED] or [SEED]
+    told = joined(typed.get("exp"), mixture_name(typed.get("data")), *(key.rpartition(".")[2] for key in keys))
+    return as_folder(f"{told[:60]}-{digest(*asked.base)}")
