@@ -56,5 +56,5 @@ def _row(results: Results, way: Ways, logs: Sequence[StageLog], first: float | N
         f"{np.mean(seconds):,.0f}" if seconds else NONE,
         f"{tokens / sum(seconds):,.0f}" if seconds and sum(seconds) > 0 else NONE,
         f"{max(peaks) / 1e9:.2f}" if peaks else NONE,
-        f"{np.mean(sizes) / 1e9:.2f}" if sizes else NONE,
+        f"{np.mean(sizes) / 1e9:.2g}" if sizes else NONE,
     )
