@@ -23,6 +23,7 @@ from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.page import write_page
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
+from llava_moe.eval.tasks import open_benchmark
 from llava_moe.grid.cell import Cell
 from llava_moe.own_files import read_object
 from llava_moe.reproduce.results import Results
@@ -53,6 +54,8 @@ def compare(asked: Asked, compared: Compared, choices: Mapping[str, Any]) -> int
     if left:
         if not choices["yes"]:
             _refuse_many(left, results, compared, shell("llava-moe", *words, "yes=true"))
+        for name in compared.benchmarks:  # hours of training must not end at data that is not there
+            open_benchmark(name, compared.limit)
         refuse_unmeasured([way.config for way in compared.ways], open_progress())
     write_atomically(folder / ASKED, json.dumps({"words": asked.base}, indent=1) + "\n")
     outcome = make_runs("compare", wanted, cells, choices["at_once"], console)

@@ -58,6 +58,7 @@ class Compared:
         seeds: of each way.
         domains: of all ways.
         scores: what is asked of each run: a domain of the demo's questions, or a benchmark.
+        benchmarks: that are asked, ``limit`` questions of each kind.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Compared:
     seeds: tuple[int, ...]
     domains: tuple[str, ...]
     scores: Mapping[str, Score]
+    benchmarks: tuple[str, ...]
+    limit: int | None
 
 
 def open_grid(asked: Asked) -> Compared:
@@ -89,7 +92,8 @@ def open_grid(asked: Asked) -> Compared:
         benchmarks, limit, Measures(domains, None, scores, True, ways[0].config["eval"]["held_out_limit"])
     )
     cells = _cells(asked, ways, seeds, names, measured)
-    return Compared(_name(asked), Grid("compare", cells), ways, seeds, domains, scores)
+    grid = Grid("compare", cells)
+    return Compared(_name(asked), grid, ways, seeds, domains, scores, tuple(benchmarks), limit)
 
 
 def words_of(asked: Asked, chosen: Mapping[str, str]) -> list[str]:
@@ -164,13 +168,13 @@ def _seeds(asked: Asked, way: Way) -> tuple[int, ...]:
 
 def _scoring(asked: Asked, ways: Sequence[Way]) -> tuple[list[str], int | None]:
     """The benchmarks that every run is asked, and the limit of their questions."""
-    typed = {key_of(word): word.partition("=")[2] for word in asked.words}
-    if "eval.benchmarks" in typed:
-        names = list(ways[0].config["eval"]["benchmarks"])
-        know_benchmarks(names)
-    else:
-        names = [DEMO] if all(is_embedded(way.config) for way in ways) else []
-    return names, ways[0].config["eval"]["limit"]
+    given = ways[0].config["eval"]
+    names = list(given["benchmarks"])
+    is_asked = any(key_of(word) == "eval.benchmarks" for word in asked.words)
+    if not names and not is_asked and all(is_embedded(way.config) for way in ways):
+        names = [DEMO]
+    know_benchmarks(names)
+    return names, given["limit"]
 
 
 def _scores(benchmarks: Sequence[str], domains: Sequence[str]) -> dict[str, Score]:
@@ -227,8 +231,8 @@ class _Run:
         return (*self.asked.flags, *own, *more, f"{SEED}={self.seed}")
 
     def path(self, number: int) -> str:
-        """What a stage is: its words, and those of the stages before it."""
-        return json.dumps([self.words(one) for one in range(number + 1)])
+        """What a stage is: its words, those of the stages before it, and whether it is looked at or started from."""
+        return json.dumps([number == len(self.way.stages) - 1, *(self.words(one) for one in range(number + 1))])
 
 
 def _run_names(asked: Asked, runs: Sequence[_Run], names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
