@@ -10,7 +10,7 @@ from typing import Any
 
 from llava_moe.assemble import read_config
 from llava_moe.commands.compare_axes import Asked
-from llava_moe.commands.compare_grid import Compared
+from llava_moe.commands.compare_grid import FIRST_STAGE, Compared
 from llava_moe.commands.compare_held_out import refuse_unmeasured
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.grid_runs import command_of, make_runs, say_failures, say_line
@@ -116,8 +116,8 @@ def _num_steps(compared: Compared, cell: Cell) -> int | None:
     for way in compared.ways:
         for stage in way.stages:
             is_it = (
-                cell.labels.get("stage") == stage.folder.name
-                if "stage" in cell.labels
+                cell.labels[FIRST_STAGE] == stage.folder.name
+                if FIRST_STAGE in cell.labels
                 else stage is way.stages[-1] and all(cell.labels[key] == one for key, one in way.chosen.items())
             )
             if is_it:

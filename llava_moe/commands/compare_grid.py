@@ -26,6 +26,8 @@ from llava_moe.train.folder import flatten
 
 MEASURE = "llava_moe.commands.measure_items"
 DEMO = "demo"
+FIRST_STAGE = "first stage"
+"""The label of a run that others start from; it has a blank, which no key has."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def _cells(
                 start=start,
                 measured=measured if is_last else (),
                 reads=f"{'last' if is_last else stage.folder.name} {_read(stage.config)}",
-                labels={**(run.way.chosen if is_last else {"stage": stage.folder.name}), SEED: run.seed},
+                labels={**(run.way.chosen if is_last else {FIRST_STAGE: stage.folder.name}), SEED: run.seed},
             )
             start = cells.setdefault(cell.name, cell).name
     return tuple(cells.values())
