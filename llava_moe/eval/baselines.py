@@ -1,4 +1,4 @@
-"""Two honest baselines: the most frequent training answer, and the same model shown another image of the question."""
+"""Two honest baselines: the most frequent answer, and the same model shown another image of the question."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from llava_moe.data.conversation import ImageRef
 from llava_moe.eval.metrics.plain import plain_text
 
 TWIN_MARK = "@other:"
@@ -14,21 +15,34 @@ TWIN_MARK = "@other:"
 
 @dataclass(frozen=True)
 class AskedPair:
-    """A question-answer pair of one image, as a benchmark's data holds it."""
+    """A question-answer pair about an image, or about several, as a benchmark's data holds it.
+
+    Attributes:
+        image_id: of the record that the images stand in.
+        question: what must be equal for two pairs to carry the same question.
+        index: the pair's place in its conversation; None where a record is one pair.
+        others: more answers that count.
+    """
 
     image_id: str
-    image: bytes
+    images: tuple[ImageRef, ...]
     question: str
     answer: str
     domain: str
     kind: str
     closed: bool
-    index: int
+    index: int | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
-        """Image id and the pair's place in its conversation."""
-        return f"{self.image_id}#{self.index}"
+        """The record's id and the pair's place in its conversation."""
+        return self.image_id if self.index is None else f"{self.image_id}#{self.index}"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All answers that count, the first one first."""
+        return (self.answer, *self.others)
 
 
 def twin_id(pair: AskedPair, other: AskedPair) -> str:
@@ -43,28 +57,32 @@ def is_twin(question_id: str) -> bool:
 
 @dataclass(frozen=True)
 class MajorityAnswers:
-    """The most frequent training answer to a question text, and to a kind of question for texts not trained on."""
+    """The most frequent answer to a question text, and to a kind of question for texts that were not counted."""
 
     by_question: Mapping[tuple[str, str], str]
     by_kind: Mapping[tuple[str, str], str]
 
     def answer(self, pair: AskedPair) -> str:
-        """What somebody answers who knows the training answers and never sees an image; "" if the kind is unknown."""
+        """What somebody answers who knows the answers counted and never sees an image; "" if the kind is unknown."""
         by_kind = self.by_kind.get((pair.domain, pair.kind), "")
         return self.by_question.get((pair.domain, pair.question), by_kind)
 
 
-def count_majority(training: Iterable[tuple[str, str, str, str]]) -> MajorityAnswers:
-    """Majority answers of ``(domain, question, kind, answer)`` training pairs; ties go to the first in the alphabet.
+def count_majority(counted: Iterable[tuple[str, str, str, str]], min_alike: int = 1) -> MajorityAnswers:
+    """Majority answers of ``(domain, question, kind, answer)`` pairs; ties go to the first in the alphabet.
 
     Answers that exact match cannot tell apart (case, a trailing full stop) are counted together.
+
+    Args:
+        min_alike: pairs of one question text below which the text has no answer of its own.
     """
     questions: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     kinds: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for domain, question, kind, answer in training:
+    for domain, question, kind, answer in counted:
         plain = plain_text(answer)
         questions[domain, question][plain] += 1
         kinds[domain, kind][plain] += 1
+    questions = {key: answers for key, answers in questions.items() if answers.total() >= min_alike}
     return MajorityAnswers(_most_frequent(questions), _most_frequent(kinds))
 
 
@@ -76,28 +94,32 @@ def draw_other_images(pairs: Sequence[AskedPair], seed: int) -> dict[str, AskedP
     """For each pair, a pair of another image of the domain that carries the same question text, drawn by ``seed``.
 
     The other image may have the same true answer: it is what chance gives somebody who looks at the wrong picture.
-    Images with the same bytes count as one image. The draw of a pair depends on the seed, the pair's id and the
-    candidates alone.
+    Images with the same bytes, or the same path, count as one image; a pair of several has as many others. The draw of
+    a pair depends on the seed, the pair's id and the candidates alone.
 
     Returns:
         Pair id to the pair whose image is shown instead. Pairs whose question no other image carries are not in it.
     """
-    carriers: dict[tuple[str, str], list[AskedPair]] = defaultdict(list)
+    carriers: dict[tuple[str, str, int], list[AskedPair]] = defaultdict(list)
     for pair in sorted(pairs, key=lambda pair: pair.id):
-        carriers[pair.domain, pair.question].append(pair)
+        carriers[_carried(pair)].append(pair)
     # Where the pairs of each image stand among the carriers: a question may be carried by thousands of pairs.
-    places: dict[tuple[str, str], dict[bytes, list[int]]] = {}
+    places: dict[tuple[str, str, int], dict[tuple[ImageRef, ...], list[int]]] = {}
     for key, group in carriers.items():
         places[key] = defaultdict(list)
         for place, pair in enumerate(group):
-            places[key][pair.image].append(place)
+            places[key][pair.images].append(place)
     others = {}
     for pair in pairs:
-        group = carriers[pair.domain, pair.question]
-        own = places[pair.domain, pair.question][pair.image]
+        group = carriers[_carried(pair)]
+        own = places[_carried(pair)][pair.images]
         if len(own) < len(group):
             others[pair.id] = group[_skip(own, _draw(seed, pair.id) % (len(group) - len(own)))]
     return others
+
+
+def _carried(pair: AskedPair) -> tuple[str, str, int]:
+    return pair.domain, pair.question, len(pair.images)
 
 
 def _skip(taken: Sequence[int], number: int) -> int:

@@ -18,7 +18,7 @@ def pair(
     image = bytes([number]) if image is None else image
     return AskedPair(
         image_id=f"i{number}",
-        image=image,
+        images=(image,),
         question=question,
         answer="x",
         domain=domain,
@@ -57,7 +57,7 @@ def test_the_other_image_carries_the_same_question_in_the_same_domain() -> None:
     for one in pairs:
         other = others[one.id]
         assert (other.question, other.domain) == (one.question, one.domain)
-        assert other.image != one.image
+        assert other.images != one.images
 
 
 def test_the_same_bytes_under_another_id_are_no_other_image() -> None:

@@ -33,7 +33,7 @@ def answers_by(benchmark: DemoBenchmark, predict) -> dict[str, Answer]:
 
 def oracle(benchmark: DemoBenchmark):
     """A model that sees its image perfectly: it answers what is true of the image it is shown."""
-    truth = {(pair.image, pair.question): pair.answer for pair in benchmark.pairs}
+    truth = {(pair.images[0], pair.question): pair.answer for pair in benchmark.pairs}
     return lambda question: truth[question.images[0], question.prompt]
 
 

@@ -8,8 +8,7 @@ metrics are reported beside it.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +16,9 @@ from pathlib import Path
 import pyarrow.compute
 import pyarrow.parquet
 
+from llava_moe.data.conversation import ImageRef
 from llava_moe.errors import UserError
+from llava_moe.eval.asked_twice import COLUMNS, EXACT_MATCH_ALL, AskedTwice
 from llava_moe.eval.baselines import (
     AskedPair,
     MajorityAnswers,
@@ -33,13 +34,11 @@ from llava_moe.eval.benchmark import (
     Answer,
     Expected,
     Facts,
-    Measure,
     Question,
     ScoreRow,
     Submission,
     draw_in_words,
 )
-from llava_moe.eval.intervals import mean_of, paired_difference
 from llava_moe.eval.metrics import (
     chartqa_relaxed_accuracy,
     docvqa_anls,
@@ -51,8 +50,6 @@ from llava_moe.eval.metrics.plain import plain_text
 from llava_moe.eval.protocol import LLAVA_1_5, Protocol
 
 EMBEDDED_IMAGES = Path(__file__).parents[2] / "demo" / "images"
-COLUMNS = ("exact_match", "other_image", "majority_answer", "gap", "gap_over_majority")
-EXACT_MATCH_ALL = "exact_match_all"
 CAVEATS = (
     "The vision tower and the language model are the demo's own, a few million parameters each. The tower was trained "
     "on the training split of these same images with their captions and answers: an in-domain tower, not a general "
@@ -123,9 +120,9 @@ class DemoBenchmark:
     def _questions(self) -> tuple[Question, ...]:
         asked = []
         for pair in self.pairs:
-            asked.append(_question(pair, pair.id, pair.image))
+            asked.append(_question(pair, pair.id, pair.images))
             if other := self.others.get(pair.id):
-                asked.append(_question(pair, twin_id(pair, other), other.image))
+                asked.append(_question(pair, twin_id(pair, other), other.images))
         prefix, system, decoding = self.protocol.prefix, self.protocol.system, self.protocol.draws(self.seed)
         return tuple(
             replace(question, prompt=prefix + question.prompt, system=system, decoding=decoding) for question in asked
@@ -148,17 +145,13 @@ class DemoBenchmark:
 
     def summarize(self, answers: Mapping[str, Answer]) -> tuple[ScoreRow, ...]:
         """Rows of every domain, of all together, then of every kind; a domain's headline counts closed questions."""
-        domains: dict[str, list[AskedPair]] = defaultdict(list)
-        kinds: dict[tuple[str, str, bool], list[AskedPair]] = defaultdict(list)
-        for pair in self.pairs:
-            domains[pair.domain].append(pair)
-            kinds[pair.domain, pair.kind, pair.closed].append(pair)
-        rows = [self._domain_row(domain, pairs, answers) for domain, pairs in domains.items()]
-        rows.append(self._domain_row(ALL_DOMAINS, list(self.pairs), answers))
-        for (domain, kind, closed), pairs in sorted(kinds.items()):
-            if paired := self._paired(pairs, answers):
-                rows.append(ScoreRow(domain, kind, closed, paired))
-        return tuple(rows)
+        # The papers' metrics belong to one domain each.
+        return self.asked_twice.summarize(answers, beside=(EXACT_MATCH_ALL,))
+
+    @cached_property
+    def asked_twice(self) -> AskedTwice:
+        """The pairs with their baselines."""
+        return AskedTwice(self.pairs, self.others, self.majority)
 
     def notes(self) -> tuple[str, ...]:
         """What was asked and what was left out."""
@@ -174,35 +167,9 @@ class DemoBenchmark:
         kinds = {(pair.domain, pair.kind) for pair in self.pairs}
         return draw_in_words(self.limit, len(kinds), len(self.pairs), self.num_test_pairs)
 
-    def _domain_row(self, domain: str, pairs: Sequence[AskedPair], answers: Mapping[str, Answer]) -> ScoreRow:
-        measures = self._paired([pair for pair in pairs if pair.closed], answers)
-        by_metric: dict[str, list[float]] = defaultdict(list)
-        for pair in pairs:
-            for metric, score in answers[pair.id].score.items():
-                by_metric[EXACT_MATCH_ALL if metric == "exact_match" else metric].append(score)
-        if domain == ALL_DOMAINS:
-            by_metric = {EXACT_MATCH_ALL: by_metric[EXACT_MATCH_ALL]}  # the papers' metrics belong to one domain each
-        return ScoreRow(domain, None, None, measures | {name: mean_of(scores) for name, scores in by_metric.items()})
 
-    def _paired(self, pairs: Sequence[AskedPair], answers: Mapping[str, Answer]) -> dict[str, Measure]:
-        compared = [pair for pair in pairs if pair.id in self.others]
-        if not compared:
-            return {}
-        right = [answers[pair.id].score["exact_match"] for pair in compared]
-        wrong = [answers[twin_id(pair, self.others[pair.id])].score["exact_match"] for pair in compared]
-        majority = [exact_match(self.majority.answer(pair), [pair.answer]) for pair in compared]
-        return {
-            "exact_match": mean_of(right),
-            "other_image": mean_of(wrong),
-            "majority_answer": mean_of(majority),
-            "gap": paired_difference(right, wrong),
-            "gap_over_majority": paired_difference(right, majority),
-        }
-
-
-def _question(pair: AskedPair, question_id: str, image: bytes) -> Question:
-    references = (pair.answer,)
-    return Question(question_id, (image,), pair.question, references, pair.domain, pair.kind, pair.closed)
+def _question(pair: AskedPair, question_id: str, images: tuple[ImageRef, ...]) -> Question:
+    return Question(question_id, images, pair.question, pair.references, pair.domain, pair.kind, pair.closed)
 
 
 def open_benchmark(limit: int | None, seed: int) -> DemoBenchmark:
@@ -281,7 +248,7 @@ def _iterate_pairs(file: Path, split: str) -> Iterator[AskedPair]:
         for index, (user, assistant) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
             yield AskedPair(
                 image_id=row["id"],
-                image=row["images"][0],
+                images=(row["images"][0],),
                 question=_plain_question(user["text"]),
                 answer=assistant["text"],
                 domain=row["domain"],
