@@ -1,7 +1,8 @@
 """What a benchmark is: questions about images, a score for each answer, and a summary by domain and kind.
 
-A benchmark is one file in ``llava_moe/eval/tasks/``: it yields :class:`Question`, scores one prediction at a time and
-sums up. It knows no model; ``run.py`` asks and writes, ``table.py`` and the report show a :class:`BenchmarkResult`.
+A benchmark is one file in ``llava_moe/eval/tasks/``, or made of a file of the user's (``own/``): it yields
+:class:`Question`, scores one prediction at a time and sums up. It knows no model; ``run.py`` asks and writes,
+``table.py`` and the report show a :class:`BenchmarkResult`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from llava_moe.data.conversation import ImageRef
+from llava_moe.data.conversation import ImageRef, Turn
 
 ALL_DOMAINS = "all"
 
@@ -44,7 +45,9 @@ class Question:
 
     ``prompt`` holds no image mark: the images come before it. ``closed`` says that the answer is one of few.
     ``max_new_tokens`` counts the end of sequence too. ``system`` is the sentence before the question; None is the one
-    that the model was trained with. All questions of a benchmark share their decoding.
+    that the model was trained with. All questions of a benchmark share their decoding. ``turns``: where there is more
+    to ask than that, a conversation with ``<image>`` where each image stands; its last turn is the question, and
+    ``prompt`` is that turn for people.
     """
 
     id: str
@@ -57,6 +60,7 @@ class Question:
     max_new_tokens: int = 16
     decoding: Decoding = GREEDY
     system: str | None = None
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Facts:
         place: the folder, file or address that was read; "" for what the package carries.
         seed, limit: of the draw; a limit of None asks the benchmark's own number.
         draw: what a limit left of the questions, in words; "" where it left all, or there was none.
+        content: of a file of the user's, 16 hex digits over what it asks; "" for a benchmark that has a name.
+        images: of such a file, the folder of its images where the user named it; "" where it was found.
     """
 
     protocol: str
@@ -92,6 +98,8 @@ class Facts:
     seed: int = 0
     limit: int | None = None
     draw: str = ""
+    content: str = ""
+    images: str = ""
 
     @property
     def partial(self) -> str:

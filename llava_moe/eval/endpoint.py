@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from PIL import Image
+
+from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER
 from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.reading import AS_LLAVA, ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding, Question
 from llava_moe.eval.decoding import cut_at_stop, question_seed
-from llava_moe.eval.generate import Generated, open_images
+from llava_moe.eval.generate import Generated, open_images, question_turns
 from llava_moe.eval.ranks import Ranks
 from llava_moe.eval.server import ChatServer, ServerError
 
@@ -136,18 +139,40 @@ def question_messages(
 ) -> list[Mapping[str, Any]]:
     """The conversation as OpenAI's protocol has it: a system message if there is one, images before the text.
 
+    Of several images in a turn of a conversation each stands where it is marked.
+
     Raises:
         UserError: an image is missing or unreadable.
     """
-    parts: list[Mapping[str, Any]] = []
-    for opened in open_images(question, image_root, reading, on_dark):
-        file = io.BytesIO()
-        opened.save(file, format="PNG", compress_level=1)
-        address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-        parts.append({"type": "image_url", "image_url": {"url": address}})
-    parts.append({"type": "text", "text": question.prompt})
-    system = [] if question.system is None else [{"role": "system", "content": question.system}]
-    return [*system, {"role": "user", "content": parts}]
+    images = iter([_image_part(opened) for opened in open_images(question, image_root, reading, on_dark)])
+    messages: list[Mapping[str, Any]] = []
+    if question.system is not None:
+        messages.append({"role": "system", "content": question.system})
+    if not question.turns:
+        return [*messages, {"role": "user", "content": [*images, _text_part(question.prompt)]}]
+    for turn in question_turns(question):
+        if turn.role != USER:
+            messages.append({"role": turn.role, "content": turn.text})
+            continue
+        first, *behind = turn.text.split(IMAGE_PLACEHOLDER)
+        if len(behind) == 1:
+            first, behind = "", [f"{first}{behind[0]}"]  # one alone comes first, as in training
+        parts = [_text_part(first.strip() if behind else first)]
+        for text in behind:
+            parts += [next(images), _text_part(text.strip())]
+        messages.append({"role": "user", "content": [part for part in parts if part.get("text") != ""]})
+    return messages
+
+
+def _image_part(image: Image.Image) -> Mapping[str, Any]:
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=1)
+    address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": address}}
+
+
+def _text_part(text: str) -> Mapping[str, Any]:
+    return {"type": "text", "text": text}
 
 
 def endpoint_fingerprint(server: ChatServer, reading: ImageReading = ImageReading()) -> str:  # noqa: B008

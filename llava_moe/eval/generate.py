@@ -115,10 +115,10 @@ def iterate_answers(
 
     Questions that are put alike are asked once (see ``alike.py``).
 
-    Every question is one user turn with its images in front. Decoding stops at any of the model's end tokens, at the
-    question's own ``max_new_tokens`` or where the model's positions end, so an answer does not depend on its batch (up
-    to the rounding of batched matrix products); a sampled one neither. The batches themselves do not depend on the
-    number of processes.
+    Every question is one user turn with its images in front, or the conversation that it has. Decoding stops at any of
+    the model's end tokens, at the question's own ``max_new_tokens`` or where the model's positions end, so an answer
+    does not depend on its batch (up to the rounding of batched matrix products); a sampled one neither. The batches
+    themselves do not depend on the number of processes.
 
     Args:
         model: a LLaVA model, adapters attached; put into eval mode while it answers and back after each batch.
@@ -185,7 +185,8 @@ def trained_prompts(encoder: Encoder) -> PromptWriter:
     def write(question: Question) -> np.ndarray:
         if question.system not in writers:
             writers[question.system] = with_system(encoder, question.system)
-        return writers[question.system].encode_prompt(question_turns(question), [len(question.images)])
+        turns = question_turns(question)
+        return writers[question.system].encode_prompt(turns, images_by_turn(turns, question))
 
     return write
 
@@ -208,8 +209,34 @@ def with_system(encoder: Encoder, system: str | None) -> Encoder:
 
 
 def question_turns(question: Question) -> list[Turn]:
-    """The question as one user turn, a placeholder a line before the text for each image; any other is text."""
-    return [Turn(USER, f"{IMAGE_PLACEHOLDER}\n" * len(question.images) + question.prompt)]
+    """The question as one user turn, a placeholder a line before the text for each image; any other is text.
+
+    A question with a conversation is that conversation; without its images, that without their marks.
+    """
+    if not question.turns:
+        return [Turn(USER, f"{IMAGE_PLACEHOLDER}\n" * len(question.images) + question.prompt)]
+    return [*question.turns] if question.images else without_images(question.turns)
+
+
+def without_images(turns: Sequence[Turn]) -> list[Turn]:
+    """A conversation in words alone: without the marks of images, and without the turns that showed one and no word.
+
+    Such a turn leaves with its answer.
+    """
+    bare: list[Turn] = []
+    for turn in turns:
+        text = turn.text.replace(f"{IMAGE_PLACEHOLDER}\n", "").replace(IMAGE_PLACEHOLDER, "").strip()
+        is_answer_to_nothing = turn.role != USER and (not bare or bare[-1].role != USER)
+        if text and not is_answer_to_nothing:
+            bare.append(turn if IMAGE_PLACEHOLDER not in turn.text else replace(turn, text=text))
+    return bare
+
+
+def images_by_turn(turns: Sequence[Turn], question: Question) -> list[int]:
+    """How many images each turn of :func:`question_turns` shows: where there is a conversation, as many as it marks."""
+    if not question.turns:
+        return [len(question.images)]
+    return [turn.text.count(IMAGE_PLACEHOLDER) if turn.role == USER else 0 for turn in turns]
 
 
 def _num_positions(model: LlavaForConditionalGeneration) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from llava_moe.data.conversation import BadRecord, ImageRef
@@ -72,19 +72,22 @@ def _texts(item: Judged) -> Iterator[tuple[str, object]]:
     yield "its kind", item.kind
 
 
-def unreadable_image(items: Iterable[Judged]) -> tuple[str, BadRecord] | None:
+def unreadable_image(items: Iterable[tuple[str, Sequence[ImageRef]]]) -> tuple[str, BadRecord] | None:
     """The id of the first item with an image file that its header says cannot be opened, and why.
 
     Each file is looked at once.
     Encoded images were made here, or are found out when they are decoded.
+
+    Args:
+        items: the id of each, and its images.
     """
     seen: set[str] = set()
-    for item in items:
-        for image in item.images:
+    for name, images in items:
+        for image in images:
             if isinstance(image, str) and image not in seen:
                 seen.add(image)
                 try:
                     judge_image(image)
                 except BadRecord as fault:
-                    return item.id, fault
+                    return name, fault
     return None

@@ -297,7 +297,7 @@ def open_published(
         )
     download.refuse_missing(len(items))
     drawn = _draw(items, limit, seed) if limit else items
-    if (found := unreadable_image(drawn.values())) is not None:
+    if (found := unreadable_image((item.id, item.images) for item in drawn.values())) is not None:
         asked, fault = found
         raise UserError(f"benchmark {name}: question {asked}: {fault.detail}; {page.remedy}")
     if page.submission and (unscored := [item for item in drawn.values() if not item.references]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,15 @@ from llava_moe.data.pages import split_page
 from llava_moe.data.readers.content import hash_of
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import GREEDY, Answer, Benchmark, BenchmarkResult, ModelFacts, Question
-from llava_moe.eval.files import answer_line, answers_path, write_answers, write_atomically, write_result
+from llava_moe.eval.files import (
+    answer_line,
+    answers_path,
+    read_result,
+    result_path,
+    write_answers,
+    write_atomically,
+    write_result,
+)
 from llava_moe.eval.generate import Answerer, LocalModel
 from llava_moe.eval.parts import PartCounter, appending, part_path, read_parts, refuse_second_writer, remove_parts
 from llava_moe.eval.ranks import ALONE, Ranks
@@ -97,8 +106,9 @@ def ask_benchmark(
         ranks: the processes that answer together.
 
     Raises:
-        UserError: two questions share an id, the answers file holds another model's or is being written, an image is
-            unreadable, a server stopped answering, or the disk is full. Answers so far are kept.
+        UserError: two questions share an id, the answers file holds another model's or is being written, the scores
+            there are of another file of the same name, an image is unreadable, a server stopped answering, or the disk
+            is full. Answers so far are kept.
         ToldElsewhereError: in all processes but the first, where it raised an error before or after the asking.
     """
     questions = benchmark.questions()
@@ -106,6 +116,7 @@ def ask_benchmark(
     path = answers_path(folder, benchmark.name)
 
     def begin() -> tuple[dict[str, Answer], list[Answer], dict[str, str]]:
+        has_changed(folder, benchmark)
         asked = question_hashes(questions, getattr(answerer, "image_root", None))
         return *_keep_answers(benchmark, path, questions, asked, fingerprint, sets_aside), asked
 
@@ -147,6 +158,27 @@ def _refuse_repeated(name: str, questions: Sequence[Question]) -> None:
             f"benchmark {name} has {len(repeated)} ids that several questions share, such as {repeated[0]!r}: give "
             "each question an id of its own"
         )
+
+
+def has_changed(folder: Path, benchmark: Benchmark) -> bool:
+    """Whether a file of the user's asks something else than when it was scored here.
+
+    Answers to questions that stayed as they were still stand: each is kept with a hash of what was asked.
+
+    Raises:
+        UserError: the scores there are of another file that has the same name.
+    """
+    now, result = benchmark.facts, read_result(folder, benchmark.name)
+    before = None if result is None else result.facts
+    if before is None or before.content == now.content:
+        return False
+    if os.path.realpath(os.path.expanduser(before.place)) != os.path.realpath(os.path.expanduser(now.place)):
+        there = result_path(folder, benchmark.name)
+        raise UserError(
+            f"{there} holds the scores of {before.place}, which asks other questions than {now.place}: rename one of "
+            "the two files, or choose another folder with out="
+        )
+    return True
 
 
 class _Progress:
@@ -270,6 +302,7 @@ def _hash(question: Question, marks: Mapping[str, str | bytes]) -> str:
         texts.append(repr(question.decoding))
     if question.system is not None:
         texts.append(f"system: {question.system}")
+    texts += [f"{turn.role}: {turn.text}" for turn in question.turns]
     shown = [marks[image] if isinstance(image, str) else _image_mark(image, None) for image in question.images]
     for part in [*shown, *texts]:
         encoded = part if isinstance(part, bytes) else part.encode()

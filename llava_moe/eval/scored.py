@@ -6,6 +6,7 @@ protocol, wording, decoding or scorer is refused by name.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,9 @@ from pathlib import Path
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Facts
-from llava_moe.eval.files import answers_path, read_answers, read_result
+from llava_moe.eval.files import answers_path, read_answers, read_result, read_results, result_path
 from llava_moe.eval.run import question_hash
-from llava_moe.eval.tasks import benchmark_names, reopen_benchmark
+from llava_moe.eval.tasks import benchmark_names, called, is_own, open_benchmark, reopen_benchmark
 from llava_moe.shell_words import named, shell
 
 NEVER_MIXED = ("protocol", "prompt", "system", "decoding", "max_new_tokens", "scorer")
@@ -50,21 +51,34 @@ def run_labels(folders: Sequence[Path]) -> tuple[str, ...]:
 
 
 def scored_benchmarks(folder: Path) -> list[str]:
-    """Names of the benchmarks that a run's folder holds results of."""
-    return [name for name in benchmark_names() if (folder / "eval" / f"{name}.json").is_file()]
+    """Names of the benchmarks that a run's folder holds results of, those of files of the user's own behind."""
+    names = benchmark_names()
+    own = sorted(name for name in read_results(folder) if name not in names)
+    return [name for name in (*names, *own) if result_path(folder, name).is_file()]
 
 
-def read_scored(folder: Path, label: str, benchmark: str) -> ScoredRun:
+def word_of(benchmark: str, facts: Facts | None) -> str:
+    """What ``benchmarks=`` takes for a benchmark that was scored: its name, or the path of the user's file."""
+    return facts.place if facts is not None and facts.content else benchmark
+
+
+def read_scored(folder: Path, label: str, word: str) -> ScoredRun:
     """Read what an evaluation wrote.
 
+    Args:
+        word: the benchmark's name, or the path of a file of the user's.
+
     Raises:
-        UserError: the folder or the result is missing, the evaluation is unfinished, or its files do not fit together.
+        UserError: the folder or the result is missing, the evaluation is unfinished, its files do not fit together, or
+            the scores are of another file of the same name.
     """
     if not folder.is_dir():
         raise UserError(f"runs: {folder} does not exist: llava-moe ls run lists the runs here")
+    benchmark = called(word)
     result = read_result(folder, benchmark)
     if result is None:
-        raise UserError(f"{folder} has not been scored on {benchmark}: {_scoring(folder, benchmark)}")
+        raise UserError(f"{folder} has not been scored on {word}: {_scoring(folder, word)}")
+    _refuse_other_file(folder, result, word)
     path = answers_path(folder, benchmark)
     answers = read_answers(path)
     num_asked = len(answers) if result.facts is None else result.facts.num_questions
@@ -73,15 +87,27 @@ def read_scored(folder: Path, label: str, benchmark: str) -> ScoredRun:
     if not drawn or len(drawn) < num_asked or strangers:
         why = f"answers of the model {strangers[0]}" if strangers else f"{len(drawn):,} of {num_asked:,} answers"
         raise UserError(
-            f"{path} holds {why}, and the result beside it is of {result.model}: run {_scoring(folder, benchmark)} to "
+            f"{path} holds {why}, and the result beside it is of {result.model}: run {_scoring(folder, word)} to "
             "its end"
         )
     return ScoredRun(label, folder, result, drawn)
 
 
-def _scoring(folder: Path, benchmark: str) -> str:
+def _refuse_other_file(folder: Path, result: BenchmarkResult, word: str) -> None:
+    """Refuse scores of a file that asks something else than the one that is named."""
+    facts = result.facts
+    if not is_own(word) or word == result.benchmark or facts is None or not os.path.exists(os.path.expanduser(word)):
+        return
+    if facts.content != open_benchmark(word, 0).facts.content:
+        raise UserError(
+            f"{result_path(folder, result.benchmark)} is of {facts.place} as it was then, and {word} asks other "
+            f"questions: {_scoring(folder, word)} scores those"
+        )
+
+
+def _scoring(folder: Path, word: str) -> str:
     """The command that scores a run."""
-    return f"llava-moe eval {named('run', folder)} {shell(f'benchmarks=[{benchmark}]')}"
+    return f"llava-moe eval {named('run', folder)} {shell(f'benchmarks=[{word}]')}"
 
 
 def shared_questions(runs: Sequence[ScoredRun], *, common: bool = False) -> tuple[str, ...]:
@@ -179,7 +205,7 @@ def open_asked(run: ScoredRun) -> tuple[Benchmark | None, str | None]:
 
 def open_each(runs: Sequence[ScoredRun]) -> tuple[list[Benchmark | None], list[str]]:
     """Every run's benchmark, opened once for runs that share data, seed and protocol; and what went wrong."""
-    opened: dict[tuple[str, int, str] | None, Benchmark | None] = {}
+    opened: dict[tuple[str, str, int, str] | None, Benchmark | None] = {}
     troubles = []
     for run in runs:
         key = _data_of(run)
@@ -191,9 +217,9 @@ def open_each(runs: Sequence[ScoredRun]) -> tuple[list[Benchmark | None], list[s
     return [opened[_data_of(run)] for run in runs], troubles
 
 
-def _data_of(run: ScoredRun) -> tuple[str, int, str] | None:
+def _data_of(run: ScoredRun) -> tuple[str, str, int, str] | None:
     facts = run.result.facts
-    return None if facts is None else (facts.place, facts.seed, facts.protocol)
+    return None if facts is None else (facts.place, facts.content, facts.seed, facts.protocol)
 
 
 def restricted(run: ScoredRun, asked: Sequence[str]) -> ScoredRun:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_moe.data.conversation import image_identity
-from llava_moe.eval.baselines import is_twin, twin_id
+from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark
-from llava_moe.eval.metrics import exact_match
+from llava_moe.eval.own.benchmark import OwnBenchmark
 from llava_moe.eval.published import PublishedBenchmark
-from llava_moe.eval.tasks.demo import EXACT_MATCH_ALL, DemoBenchmark
+from llava_moe.eval.tasks.demo import DemoBenchmark
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Sheet:
     """The questions that count, in order.
 
     Attributes:
-        ids: the questions' ids; the demo's questions beside another image are not among them but scores of theirs.
+        ids: the questions' ids; questions beside another image are not among them but scores of theirs.
         domains: of each question; all of them are :data:`ALL_DOMAINS` where the benchmark's data is not at hand.
         groups: questions with the same are scored together: rotations, the two questions about an image.
         is_yes_N: bool, the first reference is yes.
@@ -96,27 +96,9 @@ def _strata(domains: Sequence[str], clusters_N: np.ndarray) -> np.ndarray:
 
 def scores_of(benchmark: Benchmark | None, sheet: Sheet, answers: Mapping[str, Answer]) -> dict[str, np.ndarray]:
     """Score name to float64 [N], NaN where a question has no such score."""
-    if isinstance(benchmark, DemoBenchmark):
-        rows = _demo_scores(benchmark, sheet, answers)
+    if isinstance(benchmark, DemoBenchmark | OwnBenchmark):
+        rows = benchmark.asked_twice.scores_by_question(sheet.ids, answers)
     else:
         rows = [answers[name].score for name in sheet.ids]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.asarray([row.get(name, np.nan) for row in rows], dtype=np.float64) for name in names}
-
-
-def _demo_scores(benchmark: DemoBenchmark, sheet: Sheet, answers: Mapping[str, Answer]) -> list[Mapping[str, float]]:
-    """The demo's columns question by question: closed ones that another image carries, with that image's answer."""
-    pairs = {pair.id: pair for pair in benchmark.pairs}
-    rows: list[Mapping[str, float]] = []
-    for name in sheet.ids:
-        pair, score = pairs[name], dict(answers[name].score)
-        right = score.pop("exact_match")
-        score[EXACT_MATCH_ALL] = right
-        other = benchmark.others.get(name)
-        if pair.closed and other is not None and (twin := twin_id(pair, other)) in answers:
-            wrong = answers[twin].score["exact_match"]
-            majority = exact_match(benchmark.majority.answer(pair), [pair.answer])
-            score |= {"exact_match": right, "other_image": wrong, "majority_answer": majority}
-            score |= {"gap": right - wrong, "gap_over_majority": right - majority}
-        rows.append(score)
-    return rows

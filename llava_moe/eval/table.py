@@ -17,6 +17,7 @@ TITLES = {
     "gap": "gap",
     "gap_over_majority": "over majority",
     "exact_match_all": "exact match, open questions too",
+    "token_f1": "token F1, open questions too",
     "chartqa_relaxed_accuracy": "ChartQA relaxed accuracy",
     "docvqa_anls": "DocVQA ANLS",
     "pathvqa_closed_accuracy": "PathVQA closed accuracy",
@@ -43,7 +44,7 @@ def domain_table(result: BenchmarkResult) -> TextTable:
     rows = [row for row in result.rows if row.kind is None and any(name in row.measures for name in result.columns)]
     return TextTable(
         title=f"{result.benchmark}: {_unit(result)}",
-        header=("domain", "n", *(title_of(name) for name in result.columns)),
+        header=("domain", "n", *_titles(result)),
         rows=tuple((row.domain, _count(row, result.columns), *_cells(row, result.columns)) for row in rows),
     )
 
@@ -58,16 +59,24 @@ def _partial(result: BenchmarkResult) -> str:
 
 
 def _scale(result: BenchmarkResult) -> str:
-    if any(name in DIFFERENCES for name in result.columns):
+    if "other_image" in result.columns:
         return "closed questions, exact match in % (differences in points)"
+    if any(name in DIFFERENCES for name in result.columns):
+        return "all questions, % (differences in points)"
     return ("" if result.facts is None else f"protocol {result.facts.protocol}, ") + "%"
+
+
+def _titles(result: BenchmarkResult) -> list[str]:
+    # Where no other image is shown, none is the right one.
+    alone = {} if "other_image" in result.columns else {"exact_match": "exact match", "token_f1": "token F1"}
+    return [alone.get(name) or title_of(name) for name in result.columns]
 
 
 def kind_table(result: BenchmarkResult) -> TextTable:
     """One row a kind of question, with the headline columns."""
     return TextTable(
         title=f"{result.benchmark}: by kind of question{_partial(result)}",
-        header=("domain", "kind", "answers", "n", *(title_of(name) for name in result.columns)),
+        header=("domain", "kind", "answers", "n", *_titles(result)),
         rows=tuple(
             (
                 row.domain,
@@ -85,18 +94,22 @@ def kind_table(result: BenchmarkResult) -> TextTable:
 
 def paper_table(result: BenchmarkResult) -> TextTable:
     """The papers' metrics, one row a metric of a domain."""
-    rows = []
+    rows, whose = [], "more" if _is_own(result) else "the papers'"
     for row in result.rows:
         if row.kind is None:
             for name, measure in row.measures.items():
                 if name not in result.columns:
                     rows.append((row.domain, title_of(name), f"{measure.num_questions:,}", shown(name, measure)))
     return TextTable(
-        title=f"{result.benchmark}: the papers' metrics, %{_partial(result)}",
+        title=f"{result.benchmark}: {whose} metrics, %{_partial(result)}",
         header=("domain", "metric", "n", "score"),
         rows=tuple(rows),
         num_labels=2,
     )
+
+
+def _is_own(result: BenchmarkResult) -> bool:
+    return result.facts is not None and result.facts.content != ""
 
 
 def all_tables(result: BenchmarkResult, *, kinds: bool = False) -> tuple[TextTable, ...]:

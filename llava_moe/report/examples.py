@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from llava_moe.data.conversation import BadRecord
+from llava_moe.data.conversation import BadRecord, ImageRef
 from llava_moe.data.images import open_image
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import Answer, Question
@@ -36,7 +36,8 @@ def choose_examples(
 ) -> tuple[ShownAnswer, ...]:
     """``right`` right and ``wrong`` wrong answers of each domain, drawn by seed, of many kinds if there are.
 
-    Only questions about their own image, given as bytes and answered, are drawn from; "right" is an exact match.
+    Only questions about their own image that are answered are drawn from: with an image given as bytes, or scored by
+    exact match, which is what "right" means.
     """
     shown = []
     for domain in dict.fromkeys(question.domain for question in questions):
@@ -46,7 +47,10 @@ def choose_examples(
             if question.domain == domain
             and question.id in answers
             and not is_twin(question.id)
-            and all(isinstance(image, bytes) for image in question.images)
+            and (
+                "exact_match" in answers[question.id].score
+                or all(isinstance(image, bytes) for image in question.images)
+            )
         ]
         candidates.sort(key=lambda question: hashlib.sha256(f"{seed}:{question.id}".encode()).digest())
         for is_right, count in ((True, right), (False, wrong)):
@@ -74,11 +78,11 @@ def _show(question: Question, answer: Answer, is_right: bool) -> ShownAnswer:
         prediction=answer.prediction,
         reference=" / ".join(question.references),
         is_right=is_right,
-        picture=thumbnail(image) if isinstance(image, bytes) else "",
+        picture="" if image is None else thumbnail(image),
     )
 
 
-def thumbnail(image: bytes) -> str:
+def thumbnail(image: ImageRef) -> str:
     """The image as a ``data:`` address, at most 160 pixels on its long side; "" where it cannot be opened."""
     try:
         return thumbnail_of(open_image(image))

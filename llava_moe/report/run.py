@@ -9,8 +9,9 @@ from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.run import question_hash
+from llava_moe.eval.scored import scored_benchmarks
 from llava_moe.eval.stage_scores import read_stage_scores
-from llava_moe.eval.tasks import benchmark_names, reopen_benchmark
+from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.report.examples import ShownAnswer, choose_examples
 from llava_moe.report.page import write_report
@@ -31,7 +32,7 @@ def report_run(root: Path, *, next_commands: Sequence[str] = (), stages: Sequenc
     Raises:
         UserError: a file of the run cannot be read, or the page not written.
     """
-    results = [result for name in benchmark_names() if (result := read_result(root, name)) is not None]
+    results = [result for name in scored_benchmarks(root) if (result := read_result(root, name)) is not None]
     folders = stage_folders(root) if stages is None else stages
     before = {result.benchmark: read_stage_scores(root, folders, result) for result in results}
     return write_report(

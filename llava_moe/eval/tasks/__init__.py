@@ -1,4 +1,4 @@
-"""One benchmark a file, found by existing.
+"""One benchmark a file, found by existing; and files of the user's own, by their paths.
 
 A module here is a benchmark if it has ``BENCHMARK`` (:class:`~llava_moe.eval.published.Published`: data from a place)
 or ``open_benchmark(limit, seed)`` (data of its own).
@@ -17,6 +17,8 @@ from pathlib import Path
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
+from llava_moe.eval.own.benchmark import open_own
+from llava_moe.eval.own.names import is_file, name_of_file
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL, find_protocol
 from llava_moe.eval.published import Published, open_published
 
@@ -32,11 +34,17 @@ class Places:
             ``data/benchmarks`` below the current folder.
         paths: benchmark to folder, file, glob or address; goes before the root.
         cache: folder that Parquet and TSV files are laid out in; None: ``LLAVA_MOE_CACHE``, or the user's cache folder.
+        images: the folder of images of files of the user's own, or one for each by its name; None: near the file.
     """
 
     root: str | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
     cache: Path | None = None
+    images: str | Mapping[str, str] | None = None
+
+    def images_of(self, name: str) -> str | None:
+        """The folder of the images of one file of the user's own, where it was named."""
+        return self.images.get(name) if isinstance(self.images, Mapping) else self.images
 
     def of(self, name: str, folder: str | None) -> str:
         """The place of one benchmark; ``folder`` is what it is called below the root."""
@@ -70,7 +78,7 @@ def open_benchmark(
     protocol: str = DEFAULT_PROTOCOL.name,
     places: Places | None = None,
 ) -> Benchmark:
-    """Open a benchmark by name.
+    """Open a benchmark by name, or one's own by the path of its file.
 
     Args:
         limit: questions of each kind; None takes the benchmark's own number, 0 takes all.
@@ -84,7 +92,9 @@ def open_benchmark(
     preset, places = find_protocol(protocol), places or Places()
     expect_known(name, "benchmarks")
     for named in places.paths:
-        expect_known(named, "benchmark_paths")
+        _expect_name(named, "benchmark_paths")
+    if is_own(name):
+        return open_own(name, places.images_of(name_of_file(name)), preset, limit, seed)
     module = importlib.import_module(f"{__name__}.{name}")
     if not hasattr(module, "BENCHMARK"):
         own: Benchmark = replace(module.open_benchmark(limit, seed), protocol=preset, limit=limit, seed=seed)
@@ -93,17 +103,39 @@ def open_benchmark(
     return open_published(name, page, places.of(name, page.folder), places.cache_folder(), preset, limit or None, seed)
 
 
-def expect_known(name: str, key: str) -> None:
-    """Refuse a name that no benchmark has.
+def is_own(word: str) -> bool:
+    """Whether a word that stands for a benchmark is the path of a file of the user's."""
+    return word not in benchmark_names() and is_file(word)
+
+
+def called(word: str) -> str:
+    """What the scores of a benchmark are called, which is given by its name or by the path of its file.
+
+    Raises:
+        UserError: the file's name is none that scores can have.
+    """
+    return name_of_file(word) if is_own(word) else word
+
+
+def expect_known(word: str, key: str) -> None:
+    """Refuse a word that is neither a benchmark's name nor the path of a file.
 
     Raises:
         UserError: with the nearest name; ``key`` says where it was given.
     """
+    if is_own(word):
+        name_of_file(word)
+    else:
+        _expect_name(word, key)
+
+
+def _expect_name(name: str, key: str) -> None:
     known = benchmark_names()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         guess = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"{key}: {name} does not exist{guess}; there are {', '.join(known)}")
+        own = "" if key == "benchmark_paths" else "; a file of your own is given by its path, such as questions.jsonl"
+        raise UserError(f"{key}: {name} does not exist{guess}; there are {', '.join(known)}{own}")
 
 
 def reopen_benchmark(result: BenchmarkResult) -> Benchmark:
@@ -115,5 +147,7 @@ def reopen_benchmark(result: BenchmarkResult) -> Benchmark:
     facts = result.facts
     if facts is None:
         return open_benchmark(result.benchmark, limit=0)
+    if facts.content:
+        return open_own(facts.place, facts.images or None, find_protocol(facts.protocol), None, facts.seed)
     places = Places(paths={result.benchmark: facts.place} if facts.place else {})
     return open_benchmark(result.benchmark, 0, facts.seed, protocol=facts.protocol, places=places)
