@@ -190,17 +190,21 @@ def _with_images(path: str, source: Source, records: Sequence[OwnRecord]) -> tup
     Raises:
         UserError: an image is not there; the line names it, its record, and how many others are missing.
     """
-    paths = {ref: record for record in reversed(records) for ref in record.conversation.images if isinstance(ref, str)}
+    paths: dict[str, OwnRecord] = {}
+    for record in records:
+        for ref in record.conversation.images:
+            if isinstance(ref, str):
+                paths.setdefault(ref, record)
     if not paths:
         return tuple(records)
     root = source.images
     if root is None and not is_address(path):
         place = Path(source.path)
         near = place if place.is_dir() else place.parent
-        root = guess_image_root([*reversed(paths)], near, [source.name, place.stem, f"{place.stem}_images"]).folder
+        root = guess_image_root([*paths], near, [source.name, place.stem, f"{place.stem}_images"]).folder
     missing = [(record, fault) for ref, record in paths.items() if (fault := _missing(ref, root)) is not None]
     if missing:
-        record, fault = missing[-1]  # the first of the file
+        record, fault = missing[0]
         more = f" ({len(missing):,} of {len(paths):,} images are missing)" if len(missing) > 1 else ""
         raise UserError(f"benchmarks: {record.place}: {fault.detail}{more}; put it there, or give images=FOLDER")
 
