@@ -20,7 +20,7 @@ from typing import NoReturn
 FREE_TEXT = (
     *("run", "out", "prompt", "image", "path", "images", "model.path", "init_from", "static"),
     *("data.root", "data.quarantine", "downloads", "benchmark_root"),
-    *("model.peft", "model.endpoint", "model.name", "more", "cells"),
+    *("model.peft", "model.endpoint", "model.name", "more", "cells", "eval.images"),
 )
 NO_PATHS = ("prompt", "static", "model.endpoint", "model.name", "more")
 """Those of ``FREE_TEXT`` that name no file."""
@@ -102,6 +102,7 @@ Keys: device=cpu or a GPU's name (llava-moe plan device=? lists them), mfu=0.4, 
         "score a run (or a Hugging Face LLaVA: model.path=) on benchmarks",
         """llava-moe eval run=FOLDER [benchmarks=[demo]] [protocol=llava_1_5] [key=value ...]
 llava-moe eval run=FOLDER benchmarks=[pathvqa,pope] benchmark_root=FOLDER
+llava-moe eval run=FOLDER benchmarks=[questions.jsonl]                       your own questions, as data= takes files
 llava-moe eval run=FOLDER limit=3                 three questions of each kind: a first look, marked as a part
 llava-moe eval run=FOLDER benchmarks=[chartqa] benchmark_paths.chartqa=hf://datasets/lmms-lab/ChartQA
 llava-moe eval model.path=llava-hf/llava-1.5-7b-hf [model.peft=FOLDER]       a Hugging Face LLaVA, a PEFT LoRA on it
@@ -114,7 +115,9 @@ llava-moe eval run=FOLDER leaks=true               which of the scored questions
 llava-moe eval run=FOLDER judge.endpoint=ADDRESS judge.name=NAME   a model judges the answers (Tiny LVLM-eHub's CEE)
 
 Protocols fix wording, decoding and scorer: llava_1_5 (default), lmms_eval, llava_mole, mixlora. A benchmark's data lies
-in data/benchmarks/NAME unless said otherwise; llava-moe ls benchmark lists them.
+in data/benchmarks/NAME unless said otherwise; llava-moe ls benchmark lists them. A file of your own (JSON, JSON Lines,
+Parquet) is scored by its last answers: exact match, token F1, beside the majority, another image and blind=true; images
+are found near it, or in images=FOLDER (docs/evaluation.md).
 Answers go to FOLDER/eval/BENCHMARK.answers.jsonl as they come; an interrupted evaluation goes on where it was,
 with any number of processes. A server's key comes from the environment: LLAVA_MOE_API_KEY, or the variable that
 model.api_key_env= names. A checkpoint is asked as its files say (chat template, image processor); model.template=v1 and

@@ -160,6 +160,7 @@ def test_every_record_in_the_documentation_is_read(tmp_path: Path) -> None:
                 path = tmp_path / f"{num_read}.jsonl"
                 path.write_text(line + "\n")
                 (entry,) = open_records(Source("mine", "general", str(path)), tmp_path / "cache").read(0, 1)
-                assert isinstance(entry.content, Conversation) and [*entry.content.images] == ["7.jpg"], line
+                assert isinstance(entry.content, Conversation), line
+                assert entry.content.images and {*entry.content.images} <= {"7.jpg", "8.jpg"}, line
                 check_images(entry.content)
     assert num_read >= 3

@@ -20,6 +20,7 @@ from llava_moe.commands.settings import is_embedded, mixture_of
 from llava_moe.commands.stage_validation import read_validations
 from llava_moe.errors import UserError
 from llava_moe.eval.scored import ScoredRun, read_scored, run_labels, scored_benchmarks
+from llava_moe.eval.tasks import called
 from llava_moe.model.recorded_weights import refuse_unlike_bases
 from llava_moe.shell_words import named, shell
 from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
@@ -51,7 +52,7 @@ def _measure(plain: Mapping[str, Any], session: Session) -> None:
 
 def _found(plain: Mapping[str, Any], folders: Sequence[Path], labels: Sequence[str]) -> Found:
     names = _benchmarks(folders, plain["benchmarks"])
-    runs = {name: _scored(folders, labels, name) for name in names}
+    runs = {called(name): _scored(folders, labels, name) for name in names}
     trained = [_trained_domains(folder) for folder in folders]
     first = {name: scored[0].result for name, scored in runs.items()}
     parts = choose_parts(first, trained, labels, plain["parts"], plain["measure"])

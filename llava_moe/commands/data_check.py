@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llava_moe.check.asked import AskedSet, open_asked
+from llava_moe.check.asked import AskedSet, asked_of, open_asked
 from llava_moe.check.files import LIST, write_list, write_numbers
 from llava_moe.check.findings import quarantine_list
 from llava_moe.check.kinds import KINDS
@@ -21,10 +21,13 @@ from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.job import Job
+from llava_moe.commands.own_questions import training_benchmarks
 from llava_moe.commands.settings import is_embedded
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.workers import num_cores
 from llava_moe.errors import UserError
+from llava_moe.eval.baselines import is_twin
+from llava_moe.eval.tasks import is_own
 from llava_moe.shell_words import named
 
 FOLDER = Path("checks")
@@ -95,12 +98,17 @@ def _refuse_unwritable(folder: Path) -> None:
 
 def _open_asked(job: Job) -> list[AskedSet]:
     """The evaluation sets: those that the experiment is scored on, and those of ``against=``."""
-    names = [name for config in (job.config, *(stage.config for stage in job.stages)) for name in _scored(config)]
-    seed = job.config["seed"]
-    return [
-        open_asked(name, job.choices["against_images"], cache_folder(), seed)
-        for name in dict.fromkeys([*names, *job.choices["against"]])
-    ]
+    scored = {name: config for config in (job.config, *(one.config for one in job.stages)) for name in _scored(config)}
+    return [_asked_set(job, name, scored.get(name)) for name in dict.fromkeys([*scored, *job.choices["against"]])]
+
+
+def _asked_set(job: Job, name: str, scored: Mapping[str, Any] | None) -> AskedSet:
+    """One evaluation set; ``scored`` is the configuration that is scored on it."""
+    if scored is None or not is_own(name):
+        return open_asked(name, job.choices["against_images"], cache_folder(), job.config["seed"])
+    # The images of one's own questions are found as when they are asked.
+    (benchmark,) = training_benchmarks(scored, [name])
+    return asked_of(name, [question for question in benchmark.questions() if not is_twin(question.id)])
 
 
 def _scored(config: Mapping[str, Any]) -> list[str]:

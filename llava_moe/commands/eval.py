@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from llava_moe.commands.eval_next import folder_of, next_of_scores
 from llava_moe.commands.eval_progress import EvalProgress
 from llava_moe.commands.eval_words import check_words
 from llava_moe.commands.image_reading import tell_dark
+from llava_moe.commands.own_questions import image_folders
 from llava_moe.commands.processes import answering_together
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import ToldElsewhereError
@@ -26,7 +28,7 @@ from llava_moe.eval.endpoint import Endpoint
 from llava_moe.eval.generate import Answerer, LocalModel
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
 from llava_moe.eval.ranks import ALONE, Ranks
-from llava_moe.eval.run import ask_benchmark
+from llava_moe.eval.run import ask_benchmark, has_changed
 from llava_moe.eval.stage_scores import StageScores
 from llava_moe.eval.stage_table import stage_notes, stage_table
 from llava_moe.eval.table import paper_table, rich_table, rich_tables
@@ -93,8 +95,9 @@ def _report(results: Sequence[BenchmarkResult], folder: Path, console: Console, 
 
 
 def places_of(config: Mapping[str, Any]) -> Places:
-    """Where benchmarks' data lies: the keys ``benchmark_root`` and ``benchmark_paths``."""
-    return Places(config["benchmark_root"], config["benchmark_paths"], cache_folder())
+    """Where benchmarks' data lies: the keys ``benchmark_root``, ``benchmark_paths`` and ``images``."""
+    images = image_folders("images", config["images"], config["benchmarks"])
+    return Places(config["benchmark_root"], config["benchmark_paths"], cache_folder(), images)
 
 
 def open_benchmarks(
@@ -108,15 +111,13 @@ def open_benchmarks(
     return [open_benchmark(name, limit, seed, protocol=protocol, places=places) for name in dict.fromkeys(names)]
 
 
-def evaluate_run(
-    run: Path, benchmarks: Sequence[str], console: Console, limit: int | None, seed: int
-) -> list[BenchmarkResult]:
+def evaluate_run(run: Path, benchmarks: Sequence[Benchmark], console: Console) -> list[BenchmarkResult]:
     """Score the newest checkpoint of a run; answers already there by the same weights are kept."""
     from llava_moe.assemble import restore
 
     model = scored_model(restore(run), str(run))
     say_notes(console, model.notes)
-    return evaluate(model, run, open_benchmarks(benchmarks, limit, seed), console, sets_aside=True)
+    return evaluate(model, run, benchmarks, console, sets_aside=True)
 
 
 def evaluate(
@@ -137,6 +138,9 @@ def evaluate(
     for benchmark in benchmarks:
         if draw := benchmark.facts.draw:
             console.print(f"{benchmark.name}: {draw}", highlight=False, markup=False)
+        if ranks.from_first(partial(has_changed, folder, benchmark)):
+            told = "has changed since it was scored: answers to questions that stayed are kept, the others are asked"
+            console.print(f"{benchmark.facts.place} {told}", highlight=False, markup=False)
         with EvalProgress(console, benchmark.name) as progress:
             results.append(
                 ask_benchmark(

@@ -14,6 +14,7 @@ from llava_moe.commands.eval_leaks import report_leaks
 from llava_moe.commands.eval_losses import RunLosses, compare_losses, measure_losses, read_losses
 from llava_moe.commands.eval_next import asked_alike, is_run
 from llava_moe.commands.eval_words import results_wanted
+from llava_moe.commands.typed_words import listed
 from llava_moe.errors import UserError
 from llava_moe.eval.blind import BLIND_FOLDER
 from llava_moe.eval.bootstrap import NUM_RESAMPLES
@@ -21,7 +22,8 @@ from llava_moe.eval.comparison import ComparedBenchmark, Comparison, compare_ben
 from llava_moe.eval.comparison_table import explanation, json_comparison, markdown_comparison, rich_comparison
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.latex import latex_comparison
-from llava_moe.eval.scored import read_scored, run_labels, scored_benchmarks
+from llava_moe.eval.scored import read_scored, run_labels, scored_benchmarks, word_of
+from llava_moe.eval.tasks import called
 from llava_moe.shell_words import named, shell
 from llava_moe.visible_console import VisibleConsole
 
@@ -130,7 +132,7 @@ def _compared(
     blind = [
         read_scored(folder / BLIND_FOLDER, label, name)
         for folder, label in pairs
-        if name in scored_benchmarks(folder / BLIND_FOLDER)
+        if called(name) in scored_benchmarks(folder / BLIND_FOLDER)
     ]
     runs = [read_scored(folder, label, name) for folder, label in pairs]
     return compare_benchmark(runs, common=config["common"], blind=blind, seed=config["seed"])
@@ -161,8 +163,8 @@ def _next_commands(comparison: Comparison) -> list[str]:
         return []
     commands = []
     for names, words in asked_alike(comparison.benchmarks):
-        score = f"llava-moe eval {named('run', folder)} {shell(f'benchmarks=[{names}]', *words)}"
+        score = f"llava-moe eval {named('run', folder)} {shell(listed('benchmarks', names), *words)}"
         commands.append(f"{score} blind=true   # the same questions beside grey pictures")
-    names = ",".join(one.name for one in comparison.benchmarks)
-    leaks = f"llava-moe eval {named('run', folder)} {shell(f'benchmarks=[{names}]')} leaks=true"
+    asked = listed("benchmarks", [word_of(one.name, one.facts) for one in comparison.benchmarks])
+    leaks = f"llava-moe eval {named('run', folder)} {shell(asked)} leaks=true"
     return [*commands, f"{leaks}   # which of them stand in what it was trained on"]

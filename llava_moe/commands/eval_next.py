@@ -11,6 +11,7 @@ from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.comparison import ComparedBenchmark
 from llava_moe.eval.files import result_path
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
+from llava_moe.eval.scored import word_of
 from llava_moe.eval.tasks import DEFAULT_ROOT
 from llava_moe.shell_words import shell
 from llava_moe.train.checkpoint import stage_folders
@@ -60,12 +61,12 @@ def is_run(folder: Path) -> bool:
     return bool(stage_folders(folder)) or (folder / "config.yaml").is_file()
 
 
-def asked_alike(compared: Sequence[ComparedBenchmark]) -> list[tuple[str, list[str]]]:
-    """The benchmarks that were asked by the same words, named with commas between, and those words."""
+def asked_alike(compared: Sequence[ComparedBenchmark]) -> list[tuple[list[str], list[str]]]:
+    """The benchmarks that were asked by the same words, by name or by the path of their file, and those words."""
     names: dict[tuple[str, ...], list[str]] = {}
     for one in compared:
-        names.setdefault(tuple(_words_of(one)), []).append(one.name)
-    return [(",".join(alike), list(words)) for words, alike in names.items()]
+        names.setdefault(tuple(_words_of(one)), []).append(word_of(one.name, one.facts))
+    return [(alike, list(words)) for words, alike in names.items()]
 
 
 def _words_of(compared: ComparedBenchmark) -> list[str]:
@@ -76,6 +77,8 @@ def _words_of(compared: ComparedBenchmark) -> list[str]:
     words = [] if facts.protocol == DEFAULT_PROTOCOL.name else [f"protocol={facts.protocol}"]
     words += [] if facts.limit is None else [f"limit={facts.limit}"]
     words += [] if facts.seed == 0 else [f"seed={facts.seed}"]
+    if facts.content:
+        return [*words, *([f"images={facts.images}"] if facts.images else [])]
     if facts.place and facts.place != str(Path(DEFAULT_ROOT, compared.name)):
         words.append(f"benchmark_paths.{compared.name}={facts.place}")
     return words

@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from llava_moe.assemble import restore, restore_base
-from llava_moe.commands.eval import evaluate, evaluate_run, open_benchmarks
+from llava_moe.commands.eval import evaluate, evaluate_run
 from llava_moe.commands.eval_model import ScoredModel, scored_model, with_questions
+from llava_moe.commands.own_questions import training_benchmarks
 from llava_moe.commands.stages import Stage
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
@@ -52,10 +53,10 @@ def evaluate_stages(
     Returns:
         The final model's results, and by benchmark what each stage adds, where an earlier one was asked.
     """
-    settings, seed = config["eval"], config["seed"]
-    names, limit = settings["benchmarks"], settings["limit"]
-    results = evaluate_run(root, names, console, limit=limit, seed=seed)
-    _evaluate_earlier(settings, root, stages, open_benchmarks(names, limit, seed), console)
+    settings = config["eval"]
+    benchmarks = training_benchmarks(config, settings["benchmarks"])
+    results = evaluate_run(root, benchmarks, console)
+    _evaluate_earlier(settings, root, stages, benchmarks, console)
     folders = [stage.folder for stage in stages]
     found = {result.benchmark: read_stage_scores(root, folders, result) for result in results}
     return results, {name: scores for name, scores in found.items() if scores is not None}

@@ -38,6 +38,7 @@ def check_words(config: Mapping[str, Any], num_processes: int = 1) -> None:
     check_settings(config, EVAL)
     find_protocol(config["protocol"])
     know_benchmarks(config["benchmarks"])
+    _check_images(config)
     if config["out"]:
         refuse_unwritable(Path(config["out"]))
     if config["held_out"] and config["runs"] is None:
@@ -47,6 +48,13 @@ def check_words(config: Mapping[str, Any], num_processes: int = 1) -> None:
     check_one_model(config, num_processes)
     if config["run"] is not None:
         newest_checkpoint(Path(config["run"]))
+
+
+def _check_images(config: Mapping[str, Any]) -> None:
+    if config["images"] is not None:
+        from llava_moe.commands.own_questions import image_folders
+
+        image_folders("images", config["images"], config["benchmarks"])
 
 
 def results_wanted(config: Mapping[str, Any]) -> list[str]:

@@ -44,12 +44,15 @@ def find_starts(stages: Sequence[Stage]) -> None:
 
 
 def know_benchmarks(names: Iterable[str]) -> None:
-    """Refuse names that no benchmark has.
+    """Refuse names that no benchmark has, and files of the user's whose scores would be called alike.
 
     Raises:
         UserError: naming the first, with the nearest.
     """
-    from llava_moe.eval.tasks import expect_known
+    from llava_moe.eval.own.names import refuse_shared_names
+    from llava_moe.eval.tasks import benchmark_names, expect_known
 
-    for name in names:
+    known = [*names]
+    for name in known:
         expect_known(name, "benchmarks")
+    refuse_shared_names(known, benchmark_names())

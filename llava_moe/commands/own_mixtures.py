@@ -1,10 +1,12 @@
 """Mixtures in files of one's own: ``data=FILE.yaml``, and ``FOLDER/data/NAME.yaml`` of ``--config-dir FOLDER``.
 
-Paths in such a file start from the folder it lies in, and its sources are all it needs.
+Paths in such a file start from the folder it lies in, and its sources are all it needs. So do the files of questions
+that ``FOLDER/exp/NAME.yaml`` names in ``eval.benchmarks`` and ``eval.during``.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +33,7 @@ from llava_moe.visible import visible
 
 Tell = Callable[[str], None]
 GROUP = "data"
+_QUESTIONS = ("benchmarks", "during")
 # The format whose path is none: it names what is made up.
 _NO_FILE = "conflict"
 
@@ -115,9 +118,11 @@ class _Folder(ConfigSource):
             content = place.read_bytes()[:512].decode(errors="replace")
             # A file that says itself where its keys go is none of sources.
             if self._get_header_dict(content)["package"] is None:
-                shown = Path(os.path.relpath(place))
-                return _result(self, read_mixture(shown if not str(shown).startswith("..") else place, self.tell))
-        return self.inner.load_config(config_path)
+                return _result(self, read_mixture(_shown(place), self.tell))
+        result = self.inner.load_config(config_path)
+        if config_path.startswith("exp/") and place.is_file():
+            result.config = _with_questions(result.config, _shown(place))
+        return result
 
     def available(self) -> bool:
         return self.inner.available()
@@ -130,6 +135,34 @@ class _Folder(ConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         return self.inner.list(config_path, results_filter)
+
+
+def _shown(place: Path) -> Path:
+    """A path from the current folder, where it lies below it."""
+    shown = Path(os.path.relpath(place))
+    return place if str(shown).startswith("..") else shown
+
+
+def _with_questions(config: Any, file: Path) -> Any:
+    """An experiment in which the files among its benchmarks, and the folder of their images, start from its folder."""
+    content = OmegaConf.to_container(config, resolve=False)
+    told = content.get("eval") if isinstance(content, dict) else None
+    if not isinstance(told, dict) or not any(key in told for key in (*_QUESTIONS, "images")):
+        return config
+    from llava_moe.eval.tasks import is_own
+
+    for key in _QUESTIONS:
+        if isinstance(told.get(key), list):
+            told[key] = [
+                _rebased(one, file, None) if isinstance(one, str) and is_own(one) else one for one in told[key]
+            ]
+    images = told.get("images")
+    if isinstance(images, dict):
+        # As the command line says it.
+        told["images"] = json.dumps({name: _rebased(str(one), file, None) for name, one in images.items()})
+    elif isinstance(images, str) and not images.startswith("{"):
+        told["images"] = _rebased(images, file, None)
+    return OmegaConf.create(content)
 
 
 def _place_of(config_path: str) -> Path | None:

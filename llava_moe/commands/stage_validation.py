@@ -17,6 +17,7 @@ from llava_moe.assemble import Assembled
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.eval_model import scored_model
 from llava_moe.commands.known_keys import suggest
+from llava_moe.commands.own_questions import training_benchmarks
 from llava_moe.commands.processes import Processes
 from llava_moe.commands.settings import mixture_of
 from llava_moe.commands.stage_data import OpenData
@@ -32,7 +33,6 @@ from llava_moe.errors import StoppedBySignalError, ToldElsewhereError, UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
 from llava_moe.eval.ranks import LostRankError, Ranks
 from llava_moe.eval.run import ask_benchmark
-from llava_moe.eval.tasks import open_benchmark
 from llava_moe.own_files import read_objects
 from llava_moe.report.stage_log import VALIDATION
 from llava_moe.train.checkpoint import checkpoint_of, is_complete, name_best
@@ -95,8 +95,7 @@ def check_validation(config: Mapping[str, Any]) -> None:
 
 
 def _benchmarks_of(config: Mapping[str, Any]) -> list[Benchmark]:
-    given = config["eval"]
-    return [open_benchmark(name, given["limit"], config["seed"]) for name in dict.fromkeys(given["during"])]
+    return training_benchmarks(config, config["eval"]["during"])
 
 
 def _measure_names(benchmark: Benchmark) -> list[str]:

@@ -58,7 +58,7 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
 def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     """Refuse now what would stop the run later: hours of training must not end at a benchmark's mistyped name."""
     from llava_moe.commands.eval_stages import refuse_unpaired
-    from llava_moe.eval.tasks import open_benchmark
+    from llava_moe.commands.own_questions import training_benchmarks
 
     planned = {str(stage.folder) for stage in stages}
     for stage in stages:
@@ -66,8 +66,7 @@ def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
             # A stage may start from one before it, which has yet to run.
             follows = stage.config["init_from"] in planned
             check_stage(stage.config | {"init_from": None} if follows else stage.config)
-    names, limit = config["eval"]["benchmarks"], config["eval"]["limit"]
-    refuse_unpaired(config["eval"], [open_benchmark(name, limit, config["seed"]) for name in names])
+    refuse_unpaired(config["eval"], training_benchmarks(config, config["eval"]["benchmarks"]))
 
 
 def _finish(

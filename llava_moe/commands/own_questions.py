@@ -1,0 +1,56 @@
+"""Files of one's own questions among the benchmarks: where their images are, and the benchmarks of a training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.named_files import know_benchmarks
+from llava_moe.commands.path_mappings import is_mapping, read_mapping
+from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Benchmark
+from llava_moe.eval.tasks import Places, called, is_own, open_benchmark
+
+
+def image_folders(key: str, given: str | None, words: Sequence[str]) -> str | Mapping[str, str] | None:
+    """The folder of the images of files in ``benchmarks=``, or one for each file by what its scores are called.
+
+    Args:
+        key: ``images``, or ``eval.images``.
+        given: a folder, ``{NAME: FOLDER, ...}``, or None.
+        words: names of benchmarks, and files.
+
+    Raises:
+        UserError: no file is among them, a name that is none of theirs, or no such folder.
+    """
+    if given is None:
+        return None
+    names = [called(word) for word in words if is_own(word)]
+    if not names:
+        raise UserError(f"{key}={given}: belongs to a file of your own questions, and no benchmark here is one")
+    folders = read_mapping(key.rpartition(".")[2], given) if is_mapping(given) else dict.fromkeys(names, given)
+    for name, folder in folders.items():
+        if name not in names:
+            raise UserError(f"{key}: {name} is none of the files of questions, {', '.join(names)}")
+        if not os.path.isdir(folder):
+            raise UserError(f"{key}={folder}: no such folder")
+    return folders
+
+
+def training_benchmarks(config: Mapping[str, Any], names: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks that a training asks, at its end or on its way.
+
+    Args:
+        config: a resolved configuration of ``train``.
+        names: ``eval.benchmarks`` or ``eval.during`` of it.
+
+    Raises:
+        UserError: there is no such benchmark, or its data cannot be used.
+    """
+    settings = config["eval"]
+    know_benchmarks(names)
+    words = [*settings["benchmarks"], *settings["during"]]
+    places = Places(cache=cache_folder(), images=image_folders("eval.images", settings.get("images"), words))
+    return [open_benchmark(one, settings["limit"], config["seed"], places=places) for one in dict.fromkeys(names)]
