@@ -2,11 +2,13 @@
 
 Nothing of lmms-eval is imported. Reading, wording and scoring are those of ``llava_moe.eval.tasks``; a yaml names
 them by one line of JSON: ``{"benchmark": "vsr", "protocol": "lmms_eval"}``. The data lies where ``llava-moe eval``
-finds it: below ``LLAVA_MOE_BENCHMARKS``, or ``data/benchmarks`` in the current folder.
+finds it: below ``LLAVA_MOE_BENCHMARKS``, or ``data/benchmarks`` in the current folder. ``own_questions`` stands for the
+file of one's own that ``LLAVA_MOE_QUESTIONS`` names; its questions are asked once, beside their own images.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,30 +17,55 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from llava_moe.errors import UserError
+from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Question
 from llava_moe.eval.generate import open_images
+from llava_moe.eval.own.benchmark import OwnBenchmark
 from llava_moe.eval.published import PublishedBenchmark
-from llava_moe.eval.tasks import open_benchmark
+from llava_moe.eval.tasks import Places, open_benchmark
 
 Document = Mapping[str, Any]
+OWN = "own_questions"
+QUESTIONS, IMAGES = "LLAVA_MOE_QUESTIONS", "LLAVA_MOE_IMAGES"
+"""Variables of the environment: the file of one's own questions, and the folder of its images where it is not near."""
 
 
 @cache
-def opened(benchmark: str, protocol: str) -> PublishedBenchmark:
+def opened(benchmark: str, protocol: str) -> PublishedBenchmark | OwnBenchmark:
     """All questions of a benchmark, read once a process.
 
     Raises:
-        UserError: its data is missing, damaged or incomplete.
+        UserError: its data is missing, damaged or incomplete, or is such that a task of lmms-eval cannot ask it.
     """
+    if benchmark == OWN:
+        return _own(protocol)
     found = open_benchmark(benchmark, 0, protocol=protocol)
     if not isinstance(found, PublishedBenchmark):
         raise ValueError(f"{benchmark} has data of its own: it is no task for lmms-eval")
     return found
 
 
+def _own(protocol: str) -> OwnBenchmark:
+    path = os.environ.get(QUESTIONS)
+    if not path:
+        raise UserError(f"{OWN}: say which file holds the questions: export {QUESTIONS}=questions.jsonl")
+    found = open_benchmark(path, 0, protocol=protocol, places=Places(images=os.environ.get(IMAGES) or None))
+    if not isinstance(found, OwnBenchmark):
+        raise UserError(f"{QUESTIONS}={path}: is a benchmark of its own, not a file of questions")
+    for record in found.records.values():
+        if len(record.conversation.turns) > 2 or record.conversation.system is not None:
+            raise UserError(
+                f"{record.place}: has earlier turns or a system text, which a task of lmms-eval has no place for: take "
+                "the record out, or score the file by llava-moe eval"
+            )
+    return found
+
+
 @cache
 def _questions(benchmark: str, protocol: str) -> dict[str, Question]:
-    return {question.id: question for question in opened(benchmark, protocol).questions()}
+    asked = opened(benchmark, protocol).questions()
+    return {question.id: question for question in asked if not is_twin(question.id)}
 
 
 def forget() -> None:
@@ -52,10 +79,16 @@ def documents(named: datasets.Dataset) -> datasets.Dataset:
     (source,) = named
     return datasets.Dataset.from_list(
         [
-            dict(source) | {"id": one.id, "prompt": one.prompt, "references": list(one.references), "part": one.domain}
+            dict(source)
+            | {"id": one.id, "prompt": _written(one), "references": list(one.references), "part": one.domain}
             for one in _questions(source["benchmark"], source["protocol"]).values()
         ]
     )
+
+
+def _written(question: Question) -> str:
+    """The text of a question; of several images each is marked where it stands."""
+    return question.turns[-1].text if question.turns else question.prompt
 
 
 def prompt(doc: Document) -> str:
@@ -86,6 +119,8 @@ def scores(doc: Document, results: Sequence[str]) -> dict[str, Any]:
     benchmark, protocol = doc["benchmark"], doc["protocol"]
     question = _questions(benchmark, protocol)[doc["id"]]
     found: dict[str, Any] = dict(opened(benchmark, protocol).score(question, results[0]))
+    if benchmark == OWN:
+        return found  # which domains a file has, no yaml can know
     parts_of = _parts_of_scores(benchmark, protocol)
     found |= {f"{name}_{doc['part']}": score for name, score in found.items() if len(parts_of[name]) > 1}
     answered = {key: doc[key] for key in ("benchmark", "protocol", "id")} | {"prediction": results[0]}
@@ -108,6 +143,7 @@ def over_all(answered: Sequence[Mapping[str, str]]) -> float:
     """Aggregation of a measure over all answers, by our own benchmark, over the questions that were asked."""
     first = answered[0]
     whole = opened(first["benchmark"], first["protocol"])
+    assert isinstance(whole, PublishedBenchmark), "the scores of one's own questions are means"
     items = {one["id"]: whole.items[one["id"]] for one in answered}
     asked = replace(whole, items=items)
     questions = {question.id: question for question in asked.questions()}

@@ -14,12 +14,16 @@ import datasets
 import pytest
 import yaml
 
+from llava_moe.errors import UserError
+from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import Answer, Decoding
+from llava_moe.eval.tasks import open_benchmark
 from llava_moe.lmms import task_folder, tasks
 from llava_moe.lmms.requests import read_generation_kwargs
+from tests.eval.own.files import asking, write_lines, write_questions
 from tests.peers.lmms_eval_scores import BENCHMARKS
 
-NAMES = sorted(path.stem for path in task_folder().glob("*.yaml"))
+NAMES = sorted(path.stem for path in task_folder().glob("*.yaml") if path.stem != tasks.OWN)
 
 
 class _Loader(yaml.SafeLoader):
@@ -125,6 +129,35 @@ def test_scores_are_those_of_llava_moe_eval(config: dict[str, Any], answers: str
             if row.domain == "all" or theirs in found:
                 assert found.pop(theirs) == pytest.approx(measure.value, abs=1e-12), theirs
     assert not found
+
+
+def test_ones_own_questions_are_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_questions(tmp_path / "questions.jsonl")
+    with path.open("a") as file:
+        file.write(json.dumps(asking("Is <image> as <image>?", "no", ["0.png", "1.png"])) + "\n")
+    monkeypatch.setenv(tasks.QUESTIONS, str(path))
+    tasks.forget()
+    config = load(task_folder() / f"{tasks.OWN}.yaml")
+    docs = documents(config)
+    benchmark = open_benchmark(str(path), protocol="lmms_eval")
+    asked = [question for question in benchmark.questions() if not is_twin(question.id)]
+    assert [doc["id"] for doc in docs] == [question.id for question in asked]
+    assert [config["doc_to_text"](doc) for doc in docs][-2:] == [asked[-2].prompt, "Is <image> as <image>?"]
+    assert [len(config["doc_to_visual"](doc)) for doc in docs] == [1] * 8 + [2]
+    found = [config["process_results"](doc, ["red"]) for doc in docs]
+    assert found == [benchmark.score(question, "red") for question in asked]
+    assert set(found[0]) == {one["metric"] for one in config["metric_list"]}
+    facts, drawn = benchmark.facts, read_generation_kwargs(config["generation_kwargs"])
+    assert (drawn.decoding, drawn.max_new_tokens) == (facts.decoding, facts.max_new_tokens)
+    talk = asking("a?", "b")
+    talk["messages"] += talk["messages"]
+    write_lines(path, [talk])
+    tasks.forget()
+    with pytest.raises(UserError, match="record 1: has earlier turns"):
+        documents(config)
+    monkeypatch.delenv(tasks.QUESTIONS)
+    with pytest.raises(UserError, match=f"export {tasks.QUESTIONS}=questions.jsonl"):
+        tasks.opened(tasks.OWN, "lmms_eval")
 
 
 def test_measures_over_a_part_of_the_questions_are_those_of_that_part(local_benchmarks: Path) -> None:
