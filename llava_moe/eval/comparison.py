@@ -84,6 +84,11 @@ class ComparedBenchmark:
         return tuple(row for row in self.rows if row.is_main)
 
     @property
+    def measures(self) -> frozenset[str]:
+        """Names of all measures."""
+        return frozenset(row.measure for row in self.rows)
+
+    @property
     def baselines(self) -> tuple[str, ...]:
         """Names of the baselines of any row, in order."""
         return tuple(dict.fromkeys(name for row in self.rows for name in row.baselines))

@@ -25,7 +25,7 @@ def comparison_table(comparison: Comparison, compared: ComparedBenchmark, *, mai
     rows = [
         (
             row.domain,
-            title_of(row.measure),
+            title_of(row.measure, compared.measures),
             f"{row.num_questions:,}",
             *_cells(row),
             *(shown_value(row.measure, row.baselines.get(name)) for name in compared.baselines),
@@ -138,7 +138,7 @@ def long_table(comparison: Comparison, compared: ComparedBenchmark) -> TextTable
     measures = dict.fromkeys(row.measure for row in compared.main_rows)
     rows = []
     for row in compared.main_rows:
-        named = row.domain if len(measures) < 2 else f"{row.domain}, {title_of(row.measure)}"
+        named = row.domain if len(measures) < 2 else f"{row.domain}, {title_of(row.measure, compared.measures)}"
         lines = [
             (run, shown_value(row.measure, cell.value), shown_difference(row.measure, cell) if number else "")
             for number, (run, cell) in enumerate(zip(comparison.runs, row.cells, strict=True))
@@ -146,9 +146,9 @@ def long_table(comparison: Comparison, compared: ComparedBenchmark) -> TextTable
         lines += [(name, shown_value(row.measure, value), "") for name, value in row.baselines.items()]
         for number, line in enumerate(lines):
             rows.append((*((named, f"{row.num_questions:,}") if number == 0 else ("", "")), *line))
-    title = comparison_table(comparison, compared).title
+    title, told = comparison_table(comparison, compared).title, [title_of(one, compared.measures) for one in measures]
     return TextTable(
-        title=f"{title}; {', '.join(map(title_of, measures))}" if len(measures) == 1 else title,
+        title=f"{title}; {told[0]}" if len(told) == 1 else title,
         header=("domain", "n", "run", "score", f"against {comparison.runs[0]}"),
         rows=tuple(rows),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -23,6 +23,8 @@ TITLES = {
     "pathvqa_closed_accuracy": "PathVQA closed accuracy",
     "pathvqa_open_recall": "PathVQA open recall",
 }
+ALONE_TITLES = {"exact_match": "exact match", "token_f1": "token F1"}
+"""Where no other image is shown, none is the right one, and all questions are counted."""
 DIFFERENCES = frozenset({"gap", "gap_over_majority"})
 POINTS = frozenset({"tiny_lvlm_overall", "mme_score", "mme_perception_score", "mme_cognition_score"})
 """Measures on a scale of their own: shown as they are, where all others are shares."""
@@ -67,9 +69,7 @@ def _scale(result: BenchmarkResult) -> str:
 
 
 def _titles(result: BenchmarkResult) -> list[str]:
-    # Where no other image is shown, none is the right one.
-    alone = {} if "other_image" in result.columns else {"exact_match": "exact match", "token_f1": "token F1"}
-    return [alone.get(name) or title_of(name) for name in result.columns]
+    return [title_of(name, result.columns) for name in result.columns]
 
 
 def kind_table(result: BenchmarkResult) -> TextTable:
@@ -129,9 +129,14 @@ def markdown_tables(result: BenchmarkResult, *, kinds: bool = False) -> str:
     return "\n\n".join([*parts, *map(markdown_text, result.notes)]) + "\n"
 
 
-def title_of(name: str) -> str:
-    """A measure's name for people."""
-    return TITLES.get(name, name.replace("_", " "))
+def title_of(name: str, beside: Container[str] = ("other_image",)) -> str:
+    """A measure's name for people.
+
+    Args:
+        beside: the measures that it stands among.
+    """
+    alone = {} if "other_image" in beside else ALONE_TITLES
+    return alone.get(name) or TITLES.get(name, name.replace("_", " "))
 
 
 def percent(measure: Measure | None, *, signed: bool = False) -> str:

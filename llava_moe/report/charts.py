@@ -106,9 +106,10 @@ _BARS = {"exact_match": "right image", "other_image": "other", "majority_answer"
 def _bars(result: BenchmarkResult, stages: StageScores | None) -> list[tuple[str, Mapping[str, Measure]]]:
     """What a bar is called, and its height in each domain."""
     rows = [result.row(domain) for domain in result.domains]
+    labels = _BARS if "other_image" in result.columns else _BARS | {"exact_match": "exact match"}
     bars: list[tuple[str, Mapping[str, Measure]]] = [
         (label, {row.domain: row.measures[name] for row in rows if name in row.measures})
-        for name, label in _BARS.items()
+        for name, label in labels.items()
         if name in result.columns
     ]
     if stages is None:

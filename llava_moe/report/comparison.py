@@ -5,7 +5,7 @@ One file without a script, readable from a disk without a network. Everything th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def _section(comparison: Comparison, compared: ComparedBenchmark) -> Section:
     colors = _colors(comparison)
     return Section(
         compared=compared,
-        rows=tuple(_row(comparison.runs, colors, row) for row in compared.main_rows),
+        rows=tuple(_row(comparison.runs, colors, row, compared.measures) for row in compared.main_rows),
         table=comparison_table(comparison, compared, main=False),
         disagreements=tuple(
             ShownDisagreement(
@@ -115,7 +115,7 @@ def _section(comparison: Comparison, compared: ComparedBenchmark) -> Section:
     )
 
 
-def _row(runs: Sequence[str], colors: Sequence[str], row: ComparedRow) -> ShownRow:
+def _row(runs: Sequence[str], colors: Sequence[str], row: ComparedRow, measures: Container[str]) -> ShownRow:
     ends = [end for cell in row.cells for end in _ends(cell)] + [*row.baselines.values()]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     scale = scale_of(row.measure)
@@ -130,7 +130,7 @@ def _row(runs: Sequence[str], colors: Sequence[str], row: ComparedRow) -> ShownR
         )
         for number, (run, color, cell) in enumerate(zip(runs, colors, row.cells, strict=True))
     )
-    return ShownRow(row.domain, title_of(row.measure), row.num_questions, shown)
+    return ShownRow(row.domain, title_of(row.measure, measures), row.num_questions, shown)
 
 
 def _ends(cell: Cell) -> list[float]:

@@ -206,7 +206,10 @@ def _with_images(path: str, source: Source, records: Sequence[OwnRecord]) -> tup
     if missing:
         record, fault = missing[0]
         more = f" ({len(missing):,} of {len(paths):,} images are missing)" if len(missing) > 1 else ""
-        raise UserError(f"benchmarks: {record.place}: {fault.detail}{more}; put it there, or give images=FOLDER")
+        raise UserError(
+            f"benchmarks: {record.place}: {fault.detail}{more}; put it there, or give images=FOLDER (eval.images= of a "
+            "training)"
+        )
 
     def placed(ref: ImageRef) -> ImageRef:
         return os.path.join(root or "", ref) if isinstance(ref, str) else ref

@@ -13,7 +13,8 @@ from llava_moe.data.encode import IGNORED, Encoder
 from llava_moe.eval.baselines import TWIN_MARK, is_twin
 from llava_moe.eval.benchmark import Answer, Question
 from llava_moe.eval.blind import BlindBenchmark
-from llava_moe.eval.comparison import compare_benchmark
+from llava_moe.eval.comparison import Comparison, compare_benchmark
+from llava_moe.eval.comparison_table import comparison_table
 from llava_moe.eval.endpoint import question_messages
 from llava_moe.eval.generate import question_turns, trained_prompts
 from llava_moe.eval.headline import HeadlineBenchmark
@@ -94,6 +95,9 @@ def test_a_file_in_which_nothing_is_asked_twice_is_scored_as_a_whole(tmp_path: P
     assert "none is asked twice" in benchmark.notes()[0]
     write_scored(tmp_path / "run", benchmark, lambda one: one.references[0])
     table = domain_table(read_scored(tmp_path / "run", "run", str(tmp_path / "q.jsonl")).result)
+    compared = compare_benchmark([read_scored(tmp_path / "run", "run", "q")])
+    comparison = Comparison(("run",), (str(tmp_path / "run"),), (compared,), 100, 0)
+    assert {row[1] for row in comparison_table(comparison, compared, main=False).rows} >= {"exact match", "token F1"}
     assert table.title == "q: all questions, % (differences in points)" and table.header[2] == "exact match"
 
 
