@@ -20,7 +20,15 @@ from llava_moe.structured_text import parse_yaml, yaml_comments
 
 COMMANDS = (
     *("train", "plan", "compose", "data_check", "data_stats", "data_preview", "data_prepare", "init", "eval", "chat"),
-    *("export", "analyze_interference", "analyze_transfer", "analyze_routing", "analyze_forgetting", "reproduce"),
+    *(
+        "export",
+        "analyze_interference",
+        "analyze_transfer",
+        "analyze_routing",
+        "analyze_forgetting",
+        "compare",
+        "reproduce",
+    ),
 )
 """Those that have keys, by the name of their configuration."""
 TAKES_TRAINS = ("train", "plan", "compare", "compose", "data_check", "data_stats", "data_preview")
