@@ -328,6 +328,7 @@ SOURCE: dict[str, Limit] = {
     "domain": Text(),
     "path": FilePath(),
     "images": OrNull(FilePath()),
+    "folder": OrNull(FilePath()),
     "value_range": VALUE_RANGE,
     "format": Text(),
     "split": OrNull(Text()),

@@ -185,6 +185,8 @@ def _result(source: ConfigSource, content: Mapping[str, Any]) -> ConfigResult:
 def read_mixture(path: Path, tell: Tell | None = None) -> dict[str, Any]:
     """The keys of a file of sources, its paths as they are written from the folder of the command.
 
+    Where a source says no folder of images, their paths start from the folder of the file, too.
+
     Args:
         tell: says a line of each path that starts from the folder of the command, as they all did in an earlier
             release; None: no path does.
@@ -204,9 +206,15 @@ def read_mixture(path: Path, tell: Tell | None = None) -> dict[str, Any]:
     for name, source in sources.items():
         if "defaults" not in content:
             source.setdefault("domain", str(name))
+        typed = source.get("path")
         for key in ("path", "images"):
             if isinstance(source.get(key), str) and not (key == "path" and source.get("format") == _NO_FILE):
                 source[key] = _rebased(source[key], path, tell)
+        is_elsewhere = path.parent != Path() and (
+            source.get("path") != typed or os.path.isabs(os.path.expanduser(str(typed)))
+        )
+        if source.get("images") is None and is_elsewhere:
+            source["folder"] = str(path.parent)
     return dict(content)
 
 

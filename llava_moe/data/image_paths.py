@@ -15,12 +15,20 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _HUB_REPOSITORY = re.compile(r"(models|datasets|spaces)--.+")
 
 
+class StartFolder(str):
+    """A folder that relative image paths start from and that bounds none: absolute ones and ``..`` lead where they say.
+
+    It is the folder of the file that names a source, where nobody says which folder its images lie in.
+    """
+
+
 def find_image(ref: str, root: str | None) -> Path:
     """The file of an image path, or its neighbour of the same stem and another image suffix; of a page, its document.
 
-    Where ``root`` is given, records cannot reach out of it: neither by ``..``, nor by an absolute path, nor by a file
-    that is a link to one outside. Folders below the root may be links, since that is how people lay data sets out. In
-    a hub's cache, where every file is a link into the ``blobs`` of its repository, those links are followed.
+    Where ``root`` is given, and is no :class:`StartFolder`, records cannot reach out of it: neither by ``..``, nor by
+    an absolute path, nor by a file that is a link to one outside. Folders below the root may be links, since that is
+    how people lay data sets out. In a hub's cache, where every file is a link into the ``blobs`` of its repository,
+    those links are followed.
 
     Raises:
         BadRecord: ``image_missing``, ``image_outside``, ``image_address``.
@@ -29,12 +37,13 @@ def find_image(ref: str, root: str | None) -> Path:
         raise BadRecord("image_address", f"{ref[:200]} is an address; fetch the image and give its path")
     try:
         path = Path(root or "", split_page(ref)[0]).expanduser()
-        if root is not None:
+        is_bound = root is not None and not isinstance(root, StartFolder)
+        if root is not None and is_bound:
             # Trap: behind a linked folder the system takes .. for the parent of what is linked to.
             path = Path(os.path.normpath(path))
             _stay_inside(path, ref, root)
         found = _existing(path)
-        if found is not None and root is not None and found.is_symlink():
+        if found is not None and root is not None and is_bound and found.is_symlink():
             _refuse_link_outside(found, ref, root)
     except (OSError, RuntimeError) as error:
         # A name longer than names may be (text that is no path), a folder closed to us, an unknown user in ~name.

@@ -40,6 +40,8 @@ class Source:
             that ``data prepare`` made. JSON may be compressed (``.jsonl.gz``).
         format: one of ``FORMATS``; ``auto`` tells prepared folders, ``llava``, ``records`` and ``messages`` apart.
         images: the folder that image paths start from; a prepared folder knows its own.
+        folder: that of the file which names the source: image paths start from it where ``images`` is not given, and
+            may lead out of it; None: they start from the folder of the command.
         value_range: low and high, which become black and white in images of more than 8 bits (see ``ImageReading``).
         split: read the records of this split, as their ``split`` column, their shard or their file's name says;
             None: those of ``train`` and those that say none; ``all``: every record. See ``readers/splits.py``.
@@ -63,6 +65,7 @@ class Source:
     repeats: float = 1.0
     cap: int | None = None
     weight: float = 1.0
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         where = f"data source {self.name!r}"

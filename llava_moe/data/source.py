@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from llava_moe.data.auto_format import tell_format
 from llava_moe.data.conversation import UNREAD_MEDIA, BadRecord, Conversation, ImageRef
+from llava_moe.data.image_paths import StartFolder
 from llava_moe.data.image_roots import guess_image_root
 from llava_moe.data.images import find_image
 from llava_moe.data.readers import store
@@ -60,8 +61,9 @@ class ArrowRecords:
 
     @property
     def image_root(self) -> str | None:
-        """The source's image folder."""
-        return self.source.images
+        """The source's image folder, or the folder that its paths start from."""
+        folder = self.source.folder
+        return self.source.images if self.source.images is not None or folder is None else StartFolder(folder)
 
     @property
     def num_in_files(self) -> int:
@@ -179,8 +181,8 @@ def check_image_root(source: Source, records: Records, num_probes: int = 32) -> 
         except BadRecord as fault:
             missing[content.images[0]] = fault.detail
     if missing:
-        root = records.image_root
-        remedy = "give their folder as images=FOLDER" if root is None else f"check images={root}"
+        is_given = records.image_root is not None and not isinstance(records.image_root, StartFolder)
+        remedy = f"check images={records.image_root}" if is_given else "give their folder as images=FOLDER"
         near = (
             None if is_address(source.path) else guess_image_root([*missing], Path(source.path).parent, [source.name])
         )

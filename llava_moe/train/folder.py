@@ -30,7 +30,7 @@ BAD_RECORDS = "quarantine.jsonl"
 LENGTHS = ("train.max_steps", "train.epochs")
 # Where data and bases lie. They may be found elsewhere, by a run that recorded what they hold.
 PLACES = re.compile(
-    r"path|images|init_from|data\.(root|quarantine)|data\.sources\.[^.]+\.(path|images)"
+    r"path|images|init_from|data\.(root|quarantine)|data\.sources\.[^.]+\.(path|images|folder)"
     r"|model\.(path|architecture\.(path|vision_tower|language_model|tokenizer))"
 )
 # What may differ between two starts of one run: it changes how the work is done, or when it is given up, and the result

@@ -11,6 +11,9 @@ import pytest
 
 from llava_moe.cli import run
 from llava_moe.commands.own_mixtures import read_mixture
+from llava_moe.commands.settings import source_of
+from llava_moe.data.images import find_image
+from llava_moe.data.source import check_has_images, check_image_root, open_records
 from llava_moe.errors import UserError
 from tests.commands.test_rates import stages_of
 from tests.commands.test_train import records_of
@@ -78,6 +81,33 @@ def test_paths_that_start_from_the_command_still_work_by_name_and_a_line_says_wh
     (mixture.parent / "charts.json").write_text("[]")
     assert sources_of("--config-dir", ".", "data=two")["charts"]["path"] == "data/charts.json"
     assert sources_of("data=data/two.yaml")["charts"]["images"] == "data/pictures"
+
+
+def test_image_paths_start_from_the_files_folder_where_it_names_none(
+    three_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (three_files / "mixes").mkdir()
+    (three_files / "charts.json").rename(three_files / "mixes" / "charts.json")
+    (three_files / "pictures" / "charts").rename(three_files / "mixes" / "charts")
+    text = [{"conversations": [{"from": "human", "value": "red?"}, {"from": "gpt", "value": "No"}]}]
+    (three_files / "mixes" / "text.json").write_text(json.dumps(text))
+    (three_files / "mixes" / "mix.yaml").write_text("sources: {charts: {path: charts.json}, text: {path: text.json}}")
+    for place, words in (("mixes", ("data=mixes/mix.yaml",)), (".", ("data=mix.yaml",))):
+        monkeypatch.chdir(three_files if place == "mixes" else three_files / "mixes")
+        found = {name: source_of(name, node) for name, node in sources_of(*words).items()}
+        records = open_records(found["charts"], three_files / "cache")
+        check_image_root(found["charts"], records)
+        assert find_image("charts/7.png", records.image_root).is_file()
+        # No folder was given, so none bounds them, and a source of texts alone has none to have.
+        assert find_image(str(three_files / "snaps" / "7.png"), records.image_root).is_file()
+        check_has_images(found["text"], open_records(found["text"], three_files / "cache"))
+    monkeypatch.chdir(three_files)
+    given = source_of("charts", sources_of("data=mixes/mix.yaml", "+data.sources.charts.images=snaps")["charts"])
+    assert open_records(given, three_files / "cache").image_root == "snaps"
+    (three_files / "mixes" / "charts").rename(three_files / "gone")
+    lost = source_of("charts", sources_of("data=mixes/mix.yaml")["charts"])
+    with pytest.raises(UserError, match=r"no file mixes/charts/0.png\); give their folder as images=FOLDER"):
+        check_image_root(lost, open_records(lost, three_files / "cache"))
 
 
 def test_several_files_are_a_sweep(mixture: Path, three_files: Path) -> None:
