@@ -97,7 +97,8 @@ class FilePath:
     """A path that a file can have, or an address."""
 
     def admits(self, value: Any) -> bool:
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
+        # Quotes that the shell left inside quotes name nothing: out="''".
+        if not isinstance(value, str) or not value.strip(" \t\n'\"") or "\0" in value:
             return False
         longest = max(len(part.encode()) for part in value.split("/"))
         return longest <= LONGEST_NAME and len(value.encode()) < LONGEST_PATH

@@ -92,3 +92,12 @@ def test_a_lock_that_is_no_file_is_named(tmp_path: Path, refused: Refusal, tiny_
     (tmp_path / "run").mkdir()
     os.mkfifo(tmp_path / "run" / ".lock")
     assert "it is a named pipe, not a regular file" in refused("train", *tiny_words, f"out={tmp_path / 'run'}")
+
+
+def test_quotes_alone_are_no_folder(refused: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare = ("data", "prepare", "recipe=pathvqa", "downloads=x")
+    for words in (("train",), ("reproduce", "paper=mixlora", "figure=2"), prepare, ("eval", "run=x")):
+        for value in ("''", '""', "' '"):
+            assert "out=" in (line := refused(*words, f"out={value}")) and "give text, such as a path" in line
+    assert not [*tmp_path.iterdir()]
