@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from glob import glob, has_magic
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +23,14 @@ from llava_moe.data.readers.splits import EVERY, TRAIN
 from llava_moe.data.records import AUTO, Records, Source
 from llava_moe.data.source import find_files, open_records, prepared_folder
 from llava_moe.errors import UserError
+from llava_moe.shell_words import shell
 
 MOST_READ = 5_000
 """Records of a source that are looked at one by one; of a larger one so many, in stretches spread evenly over it."""
 _STRETCH = 100
+_MOST_ENTRIES = 10_000
+# OWNER/NAME, where no folder OWNER is.
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_PAGE = "https://huggingface.co/datasets/"
 
 
@@ -73,6 +81,7 @@ def guess_source(domain: str, path: str, images: str | None) -> Guess:
     if path.startswith(_HUB_PAGE):
         name = "/".join(path.removeprefix(_HUB_PAGE).split("/")[:2])
         raise UserError(f"{domain}: {path:.200} is a page; the data set itself is hf://datasets/{name}")
+    _refuse_missing(domain, path)
     source, is_told = _with_format(Source(domain, domain, path, images=images))
     source, records = _opened(source)
     entries = [entry for start in _starts(len(records)) for entry in records.read(start, start + _STRETCH)]
@@ -98,6 +107,27 @@ def guess_source(domain: str, path: str, images: str | None) -> Guess:
     )
 
 
+def _refuse_missing(domain: str, path: str) -> None:
+    """Refuse a file that is not there, in the words of ``init``: its own key is the domain.
+
+    Raises:
+        UserError: with the nearest file that is there, or the address that was probably meant.
+    """
+    place = Path(path).expanduser()
+    if is_address(path) or os.path.lexists(place):
+        return
+    if has_magic(path) and glob(str(place)):
+        return
+    if has_magic(path):
+        raise UserError(f"{domain}={path}: no file is named so; quote the pattern, or give the folder")
+    there = [entry.name for entry in islice(os.scandir(place.parent), _MOST_ENTRIES)] if place.parent.is_dir() else []
+    near = get_close_matches(place.name, sorted(there), n=1, cutoff=0.8)
+    meant = f" (did you mean {shell(f'{domain}={place.with_name(near[0])}')}?)" if near else ""
+    if _HUB_NAME.fullmatch(path) and not place.parent.is_dir():
+        raise UserError(f"{domain}={path}: no such file; a data set of the Hugging Face hub is hf://datasets/{path}")
+    raise UserError(f"{domain}={path}: no such file or folder{meant}; paths start from the folder of the command")
+
+
 def _with_format(source: Source) -> tuple[Source, bool]:
     """The source with its format named, and whether the records' keys say it."""
     try:
@@ -105,15 +135,11 @@ def _with_format(source: Source) -> tuple[Source, bool]:
             return source, True
         return replace(source, format=tell_format(source, find_files(source))), True
     except UserError as error:
-        if not is_address(source.path):
-            if (remedy := table_remedy(source.name, source.path)) is not None:
-                raise UserError(remedy) from error
-            if not os.path.exists(source.path) and source.path.count("/") == 1:
-                name = source.path
-                raise UserError(f"{error}; a data set of the Hugging Face hub is hf://datasets/{name}") from error
+        if not is_address(source.path) and (remedy := table_remedy(source.name, source.path)) is not None:
+            raise UserError(remedy) from error
         for name in reading_formats(source.path):
             return replace(source, format=name), False
-        raise
+        raise UserError(str(error).replace("; check path", f": give another behind {source.name}=")) from error
 
 
 def _opened(source: Source) -> tuple[Source, Records]:

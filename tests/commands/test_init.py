@@ -109,7 +109,11 @@ def test_a_folder_of_pictures_with_a_table_is_told_a_command_that_makes_records_
         (("--foo", "mix.yaml"), "cannot read --foo"),
         (("mix.yaml", "a=charts.json", "images=nowhere"), "images=nowhere: no such folder"),
         (("mix.yaml", "a=charts.json", "images={b: snaps}"), "images: b is none of the domains, a"),
-        (("mix.yaml", "a=nosuch.json"), "no file nosuch.json; check path"),
+        (("mix.yaml", "a=nosuch.json"), "a=nosuch.json: no such file or folder; paths start from the folder of the"),
+        (("mix.yaml", "a=chart.json"), "no such file or folder (did you mean a=charts.json?)"),
+        (("mix.yaml", "a=snaps/*.json"), "a=snaps/*.json: no file is named so"),
+        (("mix.yaml", "a=nothing"), "no .parquet, .json or .jsonl file in nothing: give another behind a="),
+        (("mix.yaml", "a=/nosuch.json"), "a=/nosuch.json: no such file or folder; paths start"),
         (("mix.yaml", "a=owner/name"), "a data set of the Hugging Face hub is hf://datasets/owner/name"),
         (("mix.yaml", "a=https://huggingface.co/datasets/b/c/tree/main"), "is a page; the data set itself is hf://"),
         (("mix.yaml", "a=empty.jsonl"), "empty.jsonl: holds no records"),
@@ -118,7 +122,7 @@ def test_a_folder_of_pictures_with_a_table_is_told_a_command_that_makes_records_
         (("mix.yaml", "a=bad.json"), "a: none of 2 records of bad.json is usable (image_count"),
         (("mix.yaml", "a=lost.json"), "none of 2 images is found near lost.json (no file gone/1.png); say where they"),
         (("mix.yaml", "a=web.json"), "its images are addresses (https://example.org/1.png), which are not fetched"),
-        (("mix.yaml", "a=charts.json", "b=nosuch"), "no file nosuch"),
+        (("mix.yaml", "a=charts.json", "b=nosuch"), "b=nosuch: no such file or folder"),
     ],
 )
 def test_what_cannot_become_a_mixture_is_one_line_and_nothing_is_written(
@@ -126,6 +130,7 @@ def test_what_cannot_become_a_mixture_is_one_line_and_nothing_is_written(
 ) -> None:
     (three_files / "there.yaml").write_text("mine: own")
     (three_files / "empty.jsonl").write_text("")
+    (three_files / "nothing").mkdir()
     (three_files / "cut.json").write_text('[{"a":\n')
     (three_files / "odd.json").write_text('[{"x": 1}]')
     llava_file(three_files / "bad.json", ["1.png", "2.png"], image=["1.png", "2.png"])
