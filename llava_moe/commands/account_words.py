@@ -1,6 +1,8 @@
-"""What ``data stats`` and ``data preview`` share: stages opened by a job's words, and commands to type next."""
+"""What ``data check``, ``stats`` and ``preview`` share: stages opened by a job's words, and commands to type next."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import transformers
@@ -11,6 +13,7 @@ from llava_moe.assemble import encoder_of, recipe_of
 from llava_moe.commands.console import open_console
 from llava_moe.commands.job import Job
 from llava_moe.commands.processes import Processes
+from llava_moe.commands.settings import is_embedded
 from llava_moe.commands.stage import check_stage
 from llava_moe.commands.stage_data import OpenData, open_data
 from llava_moe.commands.stages import Stage, set_threads
@@ -21,6 +24,18 @@ def begin(job: Job) -> None:
     """Bound torch's threads as the words say; bars of transformers would fill log files with control characters."""
     set_threads(job.config)
     transformers.utils.logging.disable_progress_bar()
+
+
+def of_ones_own(job: Job) -> tuple[Job, list[str]]:
+    """The job without the stages that read embedded data alone, where others read the user's; and a line on them.
+
+    The captions of the demo's first stage are no part of a mixture that somebody else looks through.
+    """
+    own = tuple(stage for stage in job.stages if not is_embedded(stage.config))
+    if not own or len(own) == len(job.stages):
+        return job, []
+    names = ", ".join(stage.folder.name for stage in job.stages if stage not in own)
+    return replace(job, stages=own), [f"{names} reads data that ship with llava-moe alone: they are not looked at"]
 
 
 def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ from llava_moe.check.mix import Checked, check_mix
 from llava_moe.check.odd import dark_lines, odd_lines
 from llava_moe.check.page import write_page
 from llava_moe.check.sources import Trouble
-from llava_moe.commands.account_words import begin
+from llava_moe.commands.account_words import begin, of_ones_own
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.job import Job
 from llava_moe.commands.own_questions import training_benchmarks
-from llava_moe.commands.settings import is_embedded
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.workers import num_cores
 from llava_moe.errors import UserError
@@ -37,9 +35,9 @@ def check(job: Job) -> int:
     """Check, show, and write the list, the numbers and the page."""
     begin(job)
     console = open_console()
-    job, left_out = _of_ones_own(job)
-    if left_out:
-        console.print(f"{left_out} reads data that ship with llava-moe alone: they are not looked at", soft_wrap=True)
+    job, left_out = of_ones_own(job)
+    for line in left_out:
+        console.print(line, soft_wrap=True)
     folder = job.folder if job.choices["out"] else FOLDER / job.folder.name
     _refuse_unwritable(folder)
     asked = _open_asked(job)
@@ -71,18 +69,6 @@ def check(job: Job) -> int:
         say_next(console, following)
     _refuse(job, folder, checked, blocking, listed)
     return 0
-
-
-def _of_ones_own(job: Job) -> tuple[Job, str]:
-    """The job without the stages that read embedded data alone, where others read the user's; and their names.
-
-    The captions of the demo's first stage are no part of a mixture that somebody else looks through.
-    """
-    own = tuple(stage for stage in job.stages if not is_embedded(stage.config))
-    if not own or len(own) == len(job.stages):
-        return job, ""
-    names = ", ".join(stage.folder.name for stage in job.stages if stage not in own)
-    return replace(job, stages=own), names
 
 
 def _refuse_unwritable(folder: Path) -> None:

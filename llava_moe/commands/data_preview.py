@@ -15,6 +15,7 @@ from llava_moe.account.rows_terminal import print_legend, print_row
 from llava_moe.commands.account_words import (
     begin,
     next_commands,
+    of_ones_own,
     open_stage,
     seats_of,
 )
@@ -31,11 +32,14 @@ def preview(job: Job) -> int:
     """Show the first rows of every stage and write them as a page."""
     begin(job)
     console, progress = open_console(), open_progress()
+    job, left_out = of_ones_own(job)
     stages = [_first_rows(stage, job.choices, progress) for stage in job.stages]
     commands = next_commands(job, "data stats", "plan", "train")
     path = job.folder / "preview.html"
     # Before anything is printed: a reader who closes the pipe early has the page all the same.
     write_atomically(path, rows_page(job.folder.name, job.words, stages, commands))
+    for line in left_out:
+        console.print(line, soft_wrap=True)
     print_legend(console)
     for stage in stages:
         console.print()

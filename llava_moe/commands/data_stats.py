@@ -14,6 +14,7 @@ from llava_moe.account.terminal import print_account
 from llava_moe.commands.account_words import (
     begin,
     next_commands,
+    of_ones_own,
     open_stage,
     seats_of,
 )
@@ -28,9 +29,12 @@ def show_stats(job: Job) -> int:
     """Count, show and write the account of every stage."""
     begin(job)
     console, progress = open_console(), open_progress()
+    job, left_out = of_ones_own(job)
     accounts = [_account(stage, job.choices, progress) for stage in job.stages]
     write_atomically(job.folder / "stats.json", stats_json(job.words, accounts))
     write_atomically(job.folder / "stats.html", stats_page(job.folder.name, job.words, accounts))
+    for line in left_out:
+        console.print(line, soft_wrap=True)
     for account in accounts:
         print_account(account, console)
     console.print(f"\npage: {job.folder / 'stats.html'}\nnumbers: {job.folder / 'stats.json'}", soft_wrap=True)

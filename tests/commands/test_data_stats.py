@@ -180,3 +180,15 @@ def test_words_are_told_as_they_were_typed(text: str) -> None:
     assert as_typed(prepare_override(f"path={text}")) == f"path={text}"
     assert as_typed(prepare_override(f"data.sources.x.path={text}")) == f"data.sources.x.path={text}"
     assert as_typed(prepare_override(f"+exp={text}")) == f"exp={text}"
+
+
+@pytest.mark.parametrize("command", ["stats", "preview"])
+def test_ones_own_data_is_shown_without_the_demos_first_stage(
+    command: str, tiny_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in tiny_words if word.partition("=")[0] not in ("exp", "scale")]
+    assert run(["data", command, *words, "out=seen"]) == 0
+    told = capsys.readouterr().out
+    assert "1-pretrain reads data that ship with llava-moe alone: they are not looked at" in told
+    assert "demo 2-instruct" in told and "demo 1-pretrain" not in told
+    assert "general" not in told
