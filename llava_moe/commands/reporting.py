@@ -139,6 +139,8 @@ def _compared(words: Sequence[str], checkpoint: Path, config: Mapping[str, Any])
         if (starts[0] / "adapter").is_dir():
             # The newest that any adapter can start from: one that has none itself.
             fitting = next((one.parent.parent for one in starts if not (one / "adapter").is_dir()), None)
+            if fitting is None and "projector" not in config["stage"]["learning_rates"]:
+                return []  # its projector is the start's, and frozen: without that start it would be one of no training
             kept = without(kept, lambda key: key == "init_from")
             kept += [] if fitting is None else [f"init_from={as_place(fitting)}"]
     return [f"{shell('llava-moe', 'train', *kept, f'adapter={other}')}   # the same story with {name}, to compare"]

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llava_moe.cli import prepare_override
+from llava_moe.commands.reporting import next_commands
 from llava_moe.commands.typed_words import as_typed, listed, words_of_job
 from llava_moe.shell_words import named, shell
+from tests.conftest import Trained
 from tests.forked_commands import CommandServer, ForkedCommand
 
 # What names of folders hold in the wild, each meaning something to a shell, to Hydra or to a terminal.
@@ -197,3 +200,22 @@ def test_a_stage_one_is_followed_by_a_stage_two_that_starts_from_it(
     [compared] = [line for line in next_lines(third.output) if "to compare" in line]
     assert "init_from=stage one" in shlex.split(compared, comments=True)
     as_printed(compared, "train.max_steps=1")
+
+
+def test_a_frozen_projector_of_a_start_that_no_other_adapter_takes_has_no_story_to_compare(
+    trained: Trained, tmp_path: Path
+) -> None:
+    first, then = tmp_path / "first", tmp_path / "then"
+    for folder in (first, then):
+        shutil.copytree(trained("lora"), folder)
+    words = ["exp=mix_doc", "adapter=lora", f"init_from={first}"]
+
+    def compared(*parts: str) -> list[str]:
+        config = yaml.safe_load((first / "config.yaml").read_text()) | {"init_from": str(first)}
+        config["stage"]["learning_rates"] = dict.fromkeys(parts, 1e-3)
+        (then / "config.yaml").write_text(yaml.safe_dump(config))
+        return [line for line in next_commands(then, False, words) if "to compare" in line]
+
+    assert compared("adapter") == []
+    [line] = compared("adapter", "projector")
+    assert "init_from" not in line and "adapter=llava_mole" in line
