@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ from llava_moe.adapters.router import ROUTER_MODES
 from llava_moe.assemble import ADAPTERS, ARCHITECTURES
 from llava_moe.cli import COMMANDS as ALL_COMMANDS
 from llava_moe.cli import SECOND_WORDS, config_folder, run
-from llava_moe.commands.described_keys import COMMANDS, SOURCE_KEY, TYPED, keys_of, limits_of, spoken
+from llava_moe.commands.described_keys import COMMANDS, SOURCE_KEY, TYPED, NameIn, keys_of, limits_of, spoken
 from llava_moe.commands.help import all_words
 from llava_moe.commands.help_page import page
 from llava_moe.commands.known_keys import dotted, source_keys
@@ -32,7 +33,7 @@ from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.records import Source
 from llava_moe.errors import UserError
 from llava_moe.model.attention import CHOICES
-from llava_moe.structured_text import yaml_comments
+from llava_moe.structured_text import parse_yaml, yaml_comments
 
 Refused = Callable[..., str]
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,6 +146,17 @@ def test_the_choices_of_the_command_line_are_all_that_there_are() -> None:
     assert TARGETS["llava_moe.adapters.LlavaMole"]["router"] == Choice(ROUTER_MODES)
     assert TARGETS["llava_moe.adapters.Mole"]["granularity"] == Choice(GRANULARITIES)
     assert limits_of("train")["model.attn_implementation"] == Choice(CHOICES)
+
+
+def test_every_value_that_a_file_gives_is_one_that_its_key_takes() -> None:
+    for command in COMMANDS:
+        for key in keys_of(command):
+            for text, _ in key.values if not isinstance(key.limit, NameIn) else ():
+                if text is None or "${" in text or (command, key.name) == ("train", "stages"):
+                    continue
+                # YAML wants a dot in a number.
+                value = parse_yaml(re.sub(r"\b(\d)e-", r"\1.0e-", text))
+                assert key.limit.admits(value), (command, key.name, text)
 
 
 def test_the_page_of_all_keys_is_up_to_date() -> None:
