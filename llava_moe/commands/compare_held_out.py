@@ -61,7 +61,8 @@ def _refuse_unmeasured(config: Mapping[str, Any], console: Console) -> None:
     if not short:
         return
     domain = short[0]
-    have = f"domain {domain} has {counts[domain]} held-out records ({told}), and its loss needs {FEWEST}"
+    records = "1 held-out record" if counts[domain] == 1 else f"{counts[domain]} held-out records"
+    have = f"domain {domain} has {records} ({told}), and its loss needs {FEWEST}"
     if not share or config["eval"]["split"]:
         raise UserError(f"{have}: give it more, or hold some out with data.held_out=0.1")
     data = open_data(config, encoder, Processes(0, 1, torch.device("cpu"), "local"), console, says=False)

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llava_moe.compare.comparison import Comparison
+from llava_moe.compare.levels import legend_columns
 from llava_moe.domain_colors import PALETTE
 from llava_moe.inline_svg import STYLE, inline_svg
 from llava_moe.report.stage_log import StageLog
@@ -78,7 +79,7 @@ def curve_picture(comparison: Comparison, logs: Mapping[str, Sequence[StageLog]]
         for axes in grid[::num_columns]:
             axes.set_ylabel("training loss, nats a token")
         handles, names = grid[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles, names, loc="outside lower center", ncols=legend_columns(names), frameon=False)
         drawing = inline_svg(figure, "Training loss of every run")
     caption = (
         "Every run's training loss, smoothed; faint behind it what each step measured. A color is a way of training, "

@@ -16,6 +16,8 @@ from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways
 
 _MOST_COLUMNS = 4
+_LETTERS = 110
+"""Of a legend's line."""
 _LABELS: dict[Kind, str] = {"loss": "nats a token (lower is better)", "accuracy": "% (higher is better)"}
 
 
@@ -45,8 +47,13 @@ def level_chart(
         for axes in grid[::num_columns]:
             axes.set_ylabel(_LABELS[kind])
         handles, told = grid[0].get_legend_handles_labels()
-        figure.legend(handles, told, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(handles, told, loc="outside lower center", ncols=legend_columns(told), frameon=False)
         return inline_svg(figure, label)
+
+
+def legend_columns(names: Sequence[str]) -> int:
+    """As many as fit beside each other."""
+    return max(1, min(4, _LETTERS // (max(map(len, names), default=1) + 6)))
 
 
 def _draw(axes: Axes, results: Results, way: Ways, kind: Kind, names: Sequence[str], number: int) -> None:

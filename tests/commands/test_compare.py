@@ -36,7 +36,7 @@ def write_data(folder: Path, held_out: float = 0.4) -> None:
     for place, (name, answer) in enumerate((("charts", "three bars"), ("photos", "a cat"))):
         records = []
         for number in range(20):
-            picture = folder / name / f"{number}.png"
+            picture = folder / name / f"{name}{number}.png"
             picture.parent.mkdir(exist_ok=True)
             Image.new("RGB", (9 + place, 8), (11 * number, 60, 90 * place)).save(picture)
             turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": answer}]
@@ -246,11 +246,8 @@ def test_data_of_which_a_domain_has_no_loss_is_refused_before_anything_is_traine
     write_data(data, held_out=0.0)
     assert "add data.held_out=0.1" in refused(*words)
     line = refused(*words, "data.held_out=0.06")
-    assert re.search(
-        r"domain \w+ has [01] held-out records \(data.held_out=0.06\), and its loss needs 2: of its 20", line
-    )
-    needed = re.search(r"data\.held_out=(0\.\d+) holds as many", line)
-    assert needed is not None and 0.06 < float(needed[1]) < 0.5
+    told = "domain charts has 1 held-out record (data.held_out=0.06), and its loss needs 2"
+    assert f"{told}: of its 20 records data.held_out=0.09 holds as many" in line
     assert not (data / "runs").exists()
 
 
