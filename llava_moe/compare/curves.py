@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.levels import legend_columns
@@ -74,6 +75,7 @@ def curve_picture(comparison: Comparison, logs: Mapping[str, Sequence[StageLog]]
             frame(axes, [line for name in logs for line in lines[name, panel]])
             axes.set_title(panel)
             axes.set_xlabel("step")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
         for axes in grid[::num_columns]:
@@ -107,7 +109,7 @@ def _draw(axes: Axes, lines: Sequence[Line], number: int, name: str) -> None:
     }
     for place, line in enumerate(lines):
         shown = _thinned(line)
-        axes.plot(shown.steps_S, shown.losses_S, linewidth=0.6, alpha=0.22, **style)
+        axes.plot(shown.steps_S, shown.losses_S, linewidth=0.6, alpha=0.3, **style)
         every = slice(None, None, max(1, len(line.steps_S) // _MOST_POINTS))
         axes.plot(
             line.steps_S[every], line.smoothed_S()[every], linewidth=1.4, label=name if place == 0 else None, **style

@@ -50,7 +50,7 @@ def _level(results: Results, way: Ways, kind: Kind, names: Sequence[str]) -> str
     if len(values) < 2:
         return mean
     told = f"{mean} {PLUS_MINUS} {shown(kind, float(np.std(values, ddof=1)))}"
-    return told if level.effect is None else f"{told} {interval(level, has_sign=False).partition(' ')[2]}"
+    return told if level.effect is None else f"{told}\n{interval(level, has_sign=False).partition(' ')[2]}"
 
 
 def difference_table(comparison: Comparison, results: Results, kind: Kind, is_mean: bool) -> Table:

@@ -121,7 +121,7 @@ def test_the_page_sets_losses_curves_routing_and_cost_beside_each_other(starts: 
     for heading in ("Held-out loss", "Training", "Routing", "Cost", "Keep the best"):
         assert f"<h2>{heading}</h2>" in page
     assert "has the lowest mean held-out loss" in page
-    assert re.search(r"<td class=\"label\">lora</td><td>\d\.\d{3} ± \d\.\d{3} \(", page)
+    assert re.search(r"<td class=\"label\">lora</td><td>\d\.\d{3} ± \d\.\d{3}\n\(", page)
     assert '<td class="label">lora</td><td colspan="3">no routing</td>' in page
     assert "llava_mole, seed 0" in page and 'title="expert 3:' in page
     assert "Training loss of every run" in page and "<svg" in page
