@@ -67,6 +67,20 @@ def test_every_link_in_the_documentation_leads_to_a_file() -> None:
     assert not broken
 
 
+def test_every_file_that_a_page_or_template_names_is_there() -> None:
+    rooms = "|".join(path.name for path in ROOT.iterdir() if path.is_dir())
+    named = re.compile(rf"(?<![\w/.@:-])((?:{rooms})/[\w/.-]+\.(?:py|md|yaml|j2|sh|json|parquet))\b")
+    templates = [path for room in ("llava_moe", "studies") for path in (ROOT / room).rglob("*.j2")]
+    wrong, num_found = [], 0
+    for page in [*PAGES, *templates]:
+        for path in named.findall(page.read_text(encoding="utf-8")):
+            num_found += 1
+            # PAPER_FIGURE.yaml stands for any.
+            if not re.search(r"[A-Z]{2}", path) and not (ROOT / path).is_file():
+                wrong.append(f"{page.relative_to(ROOT)}: {path}")
+    assert not wrong and num_found > 20
+
+
 def shown_commands() -> Iterator[tuple[str, list[str]]]:
     """Where each command stands, and its words as a shell splits them: fenced lines, and lines between backticks."""
     for page in PAGES:
