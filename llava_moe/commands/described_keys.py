@@ -199,7 +199,7 @@ def _lines(path: Path) -> list[_Line]:
     text = path.read_text(encoding="utf-8")
     content, said = parse_yaml(text) or {}, yaml_comments(text)
     found: list[_Line] = []
-    waiting: list[tuple[str, Any, Mapping[str, Limit]]] = [("", content, TARGETS.get(content.get("_target_"), {}))]
+    waiting: list[tuple[str, Any, Mapping[str, Limit]]] = [("", content, _fields_of(content))]
     while waiting:
         prefix, node, limits = waiting.pop(0)
         for key, value in node.items():
@@ -207,10 +207,14 @@ def _lines(path: Path) -> list[_Line]:
             if name in _NO_KEYS:
                 continue
             if isinstance(value, dict) and any(one.startswith(f"{name}.") for one in said):
-                waiting.append((f"{name}.", value, TARGETS.get(value.get("_target_"), {})))
+                waiting.append((f"{name}.", value, _fields_of(value)))
             else:
                 found.append(_Line(name, said[name], _as_typed(value), limit=limits.get(key)))
     return found
+
+
+def _fields_of(node: Mapping[str, Any]) -> Mapping[str, Limit]:
+    return TARGETS.get(str(node.get("_target_")), {})
 
 
 def _as_typed(value: Any) -> str | None:

@@ -131,10 +131,10 @@ def _config_of(folder: Path) -> dict[str, Any]:
         config = parse_yaml(read_regular(folder / CONFIG))
     except (OSError, StructuredTextError) as error:
         raise UserError(f"{CONFIG} is damaged ({getattr(error, 'strerror', None) or error})") from error
-    if not isinstance(config, dict) or (told := misfit(config, _SHAPE)):
-        told = told if isinstance(config, dict) else "it holds no settings"
+    told = misfit(config, _SHAPE) if isinstance(config, dict) else "it holds no settings"
+    if told is not None:
         raise UserError(f"{CONFIG} is no run's ({told[:80]})")
-    return config
+    return dict(config)
 
 
 def _stands(folder: Path, config: Mapping[str, Any]) -> str:

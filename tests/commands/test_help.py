@@ -95,7 +95,7 @@ def test_a_sources_keys_are_those_that_are_read_with_their_defaults() -> None:
     assert {*described} == {*source_keys()}
     for field in dataclasses.fields(Source):
         if field.name in described and field.default is not dataclasses.MISSING:
-            shown = {None: "null", False: "false"}.get(field.default, str(field.default))  # type: ignore[arg-type]
+            shown = {None: "null", False: "false"}.get(field.default, str(field.default))
             assert described[field.name].values[0][0] == shown, field.name
     assert all(name in described["format"].words for name in FORMATS)
 
@@ -156,7 +156,7 @@ def test_every_value_that_a_file_gives_is_one_that_its_key_takes() -> None:
                     continue
                 # YAML wants a dot in a number.
                 value = parse_yaml(re.sub(r"\b(\d)e-", r"\1.0e-", text))
-                assert key.limit.admits(value), (command, key.name, text)
+                assert key.limit is not None and key.limit.admits(value), (command, key.name, text)
 
 
 def test_the_page_of_all_keys_is_up_to_date() -> None:
