@@ -14,6 +14,7 @@ from llava_moe.commands.compare_grid import FIRST_STAGE, Compared
 from llava_moe.commands.compare_held_out import refuse_unmeasured
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.grid_runs import command_of, make_runs, say_failures, say_line
+from llava_moe.commands.own_questions import training_benchmarks
 from llava_moe.commands.reporting import chat_with
 from llava_moe.commands.run_names import SEED, joined
 from llava_moe.commands.settings import is_embedded, sources_of
@@ -23,7 +24,6 @@ from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.page import write_page
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
-from llava_moe.eval.tasks import open_benchmark
 from llava_moe.grid.cell import Cell
 from llava_moe.own_files import read_object
 from llava_moe.reproduce.results import Results
@@ -54,8 +54,8 @@ def compare(asked: Asked, compared: Compared, choices: Mapping[str, Any]) -> int
     if left:
         if not choices["yes"]:
             _refuse_many(left, results, compared, shell("llava-moe", *words, "yes=true"))
-        for name in compared.benchmarks:  # hours of training must not end at data that is not there
-            open_benchmark(name, compared.limit)
+        # Hours of training must not end at questions that are not there.
+        training_benchmarks(compared.ways[0].config, compared.benchmarks)
         refuse_unmeasured([way.config for way in compared.ways], open_progress())
     write_atomically(folder / ASKED, json.dumps({"words": asked.base}, indent=1) + "\n")
     outcome = make_runs("compare", wanted, cells, choices["at_once"], console)

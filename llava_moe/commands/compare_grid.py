@@ -17,7 +17,7 @@ from llava_moe.commands.path_mappings import words_with_own_data
 from llava_moe.commands.run_names import SEED, apart, as_folder, digest, joined, mixture_name, value_names
 from llava_moe.commands.settings import is_embedded, sources_of
 from llava_moe.commands.stages import Stage, plan_stages
-from llava_moe.commands.typed_words import as_typed, key_of
+from llava_moe.commands.typed_words import as_typed, key_of, listed
 from llava_moe.errors import UserError
 from llava_moe.grid.cell import Cell, Grid, Words
 from llava_moe.grid.measured import Measures, Score
@@ -60,7 +60,7 @@ class Compared:
         seeds: of each way.
         domains: of all ways.
         scores: what is asked of each run: a domain of the demo's questions, or a benchmark.
-        benchmarks: that are asked, ``limit`` questions of each kind.
+        benchmarks: that are asked, by name or by the path of a file.
     """
 
     name: str
@@ -70,7 +70,6 @@ class Compared:
     domains: tuple[str, ...]
     scores: Mapping[str, Score]
     benchmarks: tuple[str, ...]
-    limit: int | None
 
 
 def open_grid(asked: Asked) -> Compared:
@@ -88,14 +87,13 @@ def open_grid(asked: Asked) -> Compared:
     _refuse_several_bases(ways)
     seeds = _seeds(asked, ways[0])
     domains = tuple(dict.fromkeys(source.domain for way in ways for source in sources_of(way.config)))
-    benchmarks, limit = _scoring(asked, ways)
+    benchmarks = _benchmarks(asked, ways)
     scores = _scores(benchmarks, domains)
-    measured = _measuring(
-        benchmarks, limit, Measures(domains, None, scores, True, ways[0].config["eval"]["held_out_limit"])
-    )
+    measures = Measures(domains, None, scores, True, ways[0].config["eval"]["held_out_limit"])
+    measured = _measuring(benchmarks, ways[0].config["eval"], measures)
     cells = _cells(asked, ways, seeds, names, measured)
     grid = Grid("compare", cells)
-    return Compared(_name(asked), grid, ways, seeds, domains, scores, tuple(benchmarks), limit)
+    return Compared(_name(asked), grid, ways, seeds, domains, scores, benchmarks)
 
 
 def words_of(asked: Asked, chosen: Mapping[str, str]) -> list[str]:
@@ -168,26 +166,33 @@ def _seeds(asked: Asked, way: Way) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _scoring(asked: Asked, ways: Sequence[Way]) -> tuple[list[str], int | None]:
-    """The benchmarks that every run is asked, and the limit of their questions."""
-    given = ways[0].config["eval"]
-    names = list(given["benchmarks"])
+def _benchmarks(asked: Asked, ways: Sequence[Way]) -> tuple[str, ...]:
+    """The benchmarks that every run is asked."""
+    names = tuple(dict.fromkeys(ways[0].config["eval"]["benchmarks"]))
     is_asked = any(key_of(word) == "eval.benchmarks" for word in asked.words)
     if not names and not is_asked and all(is_embedded(way.config) for way in ways):
-        names = [DEMO]
+        names = (DEMO,)
     know_benchmarks(names)
-    return names, given["limit"]
+    return names
 
 
 def _scores(benchmarks: Sequence[str], domains: Sequence[str]) -> dict[str, Score]:
+    from llava_moe.eval.tasks import called  # words are judged before it is loaded
+
     # The demo's headline: closed questions, by domain.
     asked = {domain: Score(DEMO, "exact_match", closed=True) for domain in domains if DEMO in benchmarks}
-    return asked | {name: Score(name) for name in benchmarks if name != DEMO}
+    return asked | {called(word): Score(called(word)) for word in benchmarks if word != DEMO}
 
 
-def _measuring(benchmarks: Sequence[str], limit: int | None, measures: Measures) -> tuple[Words, ...]:
-    limited = () if limit is None else (f"limit={limit}",)
-    scoring: tuple[Words, ...] = (("eval", f"benchmarks=[{','.join(benchmarks)}]", *limited),) if benchmarks else ()
+def _measuring(benchmarks: Sequence[str], given: Mapping[str, Any], measures: Measures) -> tuple[Words, ...]:
+    """The commands that look at a run.
+
+    Args:
+        given: ``eval`` of a configuration.
+    """
+    more = [f"limit={given['limit']}"] if given["limit"] is not None else []
+    more += [f"images={given['images']}"] if given["images"] is not None else []
+    scoring: tuple[Words, ...] = (("eval", listed("benchmarks", benchmarks), *more),) if benchmarks else ()
     return (*scoring, (MEASURE, measures.as_word()))
 
 

@@ -45,7 +45,7 @@ def refuse_unmeasured(configs: Iterable[Mapping[str, Any]], console: Console) ->
 
 
 def _refuse_unmeasured(config: Mapping[str, Any], console: Console) -> None:
-    encoder = encoder_of(recipe_of(config | {"init_from": None}))
+    encoder = encoder_of(recipe_of({**config, "init_from": None}))
     share = config["data"]["held_out"]
     try:
         found, told = held_out_sources(config, encoder, None, torch.device("cpu"), console)

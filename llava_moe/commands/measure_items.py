@@ -83,7 +83,8 @@ class HeldOut:
             return self._own_records()
         if split is None:
             return []
-        config, told = read_config(self.run), []
+        config = read_config(self.run)
+        told: list[dict[str, Any]] = []
         for source in mixture_of(config | {"domains": list(self.measures.domains)}).sources:
             if is_read(split, source.split) or is_read(source.split, split):
                 raise UserError(f"split={split}: source {source.name!r} trains on it; name another split")
@@ -97,6 +98,9 @@ class HeldOut:
             UserError: it kept none apart, or none of a domain.
         """
         config, device = read_config(self.run), next(self.assembled.model.parameters()).device
+        if config["data"].get("follows_domains"):
+            # A run of one domain is measured on those of the others, too.
+            config = config | {"domains": list(self.measures.domains)}
         quiet = VisibleConsole(quiet=True)
         found, words = held_out_sources(config, self.assembled.encoder, None, device, quiet)
         sources = [one.source for one in found]
@@ -104,7 +108,7 @@ class HeldOut:
         for one, index in zip(found, draw(sources, [one.index for one in found], self.measures.limit, 0), strict=True):
             told += self._of_source(one.source.domain, _drawn(replace(one, index=index), self.assembled), config)
         measured = {one["domain"] for one in told}
-        if missing := [domain for domain in self.measures.domains if domain not in measured]:
+        if missing := [domain for domain in mixture_of(config).domains if domain not in measured]:
             raise UserError(
                 f"{self.run}: no record of {missing[0]} was held out of training ({words}), so its loss is not known"
             )

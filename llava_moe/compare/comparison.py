@@ -50,7 +50,7 @@ class Comparison:
             own = self.chosen[way.name]
             for key in own:
                 if own[key] != first[key]:
-                    found.append((by_values[tuple((own | {key: first[key]}).items())], way))
+                    found.append((by_values[tuple({**own, key: first[key]}.items())], way))
         return tuple(found)
 
 

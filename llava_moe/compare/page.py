@@ -90,6 +90,7 @@ def _measure(comparison: Comparison, results: Results, kind: Kind) -> dict[str, 
     names = comparison.names(kind)
     there = [way for way in comparison.ways if results.of(**way.labels)]
     shared = shared_names(results, comparison.ways, kind, names)
+    panels: list[tuple[str, tuple[str, ...]]]
     panels = [(name, (name,)) for name in names if any(measured_of(results, way, kind, [name]) for way in there)]
     panels += [("mean", shared)] if len(shared) > 1 else []
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,17 @@ def test_a_first_stage_of_its_own_is_named_by_what_it_does_not_share() -> None:
     names = [cell.name for cell in compared.grid.cells if "pretrain" in cell.name]
     assert names == ["1-pretrain-projector0.005", "1-pretrain-projector0.001"]
     assert [compared.seeds, len(compared.grid.cells)] == [(0,), 6]
+
+
+def test_a_file_of_ones_own_questions_scores_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my questions.jsonl").write_text("{}\n")
+    words = ("exp=mix_doc", "scale=demo", "eval.benchmarks=[demo,'my questions.jsonl']", "eval.images=pictures")
+    compared = grid_of("adapter=[lora,llava_mole]", *words)
+    (scored, _) = compared.grid.cells[0].measured
+    assert scored == ("eval", "benchmarks=[demo,'my questions.jsonl']", "images=pictures")
+    assert [*compared.scores] == ["documents", "my_questions"]
+    assert not any("pictures" in word for word in compared.grid.cells[0].words)
 
 
 def test_values_that_say_the_same_are_refused() -> None:
