@@ -76,7 +76,7 @@ def test_answers_that_stand_are_kept_and_a_changed_file_is_asked_anew(
     assert (folder / "run" / SCORES).read_bytes() == before
     shown = capfd.readouterr().out
     assert "closed questions, exact match in %" in shown and "token F1, open questions too" in shown
-    assert f"{ASKED} questions of set/questions.jsonl" in shown and "has changed" not in shown
+    assert f"{ASKED} questions of the file questions; columns" in shown and "has changed" not in shown
     # Another file of the same name would overwrite the scores, and one that has changed is told.
     other = write_lines(folder / "other" / "questions.jsonl", [asking("How many?", "two", id="q0")])
     line = refused("eval", "run=run", f"benchmarks=[{other}]")

@@ -97,7 +97,7 @@ class OwnBenchmark:
             decoding=self.protocol.draws(self.seed),
             max_new_tokens=self.protocol.max_new_tokens,
             scorer="exact match but for case, outer blanks and a full stop; SQuAD's token F1 beside it",
-            data=f"{len(pairs):,} of {self.num_read:,} questions of {self.name}",
+            data=f"{len(pairs):,} of {self.num_read:,} questions of the file {self.name}",
             num_questions=len(pairs) + len(self.asked_twice.others),
             domain=domains.pop() if len(domains) == 1 else ALL_DOMAINS,
             place=self.place,
@@ -154,7 +154,7 @@ class OwnBenchmark:
     def notes(self) -> tuple[str, ...]:
         """What was asked, what the columns count, and whose answers the majority is of."""
         pairs, others = self.asked_twice.pairs, self.asked_twice.others
-        asked = self._drawn() or f"{len(pairs):,} questions of {self.place}"
+        asked = self._drawn() or f"{len(pairs):,} questions of the file {self.name}"
         majority = f"The majority is the most frequent answer of {self.counted}."
         if others:
             told = f"columns compare the {len(others):,} closed ones that another image carries"
