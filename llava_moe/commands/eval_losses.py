@@ -111,7 +111,7 @@ def _paired(before: RunLosses, after: RunLosses, domains: Sequence[str]) -> Inte
     strata = []
     for domain in domains:
         old, new = before.items.get(domain), after.items.get(domain)
-        if old is None or new is None or old.names != new.names or len(new.names) < 2:
+        if old is None or new is None or not old.are_those_of(new) or len(new.names) < 2:
             return None
         # The same pair twice: nothing is left to seeds, and the interval is of the records alone.
         strata.append(Stratum(np.stack([new.sums_G - old.sums_G] * 2), new.weights_G))

@@ -72,7 +72,7 @@ def _are_alike(results: Results, one: Ways, other: Ways, kind: Kind, name: str) 
     runs = [*results.of(**one.labels).values(), *results.of(**other.labels).values()]
     items = [run.items.get((kind, name)) for run in runs]
     first = items[0]
-    return first is not None and all(own is not None and own.names == first.names for own in items)
+    return first is not None and all(own is not None and own.are_those_of(first) for own in items)
 
 
 def by_seed(results: Results, way: Ways, kind: Kind, names: Sequence[str]) -> dict[int, float]:

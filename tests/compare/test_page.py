@@ -136,6 +136,18 @@ def test_what_was_measured_on_other_records_is_not_paired(tmp_path: Path) -> Non
     assert "Not measured on the same items in all runs, so not paired: photos." in page
 
 
+def test_records_that_were_cut_elsewhere_are_not_paired(tmp_path: Path) -> None:
+    comparison = comparison_of(["lora", "moe"], [0, 1])
+    results = written(tmp_path / "cells", comparison, lambda *_: 2.0)
+    for seed in (0, 1):
+        path = tmp_path / "cells" / f"moe-seed{seed}" / "measured.json"
+        path.write_text(path.read_text().replace('"tokens": 4', '"tokens": 3'))  # of shorter lines: train.max_length
+    results = Results(results.grid, results.folder)
+    assert best_of(comparison, results) is None
+    page = write_page(comparison, results, tmp_path, keep).page.read_text()
+    assert "Not measured on the same items in all runs, so not paired: charts, photos." in page
+
+
 def test_the_first_steps_do_not_flatten_the_curves() -> None:
     log = StageLog("run", tuple(steps("lora")))
     line = line_of(log, ALL)
