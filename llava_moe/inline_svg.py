@@ -94,4 +94,5 @@ def _bare(name: str) -> str:
 
 def standalone_svg(drawing: str) -> str:
     """What :func:`inline_svg` gave, as a file of its own; its text is black."""
-    return drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background: white" ', 1) + "\n"
+    # Trap: what is marked as safe for a page (``Markup``) escapes what ``replace`` puts into it.
+    return str(drawing).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background: white" ', 1) + "\n"

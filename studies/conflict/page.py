@@ -15,6 +15,7 @@ from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.html_page import page_template
+from llava_moe.inline_svg import standalone_svg
 from studies.conflict.cells import cells_of
 from studies.conflict.chart import effect_chart
 from studies.conflict.contrasts import Contrast, Found, find_contrasts
@@ -27,8 +28,13 @@ TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 @dataclass(frozen=True)
 class Section:
-    """One question of the page: a figure, and a row a domain and rank with both measures."""
+    """One question of the page: a figure, and a row a domain and rank with both measures.
 
+    Attributes:
+        name: of the figure's own file, such as ``lora-alone`` and ``llava_mole-mix``.
+    """
+
+    name: str
     title: str
     before: str
     after: str
@@ -37,7 +43,7 @@ class Section:
 
 
 def write_page(study: Study, folder: Path) -> tuple[Path, list[str]]:
-    """Write ``page.html`` beside the results; also gives the sentences that it opens with.
+    """Write ``page.html`` and each figure's SVG beside the results; also gives the sentences that it opens with.
 
     Raises:
         UserError: no cell is there, or the results cannot be read or the page written.
@@ -47,12 +53,13 @@ def write_page(study: Study, folder: Path) -> tuple[Path, list[str]]:
         raise UserError(f"no cell is in {folder} yet: run python -m studies.conflict.run first")
     asked = read_asked(folder)
     found = find_contrasts(results, asked, study.baseline)
+    sections = _sections(found)
     told = sentences(found) or ["Nothing can be said yet: no question has two seeds of its cells."]
     page = page_template(TEMPLATE).render(
         sentences=told,
         num_cells=len(results),
         num_planned=len(cells_of(study)),
-        sections=_sections(found),
+        sections=sections,
         num_single=len(found.single),
         num_standing=sum(row.stands for row in found.single),
         sizes=_sizes(results, study.baseline),
@@ -61,6 +68,8 @@ def write_page(study: Study, folder: Path) -> tuple[Path, list[str]]:
     )
     path = folder / "page.html"
     write_atomically(path, page)
+    for section in sections:
+        write_atomically(folder / f"{section.name}.svg", standalone_svg(section.chart))
     return path, told
 
 
@@ -74,7 +83,7 @@ def _sections(found: Found) -> list[Section]:
         title = f"{name} of all domains against {name} of one" if alone else f"{name} against LoRA of equal size"
         chart = Markup(effect_chart(rows, f"Effect by domain and rank: {title}"))
         before, after = ("alone", "together") if alone else ("LoRA", name)
-        sections.append(Section(title, before, after, chart, tuple(_table(rows, means))))
+        sections.append(Section(f"{method}-{against}", title, before, after, chart, tuple(_table(rows, means))))
     return sections
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -115,6 +116,9 @@ def test_the_page_holds_every_row_and_is_the_same_each_time(study: Study, tmp_pa
     assert "205" not in re.findall(r"<td>(\d+)</td>", body)
     assert "Conditional MixLoRA" in body
     assert "<script" not in page
+    drawn = {file.name for file in tmp_path.glob("*.svg")}
+    assert drawn == {"lora-alone.svg", "llava_mole-mix.svg", "mixlora-mix.svg"}
+    assert ElementTree.parse(tmp_path / "lora-alone.svg").getroot().tag.endswith("svg")
     write_page(study, tmp_path)
     assert path.read_text() == page
 
