@@ -13,13 +13,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from llava_moe.cli import FREE_TEXT, config_folder, quote
+from llava_moe.cli import FREE_TEXT, config_folder
 from llava_moe.commands.compose_config import split_flags
 from llava_moe.commands.limits import TRAIN, Limit, ListOf, OrNull, ValueRange, as_word
 from llava_moe.commands.odd_words import refuse_sizes
 from llava_moe.commands.run_names import rank
 from llava_moe.commands.sweep_size import refuse_large_sweep
-from llava_moe.commands.typed_words import SWEEP_FLAGS, as_typed, key_of
+from llava_moe.commands.typed_words import SWEEP_FLAGS, as_item, as_typed, key_of
 from llava_moe.errors import UserError
 from llava_moe.structured_text import parse_yaml
 
@@ -169,5 +169,4 @@ def is_free_text(key: str) -> bool:
 
 def _inside(key: str, value: str) -> str:
     """A value as it stands in a list."""
-    is_plain = not is_free_text(key) or not (set(value) & set(" ,'\"[]{}()\\$"))
-    return value if is_plain else quote(value)
+    return as_item(value) if is_free_text(key) else value

@@ -161,8 +161,10 @@ def _seeds(asked: Asked, way: Way) -> tuple[int, ...]:
     if values is None:
         return (int(way.config[SEED]),)
     seeds = [parse_yaml(value) for value in values]
-    for seed in seeds:
+    for place, seed in enumerate(seeds):
         check_settings({SEED: seed}, {SEED: TRAIN[SEED]})
+        if seed in seeds[:place]:
+            raise UserError(f"{SEED}={values[place]} is the seed {seed}, which is there already: give each once")
     return tuple(seeds)
 
 

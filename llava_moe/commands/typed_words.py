@@ -121,10 +121,11 @@ def is_sweep(words: Sequence[str]) -> bool:
 
 def listed(key: str, places: Sequence[object]) -> str:
     """``key=[a,b]`` as the command line takes a list of paths; not yet quoted for a shell."""
-    return f"{key}=[{','.join(map(_item, map(as_place, places)))}]"
+    return f"{key}=[{','.join(map(as_item, map(as_place, places)))}]"
 
 
-def _item(text: str) -> str:
+def as_item(text: str) -> str:
+    """Text as it stands in a list: quoted for Hydra's grammar where that would read it as something else."""
     is_plain = _PLAIN_ITEM.fullmatch(text) and text.lower() not in _NOT_TEXT
     return text if is_plain else quote(text)
 

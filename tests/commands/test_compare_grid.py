@@ -137,6 +137,18 @@ def test_values_that_say_the_same_are_refused() -> None:
         grid_of("adapter.target_modules=[[q_proj],['q_proj']]", "exp=mix_doc", "scale=demo")
 
 
+def test_words_are_told_as_they_can_be_typed_again() -> None:
+    typed = ("data=['données.yaml','a=b.yaml','1e3.yaml','it.yaml']", "adapter.r=[4,8]", "seed=[0,1]")
+    asked = asked_of(*typed)
+    assert asked_of(*asked.typed) == asked
+    assert asked_of("path=['1e3',a.json]").typed == ["path=['1e3',a.json]"]
+
+
+def test_a_seed_written_in_two_ways_is_refused() -> None:
+    with pytest.raises(UserError, match="seed=01 is the seed 1, which is there already"):
+        grid_of("seed=[1,01]")
+
+
 def test_a_run_of_a_sweep_is_called_by_what_differs() -> None:
     swept = swept_keys(["seed=0,1", "adapter=lora,llava_mole", "data=mix.yaml", "train.betas=[0.9,0.99]"])
     assert swept == ["seed", "adapter"]
