@@ -138,7 +138,9 @@ def _refuse_equal(ways: Sequence[Way]) -> None:
     """Refuse two ways that are one training: their values say the same, or no key of the training differs."""
     seen: dict[str, Way] = {}
     for way in ways:
-        flat = {key: value for key, value in flatten(way.config).items() if key not in ("out", "init_from")}
+        # A later stage starts from a folder that is named by the words; of a run of one stage it is a choice.
+        places = ("out", "init_from") if len(way.stages) > 1 else ("out",)
+        flat = {key: value for key, value in flatten(way.config).items() if key not in places}
         starts = [stage.words for stage in way.stages[:-1]]
         told = json.dumps([starts, flat], sort_keys=True, default=str)
         if told in seen:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llava_moe.cli import prepare_override
+from llava_moe.commands import compare_grid
 from llava_moe.commands.compare_axes import Asked, read_axes
 from llava_moe.commands.compare_grid import Compared, first_values, open_grid, words_of
 from llava_moe.commands.compose_config import run_composed
@@ -135,6 +136,13 @@ def test_a_file_of_ones_own_questions_scores_every_run(tmp_path: Path, monkeypat
 def test_values_that_say_the_same_are_refused() -> None:
     with pytest.raises(UserError, match="are the same training"):
         grid_of("adapter.target_modules=[[q_proj],['q_proj']]", "exp=mix_doc", "scale=demo")
+
+
+def test_runs_that_start_from_other_runs_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_grid, "find_starts", lambda stages: None)
+    compared = grid_of("init_from=[runs/one,runs/other]", "exp=mix_doc", "scale=demo")
+    assert [cell.name for cell in compared.grid.cells] == ["one", "other"]
+    assert ["init_from=runs/one" in cell.words for cell in compared.grid.cells] == [True, False]
 
 
 def test_words_are_told_as_they_can_be_typed_again() -> None:
