@@ -12,6 +12,7 @@ from llava_moe.assemble import read_config
 from llava_moe.commands.compare_axes import Asked
 from llava_moe.commands.compare_grid import FIRST_STAGE, Compared
 from llava_moe.commands.compare_held_out import refuse_unmeasured
+from llava_moe.commands.compare_scores import measure_changed_anew
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.grid_runs import command_of, make_runs, say_failures, say_line
 from llava_moe.commands.own_questions import training_benchmarks
@@ -28,7 +29,7 @@ from llava_moe.grid.cell import Cell
 from llava_moe.own_files import read_object
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways
-from llava_moe.shell_words import named, shell
+from llava_moe.shell_words import shell
 
 FOLDER = Path("runs/compare")
 ASKED = "compare.json"
@@ -49,13 +50,14 @@ def compare(asked: Asked, compared: Compared, choices: Mapping[str, Any]) -> int
     _refuse_another(folder, asked)
     cells = folder / "cells"
     wanted = compared.grid if choices["only"] is None else compared.grid.only([choices["only"]])
+    measure_changed_anew(compared.grid, cells)
     results = Results(wanted, cells)
     left = [cell for cell in wanted.cells if cell.name not in results.cards]
     if left:
         if not choices["yes"]:
             _refuse_many(left, results, compared, shell("llava-moe", *words, "yes=true"))
-        # Hours of training must not end at questions that are not there.
-        training_benchmarks(compared.ways[0].config, compared.benchmarks)
+        # Hours of training must not end at data that is not there.
+        training_benchmarks(compared.ways[0].config, compared.scoring.benchmarks)
         refuse_unmeasured([way.config for way in compared.ways], open_progress())
     write_atomically(folder / ASKED, json.dumps({"words": asked.base}, indent=1) + "\n")
     outcome = make_runs("compare", wanted, cells, choices["at_once"], console)
@@ -134,7 +136,7 @@ def _comparison(asked: Asked, compared: Compared, command: str) -> Comparison:
         chosen={way.name: way.chosen for way in compared.ways},
         seeds=compared.seeds,
         domains=compared.domains,
-        scores=tuple(compared.scores),
+        scores=tuple(compared.scoring.scores),
         words=asked.words,
         is_embedded=all(is_embedded(way.config) for way in compared.ways),
     )
@@ -144,7 +146,7 @@ def _notes(compared: Compared) -> list[str]:
     limit = compared.ways[0].config["eval"]["held_out_limit"]
     drawn = f"at most {limit:,} of a domain (eval.held_out_limit), the same for all runs" if limit else "all of them"
     notes = [f"Held-out loss is measured after training, on records that no run trained on, {drawn}."]
-    if not compared.scores:
+    if not compared.scoring.scores:
         notes.append(
             "No benchmark was asked: eval.benchmarks=[NAME] scores every run; llava-moe ls benchmark lists them."
         )
@@ -156,12 +158,9 @@ def _keep(compared: Compared, results: Results, asked: Asked, words: Sequence[st
     root = results.folder / best.cell.name
     config = read_config(root)
     export = shell("llava-moe", "export", f"run={root}", *_form(config), f"out={results.folder.parent / 'best'}")
-    score = f"llava-moe eval {named('run', root)}"
-    score += (
-        " limit=0   # all of the demo's questions" if is_embedded(config) else "   # llava-moe ls benchmark lists more"
-    )
+    score = f"{shell('llava-moe', *compared.scoring.words, f'run={root}', 'limit=0')}   # all questions"
     commands = [chat_with(root, config, ""), export, _longer(best.cell, results.folder, config)]
-    commands += [score] if compared.scores else []
+    commands += [score] if compared.scoring.words else []
     if not best.is_sure:
         commands.append(_more_seeds(asked, compared, words))
     return commands

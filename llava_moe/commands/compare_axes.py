@@ -26,7 +26,7 @@ from llava_moe.structured_text import parse_yaml
 # Null in their file, a list where they are given.
 _LISTS = ("adapter.expert_layers", "adapter.mask", "adapter.experts")
 # They say how finished runs are scored, and no run differs by them.
-SCORING = ("eval.benchmarks", "eval.images", "eval.limit", "eval.stages", "eval.no_picture")
+SCORING = ("eval.benchmarks", "eval.limit", "eval.images", "eval.stages", "eval.no_picture")
 _EXAMPLE = "such as adapter=[lora,llava_mole]"
 
 

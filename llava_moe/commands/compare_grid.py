@@ -6,13 +6,13 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_moe.cli import prepare_override
 from llava_moe.commands.compare_axes import SCORING, Asked
 from llava_moe.commands.compose_config import compose_again, resolved
 from llava_moe.commands.limits import TRAIN, check_settings
-from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
+from llava_moe.commands.named_files import find_data, find_starts
 from llava_moe.commands.path_mappings import words_with_own_data
 from llava_moe.commands.run_names import SEED, apart, as_folder, digest, joined, mixture_name, value_names
 from llava_moe.commands.settings import is_embedded, sources_of
@@ -20,12 +20,12 @@ from llava_moe.commands.stages import Stage, plan_stages
 from llava_moe.commands.typed_words import as_typed, key_of, listed
 from llava_moe.errors import UserError
 from llava_moe.grid.cell import Cell, Grid, Words
-from llava_moe.grid.measured import Measures, Score
 from llava_moe.structured_text import parse_yaml
 from llava_moe.train.folder import flatten
 
-MEASURE = "llava_moe.commands.measure_items"
-DEMO = "demo"
+if TYPE_CHECKING:
+    from llava_moe.commands.compare_scores import Scoring  # which loads what reads data
+
 FIRST_STAGE = "first stage"
 """The label of a run that others start from; it has a blank, which no key has."""
 
@@ -59,8 +59,7 @@ class Compared:
         ways: the one first that others are held against.
         seeds: of each way.
         domains: of all ways.
-        scores: what is asked of each run: a domain of the demo's questions, or a benchmark.
-        benchmarks: that are asked, by name or by the path of a file.
+        scoring: what is measured of each run.
     """
 
     name: str
@@ -68,8 +67,7 @@ class Compared:
     ways: tuple[Way, ...]
     seeds: tuple[int, ...]
     domains: tuple[str, ...]
-    scores: Mapping[str, Score]
-    benchmarks: tuple[str, ...]
+    scoring: Scoring
 
 
 def open_grid(asked: Asked) -> Compared:
@@ -87,13 +85,12 @@ def open_grid(asked: Asked) -> Compared:
     _refuse_several_bases(ways)
     seeds = _seeds(asked, ways[0])
     domains = tuple(dict.fromkeys(source.domain for way in ways for source in sources_of(way.config)))
-    benchmarks = _benchmarks(asked, ways)
-    scores = _scores(benchmarks, domains)
-    measures = Measures(domains, None, scores, True, ways[0].config["eval"]["held_out_limit"])
-    measured = _measuring(benchmarks, ways[0].config["eval"], measures)
-    cells = _cells(asked, ways, seeds, names, measured)
+    from llava_moe.commands.compare_scores import scoring_of
+
+    scoring = scoring_of(ways[0].config, _benchmarks(asked, ways), domains)
+    cells = _cells(asked, ways, seeds, names, scoring.measured)
     grid = Grid("compare", cells)
-    return Compared(_name(asked), grid, ways, seeds, domains, scores, benchmarks)
+    return Compared(_name(asked), grid, ways, seeds, domains, scoring)
 
 
 def words_of(asked: Asked, chosen: Mapping[str, str]) -> list[str]:
@@ -170,34 +167,13 @@ def _seeds(asked: Asked, way: Way) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _benchmarks(asked: Asked, ways: Sequence[Way]) -> tuple[str, ...]:
-    """The benchmarks that every run is asked."""
-    names = tuple(dict.fromkeys(ways[0].config["eval"]["benchmarks"]))
+def _benchmarks(asked: Asked, ways: Sequence[Way]) -> list[str]:
+    """Those that every run is asked: of runs on the demo its own, where none was typed."""
+    names = [*dict.fromkeys(ways[0].config["eval"]["benchmarks"])]
     is_asked = any(key_of(word) == "eval.benchmarks" for word in asked.words)
     if not names and not is_asked and all(is_embedded(way.config) for way in ways):
-        names = (DEMO,)
-    know_benchmarks(names)
+        names = ["demo"]
     return names
-
-
-def _scores(benchmarks: Sequence[str], domains: Sequence[str]) -> dict[str, Score]:
-    from llava_moe.eval.tasks import called  # words are judged before it is loaded
-
-    # The demo's headline: closed questions, by domain.
-    asked = {domain: Score(DEMO, "exact_match", closed=True) for domain in domains if DEMO in benchmarks}
-    return asked | {called(word): Score(called(word)) for word in benchmarks if word != DEMO}
-
-
-def _measuring(benchmarks: Sequence[str], given: Mapping[str, Any], measures: Measures) -> tuple[Words, ...]:
-    """The commands that look at a run.
-
-    Args:
-        given: ``eval`` of a configuration.
-    """
-    more = [f"limit={given['limit']}"] if given["limit"] is not None else []
-    more += [f"images={given['images']}"] if given["images"] is not None else []
-    scoring: tuple[Words, ...] = (("eval", listed("benchmarks", benchmarks), *more),) if benchmarks else ()
-    return (*scoring, (MEASURE, measures.as_word()))
 
 
 def _cells(
@@ -239,6 +215,11 @@ class _Run:
         dropped = (*SCORING, SEED, *(("init_from",) if number else ()))
         own = [as_typed(word) for word in stage.words if key_of(word) not in dropped]
         more = ["eval.benchmarks=[]"] if stage.config["eval"]["benchmarks"] else []
+        if (images := stage.config["eval"]["images"]) is not None:
+            from llava_moe.commands.own_questions import images_word
+
+            # Of files that are asked on the way alone: those of others are none of the training's.
+            more += images_word("eval.images", images, stage.config["eval"]["during"]) or ["eval.images=null"]
         return (*self.asked.flags, *own, *more, f"{SEED}={self.seed}")
 
     def path(self, number: int) -> str:

@@ -174,11 +174,17 @@ def questions_of(run: Path, measures: Measures) -> list[dict[str, Any]]:
         result = read_result(run, score.benchmark)
         if result is None:
             raise UserError(f"{run} was not scored on {score.benchmark}: run llava-moe eval first")
+        if score.content and (result.facts is None or result.facts.content != score.content):
+            raise UserError(f"{score.benchmark} has changed while {run} was scored: run the same command again")
         opened = reopen_benchmark(result)
-        answers = {answer.question_id: answer for answer in read_answers(answers_path(run, score.benchmark))}
+        # Behind those of the result stand answers to questions that it did not ask.
+        num_asked = None if result.facts is None else result.facts.num_questions
+        drawn = read_answers(answers_path(run, score.benchmark))[:num_asked]
+        answers = {answer.question_id: answer for answer in drawn}
         closed = {question.id for question in opened.questions() if question.closed}
         sheet = make_sheet(opened, answers)
-        of_domain = domain in sheet.domains
+        # A benchmark that is called as a domain of its own stands for all of them.
+        of_domain = domain != score.benchmark and domain in sheet.domains
         column = score.name or _own_column(result, answers)
         if column is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,6 +38,20 @@ def image_folders(key: str, given: str | None, words: Sequence[str]) -> str | Ma
         if not os.path.isdir(folder):
             raise UserError(f"{key}={folder}: no such folder")
     return folders
+
+
+def images_word(key: str, given: str | None, words: Sequence[str]) -> tuple[str, ...]:
+    """The word that gives these files their folders, of what was given for more files; none where there is none.
+
+    Args:
+        key, given, words: as of :func:`image_folders`.
+    """
+    names = [called(word) for word in words if is_own(word)]
+    if given is None or not names:
+        return ()
+    folders = read_mapping(key.rpartition(".")[2], given) if is_mapping(given) else dict.fromkeys(names, given)
+    kept = {name: folder for name, folder in folders.items() if name in names}
+    return (f"{key}={json.dumps(kept, ensure_ascii=False)}",) if kept else ()
 
 
 def training_benchmarks(config: Mapping[str, Any], names: Sequence[str]) -> list[Benchmark]:

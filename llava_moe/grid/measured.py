@@ -41,11 +41,17 @@ class Score:
         name: of an answer's scores, such as ``exact_match``; "": the first column of the benchmark's table that an
             answer has by itself, and nothing of a benchmark whose answers have none.
         closed: count closed questions alone. Of a benchmark that knows the domain its questions count, of another all.
+        content: of a file of the user's, a fingerprint of what it asks: scores of what it asked before are others.
     """
 
     benchmark: str
     name: str = ""
     closed: bool = False
+    content: str = ""
+
+    def as_told(self) -> dict[str, Any]:
+        """What is said of it in :meth:`Measures.as_word`."""
+        return {name: value for name, value in asdict(self).items() if value or name != "content"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class Measures:
     def as_word(self) -> str:
         """``measure=JSON``."""
         # What is not asked for is not said: cells that an earlier release measured stay measured.
-        told = {name: value for name, value in asdict(self).items() if value or name not in ("held_out", "limit")}
+        told = {name: value for name, value in vars(self).items() if value or name not in ("held_out", "limit")}
+        told["scores"] = {domain: score.as_told() for domain, score in self.scores.items()}
         return f"measure={json.dumps(told, separators=(',', ':'))}"
 
     @staticmethod

@@ -12,10 +12,15 @@ from llava_moe.cli import prepare_override
 from llava_moe.commands import compare_grid
 from llava_moe.commands.compare_axes import Asked, read_axes
 from llava_moe.commands.compare_grid import Compared, first_values, open_grid, words_of
+from llava_moe.commands.compare_scores import measure_changed_anew
 from llava_moe.commands.compose_config import run_composed
 from llava_moe.commands.run_names import apart, as_folder, job_name, mixture_name, value_names
 from llava_moe.commands.sweep_size import swept_keys
 from llava_moe.errors import UserError
+from llava_moe.grid.card import Card, read_card, write_card
+from llava_moe.grid.cell import Grid
+from llava_moe.grid.measured import Measures
+from tests.eval.own.files import write_questions
 
 
 def asked_of(*words: str) -> Asked:
@@ -155,6 +160,39 @@ def test_words_are_told_as_they_can_be_typed_again() -> None:
 def test_a_seed_written_in_two_ways_is_refused() -> None:
     with pytest.raises(UserError, match="seed=01 is the seed 1, which is there already"):
         grid_of("seed=[1,01]")
+
+
+def test_own_questions_are_asked_of_every_run_and_not_of_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_questions(tmp_path / "set" / "my questions.jsonl")
+    (tmp_path / "moved").mkdir()
+    for picture in (tmp_path / "set").glob("*.png"):
+        picture.rename(tmp_path / "moved" / picture.name)
+    typed = ("seed=[0,1]", "exp=mix_doc", "scale=demo", "eval.images=moved", "eval.limit=2")
+    words = (*typed, "eval.benchmarks=['set/my questions.jsonl']")
+    cells = grid_of(*words).grid.cells
+    asking, measuring = cells[0].measured
+    images = 'images={"my_questions": "moved"}'
+    assert asking == ("eval", "benchmarks=['set/my questions.jsonl']", images, "limit=2")
+    measures = Measures.from_word(measuring[1].partition("=")[2])
+    assert measures.scores["my_questions"].benchmark == "my_questions" and measures.scores["my_questions"].content
+    assert "eval.images=null" in cells[0].words and "eval.benchmarks=[]" in cells[0].words
+    # A file that asks other questions now has the runs that are there measured anew.
+    write_card(tmp_path, Card(cells[0].name, "", "", (), cells[0].measured, is_finished=True))
+    measure_changed_anew(Grid("compare", cells), tmp_path)
+    assert read_card(tmp_path, cells[0].name) == Card(cells[0].name, "", "", (), cells[0].measured, is_finished=True)
+    file.write_text(file.read_text().replace("A red square", "A square"))
+    measure_changed_anew(grid_of(*words).grid, tmp_path)
+    assert read_card(tmp_path, cells[0].name) == Card(cells[0].name, "", "", (), (), is_finished=True)
+
+
+def test_questions_called_as_a_domain_of_the_demo_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_questions(tmp_path / "documents.jsonl")
+    with pytest.raises(UserError, match="its scores would be called documents, as a domain is"):
+        grid_of("seed=[0,1]", "exp=mix_doc", "scale=demo", "eval.benchmarks=[demo,documents.jsonl]")
 
 
 def test_a_run_of_a_sweep_is_called_by_what_differs() -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from llava_moe.cli import run
+from llava_moe.commands.measure_items import questions_of
+from llava_moe.errors import UserError
 from llava_moe.eval.asked_twice import COLUMNS
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.files import read_answers, read_result
+from llava_moe.grid.measured import Measures, Score
 from tests.commands.conftest import Refusal
 from tests.commands.test_rates import stages_of
 from tests.eval.own.files import asking, write_lines, write_questions
@@ -65,6 +68,21 @@ def test_a_training_asks_them_on_its_way_and_at_its_end(trained: Path) -> None:
     assert blind is not None and blind.facts is not None and "no picture shown" in blind.facts.data
     page = (trained / "run" / "report.html").read_text()
     assert "What colour is it?" in page and "data:image/webp" in page and "blind, no picture" in page
+
+
+def test_they_are_measured_question_by_question_for_a_comparison(folder: Path) -> None:
+    result = read_result(folder / "run", "questions")
+    assert result is not None and result.facts is not None
+    now = Measures((), None, {"questions": Score("questions", content=result.facts.content)})
+    told = questions_of(folder / "run", now)
+    assert len(told) == ASKED and {one["domain"] for one in told} == {"questions"}
+    # An answer to a question that the result did not ask counts nothing.
+    answers = folder / "run" / SCORES
+    gone = json.loads(answers.read_text().splitlines()[0]) | {"question_id": "taken out"}
+    answers.write_text(answers.read_text() + json.dumps(gone) + "\n")
+    assert questions_of(folder / "run", now) == told
+    with pytest.raises(UserError, match=r"has changed while .*run was scored"):
+        questions_of(folder / "run", Measures((), None, {"questions": Score("questions", content="0" * 16)}))
 
 
 def test_answers_that_stand_are_kept_and_a_changed_file_is_asked_anew(
