@@ -17,7 +17,7 @@ from llava_moe.commands.path_mappings import words_with_own_data
 from llava_moe.commands.run_names import SEED, apart, as_folder, digest, joined, mixture_name, value_names
 from llava_moe.commands.settings import is_embedded, sources_of
 from llava_moe.commands.stages import Stage, plan_stages
-from llava_moe.commands.typed_words import as_typed, key_of, listed
+from llava_moe.commands.typed_words import as_typed, key_of
 from llava_moe.errors import UserError
 from llava_moe.grid.cell import Cell, Grid, Words
 from llava_moe.structured_text import parse_yaml

@@ -94,8 +94,10 @@ class HeldOut:
     def _own_records(self) -> list[dict[str, Any]]:
         """Records that the run kept apart, a domain's drawn alike whatever the run's seed is.
 
+        Domains that its data do not hold are left out: runs on other data may stand beside it.
+
         Raises:
-            UserError: it kept none apart, or none of a domain.
+            UserError: it kept none apart, or none of a domain that it learns from.
         """
         config, device = read_config(self.run), next(self.assembled.model.parameters()).device
         if config["data"].get("follows_domains"):
@@ -107,8 +109,8 @@ class HeldOut:
         told: list[dict[str, Any]] = []
         for one, index in zip(found, draw(sources, [one.index for one in found], self.measures.limit, 0), strict=True):
             told += self._of_source(one.source.domain, _drawn(replace(one, index=index), self.assembled), config)
-        measured = {one["domain"] for one in told}
-        if missing := [domain for domain in mixture_of(config).domains if domain not in measured]:
+        measured, own = {one["domain"] for one in told}, mixture_of(config).domains
+        if missing := [domain for domain in self.measures.domains if domain in own and domain not in measured]:
             raise UserError(
                 f"{self.run}: no record of {missing[0]} was held out of training ({words}), so its loss is not known"
             )
