@@ -45,12 +45,15 @@ def read_losses(folder: Path) -> RunLosses:
         UserError: a file of it is damaged.
     """
     try:
-        stage = newest_checkpoint(folder).parent.parent
+        checkpoint = newest_checkpoint(folder)
     except UserError:  # scores of a model that is no run of ours
         return RunLosses({}, {})
+    stage = checkpoint.parent.parent
     if (stage / FILE).is_file():
-        found = {domain: one for (kind, domain), one in read_measured(stage).items.items() if kind == "loss"}
-        if found:
+        measured = read_measured(stage)
+        found = {domain: one for (kind, domain), one in measured.items.items() if kind == "loss"}
+        # What was measured before the run was trained for longer is another model's.
+        if found and measured.checkpoint in (None, checkpoint.name):
             return RunLosses({domain: one.mean for domain, one in found.items()}, found, "record by record")
     for line in reversed(read_objects(stage / VALIDATIONS, REMEDY, VALIDATION)):
         domains = {name: one.get("loss") for name, one in line.get("domains", {}).items()}

@@ -39,6 +39,7 @@ from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.grid.measured import FILE, Measures
 from llava_moe.model import prepare_stage
 from llava_moe.own_files import read_objects
+from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.loss import cross_entropy_N, targets_of
 from llava_moe.visible_console import VisibleConsole
 
@@ -243,6 +244,7 @@ def measure(run: Path, measures: Measures) -> dict[str, Any]:
         "questions": questions_of(run, measures),
         "curve": curve_of(run),
         "trained": trained_in(run, assembled),
+        "checkpoint": newest_checkpoint(run).name,
     }
 
 

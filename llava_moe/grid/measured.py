@@ -27,6 +27,7 @@ _SHAPE = {
     "questions": [{"id": str, "domain": str, "image": int, "score": NUMBER}],
     "curve": {str: [[NUMBER]]},
     "trained?": {str: int},
+    "checkpoint?": str,
 }
 Kind = Literal["loss", "accuracy", "negative", "surely negative"]
 """The last two are shares of cells of interference matrices, which have no items."""
@@ -121,6 +122,7 @@ class Measured:
         items: kind, domain -> the items.
         curve: domain -> (step, mean training loss).
         trained: part of the model -> parameters that trained; empty where an earlier release measured.
+        checkpoint: the name of the one that was measured; None where an earlier release measured.
     """
 
     parameters: int
@@ -128,6 +130,7 @@ class Measured:
     items: Mapping[tuple[Kind, str], Items]
     curve: Mapping[str, Sequence[Sequence[float]]]
     trained: Mapping[str, int] = field(default_factory=dict)
+    checkpoint: str | None = None
 
 
 def read_measured(run: Path) -> Measured:
@@ -149,7 +152,8 @@ def read_measured(run: Path) -> Measured:
         sums = np.bincount(groups, [one["score"] for one in questions])
         names = tuple(one["id"] for one in questions)
         items["accuracy", domain] = Items(names, sums, np.bincount(groups).astype(np.float64))
-    return Measured(told["parameters"], told["flops_per_token"], items, told["curve"], told.get("trained", {}))
+    sizes = told["parameters"], told["flops_per_token"]
+    return Measured(*sizes, items, told["curve"], told.get("trained", {}), told.get("checkpoint"))
 
 
 @dataclass(frozen=True)
