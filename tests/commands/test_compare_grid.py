@@ -127,17 +127,6 @@ def test_a_first_stage_of_its_own_is_named_by_what_it_does_not_share() -> None:
     assert [compared.seeds, len(compared.grid.cells)] == [(0,), 6]
 
 
-def test_a_file_of_ones_own_questions_scores_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my questions.jsonl").write_text("{}\n")
-    words = ("exp=mix_doc", "scale=demo", "eval.benchmarks=[demo,'my questions.jsonl']", "eval.images=pictures")
-    compared = grid_of("adapter=[lora,llava_mole]", *words)
-    (scored, _) = compared.grid.cells[0].measured
-    assert scored == ("eval", "benchmarks=[demo,'my questions.jsonl']", "images=pictures")
-    assert [*compared.scores] == ["documents", "my_questions"]
-    assert not any("pictures" in word for word in compared.grid.cells[0].words)
-
-
 def test_values_that_say_the_same_are_refused() -> None:
     with pytest.raises(UserError, match="are the same training"):
         grid_of("adapter.target_modules=[[q_proj],['q_proj']]", "exp=mix_doc", "scale=demo")

@@ -18,7 +18,7 @@ from llava_moe.grid.measured import Measures
 def test_held_out_records_are_asked_of_a_run_for_the_domains_that_it_learns_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(measure_items, "read_config", lambda run: {})
+    monkeypatch.setattr(measure_items, "read_config", lambda run: {"data": {}})
     monkeypatch.setattr(measure_items, "mixture_of", lambda config: SimpleNamespace(domains=("charts",)))
     monkeypatch.setattr(measure_items, "held_out_sources", lambda *words: ([], "data.held_out=0.1"))
     assembled = cast(Any, SimpleNamespace(model=torch.nn.Linear(1, 1), encoder=None))
