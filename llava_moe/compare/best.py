@@ -28,27 +28,35 @@ class Best:
 
 
 def best_of(comparison: Comparison, results: Results) -> Best | None:
-    """By the mean over domains and seeds; None where no loss of all ways is known on the same records."""
+    """By the mean over domains and the seeds that all have; None where all have no seed, or no domain's records."""
     names = shared_names(results, comparison.ways, "loss", comparison.domains)
     values = {way.name: by_seed(results, way, "loss", names) for way in comparison.ways}
-    means = {name: float(np.mean([*own.values()])) for name, own in values.items() if own}
-    if not names or not means:
+    there = {name: own for name, own in values.items() if own}
+    if not names or not there:
         return None
+    # Where runs are yet to be made, or failed, a way would be the best by an easy seed that others lack.
+    shared = set.intersection(*map(set, there.values()))
+    if not shared:
+        return None
+    means = {name: float(np.mean([own[seed] for seed in sorted(shared)])) for name, own in there.items()}
     order = sorted((way for way in comparison.ways if way.name in means), key=lambda way: means[way.name])
     best = order[0]
     seed = min(values[best.name], key=lambda one: values[best.name][one])
     cell = results.find(**best.labels)[seed]
-    told = f"{best.name} has the lowest mean held-out loss, {shown('loss', means[best.name])} nats a token"
+    lack = "" if all(set(own) == shared for own in there.values()) else " of the seeds that all ways have"
+    told = f"{best.name} has the lowest mean held-out loss{lack}, {shown('loss', means[best.name])} nats a token"
     if len(order) == 1:
         return Best(best, cell, f"{told}; there is no other way of training to hold it against yet.", False)
     other = order[1]
     told += f"; {other.name} is next with {shown('loss', means[other.name])}"
     paired = difference(results, other, best, "loss", names)
-    if paired is None:
-        return Best(best, cell, f"{told}. They share no seed, so how sure that is is not known.", False)
-    if paired.effect is None:
+    if paired is None or paired.effect is None:
         return Best(best, cell, f"{told}. Of one seed there is no interval: how sure that is is not known.", False)
     over = f"difference {interval(paired)} over {len(paired.seeds)} seeds and the same records"
     if paired.effect.high < 0:
         return Best(best, cell, f"{told}. That is more than chance: {over}.", True)
+    if paired.effect.low > 0:  # of more seeds than all have
+        return Best(
+            best, cell, f"{told}. Over all seeds that these two have, it is the other way round: {over}.", False
+        )
     return Best(best, cell, f"{told}. It may be chance: {over}, which holds no difference, too.", False)

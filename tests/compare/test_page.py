@@ -108,6 +108,19 @@ def test_the_best_is_the_lowest_mean_loss_and_sure_only_where_the_interval_says_
     )
 
 
+def test_a_way_is_no_better_for_a_hard_seed_that_it_lacks(tmp_path: Path) -> None:
+    comparison = comparison_of(["lora", "moe"], [0, 1])
+
+    def level(name: str, seed: int) -> float:
+        return 2.0 + seed + 0.1 * (name == "moe")
+
+    best = best_of(comparison, written(tmp_path / "a", comparison, level, missing=["moe-seed1"]))
+    assert best is not None and best.way.name == "lora" and not best.is_sure
+    assert "lowest mean held-out loss of the seeds that all ways have, 1.937" in best.sentence
+    apart = written(tmp_path / "b", comparison, level, missing=["moe-seed1", "lora-seed0"])
+    assert best_of(comparison, apart) is None
+
+
 def test_the_page_has_every_section_says_what_lacks_and_escapes_what_it_is_given(tmp_path: Path) -> None:
     comparison = comparison_of(["lora", "moe", "mix"], [0, 1])
     results = written(tmp_path / "cells", comparison, lambda *_: 2.0, missing=["mix-seed0", "mix-seed1", "moe-seed1"])
