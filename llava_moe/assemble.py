@@ -74,7 +74,8 @@ from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROJECTOR = "multi_modal_projector"
-ADAPTERS: dict[str, type] = {f"llava_moe.adapters.{one.__name__}": one for one in (Lora, *METHODS)}
+_ADAPTERS: tuple[type, ...] = (Lora, *METHODS)
+ADAPTERS: dict[str, type] = {f"llava_moe.adapters.{one.__name__}": one for one in _ADAPTERS}
 ARCHITECTURES: dict[str, type] = {f"llava_moe.model.{one.__name__}": one for one in get_args(Architecture)}
 
 
