@@ -100,22 +100,35 @@ class HeldOut:
         Raises:
             UserError: it kept none apart, or none of a domain that it learns from.
         """
-        config, device = read_config(self.run), next(self.assembled.model.parameters()).device
-        if config["data"].get("follows_domains"):
-            # A run of one domain is measured on those of the others, too.
-            config = config | {"domains": list(self.measures.domains)}
-        quiet = VisibleConsole(quiet=True)
-        found, words = held_out_sources(config, self.assembled.encoder, None, device, quiet)
+        config, domains = read_config(self.run), self._measured_domains()
+        found, words = self._sources(config)
+        own = {one.source.domain for one in found}
+        if others := [domain for domain in domains if domain not in own]:
+            # A run of some domains of its data is measured on those of the others, too. Of its own it is by its own
+            # words: images that domains share would fall on another side, and it may have trained on them.
+            joint, _ = self._sources(config | {"domains": [*domains]})
+            found += [one for one in joint if one.source.domain in others]
         sources = [one.source for one in found]
         told: list[dict[str, Any]] = []
         for one, index in zip(found, draw(sources, [one.index for one in found], self.measures.limit, 0), strict=True):
             told += self._of_source(one.source.domain, _drawn(replace(one, index=index), self.assembled), config)
-        measured, own = {one["domain"] for one in told}, mixture_of(config).domains
-        if missing := [domain for domain in self.measures.domains if domain in own and domain not in measured]:
+        measured = {one["domain"] for one in told}
+        if missing := [domain for domain in domains if domain not in measured]:
             raise UserError(
                 f"{self.run}: no record of {missing[0]} was held out of training ({words}), so its loss is not known"
             )
         return told
+
+    def _measured_domains(self) -> tuple[str, ...]:
+        """Those that are asked for and that the run's data hold, whether it trained on them or not."""
+        config = read_config(self.run)
+        follows = bool(config["data"].get("follows_domains"))
+        held = mixture_of(config | {"domains": None} if follows else config).domains
+        return tuple(domain for domain in self.measures.domains if domain in held)
+
+    def _sources(self, config: Mapping[str, Any]) -> tuple[list[HeldOutSource], str]:
+        device = next(self.assembled.model.parameters()).device
+        return held_out_sources(config, self.assembled.encoder, None, device, VisibleConsole(quiet=True))
 
     def _of_source(
         self, domain: str, examples: Iterator[Example], config: Mapping[str, Any]
