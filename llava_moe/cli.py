@@ -101,15 +101,15 @@ Keys: device=cpu or a GPU's name (llava-moe plan device=? lists them), mfu=0.4, 
     "eval": Command(
         "score a run (or a Hugging Face LLaVA: model.path=) on benchmarks",
         """llava-moe eval run=FOLDER [benchmarks=[demo]] [protocol=llava_1_5] [key=value ...]
-llava-moe eval run=FOLDER benchmarks=[pathvqa,pope] benchmark_root=FOLDER
-llava-moe eval run=FOLDER benchmarks=[questions.jsonl]                       your own questions, as data= takes files
+llava-moe eval run=FOLDER 'benchmarks=[pathvqa,pope]' benchmark_root=FOLDER
+llava-moe eval run=FOLDER 'benchmarks=[questions.jsonl]'                     your own questions, as data= takes files
 llava-moe eval run=FOLDER limit=3                 three questions of each kind: a first look, marked as a part
-llava-moe eval run=FOLDER benchmarks=[chartqa] benchmark_paths.chartqa=hf://datasets/lmms-lab/ChartQA
+llava-moe eval run=FOLDER 'benchmarks=[chartqa]' benchmark_paths.chartqa=hf://datasets/lmms-lab/ChartQA
 llava-moe eval model.path=llava-hf/llava-1.5-7b-hf [model.peft=FOLDER]       a Hugging Face LLaVA, a PEFT LoRA on it
 llava-moe eval model.endpoint=http://localhost:8000/v1 model.name=NAME       whatever vLLM or another server serves
 torchrun --nproc-per-node=8 -m llava_moe eval run=FOLDER                     several GPUs share the questions
-llava-moe eval runs=[FOLDER,FOLDER,FOLDER]         compares runs with the first: paired intervals, a page, LaTeX
-llava-moe eval runs=[FOLDER,FOLDER] held_out=true  their losses on held-out records, measured where they are not known
+llava-moe eval 'runs=[FOLDER,FOLDER,FOLDER]'       compares runs with the first: paired intervals, a page, LaTeX
+llava-moe eval 'runs=[FOLDER,FOLDER]' held_out=true  their losses on held-out records, measured where they are not known
 llava-moe eval run=FOLDER blind=true               the same questions beside grey images: a baseline of runs=
 llava-moe eval run=FOLDER leaks=true               which of the scored questions stand in what it was trained on
 llava-moe eval run=FOLDER judge.endpoint=ADDRESS judge.name=NAME   a model judges the answers (Tiny LVLM-eHub's CEE)
@@ -140,9 +140,9 @@ Ctrl-C stops an answer; twice, or Ctrl-D, leaves.""",
         "train runs that differ by some values, and set them on one page: loss, scores, curves, routing, cost",
         """llava-moe compare KEY=[VALUE,VALUE] [KEY=[...] ...] [words of llava-moe train] [key=value ...]
 
-  llava-moe compare adapter=[lora,llava_mole,mixlora] seed=[0,1,2]                  on the embedded demo
-  llava-moe compare adapter=[lora,llava_mole] seed=[0,1,2] data=mix.yaml at_once=2
-  llava-moe compare adapter=llava_mole adapter.num_experts=[2,4,8] exp=mix_general_doc_med scale=demo
+  llava-moe compare 'adapter=[lora,llava_mole,mixlora]' 'seed=[0,1,2]'              on the embedded demo
+  llava-moe compare 'adapter=[lora,llava_mole]' 'seed=[0,1,2]' data=mix.yaml at_once=2
+  llava-moe compare adapter=llava_mole 'adapter.num_experts=[2,4,8]' exp=mix_general_doc_med scale=demo
   llava-moe compare 'adapter.target_modules=[[q_proj,v_proj],[gate_proj,up_proj,down_proj]]'
 
 A key with a list makes a run of each value, with all values of the others; a key that is a list itself takes a list of
@@ -155,10 +155,10 @@ yes=true (more than 24 runs), out=FOLDER.""",
     ),
     "compose": Command(
         "one model from LoRAs trained apart: MoLE's learned gates, or a merge; which of them is best",
-        """llava-moe compose experts=[FOLDER,FOLDER] [key=value ...]      MoLE: learned gates over the frozen LoRAs
-llava-moe compose experts=[FOLDER,FOLDER] method=linear|normalized_linear|svd|ties|dare_ties      a merge, by PEFT
-llava-moe compose experts=[FOLDER,FOLDER] pick=true    held-out loss of each expert, each merge and MoLE, by domain
-llava-moe compose run=COMPOSITION mask=[1,0] out=FOLDER    leave experts out for good, gates as they were learned
+        """llava-moe compose 'experts=[FOLDER,FOLDER]' [key=value ...]    MoLE: learned gates over the frozen LoRAs
+llava-moe compose 'experts=[FOLDER,FOLDER]' method=linear|normalized_linear|svd|ties|dare_ties    a merge, by PEFT
+llava-moe compose 'experts=[FOLDER,FOLDER]' pick=true  held-out loss of each expert, each merge and MoLE, by domain
+llava-moe compose run=COMPOSITION 'mask=[1,0]' out=FOLDER  leave experts out for good, gates as they were learned
 
 Experts are runs of llava-moe train adapter=lora, or PEFT LoRA folders, of one base; ranks and targets may differ.
 Their projectors must be one: train them from one stage-1 run with init_from=RUN '~stage.learning_rates.projector', or
@@ -247,7 +247,7 @@ DATA_COMMANDS = {
 
   llava-moe ls recipe                                             the recipes; each page says what to fetch and how
   llava-moe data prepare recipe=pathvqa downloads=downloads       downloads (or downloads/pathvqa) to data/pathvqa
-  llava-moe data prepare recipe=[m3it,sharegpt4v_ft] downloads=downloads model=vicuna_7b_clip336
+  llava-moe data prepare 'recipe=[m3it,sharegpt4v_ft]' downloads=downloads model=vicuna_7b_clip336
   llava-moe data prepare recipe=pathvqa from=hub                  streamed from where it is published
 
 Writes out/NAME/SPLIT-00000.parquet ... and manifest.json: counts against those published, statistics of tokens and
@@ -264,7 +264,7 @@ restart=true (anew, where raw files or choices have changed).""",
         """llava-moe data check [words of llava-moe train] [key=value ...]
 
   llava-moe data check                                            the stages of the embedded demo
-  llava-moe data check exp=mix_general_doc_med against=[demo,data/textvqa_val]
+  llava-moe data check exp=mix_general_doc_med 'against=[demo,data/textvqa_val]'
   llava-moe data check data=mix.yaml
 
 Every record is judged by the functions that training judges it by, and every different image is opened once: missing
@@ -314,8 +314,8 @@ ANALYZE_COMMANDS = {
         """llava-moe analyze interference run=FOLDER [key=value ...]
 
   llava-moe analyze interference run=runs/demo
-  llava-moe analyze interference run=runs/demo by=task samples=16 exact=[all,side]
-  llava-moe analyze interference run=runs/demo checkpoint=200 exact=[]      first order alone: gradients, no steps
+  llava-moe analyze interference run=runs/demo by=task samples=16 'exact=[all,side]'
+  llava-moe analyze interference run=runs/demo checkpoint=200 'exact=[]'    first order alone: gradients, no steps
 
 Row i is affected, column j updates: above 0 a step on j helps i as its own would, below 0 it harms. First order from
 the products of records' gradients; exact from the loss after a step of length step_size along a record's gradient.
@@ -329,7 +329,7 @@ exact_samples=16, step_size, resamples=2000, projector=true, dtype=fp32, num_thr
         """llava-moe analyze transfer run=FOLDER [key=value ...]
 
   llava-moe analyze transfer run=runs/demo
-  llava-moe analyze transfer run=runs/demo checkpoint=start steps=20 seeds=[0,1,2]
+  llava-moe analyze transfer run=runs/demo checkpoint=start steps=20 'seeds=[0,1,2]'
   torchrun --nproc-per-node=8 -m llava_moe analyze transfer run=FOLDER
 
 Row i is affected, column j was trained on, from one start, by the run's own records, optimizer and rates: the fall of
@@ -342,10 +342,10 @@ seed, out=FOLDER.""",
     ),
     "forgetting": Command(
         "what runs that were trained one after another still know: accuracy matrix, MFT, MFN, MAA, BWT",
-        """llava-moe analyze forgetting runs=[A,B,C] [key=value ...]
+        """llava-moe analyze forgetting 'runs=[A,B,C]' [key=value ...]
 
-  llava-moe analyze forgetting runs=[runs/general,runs/documents,runs/medical]
-  llava-moe analyze forgetting runs=[runs/a,runs/b] parts=[chartqa,pathvqa]
+  llava-moe analyze forgetting 'runs=[runs/general,runs/documents,runs/medical]'
+  llava-moe analyze forgetting 'runs=[runs/a,runs/b]' 'parts=[chartqa,pathvqa]'
 
 Reads what llava-moe eval wrote into each run's eval/, and trains and asks nothing. Each run was started from the one
 before (init_from=). Row: after which training; column: the score on what a run trained, by default the domain that is

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_moe.cli import COMMANDS, DATA_COMMANDS, run
+from llava_moe.cli import COMMANDS, DATA_COMMANDS, SECOND_WORDS, run
 from llava_moe.data.conversation import Conversation, check_images
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
@@ -26,6 +26,7 @@ LINKING = [*PAGES, *(page for folder in FOLDERS for page in (ROOT / folder).rglo
 NUM_WORDS, NUM_WORDS_OF_A_SENTENCE = 900, 20
 """What the README may have at most: it is read in a minute."""
 LAUNCHERS = ("scripts/launch.sh", "scripts/launch_multinode.sh")
+EVERY_COMMAND = [*COMMANDS.values(), *(one for kind in SECOND_WORDS.values() for one in kind.values())]
 # What has no configuration to compose.
 PLAIN = ("ls", "doctor", "init", "completion", "help")
 
@@ -81,12 +82,17 @@ def test_every_file_that_a_page_or_template_names_is_there() -> None:
     assert not wrong and num_found > 20
 
 
+def commands_of(page: Path) -> list[str]:
+    """The blocks of a page that hold commands."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
+
+
 def shown_commands() -> Iterator[tuple[str, list[str]]]:
     """Where each command stands, and its words as a shell splits them: fenced lines, and lines between backticks."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
-        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        lines = [line for block in commands_of(page) for line in block.replace("\\\n", " ").splitlines()]
         lines += [one for one in re.findall(r"`(llava-moe [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
         for line in lines:
             lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&")
@@ -111,6 +117,21 @@ def write_shown_files(folder: Path) -> list[Path]:
             written[-1].parent.mkdir(parents=True, exist_ok=True)
             written[-1].write_text(content)
     return written
+
+
+def unquoted(line: str) -> str:
+    """A line as the shell sees it outside of quotes, its comment left out."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|(^|\s)#.*", "", line)
+
+
+def test_no_command_that_is_shown_holds_what_zsh_would_take_for_a_pattern() -> None:
+    shown = [line for page in PAGES for block in commands_of(page) for line in block.splitlines()]
+    usages = [line.strip() for command in EVERY_COMMAND for line in command.usage.splitlines()]
+    # [key=value ...] is grammar, and stands in the help alone.
+    shown += [re.split(r"\s{2,}", usage)[0] for usage in usages if "..." not in usage and " [" not in usage]
+    typed = [line for line in shown if re.match(r"\s*(llava-moe|[A-Z]+=|scripts|torchrun)", line)]
+    assert len(typed) > 100
+    assert not [line for line in typed if set("[]{}*?") & set(unquoted(line))]
 
 
 def composed(words: list[str]) -> int:
