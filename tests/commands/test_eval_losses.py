@@ -16,7 +16,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was measured record by record at step 4, and validated at step 8."""
     monkeypatch.setattr(checkpoints, "is_complete", Path.is_dir)
     records = [{"key": f"k{n}", "domain": "charts", "tokens": 4, "nats": 8.0 + n} for n in range(3)]
-    told: dict[str, object] = {"parameters": 1, "flops_per_token": None, "records": records, "questions": [], "curve": {}}
+    told: dict[str, object] = {
+        "parameters": 1,
+        "flops_per_token": None,
+        "records": records,
+        "questions": [],
+        "curve": {},
+    }
     (tmp_path / "checkpoints" / "step-000004").mkdir(parents=True)
     (tmp_path / "measured.json").write_text(json.dumps(told | {"checkpoint": "step-000004"}))
     line = {"step": 8, "domains": {"charts": {"loss": 1.5}}, "benchmarks": {}}
