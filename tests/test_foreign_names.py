@@ -34,6 +34,8 @@ PRIVATE = {
         *("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks"),
         *("_is_view", "_version"),
     },
+    # How Hydra writes a value of its grammar; what comes back is held by tests/commands/test_compare_grid.py.
+    "commands.compare_axes": {"_get_value_element_as_str"},
     # Hydra's own completion of keys; its matches are held by tests/commands/test_completion.py, in real shells.
     "commands.completion": {"_get_matches"},
     "commands.compose_config": {"hydra._internal.utils", "_actions"},

@@ -283,7 +283,8 @@ def test_line_breaks_and_control_characters_do_not_reach_latex() -> None:
 def test_tables_say_what_differs_and_what_stands_out() -> None:
     comparison = made_comparison()
     table = comparison_table(comparison, comparison.benchmarks[0])
-    assert table.rows[0][:4] == ("general", "right image", "300", "50.0")
+    # No other image was shown, so none is called the right one.
+    assert table.rows[0][:4] == ("general", "exact match", "300", "50.0")
     assert table.rows[0][5] == "+21.2 [+16.2, +26.2] *"
     assert table.rows[0][7] == "+2.0 [-3.0, +7.0]"
     assert shown_difference("exact_match", Cell(None)) == "-"
