@@ -259,11 +259,7 @@ def _count_nodes(node: yaml.Node, counted: dict[int, int]) -> int:
         if _SURROGATE.search(node.value):
             raise StructuredTextError(f"{where}: half a surrogate pair")
     if isinstance(node, yaml.MappingNode):
-        keys = [(f"{key.tag} {key.value}", key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if (doubled := doubled_key(keys)) is not None:
-            raise StructuredTextError(
-                f"{where}: the key {doubled.partition(' ')[2][:80]!r} stands twice in one mapping"
-            )
+        _refuse_doubled(node)
         total += sum(_count_nodes(one, counted) for pair in node.value for one in pair)
     elif isinstance(node, yaml.SequenceNode):
         total += sum(_count_nodes(one, counted) for one in node.value)
@@ -271,6 +267,20 @@ def _count_nodes(node: yaml.Node, counted: dict[int, int]) -> int:
         raise UnboundedTextError(f"{where}: aliases that make more than {MOST_YAML_NODES} values")
     counted[id(node)] = total
     return total
+
+
+def _refuse_doubled(mapping: yaml.MappingNode) -> None:
+    """Refuse a key that stands twice, naming both places: the second is the one to mend."""
+    lines: dict[str, int] = {}
+    for key, _ in mapping.value:
+        if isinstance(key, yaml.ScalarNode):
+            line, told = key.start_mark.line + 1, f"{key.tag} {key.value}"
+            if told in lines:
+                first = f"line {lines[told]}" if lines[told] != line else "the same line"
+                raise StructuredTextError(
+                    f"line {line}: the key {key.value[:80]!r} stands twice in one mapping, first in {first}"
+                )
+            lines[told] = line
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:

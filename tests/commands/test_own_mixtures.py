@@ -166,7 +166,10 @@ def test_a_mistake_in_a_file_of_ones_own_is_one_line(text: str, told: str, mixtu
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("sources:\n  a: {path: x}\n  a: {path: y}", "line 2: the key 'a' stands twice in one mapping; two sources"),
+        (
+            "sources:\n  a: {path: x}\n  a: {path: y}",
+            "line 3: the key 'a' stands twice in one mapping, first in line 2; two sources",
+        ),
         ("sources: {a: {path: gone.json}}", "data source 'a': no file data/gone.json; check path"),
         ("sources: {a: {path: ../charts.json, format: csv}}", "data source 'a': unknown format 'csv'; use one of"),
         ("sources: {a: {path: ../charts.json, repeats: often}}", "data.sources.a.repeats=often: give a number"),
