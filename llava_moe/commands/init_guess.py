@@ -6,9 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from glob import glob, has_magic
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from llava_moe.data.auto_format import reading_formats, tell_format
 from llava_moe.data.conversation import BadRecord, Conversation, image_identity, record_key
 from llava_moe.data.image_roots import ImageRoot, guess_image_root, look_in
 from llava_moe.data.readers.files import is_address
+from llava_moe.data.readers.near import near_place
 from llava_moe.data.readers.splits import EVERY, TRAIN
 from llava_moe.data.records import AUTO, Records, Source
 from llava_moe.data.source import find_files, open_records, prepared_folder
@@ -28,7 +27,6 @@ from llava_moe.shell_words import shell
 MOST_READ = 5_000
 """Records of a source that are looked at one by one; of a larger one so many, in stretches spread evenly over it."""
 _STRETCH = 100
-_MOST_ENTRIES = 10_000
 # OWNER/NAME, where no folder OWNER is.
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_PAGE = "https://huggingface.co/datasets/"
@@ -120,9 +118,8 @@ def _refuse_missing(domain: str, path: str) -> None:
         return
     if has_magic(path):
         raise UserError(f"{domain}={path}: no file is named so; quote the pattern, or give the folder")
-    there = [entry.name for entry in islice(os.scandir(place.parent), _MOST_ENTRIES)] if place.parent.is_dir() else []
-    near = get_close_matches(place.name, sorted(there), n=1, cutoff=0.8)
-    meant = f" (did you mean {shell(f'{domain}={place.with_name(near[0])}')}?)" if near else ""
+    near = near_place(place)
+    meant = f" (did you mean {shell(f'{domain}={near}')}?)" if near else ""
     if _HUB_NAME.fullmatch(path) and not place.parent.is_dir():
         raise UserError(f"{domain}={path}: no such file; a data set of the Hugging Face hub is hf://datasets/{path}")
     raise UserError(f"{domain}={path}: no such file or folder{meant}; paths start from the folder of the command")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.named_files import know_benchmarks
 from llava_moe.commands.path_mappings import is_mapping, read_mapping
+from llava_moe.data.readers.near import meant
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark
 from llava_moe.eval.tasks import Places, called, is_own, open_benchmark
@@ -36,7 +38,7 @@ def image_folders(key: str, given: str | None, words: Sequence[str]) -> str | Ma
         if name not in names:
             raise UserError(f"{key}: {name} is none of the files of questions, {', '.join(names)}")
         if not os.path.isdir(folder):
-            raise UserError(f"{key}={folder}: no such folder")
+            raise UserError(f"{key}={folder}: no such folder{meant(Path(folder), only_folders=True)}")
     return folders
 
 

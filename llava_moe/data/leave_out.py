@@ -10,6 +10,7 @@ import numpy as np
 from llava_moe.data.held_out import take
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.quarantine import Quarantined
+from llava_moe.data.readers.near import meant
 from llava_moe.data.records import Records, Source
 from llava_moe.errors import UserError
 from llava_moe.regular_file import read_regular
@@ -29,8 +30,9 @@ def read_list(path: Path) -> tuple[Quarantined, ...]:
         lines = decode(read_regular(path.expanduser())).split("\n")
     except (OSError, StructuredTextError) as error:
         reason = getattr(error, "strerror", None) or error
+        near = meant(path.expanduser()) if isinstance(error, FileNotFoundError) else ""
         raise UserError(
-            f"data.quarantine={path}: cannot be read ({reason}); give a list of llava-moe data check"
+            f"data.quarantine={path}: cannot be read ({reason}){near}; give a list of llava-moe data check"
         ) from error
     entries = []
     for number, line in enumerate(lines, 1):

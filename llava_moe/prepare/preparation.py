@@ -15,6 +15,7 @@ from fsspec.core import url_to_fs
 from llava_moe.data.readers.content import content_hash
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.formats import FORMATS
+from llava_moe.data.readers.near import meant
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.shards import BYTES_A_GROUP, ROWS_A_GROUP
 from llava_moe.errors import UserError
@@ -129,7 +130,10 @@ def _base(recipe: Recipe, choices: Choices) -> str:
         return recipe.address.rstrip("/")
     folder = Path(choices.downloads).expanduser()
     if not folder.is_dir():
-        raise UserError(f"downloads={choices.downloads}: no such folder; fetch {recipe.name} into it: {_get(recipe)}")
+        near = meant(folder, only_folders=True)
+        raise UserError(
+            f"downloads={choices.downloads}: no such folder{near}; fetch {recipe.name} into it: {_get(recipe)}"
+        )
     own = folder / recipe.name
     return str((own if own.is_dir() else folder).resolve())
 
@@ -178,7 +182,8 @@ def _image_roots(
     if choices.images is not None:
         folder = Path(choices.images).expanduser()
         if not folder.is_dir():
-            raise UserError(f"images={choices.images}: no such folder; give the one that image paths start from")
+            near = meant(folder, only_folders=True)
+            raise UserError(f"images={choices.images}: no such folder{near}; give the one that image paths start from")
         return str(folder.resolve()), ("",) * len(parts)
     named = [part.images if part.images is not None else recipe.images for part in parts]
     if choices.downloads is None or all(name is None for name in named):

@@ -86,5 +86,7 @@ def _folders(images: str, places: dict[str, str]) -> dict[str, str]:
         if domain not in places:
             raise UserError(f"images: {domain} is none of the domains, {', '.join(places)}")
         if not os.path.isdir(folder):
-            raise UserError(f"images={folder}: no such folder")
+            from llava_moe.data.readers.near import meant
+
+            raise UserError(f"images={folder}: no such folder{meant(Path(folder), only_folders=True)}")
     return folders
