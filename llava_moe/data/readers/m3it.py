@@ -22,7 +22,16 @@ from llava_moe.data.readers.files import open_raw, raw_records
 from llava_moe.data.readers.image_refs import are_same, find_images, is_empty, items_of, read_images
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row, new_row, optional_text
-from llava_moe.data.readers.tree import JSON_LINES, date_of, files_below, folder_of, name_of, neighbour, split_of
+from llava_moe.data.readers.tree import (
+    JSON_LINES,
+    date_of,
+    files_below,
+    folder_of,
+    name_of,
+    neighbour,
+    otherwise_any,
+    split_of,
+)
 from llava_moe.errors import UserError
 from llava_moe.structured_text import StructuredTextError, parse_json
 
@@ -43,12 +52,12 @@ class M3itReader:
         Raises:
             UserError: nothing is there.
         """
-        found = files_below(path, (*JSON_LINES, ".parquet"))
-        if not found:
-            raise UserError(
-                f"{path}: no M3IT file, such as data/captioning/coco/train.jsonl, is there; give the folder that "
-                "`hf download MMInstruction/M3IT --repo-type dataset --local-dir FOLDER` filled, or a .jsonl of it"
-            )
+        found = otherwise_any(
+            path,
+            files_below(path, (*JSON_LINES, ".parquet")),
+            "M3IT itself has files such as data/captioning/coco/train.jsonl: give the folder that "
+            "`hf download MMInstruction/M3IT --repo-type dataset --local-dir FOLDER` filled, or a .jsonl of it",
+        )
         copies = copies_among(found)
         return [self._raw_file(name) for name in found if name not in copies]
 

@@ -1,4 +1,4 @@
-"""PathVQA's Parquet files: ``image`` (``{"bytes", "path"}``), ``question``, ``answer``.
+"""PathVQA's files: ``image`` (``{"bytes", "path"}``), ``question``, ``answer``.
 
 Source: flaviagiammarino/path-vqa.
 """
@@ -13,8 +13,7 @@ from llava_moe.data.readers.files import raw_records
 from llava_moe.data.readers.image_refs import find_images, read_images
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row, new_row, optional_text
-from llava_moe.data.readers.tree import files_below, split_of
-from llava_moe.errors import UserError
+from llava_moe.data.readers.tree import files_below, otherwise_any, split_of, split_within
 
 OPEN, CLOSED = "open", "closed"
 
@@ -25,16 +24,18 @@ class PathVqaReader:
     def find(self, path: str) -> list[RawFile]:
         """Parquet files of a folder tree, one file, those of a glob, or an address; the split is in the name.
 
+        Where no Parquet is there, JSON and JSON Lines are read with the same keys.
+
         Raises:
             UserError: none is there.
         """
-        found = files_below(path, (".parquet",))
-        if not found:
-            raise UserError(
-                f"{path}: no PathVQA file, such as data/train-00000-of-00001.parquet, is there; give the folder that "
-                "`hf download flaviagiammarino/path-vqa --repo-type dataset --local-dir FOLDER` filled"
-            )
-        return [RawFile(name, split_of(name)) for name in found]
+        found = otherwise_any(
+            path,
+            files_below(path, (".parquet",)),
+            "PathVQA itself has files such as data/train-00000-of-00001.parquet: give the folder that "
+            "`hf download flaviagiammarino/path-vqa --repo-type dataset --local-dir FOLDER` filled",
+        )
+        return [RawFile(name, split_of(name) or split_within(path, name)) for name in found]
 
     def records(self, file: RawFile) -> Iterator[Any]:
         """The raw records in order.

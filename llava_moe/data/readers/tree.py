@@ -9,8 +9,9 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
-from llava_moe.data.readers.files import is_address, is_litter, refuse_copies, unreachable
+from llava_moe.data.readers.files import find_raw, is_address, is_litter, refuse_copies, unreachable
 from llava_moe.data.readers.splits import WORDS
+from llava_moe.errors import UserError
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 
@@ -26,6 +27,24 @@ def files_below(path: str, suffixes: tuple[str, ...]) -> list[str]:
     found = _below_address(path, suffixes) if is_address(path) else _below(path, suffixes)
     refuse_copies(found)
     return found
+
+
+def otherwise_any(path: str, found: list[str], published: str) -> list[str]:
+    """The files of a published set, or where none is there whatever of the path holds records, by the rules of every
+    other format: rows of one's own with the set's keys are read from a folder as from the file itself.
+
+    Args:
+        published: how the set itself comes here, for the line that says that nothing is there.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    if found:
+        return found
+    try:
+        return find_raw(path)
+    except UserError as error:
+        raise UserError(f"{error}; {published}") from error
 
 
 def _below(path: str, suffixes: tuple[str, ...]) -> list[str]:

@@ -16,9 +16,8 @@ from llava_moe.data.readers.image_refs import find_images
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.row import Row, new_row, optional_text
 from llava_moe.data.readers.shapes import CONVERSATION_KEYS, find_turns
-from llava_moe.data.readers.tree import JSON_LINES, files_below, name_of, split_of
+from llava_moe.data.readers.tree import JSON_LINES, files_below, name_of, otherwise_any, split_of
 from llava_moe.data.readers.turns import SYSTEM_KEYS, read_spoken
-from llava_moe.errors import UserError
 
 
 class UReader:
@@ -34,11 +33,12 @@ class UReader:
         # A file that was asked for is read whatever its name; below a folder other files may lie.
         if [name_of(name) for name in found] != [name_of(path)]:
             found = [name for name in found if split_of(name) is not None]
-        if not found:
-            raise UserError(
-                f"{path}: no UReader file, such as ureader_json/train.jsonl, is there; give the folder into which "
-                "ureader_json.zip of Mizukiluke/ureader-instruction-1.0 was unpacked, or a .jsonl of it"
-            )
+        found = otherwise_any(
+            path,
+            found,
+            "UReader itself has files such as ureader_json/train.jsonl: give the folder into which "
+            "ureader_json.zip of Mizukiluke/ureader-instruction-1.0 was unpacked, or a .jsonl of it",
+        )
         return [_raw_file(name) for name in found]
 
     def records(self, file: RawFile) -> Iterator[Any]:

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from llava_moe.data.auto_format import reading_formats
 from llava_moe.data.conversation import BadRecord, Turn, settle_turns
 from llava_moe.data.images import open_image
 from llava_moe.data.readers.files import find_raw, unreachable
@@ -319,6 +320,43 @@ def test_a_wrong_folder_names_the_file_that_was_looked_for_and_how_to_get_it(
         line = str(refused.value)
         assert path in line and looked_for in line and "\n" not in line
         assert "hf download" in line or "unpacked" in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "record"),
+    [
+        ("pathvqa", {"image": "a.png", "question": "what?", "answer": "a cell"}),
+        ("m3it", {"instruction": "Say.", "inputs": "what?", "image_base64_str": [base64_text(0)], "outputs": "a cell"}),
+        (
+            "ureader",
+            {
+                "image": ["a.png"],
+                "conversations": [{"from": "user", "value": "<image>"}, {"from": "assistant", "value": "a cell"}],
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data.ndjson.gz"])
+def test_rows_of_ones_own_with_a_published_sets_keys_are_read_from_their_folder_as_from_the_file(
+    kind: str, record: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    text = json.dumps(record) + "\n"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    (tmp_path / "a.png").write_bytes(encoded(0))
+    (alone,) = rows_of(kind, path)
+    assert alone["fault"] is None
+    for folder in (str(tmp_path), f"file://{tmp_path}", f"{tmp_path}/data.*"):
+        assert rows_of(kind, folder) == [alone]
+    assert kind in reading_formats(str(tmp_path))
+    assert reading_formats(str(tmp_path)) == reading_formats(str(path))
+
+
+def test_the_split_of_a_pathvqa_file_is_also_told_by_its_folder(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "part.jsonl").write_text('{"image": "a.png", "question": "q", "answer": "a"}\n')
+    assert [file.split for file in FORMATS["pathvqa"].find(str(tmp_path))] == ["train", "val"]
 
 
 def test_an_address_of_an_unknown_kind_says_so() -> None:
