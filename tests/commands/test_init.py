@@ -87,7 +87,9 @@ def test_a_folder_of_pictures_with_a_table_is_told_a_command_that_makes_records_
     command, given = re.search(r"write yours\): (python .*) and then give (.*)\n", line).groups()
     subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
     assert run(["init", "mix.yaml", *shlex.split(given)]) == 0
-    assert "photos: pathvqa" in (told := capfd.readouterr().out) and "images beside the file, 9 of 9" in told
+    assert "photos: messages, 9 records; images beside the file, 9 of 9" in capfd.readouterr().out
+    assert run(["init", "folder.yaml", "photos=snaps"]) == 0
+    assert "photos: messages, 9 records; images in snaps, 9 of 9" in capfd.readouterr().out
     table.write_text("a,b\n1,2\n")
     (three_files / "snaps" / "all labels.jsonl").unlink()
     assert "(a, b) is known to hold the picture's file: name them image" in refused("init", "x.yaml", "photos=snaps")

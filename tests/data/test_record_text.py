@@ -191,10 +191,10 @@ def test_a_file_beside_its_compressed_copy_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("train.csv", "CSV is not read.*read_csv"),
-        ("train.csv.gz", "CSV is not read.*read_csv"),
-        ("train.tsv", "TSV is not read"),
-        ("train.xlsx", "XLSX is not read.*read_excel"),
+        ("train.csv", "CSV is not read; this makes records of it: python -c .* and then give .*train.jsonl$"),
+        ("train.csv.gz", "CSV is not read: unpack it"),
+        ("train.tsv", r"TSV is not read; none of its columns \(image,question,answer\) is known"),
+        ("train.xlsx", "XLSX is not read: save the sheet as CSV"),
         ("train.zip", "ZIP is not read: unpack"),
         ("train.tar.gz", "TAR is not read: unpack"),
         ("train.parquet.gz", "PARQUET.GZ is not read.*gunzip"),

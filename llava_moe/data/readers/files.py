@@ -90,7 +90,7 @@ def _last(name: str) -> str:
 
 def _none_in(place: str, names: list[str]) -> str:
     for name in names:
-        if (remedy := remedy_for(name)) is not None:
+        if (remedy := remedy_for(os.path.join(place, name))) is not None:
             return f"no {_WANTED} file in {place}; {name}: {remedy}"
     return f"no {_WANTED} file in {place}; check path"
 

@@ -6,13 +6,16 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from llava_moe.data.readers.tables import DIALECTS, records_of_table
 from llava_moe.errors import UserError
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -24,16 +27,14 @@ FREE_BYTES = 256 << 20
 """What any compressed file may unpack to."""
 
 _AS_JSONL = "save its rows as JSON Lines or Parquet in one of the formats of llava-moe"
-_TABLE = (
-    "{program}(FILE).to_json('train.jsonl', orient='records', lines=True); with columns image (a path), question and "
-    "answer data.sources.mine.format=pathvqa reads that file"
-)
 _UNPACK = "unpack it and give the folder"
+_PACKED_TABLE = "unpack it and give it again: the line on a table shows the command that makes records of it"
+_SHEET = "save the sheet as CSV and give that: the line on it shows the command that makes records of it"
 REMEDIES = {
-    ".csv": f"turn it into JSON Lines: {_TABLE.format(program='pandas.read_csv')}",
-    ".tsv": f"turn it into JSON Lines: {_TABLE.format(program='pandas.read_table')}",
-    ".xlsx": f"turn it into JSON Lines: {_TABLE.format(program='pandas.read_excel')}",
-    ".xls": f"turn it into JSON Lines: {_TABLE.format(program='pandas.read_excel')}",
+    ".csv": _PACKED_TABLE,
+    ".tsv": _PACKED_TABLE,
+    ".xlsx": _SHEET,
+    ".xls": _SHEET,
     ".zip": _UNPACK,
     ".tar": _UNPACK,
     ".tgz": _UNPACK,
@@ -41,7 +42,7 @@ REMEDIES = {
     ".rar": _UNPACK,
     ".parquet.gz": "unpack it with gunzip: Parquet is compressed inside",
     ".arrow": "save it as Parquet: datasets.Dataset.from_file(FILE).to_parquet('train.parquet')",
-    ".feather": "save it as Parquet: pandas.read_feather(FILE).to_parquet('train.parquet')",
+    ".feather": "save it as Parquet: pyarrow.parquet.write_table(pyarrow.feather.read_table(FILE), 'train.parquet')",
     ".pkl": f"a pickle can run programs and is never opened: {_AS_JSONL}",
     ".pickle": f"a pickle can run programs and is never opened: {_AS_JSONL}",
     ".pt": f"a pickle can run programs and is never opened: {_AS_JSONL}",
@@ -71,8 +72,14 @@ _BLOCK = 1 << 18
 
 
 def remedy_for(name: str) -> str | None:
-    """What to say of a file that no reader takes, by its ending; None where nothing is known against it."""
+    """What to say of a file that no reader takes, by its ending; None where nothing is known against it.
+
+    Args:
+        name: its path: of a table the first line is read.
+    """
     lower = name.lower()
+    if lower.endswith(tuple(DIALECTS)) and os.path.isfile(name):
+        return f"{lower[-3:].upper()} is not read; {records_of_table(Path(name))}"
     bare = next((lower.removesuffix(end) for end in PACKED if lower.endswith(end)), lower)
     for candidate in (lower, bare):
         for ending, remedy in REMEDIES.items():
