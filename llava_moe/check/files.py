@@ -80,6 +80,7 @@ def _source(findings: Findings, listed: Sequence[Quarantined]) -> dict[str, Any]
         "stages": list(findings.view.stages),
         "records": len(findings.view.records),
         "bad": findings.num_bad,
+        "listed_alone": dict(findings.listed_alone),
         "dropped": len(findings.dropped),
         "listed": sum(entry.source == source.name for entry in listed),
         "kinds": {

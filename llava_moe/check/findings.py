@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llava_moe.check.kinds import KINDS, is_fault
+from llava_moe.check.kinds import KINDS, is_fault, is_listed
 from llava_moe.check.scan import NUM_SHOWN, Found
 from llava_moe.check.view import View
 from llava_moe.data.quarantine import Quarantined
@@ -22,7 +22,7 @@ class Findings:
     """The account of one view.
 
     Attributes:
-        faults: the first fault of each bad record, by its number in the file.
+        faults: why a record goes on the list, by its number in the file: its first fault, or else what training takes.
         waiting: faults that only count where training takes the record, its images with it.
         dropped: numbers of the records that training leaves out for their length.
         counts: by kind, what the kind counts (records or images).
@@ -37,9 +37,9 @@ class Findings:
     shown: dict[str, list[Found]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, found: Iterable[Found]) -> None:
-        """Enter faults (a record's first is its own) and notes, each counted."""
+        """Enter what is listed (a record's first is its own) and notes, each counted."""
         for one in found:
-            if is_fault(one.kind):
+            if is_listed(one.kind):
                 if one.number in self.faults:
                     continue
                 self.faults[one.number] = one
@@ -53,8 +53,13 @@ class Findings:
 
     @property
     def num_bad(self) -> int:
-        """Records with a fault."""
-        return len(self.faults)
+        """Records with a fault: training leaves them out by itself, and stops where they are too many."""
+        return sum(is_fault(one.kind) for one in self.faults.values())
+
+    @property
+    def listed_alone(self) -> Counter[str]:
+        """By kind, the records that training takes unless it is given the list."""
+        return Counter(one.kind for one in self.faults.values() if not is_fault(one.kind))
 
 
 def entries_of(view: View, rows: np.ndarray) -> Iterator[tuple[int, Entry]]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-Severity = Literal["fault", "note"]
+Severity = Literal["fault", "listed", "note"]
+SEVERITIES: tuple[Severity, ...] = ("fault", "listed", "note")
+"""The worst first."""
 Unit = Literal["records", "images", "source"]
 
 
@@ -16,7 +18,8 @@ class Kind:
     """One kind.
 
     Attributes:
-        severity: records with a ``fault`` go on the quarantine list, a ``note`` is reported only.
+        severity: what training does with the record. One with a ``fault`` it leaves out by itself, one that is
+            ``listed`` it takes unless it is given the quarantine list; both go on the list. A ``note`` is only told.
         unit: what is counted. A fault of a ``source`` is one of the whole source.
         meaning: a sentence.
         remedy: a sentence.
@@ -31,6 +34,10 @@ class Kind:
 
 def _faults(*rows: tuple[str, str, str]) -> list[Kind]:
     return [Kind(name, "fault", "records", meaning, remedy) for name, meaning, remedy in rows]
+
+
+def _listed(*rows: tuple[str, str, str]) -> list[Kind]:
+    return [Kind(name, "listed", "records", meaning, remedy) for name, meaning, remedy in rows]
 
 
 def _notes(unit: Unit, *rows: tuple[str, str, str]) -> list[Kind]:
@@ -265,16 +272,16 @@ _IMAGE_NOTES = _notes(
     ),
 )
 _REPEATS = [
-    *_faults(
+    *_listed(
         (
             "leak",
             "Image and question both stand in an evaluation set: its score would be worth nothing.",
-            "Leave the record out, as the quarantine list does.",
+            "Train with the list, which leaves the record out.",
         ),
         (
             "duplicate",
             "The same images and the same text as a record before it in the source; the first is kept.",
-            "Nothing to do: the list leaves the copies out. To train on a source twice, use repeats.",
+            "Train with the list, which leaves the copies out. To train on a source twice, use repeats.",
         ),
     ),
     *_notes(
@@ -307,5 +314,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 def is_fault(name: str) -> bool:
-    """Whether records of this kind go on the quarantine list."""
+    """Whether training leaves records of this kind out by itself."""
     return KINDS[name].severity == "fault"
+
+
+def is_listed(name: str) -> bool:
+    """Whether records of this kind go on the quarantine list: those with a fault, and what only the list leaves out."""
+    return KINDS[name].severity != "note"

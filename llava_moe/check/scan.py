@@ -9,7 +9,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from llava_moe.check.kinds import is_fault
+from llava_moe.check.kinds import is_listed
 from llava_moe.check.pictures import Picture, image_key, look_at
 from llava_moe.check.text import asked_questions, read_turns, refine, special_tokens, text_kinds
 from llava_moe.check.view import View
@@ -217,7 +217,7 @@ def _note_text(
         told.append(("nothing_supervised", f"none of {len(text.labels)} tokens"))
     for kind, detail in told:
         found = _found(row, entry, kind, kind, detail)
-        if is_fault(kind):
+        if is_listed(kind):
             scanned.own_faults.append(found)
         else:
             scanned.note(found)

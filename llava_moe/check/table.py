@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llava_moe.check.findings import Findings, kinds_found
-from llava_moe.check.kinds import KINDS, Kind
+from llava_moe.check.kinds import KINDS, SEVERITIES, Kind
 from llava_moe.check.mix import Checked
 from llava_moe.check.scan import Found
 from llava_moe.data.shard_records import ShardRecords
@@ -30,12 +30,12 @@ def labels_of(checked: Checked) -> list[str]:
 
 
 def kind_rows(checked: Checked) -> list[KindRow]:
-    """Faults before notes, each in the order in which the kinds are listed."""
+    """Faults, then what only the list leaves out, then notes; each in the order in which the kinds are listed."""
     rows = [
         KindRow(KINDS[kind], tuple(one.counts[kind] for one in checked.findings))
         for kind in kinds_found(checked.findings)
     ]
-    return sorted(rows, key=lambda row: row.kind.severity != "fault")
+    return sorted(rows, key=lambda row: SEVERITIES.index(row.kind.severity))
 
 
 def first_found(checked: Checked, kind: str) -> tuple[Findings, Found] | None:

@@ -60,7 +60,7 @@ def _table(labels: Sequence[str], rows: Sequence[KindRow]) -> Table:
         counts = (row.total,) if is_wide else row.counts
         cells = [f"{count:,}" if count else "·" for count in counts]
         where = [_where(labels, row.counts)] if is_wide else []
-        style = "bold" if row.kind.severity == "fault" else "dim"
+        style = {"fault": "bold", "listed": "", "note": "dim"}[row.kind.severity]
         table.add_row(row.kind.name, row.kind.severity, *cells, row.kind.unit, *where, style=style)
     return table
 

@@ -10,6 +10,7 @@ from llava_moe.check.asked import AskedSet, asked_of, open_asked
 from llava_moe.check.files import LIST, write_list, write_numbers
 from llava_moe.check.findings import quarantine_list
 from llava_moe.check.kinds import KINDS
+from llava_moe.check.left_out import bad_lines, is_emptied, listed_lines
 from llava_moe.check.mix import Checked, check_mix
 from llava_moe.check.odd import dark_lines, odd_lines
 from llava_moe.check.page import write_page
@@ -58,7 +59,8 @@ def check(job: Job) -> int:
     notes = _notes(job, checked, listed, ambiguous, asked)
     blocking = [trouble for trouble in checked.troubles if KINDS[trouble.kind].severity == "fault"]
     # The same words would only meet the same trouble.
-    following = [] if blocking else _next_commands(job, folder, listed)
+    is_in_vain = bool(blocking) or any(is_emptied(one) for one in checked.findings)
+    following = [] if is_in_vain else _next_commands(job, folder, listed)
     write_list(folder, listed)
     about = {"train": job.words, "against": [one.name for one in asked], "notes": notes}
     write_numbers(folder, about, checked, listed)
@@ -104,16 +106,9 @@ def _scored(config: Mapping[str, Any]) -> list[str]:
 def _notes(
     job: Job, checked: Checked, listed: Sequence[Quarantined], ambiguous: Sequence[str], asked: Sequence[AskedSet]
 ) -> list[str]:
-    notes = []
     share = min(stage.config["data"]["max_bad_share"] for stage in job.stages)
-    for one in checked.findings:
-        bad, total = one.num_bad, len(one.view.records)
-        if bad > share * total:
-            notes.append(
-                f"{one.view.label}: {bad:,} of {total:,} records are bad, more than data.max_bad_share={share:g}: look "
-                "at the examples before you train without them."
-            )
-    elsewhere = sum(one.num_bad for one in checked.findings) - len(listed)
+    notes = [*bad_lines(checked.findings, share), *listed_lines(checked.findings)]
+    elsewhere = sum(len(one.faults) for one in checked.findings) - len(listed)
     if elsewhere > 0 and len(checked.findings) > len({one.view.source.name for one in checked.findings}):
         notes.append(
             "Of a source that stages read differently, the list holds what is bad in all of them; what is bad in one, "
@@ -146,6 +141,6 @@ def _refuse(
     if blocking:
         more = f" (and {len(blocking) - 1} more; see {folder})" if len(blocking) > 1 else ""
         raise UserError(f"{blocking[0].label}: {blocking[0].kind}: {blocking[0].detail}{more}")
-    bad = sum(one.num_bad for one in checked.findings)
+    bad = sum(len(one.faults) for one in checked.findings)
     if job.choices["strict"] and (bad or listed):
-        raise UserError(f"{bad:,} records have faults and strict=true was given: see {folder}")
+        raise UserError(f"{bad:,} records are to be left out and strict=true was given: see {folder}")

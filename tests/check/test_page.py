@@ -102,6 +102,7 @@ def test_the_numbers_are_those_of_the_check(checked: Checked, tmp_path: Path) ->
     told = json.loads(write_numbers(tmp_path, {"train": "words"}, checked, listed).read_text())
     source = told["sources"]["mine"]
     assert (told["train"], told["records"], told["listed"], source["bad"], source["listed"]) == ("words", 9, 2, 2, 2)
+    assert source["listed_alone"] == {}
     assert told["images"] == {"shown": 8, "different": 7, "opened": 7}
     (first,) = source["kinds"]["image_missing"]["first"]
     assert first["record"] == 7 and "gone.png" in first["detail"]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from llava_moe.check.kinds import KINDS, is_fault
+from llava_moe.check.kinds import KINDS, is_fault, is_listed
 from llava_moe.cli import run
 from tests.check.seeded import Mixture, noise
 
@@ -89,7 +89,7 @@ def test_every_seeded_fault_is_found_none_is_invented_and_training_honours_the_l
     assert run(["data", "check", *words, *data(clean), "out=again"]) == 0
     assert not listed("again")
     again = numbers("again")["sources"]
-    assert not [kind for one in again.values() for kind in one["kinds"] if is_fault(kind)]
+    assert not [kind for one in again.values() for kind in one["kinds"] if is_listed(kind)]
 
 
 def test_the_check_and_training_refuse_the_same_records_for_the_same_reasons(
@@ -100,7 +100,8 @@ def test_the_check_and_training_refuse_the_same_records_for_the_same_reasons(
     once = ["train.max_steps=null", "train.epochs=1", "train.global_batch_size=16", "data.max_bad_share=1"]
     assert run(["train", *words, *data(place), *once, "out=trained"]) == 0
     refused = {entry: told for entry, told in listed("trained").items() if told["reason"] != "too_long"}
-    only_here = {"duplicate", "leak"}
+    only_here = {name for name in KINDS if is_listed(name) and not is_fault(name)}
+    assert only_here == {"duplicate", "leak"}
     found = {entry: told for entry, told in listed("found").items() if told["reason"] not in only_here}
     assert {entry: told["reason"] for entry, told in found.items()} == {
         entry: told["reason"] for entry, told in refused.items()
@@ -156,9 +157,10 @@ def test_the_next_command_names_the_list_and_strict_refuses(
     shown = capfd.readouterr().out
     assert f"'path={tmp_path / 'my data.json'}'" in shown and "'data.quarantine=a folder/quarantine.jsonl'" in shown
     assert [entry["reason"] for entry in listed("a folder").values()] == ["duplicate", "not_a_conversation"]
-    assert "more than data.max_bad_share=0.01" in shown
+    assert "1 of 14 records are bad, more than data.max_bad_share=0.01" in shown
+    assert "1 record is on the list alone (duplicate 1): training takes it unless it is given the list." in shown
     line = refused(*words, f"path={tmp_path / 'my data.json'}", "out=a folder", "strict=true")
-    assert "2 records have faults and strict=true" in line
+    assert "2 records are to be left out and strict=true" in line
     assert run([*words, f"path={tmp_path / 'my data.json'}", "out=kept", "duplicates=keep"]) == 0
     assert [entry["reason"] for entry in listed("kept").values()] == ["not_a_conversation"]
 
