@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_moe.compare.comparison import Comparison, by_seed, difference, shared_names
+from llava_moe.compare.tables import against
 from llava_moe.grid.cell import Cell
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways, interval, shown
@@ -18,7 +19,7 @@ class Best:
 
     Attributes:
         sentence: that it is, by how much, and how sure.
-        is_sure: whether the interval of its difference to the next lies below 0.
+        is_sure: whether the interval of its difference to the next lies on its side of 0.
     """
 
     way: Ways
@@ -49,14 +50,17 @@ def best_of(comparison: Comparison, results: Results) -> Best | None:
         return Best(best, cell, f"{told}; there is no other way of training to hold it against yet.", False)
     other = order[1]
     told += f"; {other.name} is next with {shown('loss', means[other.name])}"
-    paired = difference(results, other, best, "loss", names)
+    # As the table of differences holds them against each other, where it does: one pair has one sign on a page.
+    held = (best, other) if (best, other) in comparison.pairs() else (other, best)
+    paired = difference(results, *held, "loss", names)
     if paired is None or paired.effect is None:
         return Best(best, cell, f"{told}. Of one seed there is no interval: how sure that is is not known.", False)
-    over = f"difference {interval(paired)} over {len(paired.seeds)} seeds and the same records"
-    if paired.effect.high < 0:
+    over = (
+        f"the difference, {against(*held)}, is {interval(paired)} over {len(paired.seeds)} seeds and the same records"
+    )
+    if not paired.effect.is_away_from_zero:
+        return Best(best, cell, f"{told}. It may be chance: {over}; 0 lies in the interval.", False)
+    if (paired.effect.value < 0) == (held[1] is best):
         return Best(best, cell, f"{told}. That is more than chance: {over}.", True)
-    if paired.effect.low > 0:  # of more seeds than all have
-        return Best(
-            best, cell, f"{told}. Over all seeds that these two have, it is the other way round: {over}.", False
-        )
-    return Best(best, cell, f"{told}. It may be chance: {over}, which holds no difference, too.", False)
+    # Of more seeds than all have.
+    return Best(best, cell, f"{told}. Over all seeds that these two have, it is the other way round: {over}.", False)

@@ -30,6 +30,9 @@ _WIDTH = 0.02
 _FIRST = 0.1
 """Of a run's length, which does not decide the height of the frame."""
 
+_FAINT = 0.5
+"""Of what each step measured: less is lost on a dark page."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -109,7 +112,7 @@ def _draw(axes: Axes, lines: Sequence[Line], number: int, name: str) -> None:
     }
     for place, line in enumerate(lines):
         shown = _thinned(line)
-        axes.plot(shown.steps_S, shown.losses_S, linewidth=0.6, alpha=0.3, **style)
+        axes.plot(shown.steps_S, shown.losses_S, linewidth=0.8, alpha=_FAINT, **style)
         every = slice(None, None, max(1, len(line.steps_S) // _MOST_POINTS))
         axes.plot(
             line.steps_S[every], line.smoothed_S()[every], linewidth=1.4, label=name if place == 0 else None, **style

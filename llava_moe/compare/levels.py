@@ -64,7 +64,7 @@ def _draw(axes: Axes, results: Results, way: Ways, kind: Kind, names: Sequence[s
         axes.errorbar([], [], [], color=color, marker=marker, linestyle="none", label=way.name)
         return
     seeds = [scale * value for value in by_seed(results, way, kind, names).values()]
-    axes.plot([number + 0.22] * len(seeds), seeds, ".", color=color, alpha=0.5, markersize=4)
+    axes.plot([number + 0.22] * len(seeds), seeds, ".", color=color, alpha=0.7, markersize=4)
     low, high = (level.after, level.after) if level.effect is None else (level.effect.low, level.effect.high)
     ends = [[scale * max(0.0, level.after - low)], [scale * max(0.0, high - level.after)]]
     axes.errorbar([number], [scale * level.after], ends, color=color, marker=marker, linestyle="none", label=way.name)

@@ -16,7 +16,7 @@ from llava_moe.compare.cost import cost_table
 from llava_moe.compare.curves import curve_picture
 from llava_moe.compare.levels import level_chart
 from llava_moe.compare.routing import routed
-from llava_moe.compare.tables import difference_table, kinds_of, level_table
+from llava_moe.compare.tables import ITEMS, difference_table, kinds_of, level_table
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.grid.measured import Kind
@@ -95,6 +95,7 @@ def _measure(comparison: Comparison, results: Results, kind: Kind) -> dict[str, 
     panels += [("mean", shared)] if len(shared) > 1 else []
     return {
         "title": _TITLES[kind],
+        "counted": ITEMS[kind],
         "drawing": Markup(level_chart(results, comparison.ways, panels, kind, _LABELS[kind])) if panels else "",
         "levels": level_table(comparison, results, kind),
         "differences": difference_table(comparison, results, kind, is_mean=True),

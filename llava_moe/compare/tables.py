@@ -14,6 +14,8 @@ from llava_moe.reproduce.sheet import MEASURES, Table, Ways, interval, shown
 NONE = "\N{EN DASH}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 UNITS: dict[Kind, str] = {"accuracy": "%", "loss": "nats a token"}
+ITEMS: dict[Kind, str] = {"accuracy": "questions", "loss": "records"}
+"""What a measure is a mean of."""
 
 
 def kinds_of(comparison: Comparison, results: Results) -> tuple[Kind, ...]:
@@ -36,7 +38,7 @@ def level_table(comparison: Comparison, results: Results, kind: Kind) -> Table:
     better = "lower" if kind == "loss" else "higher"
     caption = (
         f"{MEASURES[kind].capitalize()}, {UNITS[kind]}, {better} is better: mean {PLUS_MINUS} standard deviation over "
-        "seeds, and the 95 % interval over seeds and items"
+        f"seeds, and the 95 % interval over seeds and {ITEMS[kind]}"
     )
     return Table(caption, header, tuple(rows))
 
@@ -59,14 +61,26 @@ def difference_table(comparison: Comparison, results: Results, kind: Kind, is_me
     rows = []
     for before, after in comparison.pairs():
         for column in [names] if is_mean else [(name,) for name in comparison.names(kind)]:
-            told = difference(results, before, after, kind, column)
-            if told is None:
+            paired = difference(results, before, after, kind, column)
+            if paired is None:
                 continue
             over = "mean of all" if is_mean and len(names) > 1 else ", ".join(column)
-            stands = "" if told.effect is None else "yes" if told.effect.is_away_from_zero else "no"
-            seeds = str(len(told.seeds))
-            rows.append((after.name, before.name, over, interval(told), stands or "one seed", seeds))
+            stands = "" if paired.effect is None else "yes" if paired.effect.is_away_from_zero else "no"
+            seeds = str(len(paired.seeds))
+            label = f"{against(before, after)}: {over}"
+            rows.append((label, _stacked(interval(paired)), stands or "one seed", seeds))
     unit = "points" if kind == "accuracy" else UNITS[kind]
-    better = "below 0 the first is better" if kind == "loss" else "above 0 the first is better"
-    caption = f"{MEASURES[kind].capitalize()}, difference in {unit} with its 95 % interval; {better}"
-    return Table(caption, ("", "against", "over", "difference", "away from 0", "seeds"), tuple(rows))
+    better = f"{'below' if kind == 'loss' else 'above'} 0 the first is better"
+    told = f"{MEASURES[kind].capitalize()}, difference in {unit}, the first less the second"
+    caption = f"{told}, with its 95 % interval; {better}"
+    return Table(caption, ("", "difference", "away from 0", "seeds"), tuple(rows))
+
+
+def against(before: Ways, after: Ways) -> str:
+    """How a page calls the difference of ``after`` less ``before``."""
+    return f"{after.name} against {before.name}"
+
+
+def _stacked(told: str) -> str:
+    """An interval below its mean, so that both stand on a telephone."""
+    return told.replace(" (", "\n(", 1)

@@ -75,7 +75,7 @@ class Contrast:
         why = {
             "seen": "the interval lies on the side of the claim",
             "not seen": "the interval lies on the other side",
-            "undecided": "the interval holds no difference, too",
+            "undecided": "0 lies in the interval",
         }[self.verdict]
         return f"{told}; {over}, difference {interval(compared)} {UNITS[self.kind]} over {num} seeds: {why}."
 

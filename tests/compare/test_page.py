@@ -15,12 +15,12 @@ from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.curves import ALL, Line, curve_picture, frame, line_of
 from llava_moe.compare.page import write_page
 from llava_moe.compare.routing import how_far_apart, routed
-from llava_moe.compare.tables import NONE
+from llava_moe.compare.tables import NONE, difference_table
 from llava_moe.grid.card import Card, write_card
 from llava_moe.grid.cell import Cell, Grid
 from llava_moe.report.stage_log import ExpertShares, StageLog
 from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import Ways
+from llava_moe.reproduce.sheet import MINUS, Ways
 
 DOMAINS = ("charts", "photos")
 Level = Callable[[str, int], float]
@@ -100,12 +100,28 @@ def test_the_best_is_the_lowest_mean_loss_and_sure_only_where_the_interval_says_
         return 2.0 + (0.1 * (seed - 1) if name == "moe" else 0.01)
 
     unsure = best_of(comparison, written(tmp_path / "b", comparison, crossing))
-    assert unsure is not None and not unsure.is_sure and "It may be chance" in unsure.sentence
+    assert unsure is not None and not unsure.is_sure and unsure.sentence.endswith("; 0 lies in the interval.")
     alone = comparison_of(["lora", "moe"], [4])
     one_seed = best_of(alone, written(tmp_path / "c", alone, lambda name, _: 2.0 - (name == "lora")))
     assert (
         one_seed is not None and one_seed.way.name == "lora" and "Of one seed there is no interval" in one_seed.sentence
     )
+
+
+def leaning_to(lower: str) -> Level:
+    return lambda name, seed: 2.0 + 0.01 * seed - 0.2 * (name == lower)
+
+
+def test_the_first_line_and_the_table_give_one_difference_one_sign(tmp_path: Path) -> None:
+    comparison = comparison_of(["lora", "moe"], [0, 1])
+    for lower in ("lora", "moe"):
+        folder = tmp_path / lower
+        results = written(folder, comparison, leaning_to(lower))
+        best = best_of(comparison, results)
+        [row] = difference_table(comparison, results, "loss", is_mean=True).rows
+        assert best is not None and best.way.name == lower and best.is_sure
+        assert row[0] == "moe against lora: mean of all" and row[1][0] == ("+" if lower == "lora" else MINUS)
+        assert f"the difference, moe against lora, is {row[1]} over".replace("\n", " ") in best.sentence
 
 
 def test_a_way_is_no_better_for_a_hard_seed_that_it_lacks(tmp_path: Path) -> None:
@@ -146,7 +162,7 @@ def test_what_was_measured_on_other_records_is_not_paired(tmp_path: Path) -> Non
     best = best_of(comparison, results)
     assert best is not None  # by the domain that both were measured on
     page = write_page(comparison, results, tmp_path, keep).page.read_text()
-    assert "Not measured on the same items in all runs, so not paired: photos." in page
+    assert "Not measured on the same records in all runs, so not paired: photos." in page
 
 
 def test_records_that_were_cut_elsewhere_are_not_paired(tmp_path: Path) -> None:
@@ -158,7 +174,7 @@ def test_records_that_were_cut_elsewhere_are_not_paired(tmp_path: Path) -> None:
     results = Results(results.grid, results.folder)
     assert best_of(comparison, results) is None
     page = write_page(comparison, results, tmp_path, keep).page.read_text()
-    assert "Not measured on the same items in all runs, so not paired: charts, photos." in page
+    assert "Not measured on the same records in all runs, so not paired: charts, photos." in page
 
 
 def test_the_first_steps_do_not_flatten_the_curves() -> None:
