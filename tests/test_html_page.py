@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ HOSTILE = "</style><script>document.title='owned'</script>\x1b[2J\u202e{{7*7}}"
 
 
 def pages() -> list[Path]:
-    found = [path for path in PACKAGE.rglob("*.html.j2") if "<body>" in path.read_text(encoding="utf-8")]
+    folders = (PACKAGE, PACKAGE.parent / "studies")
+    found = [path for folder in folders for path in folder.rglob("*.html.j2") if "<body>" in path.read_text("utf-8")]
     assert len(found) >= 5
     return found
 
@@ -40,6 +42,16 @@ def test_each_table_of_a_page_can_be_scrolled() -> None:
         text = path.read_text(encoding="utf-8")
         assert "page.css.j2" in text or "style.css.j2" in text
         assert text.count("<table") == text.count('<div class="scroll"><table'), path.name
+
+
+def test_what_explains_a_table_or_a_drawing_does_not_scroll_away_with_it() -> None:
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        assert "<caption" not in text and "overflow-x" not in text, f"{path.name}: it stands before .scroll or .drawing"
+        drawings = re.findall(r'<div class="drawing">(.*?)</div>', text, re.DOTALL)
+        assert len(drawings) == text.count('class="drawing"') and "figcaption" not in "".join(drawings), path.name
+    css = (PACKAGE / "page.css.j2").read_text(encoding="utf-8")
+    assert css.count("overflow-x: auto") == 1 and ".scroll, .drawing { overflow-x: auto" in css
 
 
 def made(folder: Path, body: str, **values: object) -> str:

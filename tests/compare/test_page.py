@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from llava_moe.grid.cell import Cell, Grid
 from llava_moe.report.stage_log import ExpertShares, StageLog
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import MINUS, Ways
+from tests.browser import document, needs_browser
 
 DOMAINS = ("charts", "photos")
 Level = Callable[[str, int], float]
@@ -150,6 +152,28 @@ def test_the_page_has_every_section_says_what_lacks_and_escapes_what_it_is_given
     assert "1,050" in page and "3.00" in page and ">200<" in page
     again = write_page(comparison, results, tmp_path, keep, ["A note & more."]).page.read_text()
     assert again == page
+
+
+MEASURE = """<script>
+const width = one => [one.scrollWidth, one.clientWidth], all = name => [...document.querySelectorAll(name)].map(width)
+const column = document.querySelector("h2").clientWidth, told = [...document.querySelectorAll(".title, figcaption")]
+const parts = [column, [document.documentElement.scrollWidth, innerWidth], all(".scroll"), all("pre"), told.map(width)]
+document.title = JSON.stringify(parts)
+</script>"""
+
+
+@needs_browser
+def test_nothing_of_the_page_is_cut_off_or_sticks_out_of_its_column(tmp_path: Path) -> None:
+    comparison = comparison_of(["lora", "moe"], [0, 1])
+    results = written(tmp_path / "cells", comparison, lambda *_: 2.0)
+    path = write_page(comparison, results, tmp_path, lambda _: ["llava-moe train " + "out=a/long/word " * 40]).page
+    path.write_text(path.read_text().replace("http-equiv", "name").replace("</main>", f"</main>{MEASURE}"))
+    for width in (1400, 500):
+        title = re.findall(r"<title>(.*)</title>", document(path, width))[0]
+        column, page, tables, commands, words = json.loads(title)
+        assert page[0] <= page[1] and all(room == column for _, room in tables if room)
+        assert all(need <= room for need, room in (*commands, *words))
+        assert all(need <= room for need, room in tables) or width == 500
 
 
 def test_what_was_measured_on_other_records_is_not_paired(tmp_path: Path) -> None:
