@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
 from llava_moe.visible import visible
 
 _FILE: property = vars(Console)["file"]
+_ENDLESS = 1 << 16
 
 
 class VisibleConsole(Console):
@@ -58,3 +62,17 @@ class VisibleConsole(Console):
 def visible_text(text: str, style: str = "") -> Text:
     """Text from anywhere with a style; rich's own class drops some control characters unseen."""
     return Text(visible(text, keep="\n\t"), style=style)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table; into a pipe or a file, which have no width, as wide as it is: names there are for copying.
+
+    A width that was asked for (``COLUMNS``) is kept.
+    """
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        room = console.options.update(max_width=_ENDLESS)
+        before, console.width = console.width, max(console.width, Measurement.get(console, room, table).maximum)
+        console.print(table)
+        console.width = before
+    else:
+        console.print(table)

@@ -25,6 +25,7 @@ GROUND = {
     "shell_words": {"visible"},
     "embedded_base": {"errors", "own_files", "regular_file"},
     "own_files": {"errors", "regular_file", "structured_text"},
+    "run_places": set(),
     "visible_console": {"visible"},
     "visible_stream": {"visible", "secrets_in_text"},
     "markdown": {"visible"},

@@ -25,7 +25,7 @@ from llava_moe.eval.latex import latex_comparison
 from llava_moe.eval.scored import read_scored, run_labels, scored_benchmarks, word_of
 from llava_moe.eval.tasks import called
 from llava_moe.shell_words import named, shell
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.visible_console import VisibleConsole, print_whole
 
 FOLDER = Path("comparisons")
 
@@ -140,7 +140,7 @@ def _compared(
 
 def _show(comparison: Comparison, console: Console) -> None:
     for table in rich_comparison(comparison):
-        console.print(table)
+        print_whole(console, table)
     told = [note for compared in comparison.benchmarks for note in compared.notes]
     for sentence in dict.fromkeys([*explanation(comparison), *told]):
         console.print(sentence, style="dim", highlight=False)

@@ -15,7 +15,7 @@ from llava_moe.embedded_base import EMBEDDED, read_version
 from llava_moe.errors import UserError
 from llava_moe.regular_file import read_regular
 from llava_moe.structured_text import StructuredTextError, parse_yaml
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.visible_console import VisibleConsole, print_whole
 
 GROUPS = ("exp", "model", "data", "adapter", "stage", "parallel", "scale")
 KINDS = (*GROUPS, "recipe", "benchmark", "run")
@@ -46,7 +46,7 @@ def list_kinds(kinds: Sequence[str]) -> int:
     for kind in kinds or KINDS:
         for name, summary in entries(kind, folders):
             table.add_row(kind, name, summary)
-    console.print(table)
+    print_whole(console, table)
     return 0
 
 

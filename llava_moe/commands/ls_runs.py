@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,15 +15,15 @@ from llava_moe.cli import config_folder
 from llava_moe.errors import UserError
 from llava_moe.own_files import MAYBE_NUMBER, misfit, read_object, read_sound_objects
 from llava_moe.regular_file import read_regular
+from llava_moe.run_places import CONFIG, ROOT, all_runs
 from llava_moe.structured_text import StructuredTextError, parse_json, parse_yaml
 from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.folder import ENVIRONMENT, FINISHED
+from llava_moe.visible_console import print_whole
 
-ROOT = Path("runs")
-CONFIG, LOG, VALIDATION = "config.yaml", "log.jsonl", "validation.jsonl"
+LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 SINGLY = 2
 """How deep below ``runs`` a run is listed by itself; deeper ones are counted by the folder that holds them."""
-_DEEPEST = 6
 _TAIL = 1 << 16
 _REMEDY = "put it back, or remove the run"
 _SHAPE = {
@@ -56,13 +55,13 @@ class RunLine:
 
 def run_folders(root: Path = ROOT) -> list[Path]:
     """The folders of runs that are listed by themselves, of an experiment's stages too."""
-    return sorted(folder for folder in _all_runs(root) if len(folder.relative_to(root).parts) <= SINGLY)
+    return sorted(folder for folder in all_runs(root) if len(folder.relative_to(root).parts) <= SINGLY)
 
 
 def run_lines(root: Path = ROOT) -> list[RunLine]:
     """A line for each run, and one for each folder of many; the latest last."""
     lines, nested = [], dict[Path, list[RunLine]]()
-    for folder in sorted(_all_runs(root)):
+    for folder in sorted(all_runs(root)):
         parts = folder.relative_to(root).parts
         if len(parts) <= SINGLY:
             lines.append(line_of(folder))
@@ -78,7 +77,7 @@ def run_lines(root: Path = ROOT) -> list[RunLine]:
 def list_runs(console: Console) -> int:
     """Print the runs as a table, or that there are none."""
     if lines := run_lines():
-        console.print(_table_of(lines))
+        print_whole(console, _table_of(lines))
     else:
         console.print(f"no run lies below {ROOT} here: llava-moe train makes one")
     return 0
@@ -106,17 +105,6 @@ def line_of(folder: Path) -> RunLine:
         return RunLine(str(folder), stands=f"broken: {told}", changed=changed)
     target = str((config.get("adapter") or {}).get("_target_", ""))
     return RunLine(str(folder), _adapter(target), _data(config), stands, held_out, changed)
-
-
-def _all_runs(root: Path) -> Iterator[Path]:
-    """Folders that hold a configuration of ours; what lies inside a run is its own, stages of an experiment apart."""
-    for place, folders, files in os.walk(root):
-        folder = Path(place)
-        depth = len(folder.relative_to(root).parts)
-        if CONFIG in files and depth:
-            yield folder
-            folders.clear()
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEEPEST else []
 
 
 def _written(path: Path) -> float:

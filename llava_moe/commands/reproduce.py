@@ -21,6 +21,7 @@ from llava_moe.reproduce.page import write_page
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup, read_setup
 from llava_moe.shell_words import named, shell
+from llava_moe.visible_console import print_whole
 
 FOLDER = Path("runs/reproduce")
 
@@ -33,7 +34,7 @@ def list_figures() -> int:
     for entry in entries().values():
         table.add_row(entry.paper, entry.number, entry.title, "yes" if entry.is_drawn else f"no: {entry.reason}")
     console = open_console()
-    console.print(table)
+    print_whole(console, table)
     first = next(entry for entry in entries().values() if entry.is_drawn)
     say_next(console, [f"llava-moe reproduce paper={first.paper} figure={first.number}"])
     return 0

@@ -19,6 +19,7 @@ from llava_moe.own_files import read_objects
 from llava_moe.shell_words import named, shell
 from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.validation import HELD_OUT_LOSS, Validation
+from llava_moe.visible_console import print_whole
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def show_sweep(jobs: Sequence[Job], typed: Sequence[str], console: Console) -> N
         jobs: in the order in which they ran.
         typed: the words of the whole sweep, as typed.
     """
-    console.print(_table(jobs))
+    print_whole(console, _table(jobs))
     say_next(console, next_of_sweep(jobs, typed))
 
 

@@ -17,6 +17,7 @@ from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Facts
 from llava_moe.eval.files import answers_path, read_answers, read_result, read_results, result_path
 from llava_moe.eval.run import question_hash
 from llava_moe.eval.tasks import benchmark_names, called, is_own, open_benchmark, reopen_benchmark
+from llava_moe.run_places import absent_run
 from llava_moe.shell_words import named, shell
 
 NEVER_MIXED = ("protocol", "prompt", "system", "decoding", "max_new_tokens", "scorer")
@@ -73,7 +74,7 @@ def read_scored(folder: Path, label: str, word: str) -> ScoredRun:
             the scores are of another file of the same name.
     """
     if not folder.is_dir():
-        raise UserError(f"runs: {folder} does not exist: llava-moe ls run lists the runs here")
+        raise UserError(f"runs: {absent_run(folder)}")
     benchmark = called(word)
     result = read_result(folder, benchmark)
     if result is None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from llava_moe.errors import FULL_DISK, UserError
 from llava_moe.own_files import read_text
+from llava_moe.run_places import absent_run
 from llava_moe.train.state import RunState
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def newest_checkpoint(folder: Path) -> Path:
             if checkpoint is not None:
                 return checkpoint
         if not folder.exists():
-            raise UserError(f"{folder} does not exist: llava-moe ls run lists the runs here")
+            raise UserError(absent_run(folder))
         inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
     except OSError as error:
         raise UserError(

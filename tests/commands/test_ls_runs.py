@@ -14,6 +14,10 @@ import yaml
 
 from llava_moe.cli import run
 from llava_moe.commands.ls_runs import line_of, run_folders, run_lines
+from llava_moe.errors import UserError
+from llava_moe.eval.scored import read_scored
+from llava_moe.run_places import absent_run
+from llava_moe.train.checkpoint import newest_checkpoint
 from tests.conftest import Trained
 
 MOLE = "llava_moe.adapters.LlavaMole"
@@ -112,6 +116,32 @@ def test_the_table_fits_eighty_columns_and_loses_no_name(
     assert heading.split()[:3] == ["run", "adapter", "data"]
     assert f"runs/{long}" in "".join(line[:first].strip() for line in lines)
     assert any(re.search(r"llava_mole .* 2001-09-09 \d\d:\d\d$", line) for line in lines)
+
+
+def test_into_a_pipe_each_name_stays_whole(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    folder = made("mix_general_doc_med_with_a_name_that_no_line_of_eighty_letters_can_hold-0a1b2c3d", finished=1)
+    assert run(["ls", "run"]) == 0 and run(["ls", "adapter"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line for line in lines if str(folder) in line] and all(line.startswith("adapter ") for line in lines[3:])
+
+
+def test_a_run_that_lies_deep_is_found_by_its_name(made: Made) -> None:
+    cell = made("compare/mix-adapter-0a1b2c3d/cells/mix-lora-seed0", finished=1)
+    made("compare/mix-adapter-0a1b2c3d/cells/mix-lora-seed1", finished=1)
+    stage = made("demo-1234/1-pretrain", finished=1)
+    lists = ": llava-moe ls run lists the runs here"
+    told = f"mix-lora-seed0 does not exist (did you mean {cell}?){lists}"
+    for find in (newest_checkpoint, lambda folder: read_scored(folder, "a", "demo")):
+        with pytest.raises(UserError, match=re.escape(told)):
+            find(Path("mix-lora-seed0"))
+    assert absent_run(Path("runs/mix-lora-seed1")).startswith(
+        f"runs/mix-lora-seed1 does not exist (did you mean {cell.parent}"
+    )
+    assert absent_run(Path("demo-1243")) == f"demo-1243 does not exist (did you mean {stage.parent}?){lists}"
+    assert absent_run(Path("zzz")) == f"zzz does not exist{lists}"
 
 
 def test_a_run_that_was_trained_says_how_many_steps_it_has(trained: Trained, tmp_path: Path) -> None:
