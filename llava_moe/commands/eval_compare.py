@@ -22,7 +22,7 @@ from llava_moe.eval.comparison import ComparedBenchmark, Comparison, compare_ben
 from llava_moe.eval.comparison_table import explanation, json_comparison, markdown_comparison, rich_comparison
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.latex import latex_comparison
-from llava_moe.eval.scored import read_scored, run_labels, scored_benchmarks, word_of
+from llava_moe.eval.scored import read_scored, refuse_unscored, run_labels, scored_benchmarks, word_of
 from llava_moe.eval.tasks import called
 from llava_moe.shell_words import named, shell
 from llava_moe.visible_console import VisibleConsole, print_whole
@@ -110,14 +110,12 @@ def _chosen(
 ) -> list[str]:
     """The benchmarks to compare; none where they share none, and have losses to compare instead."""
     if names is not None:
+        refuse_unscored(folders, names)
         return list(dict.fromkeys(names))
     scored = {label: scored_benchmarks(folder) for folder, label in zip(folders, labels, strict=True)}
     if has_losses and not set.intersection(*map(set, scored.values())):
         return []
-    for folder, label in zip(folders, labels, strict=True):
-        if not scored[label]:
-            there = "has not been scored" if folder.is_dir() else "does not exist"
-            raise UserError(f"runs: {folder} {there}: llava-moe eval {named('run', folder)} writes its scores")
+    refuse_unscored(folders, ())
     shared = [name for name in scored[labels[0]] if all(name in scored[label] for label in labels)]
     if not shared:
         told = "; ".join(f"{label}: {', '.join(found)}" for label, found in scored.items())

@@ -106,9 +106,35 @@ def _refuse_other_file(folder: Path, result: BenchmarkResult, word: str) -> None
         )
 
 
-def _scoring(folder: Path, word: str) -> str:
+def refuse_unscored(folders: Sequence[Path], words: Sequence[str]) -> None:
+    """Refuse runs that lack scores, all of them at once.
+
+    Args:
+        words: benchmarks, as ``benchmarks=`` takes them; without any, a run lacks what has no score at all.
+
+    Raises:
+        UserError: a folder is missing, or runs lack scores, with one line of commands that writes them all.
+    """
+    if gone := [folder for folder in folders if not folder.is_dir()]:
+        raise UserError(f"runs: {absent_run(gone[0])}")
+    there = {folder: scored_benchmarks(folder) for folder in dict.fromkeys(folders)}
+    lacking = {folder: [word for word in words if called(word) not in names] for folder, names in there.items()}
+    without = [folder for folder, missing in lacking.items() if (missing if words else not there[folder])]
+    if not without:
+        return
+    commands = [
+        _scoring(folder, *lacking[folder]) if words else f"llava-moe eval {named('run', folder)}" for folder in without
+    ]
+    on = dict.fromkeys(word for folder in without for word in lacking[folder])
+    verb = "has" if len(without) == 1 else "have"
+    told = f"{', '.join(map(str, without))} {verb} not been scored{' on ' if on else ''}{', '.join(on)}"
+    raise UserError(f"runs: {told}: {' && '.join(commands)}")
+
+
+def _scoring(folder: Path, *words: str) -> str:
     """The command that scores a run."""
-    return f"llava-moe eval {named('run', folder)} {shell(f'benchmarks=[{word}]')}"
+    benchmarks = f"benchmarks=[{','.join(words)}]"
+    return f"llava-moe eval {named('run', folder)} {shell(benchmarks)}"
 
 
 def shared_questions(runs: Sequence[ScoredRun], *, common: bool = False) -> tuple[str, ...]:

@@ -25,7 +25,14 @@ from llava_moe.eval.comparison_table import (
 from llava_moe.eval.files import answers_path, read_answers, write_answers, write_result
 from llava_moe.eval.guesses import BLIND_GUESS, MAJORITY, guessed_answers
 from llava_moe.eval.latex import latex_comparison, latex_text
-from llava_moe.eval.scored import ScoredRun, read_scored, run_labels, scored_benchmarks, shared_questions
+from llava_moe.eval.scored import (
+    ScoredRun,
+    read_scored,
+    refuse_unscored,
+    run_labels,
+    scored_benchmarks,
+    shared_questions,
+)
 from llava_moe.eval.tasks import Places, open_benchmark
 from tests.eval.scored_runs import guesser, write_scored
 from tests.eval.tasks.published import LAYOUTS
@@ -165,6 +172,28 @@ def test_an_unfinished_or_mixed_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_scored(tmp_path / "nowhere", "x", "pope")
     assert scored_benchmarks(run.folder) == ["pope"]
+
+
+def test_all_runs_that_lack_scores_are_refused_in_one_line_with_all_commands(tmp_path: Path) -> None:
+    [run] = scored(tmp_path, "pope", {"one": 0.5})
+    bare = [tmp_path / "two", tmp_path / "three"]
+    for folder in bare:
+        folder.mkdir()
+    refuse_unscored([run.folder], ["pope"])
+    refuse_unscored([run.folder], [])
+
+    def told(words: list[str]) -> str:
+        with pytest.raises(UserError) as refused:
+            refuse_unscored([bare[0], run.folder, bare[1]], words)
+        return str(refused.value)
+
+    two, three = (f"llava-moe eval run={folder}" for folder in bare)
+    both = f"runs: {bare[0]}, {bare[1]} have not been scored"
+    assert told([]) == f"{both}: {two} && {three}"
+    assert told(["pope"]) == f"{both} on pope: {two} 'benchmarks=[pope]' && {three} 'benchmarks=[pope]'"
+    assert told(["pope", "mme"]).count("&&") == 2 and "'benchmarks=[pope,mme]'" in told(["pope", "mme"])
+    with pytest.raises(UserError, match=r"runs: .*nowhere does not exist"):
+        refuse_unscored([bare[0], tmp_path / "nowhere"], [])
 
 
 def test_labels_are_the_shortest_that_tell_folders_apart(tmp_path: Path) -> None:
