@@ -82,13 +82,13 @@ def measure(run: Path, domains: Sequence[str], split: str, benchmark: str) -> di
     }
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--domains", required=True, help="comma-separated")
     parser.add_argument("--split", required=True)
     parser.add_argument("--benchmark", required=True)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     torch.set_num_threads(1)
     try:
         told = measure(given.run, given.domains.split(","), given.split, given.benchmark)

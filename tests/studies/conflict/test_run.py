@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 import yaml
 
 from llava_moe.cli import run as llava_moe
 from llava_moe.errors import STOPPED, UserError
+from studies.conflict import make_cell
 from studies.conflict.cells import cells_of
 from studies.conflict.make_cell import CellMaker
 from studies.conflict.results import CELLS, read_results
 from studies.conflict.run import main
 from studies.conflict.study import read_study
+from tests.forked_commands import CommandServer, ForkedCommand
 
 TINY: dict[str, Any] = {
     "stage1": ["exp=pretrain_llava_558k", "scale=demo", "model=tiny", "train.max_steps=2", "train.global_batch_size=2"],
@@ -41,9 +46,27 @@ def written(folder: Path, **changed: Any) -> Path:
     return path
 
 
+class Ended:
+    """A command that has come to its end in this process."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def wait(self) -> int:
+        return self.status
+
+
+def start_quickly(server: CommandServer, command: list[str], stdout: IO[bytes], **_: Any) -> ForkedCommand | Ended:
+    """In the place of ``Popen``: ``llava_moe`` from a process that has loaded torch, another module in this one."""
+    module, words = command[2], command[3:]
+    if module == "llava_moe":
+        return server.start(words, output=stdout.fileno(), joined=True)
+    return Ended(importlib.import_module(module).main(words))
+
+
 @pytest.mark.slow
 def test_a_study_that_is_stopped_goes_on_and_ends_with_a_line_a_cell(
-    embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_server: CommandServer
 ) -> None:
     monkeypatch.setenv("LLAVA_MOE_CACHE", str(embedded_cache))
     places = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
@@ -58,6 +81,9 @@ def test_a_study_that_is_stopped_goes_on_and_ends_with_a_line_a_cell(
     assert process.wait(600) == STOPPED
     assert not (tmp_path / "results" / CELLS).exists()
 
+    # Torch need not be loaded nine times more.
+    quick = SimpleNamespace(Popen=partial(start_quickly, command_server), STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(make_cell, "subprocess", quick)
     assert main([str(tmp_path / "study.yaml"), *places, "--at-once", "2"]) == 0
     results = read_results(tmp_path / "results")
     assert [one.name for one in results] == ["seed0-r2-lora-all", "seed0-r2-lora-general", "seed0-r2-lora-medical"]
