@@ -22,7 +22,7 @@ COMMANDS = {
     "/image": "PATH: attach an image to the next question (or drag it into the window); alone: list the images",
     "/reset": "begin a new conversation",
     "/undo": "take the last question and its answer back",
-    "/save": "FILE: write the conversation as a record that train reads (data=mine path=FILE)",
+    "/save": "FILE: write the conversation as a record that train reads (path=FILE)",
     "/help": "this list",
     "/quit": "leave (also Ctrl-D, or Ctrl-C twice)",
 }

@@ -152,7 +152,7 @@ def _next_commands(job: _Job, manifest: Manifest) -> list[str]:
     first = "train" if "train" in splits else next(iter(splits), "train")
     split = [] if splits in ([], ["train"]) else [f"data.sources.mine.split={first}"]
     data = ["llava-moe", "data", "check"]
-    commands = [f"{shell(*data, 'data=mine')} {named('path', job.folder)} {shell(*split)}".rstrip()]
+    commands = [f"{shell(*data)} {named('path', job.folder)} {shell(*split)}".rstrip()]
     root = [] if job.folder.parent == Path("data") else [f"data.root={as_place(job.folder.parent)}"]
     commands += [shell(*data, f"data={name}", *root) for name in _mixtures_with(job.recipe.name)[:1]]
     return commands

@@ -20,12 +20,12 @@ DEEPEST = 50
 YAML = (".yaml", ".yml")
 RECORDS = (".json", ".jsonl", ".gz", ".parquet", ".tsv", ".csv")
 INSTEAD = {
-    "data": "for records of your own: data=mine path={word}",
+    "data": "for records of your own: path={word}",
     "model": "for a checkpoint: model.path={word}",
     "adapter": "to start from a run's adapter: init_from=RUN",
 }
 # What a bare word that lies on the disk was meant to be.
-BARE = {"train": "data=mine path=", "eval": "run=", "chat": "run=", "export": "run="}
+BARE = {"train": "path=", "eval": "run=", "chat": "run=", "export": "run="}
 
 
 def refuse_odd_words(command: str, words: Sequence[str], own_folders: Sequence[Path]) -> None:

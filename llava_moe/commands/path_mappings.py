@@ -30,6 +30,12 @@ def words_with_own_data(words: Sequence[str]) -> list[str]:
     return [*words, "data=mine"] if is_meant else [*words]
 
 
+def without_implied_data(words: Sequence[str]) -> list[str]:
+    """The words without the ``data=mine`` that a path brings along by itself: the inverse of the above."""
+    kept = [word for word in words if word != "data=mine"]
+    return kept if sorted(words_with_own_data(kept)) == sorted(words) else [*words]
+
+
 def spread_paths(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Make a source of each file that ``path=`` maps a domain to, in the place of the one that reads ``path=``.
 

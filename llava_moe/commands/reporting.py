@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.assemble import lineage, read_config
+from llava_moe.cli import config_folder
 from llava_moe.commands.settings import is_embedded
-from llava_moe.commands.typed_words import is_sweep, without
+from llava_moe.commands.typed_words import is_sweep, key_of, without
 from llava_moe.data.image_paths import PICTURES
 from llava_moe.errors import UserError
 from llava_moe.own_files import read_object
 from llava_moe.report.run import report_run
 from llava_moe.shell_words import as_place, named, shell
+from llava_moe.structured_text import parse_yaml
 from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.folder import ENVIRONMENT
 
@@ -40,12 +42,13 @@ def next_commands(root: Path, has_scores: bool, train_words: Sequence[str] | Non
     if config["stage"]["template"] == "plain":
         commands = [chat_with(root, config, "what it says of a picture")]
         return commands if train_words is None else [*commands, _stage_two(root, train_words)]
-    commands = _embedded(root, has_scores) if is_embedded(config) else _own(root, config, train_words)
-    if train_words is not None:
-        commands += _compared(train_words, checkpoint, config)
-    if is_embedded(config):
-        commands.append(f"{shell('llava-moe', 'train', f'exp={HEADLINE}', '--cfg', 'job')}   # the 7B experiment")
-    return commands
+    kept = None if train_words is None else _words_of_others(train_words, checkpoint, config)
+    if not is_embedded(config):
+        commands = _own(root, config, train_words)
+        return commands if kept is None else [*commands, *_compared(kept, train_words or (), config)]
+    commands = _embedded(root, has_scores)
+    commands += [] if kept is None else [_with_another(kept, config)]
+    return [*commands, f"{shell('llava-moe', 'train', f'exp={HEADLINE}', '--cfg', 'job')}   # the 7B experiment"]
 
 
 def has_scores(root: Path) -> bool:
@@ -70,7 +73,12 @@ def _own(root: Path, config: Mapping[str, Any], train_words: Sequence[str] | Non
             kept = without(where, lambda key: key == "data.held_out")
             apart = shell("llava-moe", "train", *kept, "data.held_out=0.1", "eval.every=100")
             commands.append(f"{apart}   # with a tenth of the images kept apart: its loss on them")
-    return [*commands, "llava-moe ls benchmark   # what can score it, each with its data"]
+    return [*commands, benchmarks_for("it")]
+
+
+def benchmarks_for(whom: str) -> str:
+    """The command that lists what can score a run on data of one's own, which a file of questions can, too."""
+    return f"llava-moe ls benchmark   # what can score {whom}; eval benchmarks=[FILE] asks questions of your own"
 
 
 def _words_told_by(root: Path) -> list[str] | None:
@@ -126,24 +134,51 @@ def _stage_two(root: Path, words: Sequence[str]) -> str:
     )
 
 
-def _compared(words: Sequence[str], checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
-    """The same training with another adapter, in a folder of its own; nothing where its start is gone."""
-    is_lora = str((config["adapter"] or {}).get("_target_")).endswith(".Lora")
-    other, name = ("llava_mole", "LLaVA-MoLE") if is_lora else ("lora", "plain LoRA")
+def _words_of_others(words: Sequence[str], checkpoint: Path, config: Mapping[str, Any]) -> list[str] | None:
+    """The words by which any adapter trains the same; None where its start is gone."""
     kept = without(words, lambda key: key in ("adapter", "out") or key.startswith("adapter."))
-    if config["init_from"] is not None:
-        try:
-            starts = lineage(checkpoint)[1:]
-        except UserError:
-            return []
-        if (starts[0] / "adapter").is_dir():
-            # The newest that any adapter can start from: one that has none itself.
-            fitting = next((one.parent.parent for one in starts if not (one / "adapter").is_dir()), None)
-            if fitting is None and "projector" not in config["stage"]["learning_rates"]:
-                return []  # its projector is the start's, and frozen: without that start it would be one of no training
-            kept = without(kept, lambda key: key == "init_from")
-            kept += [] if fitting is None else [f"init_from={as_place(fitting)}"]
-    return [f"{shell('llava-moe', 'train', *kept, f'adapter={other}')}   # the same story with {name}, to compare"]
+    if config["init_from"] is None:
+        return kept
+    try:
+        starts = lineage(checkpoint)[1:]
+    except UserError:
+        return None
+    if not (starts[0] / "adapter").is_dir():
+        return kept
+    # The newest that any adapter can start from: one that has none itself.
+    fitting = next((one.parent.parent for one in starts if not (one / "adapter").is_dir()), None)
+    if fitting is None and "projector" not in config["stage"]["learning_rates"]:
+        return None  # its projector is the start's, and frozen: without that start it would be one of no training
+    kept = without(kept, lambda key: key == "init_from")
+    return kept if fitting is None else [*kept, f"init_from={as_place(fitting)}"]
+
+
+def _with_another(kept: Sequence[str], config: Mapping[str, Any]) -> str:
+    """The same training with another adapter, in a folder of its own."""
+    other, name = ("llava_mole", "LLaVA-MoLE") if _adapter_of((), config) == "lora" else ("lora", "plain LoRA")
+    return f"{shell('llava-moe', 'train', *kept, f'adapter={other}')}   # the same story with {name}, to compare"
+
+
+def _compared(kept: Sequence[str], words: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """This adapter and another, trained by the same words and set on one page; nothing where it has no name."""
+    own = _adapter_of(words, config)
+    if own is None:
+        return []
+    adapters = ["lora", "llava_mole" if own == "lora" else own]
+    measured = [] if config["data"].get("held_out") or config["eval"]["split"] else ["data.held_out=0.1"]
+    kept = without(kept, lambda key: key == "data.held_out") if measured else kept
+    command = shell("llava-moe", "compare", f"adapter=[{','.join(adapters)}]", *kept, *measured)
+    return [f"{command}   # which adapter suits this data: both trained, one page"]
+
+
+def _adapter_of(words: Sequence[str], config: Mapping[str, Any]) -> str | None:
+    """The adapter's name: the one that was typed, else the shipped one that the run has."""
+    typed = [word.partition("=")[2] for word in words if key_of(word) == "adapter"]
+    if typed:
+        return typed[-1]
+    target = (config["adapter"] or {}).get("_target_")
+    shipped = sorted((config_folder() / "adapter").glob("*.yaml"))
+    return next((path.stem for path in shipped if parse_yaml(path.read_bytes()).get("_target_") == target), None)
 
 
 def write_run_report(root: Path, stages: list[Path] | None = None, train_words: Sequence[str] | None = None) -> Path:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from llava_moe.assemble import read_config
 from llava_moe.commands.console import say_next
-from llava_moe.commands.reporting import chat_with, has_scores
+from llava_moe.commands.reporting import benchmarks_for, chat_with, has_scores
 from llava_moe.commands.settings import is_embedded
 from llava_moe.commands.typed_words import listed
 from llava_moe.own_files import read_objects
@@ -54,7 +54,7 @@ def next_of_sweep(jobs: Sequence[Job], typed: Sequence[str]) -> list[str]:
     if all(_held_out_loss(root) is None for root in roots):
         apart = shell("llava-moe", "train", *typed, "data.held_out=0.1", "eval.every=100")
         chats.append(f"{apart}   # with a tenth of the images kept apart: their losses on them, side by side")
-    return [*chats, "llava-moe ls benchmark   # what can score them, each with its data"]
+    return [*chats, benchmarks_for("them")]
 
 
 def _table(jobs: Sequence[Job]) -> Table:

@@ -102,7 +102,7 @@ def test_a_choice_that_a_command_does_not_have_is_an_unknown_key(command: str, w
         (["data=/abs/mix.yaml"], "data=/abs/mix.yaml: no such file; llava-moe init mix.yaml NAME=DATA ... writes one"),
         (
             ["data=train.json"],
-            "data=train.json: a name stands there, of a file data/NAME.yaml; for records of your own: da",
+            "data=train.json: a name stands there, of a file data/NAME.yaml; for records of your own: pa",
         ),
         (["exp=mix.yaml"], "add --config-dir FOLDER exp=mix"),
         (["exp=../train"], "exp=../train: a name stands there"),

@@ -72,7 +72,7 @@ def test_the_table_the_difference_and_the_next_command_are_printed(
         "note: its count is an assumption",
         "tokens: of the turns' text, by embedded:language_model",
         "licence: CC0",
-        "Next:\n  llava-moe data check data=mine path=data/own\n",
+        "Next:\n  llava-moe data check path=data/own\n",
     ):
         assert line in told
     tokens = manifest(Path("data/own"))["counts"]["train"]["tokens"]
@@ -94,7 +94,7 @@ def test_where_there_are_several_splits_the_next_command_names_train(capsys: pyt
     write_raw("pathvqa", Path("dl"))
     assert run(["data", "prepare", "recipe=pathvqa", "downloads=dl", "out=my data"]) == 0
     told = capsys.readouterr().out
-    assert "llava-moe data check data=mine 'path=my data/pathvqa' data.sources.mine.split=train\n" in told
+    assert "llava-moe data check 'path=my data/pathvqa' data.sources.mine.split=train\n" in told
     assert "'data.root=my data'" in told
 
 

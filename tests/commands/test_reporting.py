@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from llava_moe.commands import reporting
+from llava_moe.commands.path_mappings import without_implied_data
 from llava_moe.commands.reporting import chat_with, next_commands
 from llava_moe.commands.typed_words import told_how_to_go_on
 from llava_moe.errors import StoppedBySignalError
@@ -26,7 +27,11 @@ def run_folder(folder: Path, **changes: Any) -> Path:
     config: dict[str, Any] = {
         "model": {"architecture": {}, "system": None, "attn_implementation": "auto"},
         "adapter": {"_target_": changes.get("adapter", MOLE)},
-        "stage": {"template": changes.get("template", "v1"), "image_mode": "pad", "learning_rates": {}},
+        "stage": {
+            "template": changes.get("template", "v1"),
+            "image_mode": "pad",
+            "learning_rates": {"projector": 2e-5},
+        },
         "train": {"dtype": "fp32", "max_length": 8, "over_length": "cut", "tokens_per_micro_batch": 8},
         "data": {"sources": {name: {"domain": name, **one} for name, one in changes.get("sources", EMBEDDED).items()}},
         "eval": {"split": None},
@@ -46,10 +51,41 @@ def compared(folder: Path, *words: str) -> list[str]:
     return shlex.split(command, comments=True)
 
 
-def test_the_run_to_compare_with_is_trained_on_the_users_own_data(tmp_path: Path) -> None:
-    own = ["data=mine", "path=it's here/a.json", "images=my images", "--config-dir", "own"]
+OWN = {"mine": {"path": "a.json", "images": None}}
+
+
+def told_to_compare(folder: Path, *words: str) -> list[str]:
+    [command] = [one for one in next_commands(folder, True, words) if one.startswith("llava-moe compare")]
+    return shlex.split(command, comments=True)[2:]
+
+
+def test_a_run_on_ones_own_data_is_compared_by_the_words_that_trained_it(tmp_path: Path) -> None:
+    own = ["path=it's here/a.json", "images=my images", "--config-dir", "own"]
+    run, lora = (
+        run_folder(tmp_path / name, sources=OWN, adapter=f"llava_moe.adapters.{name}") for name in ("LlavaMole", "Lora")
+    )
+    both = "adapter=[lora,llava_mole]"
+    assert told_to_compare(run, *own, "out=runs/x") == [both, *own, "data.held_out=0.1"]
+    assert told_to_compare(lora, "data=mix.yaml", "adapter.rank=4") == [both, "data=mix.yaml", "data.held_out=0.1"]
+    assert told_to_compare(run, "adapter=ours", "seed=1")[:2] == ["adapter=[lora,ours]", "seed=1"]
+    (lines,) = [one for one in next_commands(run, True, own) if "ls benchmark" in one]
+    assert "eval benchmarks=[FILE] asks questions of your own" in lines
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["held_out"] = 0.3  # by the file of sources
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert told_to_compare(run, "data=mix.yaml") == [both, "data=mix.yaml"]
+
+
+def test_a_path_brings_its_data_along_and_no_command_says_so_twice() -> None:
+    assert without_implied_data(["seed=1", "path=a.json", "data=mine"]) == ["seed=1", "path=a.json"]
+    # An experiment of one's own may choose data of its own, and overrides of the sources stand for themselves.
+    for words in (["exp=ours", "path=a.json", "data=mine"], ["data=mine", "data.sources.mine.path=a.json"], ["seed=1"]):
+        assert without_implied_data(words) == words
+
+
+def test_the_run_to_compare_with_is_trained_by_the_same_words(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
-    assert compared(run, *own, "out=runs/x") == ["llava-moe", "train", *own, "adapter=lora"]
+    assert compared(run, "seed=1", "out=runs/x") == ["llava-moe", "train", "seed=1", "adapter=lora"]
     assert compared(run) == ["llava-moe", "train", "adapter=lora"]
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
 from llava_moe.commands.out_folder import refuse_foreign
+from llava_moe.commands.path_mappings import without_implied_data
 from llava_moe.commands.rates import notes_on_old_words
 from llava_moe.commands.run_names import job_name
 from llava_moe.commands.settings import is_embedded, sources_of
@@ -59,7 +60,7 @@ def _begin(config: DictConfig, words: list[str], typed: Sequence[str], jobs: lis
             sys.stdout.write(visible(note) + "\n")
     from llava_moe.commands.train import train
 
-    alone = words_of_job(typed, words)
+    alone = without_implied_data(words_of_job(typed, words))
     root = train(plain, stages, alone, says_next=not is_sweep(typed))
     jobs += [] if root is None else [(root, alone)]
     return 0
