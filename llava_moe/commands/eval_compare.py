@@ -19,7 +19,13 @@ from llava_moe.errors import UserError
 from llava_moe.eval.blind import BLIND_FOLDER
 from llava_moe.eval.bootstrap import NUM_RESAMPLES
 from llava_moe.eval.comparison import ComparedBenchmark, Comparison, compare_benchmark
-from llava_moe.eval.comparison_table import explanation, json_comparison, markdown_comparison, rich_comparison
+from llava_moe.eval.comparison_table import (
+    json_comparison,
+    loss_explanation,
+    markdown_comparison,
+    rich_comparison,
+    score_explanation,
+)
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.latex import latex_comparison
 from llava_moe.eval.scored import read_scored, refuse_unscored, run_labels, scored_benchmarks, word_of
@@ -137,11 +143,17 @@ def _compared(
 
 
 def _show(comparison: Comparison, console: Console) -> None:
-    for table in rich_comparison(comparison):
-        print_whole(console, table)
+    """Tables, each kind with what must be said of it right below."""
+    tables, num = rich_comparison(comparison), len(comparison.benchmarks)
     told = [note for compared in comparison.benchmarks for note in compared.notes]
-    for sentence in dict.fromkeys([*explanation(comparison), *told]):
-        console.print(sentence, style="dim", highlight=False)
+    of_scores, of_losses = [*score_explanation(comparison), *told], [*loss_explanation(comparison), *comparison.notes]
+    for place, (part, sentences) in enumerate(((tables[:num], of_scores), (tables[num:], of_losses))):
+        if place and num and part:
+            console.print()
+        for table in part:
+            print_whole(console, table)
+        for sentence in dict.fromkeys(sentences):
+            console.print(sentence, style="dim", highlight=False)
 
 
 def _unmeasured(folders: Sequence[Path], labels: Sequence[str], found: Sequence[RunLosses]) -> tuple[str, ...]:

@@ -77,25 +77,29 @@ def scale_of(measure: str) -> float:
 
 def explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[str, ...]:
     """Sentences that the numbers must not be read without; ``mark`` is what stands at differences off zero."""
-    losses = loss_explanation(comparison, mark)
+    return (*score_explanation(comparison, mark), *loss_explanation(comparison, mark), *comparison.notes)
+
+
+def score_explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[str, ...]:
+    """What the tables of scores must not be read without."""
     if not comparison.benchmarks:
-        return (*losses, *comparison.notes)
+        return ()
     told = [
-        f"Intervals: paired bootstrap over images with all of their questions, {comparison.num_resamples:,} resamples, "
-        f"seed {comparison.seed}, 2.5th to 97.5th percentile."
+        f"Scores: intervals are paired bootstrap over images with all of their questions, "
+        f"{comparison.num_resamples:,} resamples, seed {comparison.seed}, 2.5th to 97.5th percentile."
     ]
     if len(comparison.runs) > 1:
         told.append(
-            f"{mark}: the interval of the difference to {comparison.runs[0]} leaves zero out; so do "
-            f"{comparison.num_standing_out} of the {comparison.num_differences} differences shown, where chance alone "
-            f"would give about {0.05 * comparison.num_differences:.1f}."
+            f"{mark}, at a score: the interval of the difference to {comparison.runs[0]} leaves zero out; so do "
+            f"{comparison.num_standing_out} of the {comparison.num_differences} differences of scores shown, where "
+            f"chance alone would give about {0.05 * comparison.num_differences:.1f}. {_holds_for(comparison)}"
         )
     if any(one.baselines for one in comparison.benchmarks):
         told.append(
             "Majority answer and best guess by prompt are the most frequent references of the questions themselves, "
             "by domain and by the way a prompt begins: what guessing could reach, at most."
         )
-    return (*told, *losses, *comparison.notes)
+    return tuple(told)
 
 
 def loss_explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[str, ...]:
@@ -104,10 +108,21 @@ def loss_explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[st
         return ()
     pairs = zip(comparison.runs, comparison.losses.told, strict=True)
     how = "; ".join(f"{run}: {told or 'not measured'}" for run, told in pairs)
+    star = f"{mark}, at a loss: the 95 % interval over the same records leaves zero out. {_holds_for(comparison)}"
+    measured = f"Held-out loss was measured so: {how}. Without an interval the runs may be of other records."
+    return (star, measured) if len(comparison.runs) > 1 else (measured,)
+
+
+def _holds_for(comparison: Comparison) -> str:
+    """What an interval over items of runs of one training each does not say."""
     return (
-        f"Held-out loss ({how}). {mark}: the 95 % interval over the same records leaves zero out; how far another seed "
-        "would lie is not in it. Without an interval the runs may have been measured on other records.",
+        f"It holds for {_these(comparison)}, one training each: trained again with another seed they may differ "
+        "otherwise, which llava-moe compare with seed=[0,1,2] measures."
     )
+
+
+def _these(comparison: Comparison) -> str:
+    return "these two runs" if len(comparison.runs) == 2 else f"these {len(comparison.runs)} runs"
 
 
 def loss_table(comparison: Comparison) -> TextTable | None:
@@ -121,7 +136,10 @@ def loss_table(comparison: Comparison) -> TextTable | None:
             value = "-" if cell.value is None else f"{cell.value:.3f}"
             rows.append((row.domain if number == 0 else "", run, value, _loss_difference(cell) if number else ""))
     header = ("domain", "run", "loss", f"against {comparison.runs[0]}")
-    return TextTable("held-out loss, nats a token: lower is better", header, tuple(rows), num_labels=2)
+    title = "held-out loss, nats a token: lower is better"
+    if any(cell.stands_out for row in losses.rows for cell in row.cells):
+        title += f"; {STANDS_OUT} between {_these(comparison)}, another training may differ"
+    return TextTable(title, header, tuple(rows), num_labels=2)
 
 
 def _loss_difference(cell: Cell) -> str:
@@ -183,9 +201,10 @@ def markdown_comparison(comparison: Comparison) -> str:
     for compared in comparison.benchmarks:
         parts.append(markdown_table(comparison_table(comparison, compared, main=False)))
         parts += [markdown_text(as_one_line(note)) for note in compared.notes]
+    parts += map(markdown_text, score_explanation(comparison))
     losses = loss_table(comparison)
     parts += [] if losses is None else [markdown_table(losses)]
-    return "\n\n".join([*parts, *map(markdown_text, explanation(comparison))]) + "\n"
+    return "\n\n".join([*parts, *map(markdown_text, (*loss_explanation(comparison), *comparison.notes))]) + "\n"
 
 
 def _listed(comparison: Comparison) -> list[str]:

@@ -16,9 +16,10 @@ from llava_moe.eval.bootstrap import Interval
 from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
 from llava_moe.eval.comparison_table import (
     comparison_table,
-    explanation,
+    loss_explanation,
     loss_table,
     scale_of,
+    score_explanation,
     shown_difference,
     shown_value,
 )
@@ -86,7 +87,8 @@ def write_comparison_page(folder: Path, comparison: Comparison, next_commands: S
         comparison=comparison,
         sections=[_section(comparison, compared) for compared in comparison.benchmarks],
         listed=list(zip(comparison.runs, comparison.folders, _colors(comparison), strict=True)),
-        explanation=explanation(comparison),
+        of_scores=score_explanation(comparison),
+        of_losses=loss_explanation(comparison),
         losses=loss_table(comparison),
         next_commands=next_commands,
     )

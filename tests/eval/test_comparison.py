@@ -12,14 +12,25 @@ import pytest
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.bootstrap import Interval
-from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison, compare_benchmark
+from llava_moe.eval.comparison import (
+    Cell,
+    ComparedBenchmark,
+    ComparedLosses,
+    ComparedRow,
+    Comparison,
+    LossRow,
+    compare_benchmark,
+)
 from llava_moe.eval.comparison_table import (
     comparison_table,
     explanation,
     json_comparison,
     long_table,
+    loss_explanation,
+    loss_table,
     markdown_comparison,
     rich_comparison,
+    score_explanation,
     shown_difference,
 )
 from llava_moe.eval.files import answers_path, read_answers, write_answers, write_result
@@ -327,6 +338,24 @@ def test_tables_say_what_differs_and_what_stands_out() -> None:
     for line in markdown.splitlines():
         if line.startswith("| "):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(table.header) + 1
+
+
+def test_a_star_says_beside_its_table_which_runs_it_holds_for() -> None:
+    cells = (Cell(2.0), Cell(1.9, None, -0.1, Interval(-0.2, -0.05)), Cell(2.1))
+    losses = ComparedLosses((LossRow("charts", cells),), ("record by record",) * 3)
+    comparison = replace(made_comparison(), losses=losses, notes=("A note.",))
+    below = markdown_comparison(comparison).split("held-out loss, nats a token")
+    scores, of_losses = below[0], below[1]
+    assert "2 of the 4 differences of scores shown" in scores and "differences" not in of_losses
+    assert of_losses.startswith(": lower is better; * between these 3 runs, another training may differ")
+    for part, where in ((scores, "at a score"), (of_losses, "at a loss")):
+        assert f"\\*, {where}: the" in part and "It holds for these 3 runs, one training each" in part
+    assert of_losses.endswith("A note.\n")
+    alone = replace(comparison, benchmarks=(), runs=("a", "b"), folders=("a", "b"), losses=None)
+    assert score_explanation(alone) == loss_explanation(alone) == ()
+    same = replace(losses, rows=(LossRow("charts", (Cell(2.0), Cell(2.0))),), told=("", ""))
+    table = loss_table(replace(alone, losses=same))
+    assert table is not None and table.title == "held-out loss, nats a token: lower is better"
 
 
 def test_the_json_holds_every_number(tmp_path: Path) -> None:
