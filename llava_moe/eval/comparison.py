@@ -19,7 +19,7 @@ from llava_moe.eval.guesses import guessed_answers
 from llava_moe.eval.scored import ScoredRun, asked_alike, open_each, restricted, shared_questions
 from llava_moe.eval.sheet import Sheet, make_sheet, scores_of
 from llava_moe.eval.statistics import Statistic, find_statistics, statistic_of
-from llava_moe.eval.table import POINTS
+from llava_moe.eval.table import POINTS, title_of
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,8 @@ def compare_benchmark(
     )
 
 
+MAJORITY = "majority_answer"
+"""The measure whose value stands as a baseline, too, called as the table of one run calls it."""
 Key = tuple[str, str]
 """Domain and measure."""
 
@@ -258,6 +260,9 @@ class _Table:
             for name in [*headline, *(one for one in row.measures if one not in headline)]:
                 key = (row.domain, name)
                 known = {title: value for title, one in baselines.items() if (value := one.value(key)) is not None}
+                if name == "exact_match" and MAJORITY in row.measures:
+                    majority = self.runs[0].value((row.domain, MAJORITY))
+                    known = known if majority is None else {title_of(MAJORITY): majority, **known}
                 cells = tuple(self._cell(number, key, values) for number in range(len(self.runs)))
                 statistic = self.runs[0].statistics.get(key)
                 num = row.measures[name].num_questions if statistic is None else statistic.num_questions

@@ -96,7 +96,7 @@ def score_explanation(comparison: Comparison, mark: str = STANDS_OUT) -> tuple[s
         )
     if any(one.baselines for one in comparison.benchmarks):
         told.append(
-            "Majority answer and best guess by prompt are the most frequent references of the questions themselves, "
+            "One answer a domain and best guess by prompt are the most frequent references of the questions asked, "
             "by domain and by the way a prompt begins: what guessing could reach, at most."
         )
     return tuple(told)

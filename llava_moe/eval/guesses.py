@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from llava_moe.eval.benchmark import Answer, Benchmark, Question
 from llava_moe.eval.metrics.plain import plain_text
 
-MAJORITY = "majority answer"
+DOMAIN_GUESS = "one answer a domain"
 BLIND_GUESS = "best guess by prompt"
 MIN_ALIKE = 10
 """Prompts of a kind below which its most frequent answer says too much about each of them."""
@@ -22,13 +22,13 @@ _OPENING_WORDS = 2
 def guessed_answers(benchmark: Benchmark, questions: Sequence[Question]) -> dict[str, dict[str, Answer]]:
     """Baseline name to question id to the answer that it gives, scored as the benchmark scores a model's.
 
-    ``majority answer`` gives the most frequent reference of a question's domain; ``best guess by prompt`` that of
+    ``one answer a domain`` gives the most frequent reference of a question's domain; ``best guess by prompt`` that of
     prompts of the same domain and kind that begin with the same two words, or, where there are fewer than
     :data:`MIN_ALIKE` of them, of the kind, and then of the domain. Ties go to the first in the alphabet.
     """
     scored = [question for question in questions if question.references]
     return {
-        MAJORITY: _answered(benchmark, scored, [_domain]),
+        DOMAIN_GUESS: _answered(benchmark, scored, [_domain]),
         BLIND_GUESS: _answered(benchmark, scored, [_opening, _kind, _domain]),
     }
 

@@ -34,7 +34,7 @@ def test_two_runs_are_compared_in_four_files(
 ) -> None:
     assert run(["eval", words_of(runs), f"out={tmp_path / 'out'}"]) == 0
     shown = capsys.readouterr().out
-    assert "better run" in shown and "majority answer" in shown
+    assert "better run" in shown and "one answer a domain" in shown
     assert "Next:" not in shown  # scores without a run beside them cannot be asked again
     (runs[0] / "config.yaml").touch()
     assert run(["eval", words_of(runs), f"out={tmp_path / 'out'}"]) == 0

@@ -34,7 +34,7 @@ from llava_moe.eval.comparison_table import (
     shown_difference,
 )
 from llava_moe.eval.files import answers_path, read_answers, write_answers, write_result
-from llava_moe.eval.guesses import BLIND_GUESS, MAJORITY, guessed_answers
+from llava_moe.eval.guesses import BLIND_GUESS, DOMAIN_GUESS, guessed_answers
 from llava_moe.eval.latex import latex_comparison, latex_text
 from llava_moe.eval.scored import (
     ScoredRun,
@@ -215,7 +215,7 @@ def test_labels_are_the_shortest_that_tell_folders_apart(tmp_path: Path) -> None
         run_labels([tmp_path / "a", tmp_path / "a"])
 
 
-def test_the_majority_is_the_most_frequent_reference_of_a_domain(tmp_path: Path) -> None:
+def test_one_answer_a_domain_is_its_most_frequent_reference(tmp_path: Path) -> None:
     """Twelve prompts about colour, eight red; ten about numbers, all of them two: each kind has its own best guess."""
 
     class Colours:
@@ -229,7 +229,7 @@ def test_the_majority_is_the_most_frequent_reference_of_a_domain(tmp_path: Path)
     counts = [ask(number, "How many are there?", "count", "two") for number in range(10)]
     rare = [ask(0, "Who is it?", "person", "Ada")]
     guesses = guessed_answers(Colours(), [*colours, *counts, *rare])  # type: ignore[arg-type]
-    assert {answer.prediction for answer in guesses[MAJORITY].values()} == {"two"}
+    assert {answer.prediction for answer in guesses[DOMAIN_GUESS].values()} == {"two"}
     best = guesses[BLIND_GUESS]
     assert best["colour11"].prediction == "Red" and best["count0"].prediction == "two"
     # One prompt alone of its kind would be its own answer.
@@ -240,7 +240,7 @@ def test_the_majority_is_the_most_frequent_reference_of_a_domain(tmp_path: Path)
 def test_baselines_stand_in_the_rows(tmp_path: Path) -> None:
     compared = compare_benchmark(scored(tmp_path, "pope", {"one": 0.5}), num_resamples=50)
     row = next(row for row in compared.rows if (row.domain, row.measure) == ("all", "pope_accuracy"))
-    assert set(row.baselines) == {MAJORITY, BLIND_GUESS} and 0 <= row.baselines[MAJORITY] <= 1
+    assert set(row.baselines) == {DOMAIN_GUESS, BLIND_GUESS} and 0 <= row.baselines[DOMAIN_GUESS] <= 1
 
 
 def test_a_blind_run_is_a_baseline(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def made_comparison() -> Comparison:
         for value in values[1:]:
             gap = value - values[0]
             cells.append(Cell(value, Interval(value - 0.1, value + 0.1), gap, Interval(gap - 0.05, gap + 0.05)))
-        return ComparedRow(domain, "exact_match", 300, tuple(cells), {"majority answer": 0.25}, is_main)
+        return ComparedRow(domain, "exact_match", 300, tuple(cells), {"one answer a domain": 0.25}, is_main)
 
     rows = (row("general", (0.5, 0.712, 0.52)), row("all", (0.5, 0.5, 0.4)))
     compared = ComparedBenchmark("made", 600, 300, None, rows, notes=("A note.",))
@@ -302,7 +302,7 @@ def test_the_latex_table_is_balanced_escaped_and_ranks_each_column() -> None:
     two, three = (next(line for line in lines if line.startswith(name)) for name in ("two", "three"))
     assert two == r"two & \textbf{71.2}$^{\dagger}$ & \textbf{50.0} \\"
     assert three == r"three & \underline{52.0} & \underline{40.0}$^{\dagger}$ \\"
-    assert r"\textit{majority answer} & 25.0 & 25.0 \\" in lines
+    assert r"\textit{one answer a domain} & 25.0 & 25.0 \\" in lines
 
 
 @pytest.mark.parametrize("character", '\\{}$&#_%~^<>|"')
@@ -333,7 +333,7 @@ def test_tables_say_what_differs_and_what_stands_out() -> None:
     assert len(rich_comparison(comparison)) == 1
     lines = long_table(comparison, comparison.benchmarks[0]).rows
     assert lines[1] == ("", "", "two", "71.2", "+21.2 [+16.2, +26.2] *")
-    assert lines[3] == ("", "", "majority answer", "25.0", "") and lines[4][:2] == ("all", "300")
+    assert lines[3] == ("", "", "one answer a domain", "25.0", "") and lines[4][:2] == ("all", "300")
     markdown = markdown_comparison(comparison)
     for line in markdown.splitlines():
         if line.startswith("| "):

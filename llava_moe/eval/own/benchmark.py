@@ -155,7 +155,7 @@ class OwnBenchmark:
         """What was asked, what the columns count, and whose answers the majority is of."""
         pairs, others = self.asked_twice.pairs, self.asked_twice.others
         asked = self._drawn() or f"{len(pairs):,} questions of the file {self.name}"
-        majority = f"The majority is the most frequent answer of {self.counted}."
+        majority = f"The majority is the most frequent answer to a question's words, counted on {self.counted}."
         if others:
             told = f"columns compare the {len(others):,} closed ones that another image carries"
             return (f"{asked}; {told}. {majority}",)

@@ -197,5 +197,8 @@ def test_two_runs_are_compared_by_pairs(tmp_path: Path) -> None:
     compared = compare_benchmark([read_scored(folder, folder.name, str(path)) for folder in folders])
     row = next(row for row in compared.rows if row.is_main)
     assert (row.measure, row.num_questions) == ("exact_match", 24)
-    assert row.cells[1].difference_interval is not None and "majority answer" in row.baselines
+    assert row.cells[1].difference_interval is not None
+    assert list(row.baselines) == ["majority", "one answer a domain", "best guess by prompt"]
+    other = next(one for one in compared.rows if (one.domain, one.measure) == (row.domain, "majority_answer"))
+    assert row.baselines["majority"] == other.cells[0].value
     assert {"token_f1", "exact_match_all", "gap"} <= {one.measure for one in compared.rows}
