@@ -169,7 +169,7 @@ def without_comma(file: Path) -> None:
         ("broken.jsonl", without_comma, r"line 6: not valid JSON \(Expecting ',' delimiter\), character 16; fix"),
         ("list.json", lambda file: file.write_text("[]"), "holds no records"),
         ("latin.json", lambda file: file.write_bytes(b'[{"id": "\xe9"}]'), "not UTF-8 text"),
-        ("table.csv", lambda file: file.write_text("id,answer\n1,red\n"), "CSV is not read: turn it into JSON Lines"),
+        ("table.csv", lambda file: file.write_text("id,answer\n1,red\n"), "CSV is not read; none of its .* name them"),
         ("deep.json", lambda file: file.write_text("[" * 100_000), "brackets too deep"),
         ("pipe.json", os.mkfifo, "it is a named pipe, not a regular file"),
         ("zero.jsonl", lambda file: file.symlink_to("/dev/zero"), "it is a device, not a regular file"),

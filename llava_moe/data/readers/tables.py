@@ -32,7 +32,8 @@ def records_of_table(table: Path, key: str | None = None) -> str:
     except (OSError, csv.Error) as error:
         return f"its columns cannot be read ({getattr(error, 'strerror', None) or error}): write it as JSON Lines"
     image, question, answer = (_column(header, wanted) for wanted in _COLUMNS)
-    if image is None or answer is None:
+    # A table of questions and answers alone is one of texts.
+    if answer is None or (image is None and question is None):
         missing = "the picture's file" if image is None else "the answer"
         return (
             f"none of its columns ({', '.join(header)[:200]}) is known to hold {missing}: name them image, question "
@@ -47,15 +48,17 @@ def records_of_table(table: Path, key: str | None = None) -> str:
     )
 
 
-def _program(table: Path, made: Path, image: str, question: str | None, answer: str) -> str:
+def _program(table: Path, made: Path, image: str | None, question: str | None, answer: str) -> str:
     """Python in a line. It overwrites nothing, and has no backslash of its own, which shells quote badly."""
-    asked = repr(f"<image>{_WHAT}") if question is None else f"'<image>' + row[{question!r}]"
+    shown = "" if image is None else "'<image>' + "
+    asked = repr(f"<image>{_WHAT}") if question is None else f"{shown}row[{question!r}]"
+    images = "" if image is None else f", 'images': [row[{image!r}]]"
     turns = f"[{{'role': 'user', 'content': {asked}}}, {{'role': 'assistant', 'content': row[{answer!r}]}}]"
     return (
         f"import csv, json; made = open({str(made)!r}, 'x', encoding='utf-8'); "
         f"rows = csv.DictReader(open({str(table)!r}, newline='', encoding='utf-8-sig'), "
         f"dialect={DIALECTS[table.suffix.lower()]!r}); "
-        f"[print(json.dumps({{'messages': {turns}, 'images': [row[{image!r}]]}}), file=made) for row in rows]"
+        f"[print(json.dumps({{'messages': {turns}{images}}}), file=made) for row in rows]"
     )
 
 

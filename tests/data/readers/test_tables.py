@@ -45,3 +45,14 @@ def test_a_table_and_its_folder_are_answered_with_the_same_command(tmp_path: Pat
         assert str(refusal.value).endswith(records_of_table(table))
     table.write_text("a,b\n")
     assert "(a, b) is known to hold the picture's file: name them image" in records_of_table(table)
+
+
+def test_a_table_of_questions_and_answers_alone_becomes_texts(tmp_path: Path) -> None:
+    table = tmp_path / "texts.csv"
+    table.write_text("question,answer\nWhy?,So\n")
+    found = re.fullmatch(r"this makes records of it: (python .*) and then give (.*)", records_of_table(table))
+    assert found is not None
+    subprocess.run([sys.executable, *shlex.split(found[1])[1:]], check=True)
+    (entry,) = open_records(Source("mine", "mine", found[2]), tmp_path / "cache").read(0, 1)
+    assert [turn.text for turn in entry.content.turns] == ["Why?", "So"]  # type: ignore[union-attr]
+    assert entry.content.images == ()  # type: ignore[union-attr]
