@@ -11,7 +11,7 @@ Training records by group: captioning 679,087; classification 238,303; VQA 177,6
 Mapping: the question is the instruction, and behind a newline the inputs where there are any; placeholders of all
 images stand in front; ``outputs`` (or ``answer`` of rephrased rows) is the answer; the set's name is the task. Older
 rows have no instruction: one is drawn from ``instructions.json`` with seed 1234 in record order, as the loader does
-(that every file starts the draw anew is an assumption).
+(that every file starts the draw again is an assumption).
 
 Traps: dated copies (``refcoco/train_2023-10-08.jsonl``) are rephrased versions of the same records: the original is
 read, a dated file only where there is no original, the latest. Odd names (``mmchat/validation.jsonl``,

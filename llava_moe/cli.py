@@ -257,7 +257,7 @@ bytes with any number of processes.
 
 Keys: splits=[train], images=FOLDER, num_processes=N (default: every core), probe_images=true (the header of every
 image file, not of a sample), model=NAME or model.path=FOLDER (whose tokenizer counts; model=demo: the embedded one),
-restart=true (anew, where raw files or choices have changed).""",
+restart=true (again, where raw files or choices have changed).""",
     ),
     "check": Command(
         "look at every record and image of a mixture: faults, duplicates, leaks; writes a list that train honours",

@@ -270,7 +270,7 @@ def _count_nodes(node: yaml.Node, counted: dict[int, int]) -> int:
 
 
 def _refuse_doubled(mapping: yaml.MappingNode) -> None:
-    """Refuse a key that stands twice, naming both places: the second is the one to mend."""
+    """Refuse a key that stands twice, naming both places: the second is the one to fix."""
     lines: dict[str, int] = {}
     for key, _ in mapping.value:
         if isinstance(key, yaml.ScalarNode):

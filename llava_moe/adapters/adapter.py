@@ -121,7 +121,7 @@ class Attached:
         self._segments.mark_prompts(labels_BT)
 
     def new_conversation(self) -> None:
-        """Let the next forward pass decide anew, even where its input begins with the whole of the last prompt.
+        """Let the next forward pass decide again, even where its input begins with the whole of the last prompt.
 
         Without cache that is how a conversation that goes on looks, and what its first prompt decided would hold; say
         this between prompts of which one begins another, as when prefixes of one text are scored.

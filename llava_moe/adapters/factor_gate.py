@@ -88,7 +88,7 @@ class FactorGate(Uncast):
       embeds a definition that its data has beside the instruction with a frozen LLaMA (``cond_type=task_embed``);
       instruction data has no such field, and no second language model is loaded here.
     - ``token``: each token chooses from its own input.
-    - ``random``: drawn anew at every call, evenly, without routers (``cond_type=random``).
+    - ``random``: drawn again at every call, evenly, without routers (``cond_type=random``).
 
     Args:
         segments: tells examples and prompts apart.

@@ -32,7 +32,7 @@ class MixLora:
 
     Factors are chosen, not weighted, and an index passes no gradient: in the release (VT-NLP/MixLoRA af5cc3f) routers
     stay where they started (``router_grad="none"``). ``straight_through`` computes the same values and lets the task
-    reach them. The release further reads answer and padding, decides anew for every decoded token and contracts W_AB
+    reach them. The release further reads answer and padding, decides again for every decoded token and contracts W_AB
     otherwise than the paper: ``as_released``, see :mod:`~llava_moe.adapters.mixlora_released`.
 
     Attributes:

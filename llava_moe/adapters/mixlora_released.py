@@ -16,7 +16,7 @@ class ReleasedGate(FactorGate):
     """The release's choice (``mixture/selector.py``), under the names of our tensors.
 
     A row is an example, whatever is packed in it; h is the mean over all of its positions, padding and answer included;
-    every call decides anew, so each decoded token is routed by itself. Only indices are used, so no gradient reaches
+    every call decides again, so each decoded token is routed by itself. Only indices are used, so no gradient reaches
     the routers. The conditional term contracts A's row and W_AB each on its own, R_k = (sum_d A[k, d]) *
     (sum_d W_AB[k, d, :]), where the paper multiplies them.
     """

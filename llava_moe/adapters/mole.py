@@ -226,7 +226,7 @@ def drop_experts(attached: Attached, mask: Sequence[int]) -> Attached:
     moved = sorted(name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape)
     if moved:
         masked.detach()
-        raise UserError(f"mask={list(mask)}: {moved[0]} would read other linears than it learned from: compose anew")
+        raise UserError(f"mask={list(mask)}: {moved[0]} would read other linears than it learned from: compose again")
     masked.load_state_dict({name: tensors[name] for name in shapes})
     return masked
 

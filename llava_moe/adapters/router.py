@@ -103,7 +103,7 @@ class TokenRouter(Uncast):
 
     The last decision is kept by assignment, never appended: recomputation under activation checkpointing runs a router
     twice. What it decides then is for its block alone: :attr:`routing` stays the forward pass's, and the weights go
-    when the next router is recomputed, since through their graph they hold all that their layer computed anew.
+    when the next router is recomputed, since through their graph they hold all that their layer computed again.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class Exchange:
 
 
 class Session:
-    """A conversation. Each question is asked with everything before it, the whole prompt encoded anew.
+    """A conversation. Each question is asked with everything before it, the whole prompt encoded again.
 
     An adapter that decides from an example's prompt was trained to read the tokens before the *first* answer; it is
     told where they are, so that what the first question decided holds for the whole conversation. A model trained on

@@ -78,7 +78,7 @@ _SOURCES = [
         "fault",
         "source",
         "A shard's content is not what its manifest says.",
-        "Copy the shard anew, or run llava-moe data prepare again with restart=true.",
+        "Copy the shard again, or run llava-moe data prepare again with restart=true.",
     ),
     *_notes(
         "source",

@@ -29,7 +29,7 @@ def listed_lines(findings: Sequence[Findings]) -> list[str]:
     return [
         f"{many} on the list alone ({told}): training takes {them} unless it is given the list.",
         *(
-            f"{one.view.label}: the list leaves nothing of it, and training with the list stops at that: mend the "
+            f"{one.view.label}: the list leaves nothing of it, and training with the list stops at that: fix the "
             "source, or drop it from the mixture."
             for one in findings
             if is_emptied(one)

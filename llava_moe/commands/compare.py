@@ -12,7 +12,7 @@ from llava_moe.assemble import read_config
 from llava_moe.commands.compare_axes import Asked
 from llava_moe.commands.compare_grid import FIRST_STAGE, Compared
 from llava_moe.commands.compare_held_out import refuse_unmeasured
-from llava_moe.commands.compare_scores import measure_changed_anew
+from llava_moe.commands.compare_scores import measure_changed_again
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.grid_runs import command_of, make_runs, say_failures, say_line
 from llava_moe.commands.own_questions import training_benchmarks
@@ -50,7 +50,7 @@ def compare(asked: Asked, compared: Compared, choices: Mapping[str, Any]) -> int
     _refuse_another(folder, asked)
     cells = folder / "cells"
     wanted = compared.grid if choices["only"] is None else compared.grid.only([choices["only"]])
-    measure_changed_anew(compared.grid, cells)
+    measure_changed_again(compared.grid, cells)
     results = Results(wanted, cells)
     left = [cell for cell in wanted.cells if cell.name not in results.cards]
     if left:

@@ -66,7 +66,7 @@ def scoring_of(config: Mapping[str, Any], benchmarks: Sequence[str], domains: Se
     return Scoring(tuple(benchmarks), scores, words, (*asking, (MEASURE, measures.as_word())))
 
 
-def measure_changed_anew(grid: Grid, folder: Path) -> None:
+def measure_changed_again(grid: Grid, folder: Path) -> None:
     """Of runs that were measured by what a file of one's own asked before, take the measures away.
 
     They are scored again then, and measured; answers to questions that stayed stand.

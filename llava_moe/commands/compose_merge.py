@@ -73,7 +73,7 @@ def write_merge(choices: Mapping[str, Any], plain: Mapping[str, Any], folder: Pa
 
 
 def write_masked(choices: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """Write a composition's run anew without the experts that ``mask`` leaves out, gates as they were learned.
+    """Write a composition's run again without the experts that ``mask`` leaves out, gates as they were learned.
 
     Raises:
         UserError: the run is no composition, the mask does not fit it, or the folder holds another run.

@@ -107,7 +107,7 @@ def open_data(
 def open_quarantine(folder: Path, data: OpenData, encoder: Encoder, is_fresh: bool) -> Quarantine:
     """The account of a run's bad records, with those that the index found.
 
-    A run that begins anew (``is_fresh``) begins its account anew: the records of an earlier try may have been mended.
+    A run that begins again (``is_fresh``) begins its account again: the records of an earlier try may have been fixed.
 
     Raises:
         UserError: more than ``max_bad_share`` of a source is bad.

@@ -53,7 +53,7 @@ def read_list(path: Path) -> tuple[Quarantined, ...]:
             )
         except (ValueError, OverflowError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
-                f"data.quarantine={path}, line {number}: no record of a quarantine list ({error!r}); write it anew "
+                f"data.quarantine={path}, line {number}: no record of a quarantine list ({error!r}); write it again "
                 "with llava-moe data check"
             ) from error
     return tuple(entries)

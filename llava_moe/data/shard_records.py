@@ -162,8 +162,8 @@ class ShardRecords:
     def _damaged(self, shard: int, error: Exception) -> UserError:
         reason = str(error).splitlines()[0]
         return UserError(
-            f"{self.folder / self.shards[shard].file}: not a readable shard ({reason}); copy it anew, or run llava-moe "
-            "data prepare again with restart=true"
+            f"{self.folder / self.shards[shard].file}: not a readable shard ({reason}); copy it again, or run "
+            "llava-moe data prepare again with restart=true"
         )
 
     def _entry(self, row: dict[str, Any], number: int) -> Entry:

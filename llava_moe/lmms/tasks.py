@@ -69,7 +69,7 @@ def _questions(benchmark: str, protocol: str) -> dict[str, Question]:
 
 
 def forget() -> None:
-    """Read benchmarks anew when they are next asked for, as after their data has moved."""
+    """Read benchmarks again when they are next asked for, as after their data has moved."""
     for read in (opened, _questions, _parts_of_scores):
         read.cache_clear()
 

@@ -40,7 +40,7 @@ def choose_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> A
     """Name the attention kernel for the language model.
 
     ``auto`` takes FlashAttention 2 where it is installed on a CUDA machine and the model is in half precision, else
-    SDPA per example. Flex attention is only taken when asked for: it compiles anew for each length of row, and has no
+    SDPA per example. Flex attention is only taken when asked for: it compiles again for each length of row, and has no
     backward pass on CPU.
 
     Raises:

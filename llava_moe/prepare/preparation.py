@@ -90,7 +90,7 @@ class Preparation:
 
 
 def recipe_fingerprint(recipe: Recipe) -> str:
-    """SHA-256 over what decides the records; words for people may be mended."""
+    """SHA-256 over what decides the records; words for people may be fixed."""
     deciding = (recipe.name, recipe.domain, recipe.format, recipe.parts, recipe.images, recipe.draw)
     return sha256(repr(deciding).encode()).hexdigest()
 

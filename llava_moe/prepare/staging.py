@@ -195,7 +195,7 @@ def refuse_difference(folder: Path, what: str, before: Mapping[str, Any], now: M
     if found:
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(
-            f"{folder}: {what}: {'; '.join(found[:3])}{more}. To make it anew add restart=true, or give another out="
+            f"{folder}: {what}: {'; '.join(found[:3])}{more}. To make it again add restart=true, or give another out="
         )
 
 

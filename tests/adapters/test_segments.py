@@ -208,7 +208,7 @@ def test_without_cache_an_input_that_begins_with_the_whole_prompt_goes_on_with_i
     longest = torch.cat([longer, torch.randn(2, 3, 3)], 1)
     assert [goes_on(x) for x in (prompt, longer, longest, prompt, prompt)] == [False, True, True, False, False]
     assert not goes_on(other) and not goes_on(longer)
-    assert not goes_on(longest, labels=torch.full((2, 8), -100))  # labels say the prompt anew
+    assert not goes_on(longest, labels=torch.full((2, 8), -100))  # labels say the prompt again
     model.train()
     assert not goes_on(prompt) and not goes_on(longer)
 

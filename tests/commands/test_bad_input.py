@@ -125,10 +125,10 @@ def test_too_many_bad_records_stop_the_run_and_both_remedies_work(
     assert len(quarantined(tmp_path / "run")) == len(UNUSABLE)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["quarantine.jsonl"], "no run was begun"
     assert run([*words, "data.max_bad_share=0.5"]) == 0
-    mended = [record("seen", "plain.jpg"), *(record(f"good{number}") for number in range(59))]
-    (tmp_path / "odd" / "train.json").write_text(json.dumps(mended))
-    assert run([*words[:-2], f"out={tmp_path / 'mended'}", words[-1]]) == 0
-    assert not (tmp_path / "mended" / "quarantine.jsonl").exists()
+    fixed = [record("seen", "plain.jpg"), *(record(f"good{number}") for number in range(59))]
+    (tmp_path / "odd" / "train.json").write_text(json.dumps(fixed))
+    assert run([*words[:-2], f"out={tmp_path / 'fixed'}", words[-1]]) == 0
+    assert not (tmp_path / "fixed" / "quarantine.jsonl").exists()
 
 
 def test_bad_images_stop_a_run_on_its_way_and_it_goes_on_when_they_are_mended(

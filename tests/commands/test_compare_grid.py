@@ -12,7 +12,7 @@ from llava_moe.cli import prepare_override
 from llava_moe.commands import compare_grid
 from llava_moe.commands.compare_axes import Asked, read_axes
 from llava_moe.commands.compare_grid import Compared, first_values, open_grid, words_of
-from llava_moe.commands.compare_scores import measure_changed_anew
+from llava_moe.commands.compare_scores import measure_changed_again
 from llava_moe.commands.compose_config import run_composed
 from llava_moe.commands.run_names import apart, as_folder, job_name, mixture_name, value_names
 from llava_moe.commands.sweep_size import swept_keys
@@ -168,12 +168,12 @@ def test_own_questions_are_asked_of_every_run_and_not_of_its_training(
     measures = Measures.from_word(measuring[1].partition("=")[2])
     assert measures.scores["my_questions"].benchmark == "my_questions" and measures.scores["my_questions"].content
     assert "eval.images=null" in cells[0].words and "eval.benchmarks=[]" in cells[0].words
-    # A file that asks other questions now has the runs that are there measured anew.
+    # A file that asks other questions now has the runs that are there measured again.
     write_card(tmp_path, Card(cells[0].name, "", "", (), cells[0].measured, is_finished=True))
-    measure_changed_anew(Grid("compare", cells), tmp_path)
+    measure_changed_again(Grid("compare", cells), tmp_path)
     assert read_card(tmp_path, cells[0].name) == Card(cells[0].name, "", "", (), cells[0].measured, is_finished=True)
     file.write_text(file.read_text().replace("A red square", "A square"))
-    measure_changed_anew(grid_of(*words).grid, tmp_path)
+    measure_changed_again(grid_of(*words).grid, tmp_path)
     assert read_card(tmp_path, cells[0].name) == Card(cells[0].name, "", "", (), (), is_finished=True)
 
 

@@ -1,4 +1,4 @@
-"""The index says what encoding will find, is kept, and is made anew when anything that decides it changes."""
+"""The index says what encoding will find, is kept, and is made again when anything that decides it changes."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ from llava_moe.errors import UserError
 class Squares(Dataset[int]):
     def __getitem__(self, index: int) -> int:
         if index == 7:
-            raise UserError("shard 7 is damaged: copy it anew")
+            raise UserError("shard 7 is damaged: copy it again")
         return index * index
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_items_come_in_order_and_a_users_error_as_it_was_said(num_workers: int) -> None:
     assert list(work_ahead(Squares(), [5, 3, 3, 6], num_workers)) == [25, 9, 9, 36]
-    with pytest.raises(UserError, match=r"^shard 7 is damaged: copy it anew$"):
+    with pytest.raises(UserError, match=r"^shard 7 is damaged: copy it again$"):
         list(work_ahead(Squares(), range(9), num_workers))
 
 

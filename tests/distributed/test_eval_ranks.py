@@ -180,7 +180,7 @@ def test_a_signal_keeps_the_answers_so_far_and_the_same_command_goes_on(
     assert files_of(tmp_path) == expected
 
 
-def test_what_the_user_must_mend_is_told_once_by_many_ranks(
+def test_what_the_user_must_fix_is_told_once_by_many_ranks(
     words: list[str], start_ranks: StartRanks, tmp_path: Path
 ) -> None:
     processes = start_ranks(2, ["eval", *words, "batch_size=0", f"out={tmp_path}"])

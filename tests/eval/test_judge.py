@@ -155,9 +155,9 @@ def test_a_failed_call_is_an_error_in_the_file_and_in_the_count_and_in_no_score(
 
     num_before = len(server.requests)
     server.reply = fair
-    mended = judge(server.client(), run, questions)
+    fixed = judge(server.client(), run, questions)
     assert len(server.requests) - num_before == num_failed
-    assert mended["all"].failed == 0 and mended["all"].right + mended["all"].wrong == len(questions)
+    assert fixed["all"].failed == 0 and fixed["all"].right + fixed["all"].wrong == len(questions)
 
 
 def test_a_finished_judgement_asks_nothing_again(server: JudgeServer, run: ScoredRun, questions: list[Any]) -> None:

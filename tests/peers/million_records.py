@@ -56,7 +56,7 @@ class Words:
         ]
         weights = np.cumsum(1 / np.arange(1, num + 1))
         self.edges: list[float] = (weights / weights[-1]).tolist()
-        # Sentences are drawn once and put together anew for each record: a million records take a minute.
+        # Sentences are drawn once and put together again for each record: a million records take a minute.
         self.sentences = [self._sentence(draw.randint(4, 24)) for _ in range(30_000)]
 
     def _sentence(self, num: int) -> str:

@@ -8,7 +8,7 @@ Three shapes of record, which may be mixed in a file:
 - the Parquet conversion HuggingFaceM4/M3IT: ``instruction, inputs, outputs, image``.
 
 The prompt is the instruction, and behind a newline the inputs where there are any. Source: M3IT.py of
-MMInstruction/M3IT, which draws with seed 1234; that each file's draw starts anew is an assumption.
+MMInstruction/M3IT, which draws with seed 1234; that each file's draw starts again is an assumption.
 """
 
 from __future__ import annotations

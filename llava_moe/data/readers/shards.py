@@ -197,6 +197,6 @@ def _hold_against(folder: Path, shard: Shard, again: str) -> None:
         ) from error
     if size != shard.num_bytes:
         raise UserError(
-            f"{folder / shard.file}: {size:,} bytes, the manifest says {shard.num_bytes:,}; copy it anew, or {again} "
+            f"{folder / shard.file}: {size:,} bytes, the manifest says {shard.num_bytes:,}; copy it again, or {again} "
             "with restart=true"
         )

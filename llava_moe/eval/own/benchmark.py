@@ -213,7 +213,7 @@ def open_own(
     shown = [records[pair.id] for pair in (*drawn, *twice.values())]
     if (found := unreadable_image((one.id, one.conversation.images) for one in shown)) is not None:
         asked, fault = found
-        raise UserError(f"benchmarks: {records[asked].place}: {fault.detail}; mend that image, or take the record out")
+        raise UserError(f"benchmarks: {records[asked].place}: {fault.detail}; fix that image, or take the record out")
     return OwnBenchmark(
         name=name_of_file(path),
         asked_twice=AskedTwice(tuple(drawn), twice, _majority(file)),

@@ -132,7 +132,7 @@ def test_a_file_that_is_missing_or_no_picture_is_one_line(tmp_path: Path) -> Non
         open_benchmark(str(tmp_path / "nowhere.jsonl"))
     path = write_questions(tmp_path / "q.jsonl")
     (tmp_path / "3.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"q\.jsonl, record 4 \(id q3\): .*3\.png.*mend that image"):
+    with pytest.raises(UserError, match=r"q\.jsonl, record 4 \(id q3\): .*3\.png.*fix that image"):
         open_benchmark(str(path))
 
 
