@@ -33,7 +33,7 @@ def image_folders(key: str, given: str | None, words: Sequence[str]) -> str | Ma
     names = [called(word) for word in words if is_own(word)]
     if not names:
         raise UserError(f"{key}={given}: belongs to a file of your own questions, and no benchmark here is one")
-    folders = read_mapping(key.rpartition(".")[2], given) if is_mapping(given) else dict.fromkeys(names, given)
+    folders = _folders(key, given, names)
     for name, folder in folders.items():
         if name not in names:
             raise UserError(f"{key}: {name} is none of the files of questions, {', '.join(names)}")
@@ -51,9 +51,14 @@ def images_word(key: str, given: str | None, words: Sequence[str]) -> tuple[str,
     names = [called(word) for word in words if is_own(word)]
     if given is None or not names:
         return ()
-    folders = read_mapping(key.rpartition(".")[2], given) if is_mapping(given) else dict.fromkeys(names, given)
+    folders = _folders(key, given, names)
     kept = {name: folder for name, folder in folders.items() if name in names}
     return (f"{key}={json.dumps(kept, ensure_ascii=False)}",) if kept else ()
+
+
+def _folders(key: str, given: str, names: Sequence[str]) -> Mapping[str, str]:
+    """The folder of each file: one for all, or what a mapping says."""
+    return read_mapping(key.rpartition(".")[2], given) if is_mapping(given) else dict.fromkeys(names, given)
 
 
 def training_benchmarks(config: Mapping[str, Any], names: Sequence[str]) -> list[Benchmark]:
