@@ -193,10 +193,11 @@ llava-moe analyze INSTRUMENT --help tells more.""",
     ),
     "reproduce": Command(
         "draw a figure of a paper from runs of our own, published numbers beside ours; alone: the figures",
-        """llava-moe reproduce paper=NAME figure=NUMBER [scale=demo|full] [key=value ...]
+        """llava-moe reproduce paper=NAME figure=NUMBER|table=NUMBER [scale=demo|full] [key=value ...]
 
   llava-moe reproduce                                  every figure and table of the papers; which are drawn
   llava-moe reproduce paper=llava_mole figure=1        its runs on the embedded demo, and the page of what they show
+  llava-moe reproduce paper=mixlora table=2            a table; figure=table2 is the same
   llava-moe reproduce paper=llava_mole figure=1 at_once=2        two runs at a time, a thread each
   llava-moe reproduce paper=llava_mole figure=1 scale=full commands=true     a command a run, for a batch system
   llava-moe plan paper=llava_mole figure=1 scale=full  GPU-hours and disk of all its runs

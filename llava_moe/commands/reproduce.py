@@ -29,14 +29,14 @@ FOLDER = Path("runs/reproduce")
 def list_figures() -> int:
     """Print every figure and table of the papers: how it is drawn, or why it is not."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("paper", "figure", "what it shows", "drawn"):
+    for heading in ("paper", "asked for by", "what it shows", "drawn"):
         table.add_column(heading, overflow="fold")
     for entry in entries().values():
-        table.add_row(entry.paper, entry.number, entry.title, "yes" if entry.is_drawn else f"no: {entry.reason}")
+        table.add_row(entry.paper, entry.word, entry.title, "yes" if entry.is_drawn else f"no: {entry.reason}")
     console = open_console()
     print_whole(console, table)
     first = next(entry for entry in entries().values() if entry.is_drawn)
-    say_next(console, [f"llava-moe reproduce paper={first.paper} figure={first.number}"])
+    say_next(console, [f"llava-moe reproduce paper={first.paper} {first.word}"])
     return 0
 
 
@@ -67,7 +67,8 @@ def open_figure(plain: Mapping[str, Any]) -> tuple[Entry, Setup, Grid]:
     Raises:
         UserError: there is no such figure, it is not drawn, or its yaml is damaged.
     """
-    entry = find(plain["paper"], str(plain["figure"]))
+    table = plain["table"]
+    entry = find(plain["paper"], str(plain["figure"]) if table is None else f"table{table}")
     setup = read_setup(entry.paper, entry.figure, plain["size"])
     if plain["seeds"] is not None:
         setup = replace(setup, seeds=tuple(plain["seeds"]))

@@ -55,8 +55,13 @@ class Entry:
 
     @property
     def number(self) -> str:
-        """As it is asked for: ``1`` of a figure, ``table2`` of a table."""
+        """``1`` of a figure, ``table2`` of a table."""
         return self.figure.removeprefix("fig")
+
+    @property
+    def word(self) -> str:
+        """The word that asks for it: ``figure=1``, ``table=2``."""
+        return word_of(self.number)
 
 
 @cache
@@ -80,6 +85,9 @@ def entries() -> Mapping[tuple[str, str], Entry]:
 def find(paper: str, figure: str) -> Entry:
     """The figure that ``paper=`` and ``figure=`` name; ``1`` and ``fig1`` are the same.
 
+    Args:
+        figure: of a table, ``table2``.
+
     Raises:
         UserError: there is none, the nearest is named; or it is not drawn, and why.
     """
@@ -89,14 +97,20 @@ def find(paper: str, figure: str) -> Entry:
     own = {entry.number: entry for (name, _), entry in entries().items() if name == paper}
     number = re.sub(r"^fig(?:ure)?[ ._-]*(?=\d)|[ ._-]+", "", figure.lower())
     if number not in own:
-        drawn = ", ".join(one.number for one in own.values() if one.is_drawn)
-        raise UserError(
-            f"figure={figure}{_nearest(number, list(own))}: of {paper} there is {', '.join(own)}; drawn: {drawn}"
-        )
+        drawn = ", ".join(one.word for one in own.values() if one.is_drawn)
+        near = difflib.get_close_matches(number, list(own), n=1, cutoff=0.1)
+        meant = f" (did you mean {own[near[0]].word}?)" if near else ""
+        raise UserError(f"{word_of(figure)}{meant}: {paper} has no such figure or table; drawn of it are {drawn}")
     if not own[number].is_drawn:
         told = f"{own[number].title} is not drawn ({own[number].reason})"
-        raise UserError(f"figure={figure}: {told}; llava-moe reproduce lists those that are")
+        raise UserError(f"{word_of(figure)}: {told}; llava-moe reproduce lists those that are")
     return own[number]
+
+
+def word_of(figure: str) -> str:
+    """The word by which a user asks for ``1`` or ``table2``."""
+    table = re.fullmatch(r"table(\d+)", figure)
+    return f"table={table[1]}" if table else f"figure={figure}"
 
 
 def module_of(paper: str, figure: str) -> Figure:

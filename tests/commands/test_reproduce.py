@@ -77,7 +77,7 @@ def test_a_run_that_fails_is_told_and_the_end_is_status_1(
 def test_alone_it_lists_every_figure_and_why_some_are_not_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["reproduce"]) == 0
     told = capsys.readouterr().out
-    assert "llava_mole" in told and "table10" in told and "no:" in told
+    assert "llava_mole" in told and "table=10" in told and "figure=1 " in told and "no:" in told
     assert told.splitlines()[-1].strip() == "llava-moe reproduce paper=llava_mole figure=1"
 
 
@@ -95,6 +95,10 @@ def test_each_run_has_a_command_of_its_own_for_a_batch_system(capsys: pytest.Cap
     [
         (("paper=llava_mole",), "reproduce needs figure=: add figure=1"),
         (("paper=llava_mole", "figure=7"), "figure=7"),
+        ((*FIGURE, "table=2"), "figure=1 and table=2: give one of them"),
+        (("table=2",), "reproduce needs paper="),
+        (("paper=mole", "table=1"), "table=1: composing LoRAs of image generators is not drawn (images are generated"),
+        (("paper=mixlora", "tabel=2"), "unknown key tabel (did you mean table?)"),
         ((*FIGURE, "scale=ful"), "scale=ful: give demo or full"),
         ((*FIGURE, "seeds=[0,0]"), "a seed is there twice"),
         ((*FIGURE, "only=lora-genral-seed0"), "(did you mean lora-general-seed0?)"),
@@ -115,6 +119,15 @@ def test_what_cannot_be_followed_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_table_is_asked_for_by_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for word in ("table=2", "figure=table2"):
+        assert run(["reproduce", "paper=mixlora", word, "commands=true"]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0].startswith("llava-moe reproduce paper=mixlora table=2 only=stage1-seed0\n")
+    assert told[0].replace("table=2", "figure=table2") == told[1]
 
 
 def test_its_help_names_the_plan_of_the_whole_grid() -> None:
@@ -144,6 +157,9 @@ def test_the_plan_of_a_grid_sums_its_trainings_and_traces_those_of_several_seeds
         return CellPlan(**real | {"device_hours": 2.0, "num_bytes": 1 << 30, "notes": ()})
 
     monkeypatch.setattr(plan_grid, "_plan_cell", plan_cell)
+    assert run(["plan", "paper=mixlora", "table=2", "seeds=[0]", "device=a100-80"]) == 0
+    assert "llava-moe reproduce paper=mixlora table=2 'seeds=[0]'" in capsys.readouterr().out
+    traced.clear()
     assert run(["plan", *FIGURE, "seeds=[0,1]", "device=a100-80"]) == 0
     told = capsys.readouterr().out
     assert len(traced) == 9 and all(name.endswith("seed0") for name in traced)

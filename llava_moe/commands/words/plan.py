@@ -25,7 +25,7 @@ LIMITS: dict[str, Limit] = {
 
 def main(words: Sequence[str]) -> int:
     """Judge the words, then plan every stage, show it, and refuse what cannot fit."""
-    if any(_key(word) in ("paper", "figure") for word in words):
+    if any(_key(word) in reproduce.GRID_KEYS for word in words):
         return _main_of_grid(words)
     return run_job("plan", words, LIMITS, _begin)
 

@@ -19,6 +19,7 @@ from llava_moe.reproduce.setup import SCALE_NAMES
 LIMITS: dict[str, Limit] = {
     "paper": OrNull(Text()),
     "figure": OrNull(Either((Whole(1), Text()))),
+    "table": OrNull(Whole(1)),
     "size": Choice(SCALE_NAMES),
     "seeds": OrNull(ListOf(Whole(0), shortest=1)),
     "at_once": Whole(1, 1024),
@@ -28,6 +29,10 @@ LIMITS: dict[str, Limit] = {
     "cells": OrNull(FilePath()),
     "out": OrNull(FilePath()),
 }
+
+
+GRID_KEYS = ("paper", "figure", "table")
+"""What names a figure or a table."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -47,7 +52,7 @@ def with_scale(word: str) -> str:
 
 def _begin(config: DictConfig, words: Sequence[str]) -> int:
     plain = resolved(config, "reproduce")
-    if plain["paper"] is None and plain["figure"] is None:
+    if all(plain[key] is None for key in GRID_KEYS):
         from llava_moe.commands.reproduce import list_figures
 
         return list_figures()
@@ -72,9 +77,12 @@ def judge(plain: Mapping[str, Any]) -> None:
             shlex.split(plain["more"])
         except ValueError as error:
             raise UserError(f"more={plain['more']}: {error}: write the words as a shell reads them") from error
-    for key, example in (("paper", "llava_mole"), ("figure", "1")):
-        if plain[key] is None:
-            raise UserError(f"reproduce needs {key}=: add {key}={example}; llava-moe reproduce lists all figures")
+    if plain["figure"] is not None and plain["table"] is not None:
+        raise UserError(f"figure={plain['figure']} and table={plain['table']}: give one of them")
+    if plain["paper"] is None:
+        raise UserError("reproduce needs paper=: add paper=llava_mole; llava-moe reproduce lists all figures")
+    if plain["figure"] is None and plain["table"] is None:
+        raise UserError("reproduce needs figure=: add figure=1, or table=2; llava-moe reproduce lists all figures")
     for key in ("out", "cells"):
         if plain[key] is not None:
             refuse_unwritable(Path(plain[key]))
