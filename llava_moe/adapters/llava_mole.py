@@ -149,7 +149,11 @@ class LlavaMole:
         num_layers = body.num_layers
         counts = [self.num_experts] * num_layers if isinstance(self.num_experts, int) else list(self.num_experts)
         if len(counts) != num_layers:
-            raise UserError(f"adapter.num_experts lists {len(counts)} layers, the model has {num_layers}")
+            listed = f"[{','.join(map(str, counts))}]"
+            raise UserError(
+                f"adapter.num_experts={listed} lists {len(counts)} layers, the model has {num_layers}: give one number "
+                "for all layers, or one for each"
+            )
         chosen = range(num_layers) if self.expert_layers is None else self.expert_layers
         strangers = [layer for layer in chosen if not 0 <= layer < num_layers]
         if strangers or not chosen:

@@ -348,7 +348,7 @@ def test_layers_left_out_get_plain_lora_and_no_router(build_llama: Build) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_experts": (2, 2, 2)}, "lists 3 layers, the model has 2"),
+        ({"num_experts": (2, 2, 2)}, r"num_experts=\[2,2,2\] lists 3 layers, the model has 2: give one number for all"),
         ({"expert_layers": [2]}, "layers from 0 to 1"),
         ({"expert_layers": []}, "layers from 0 to 1"),
         ({"num_experts": (2, 3), "load_balance": "pooled"}, "use per_layer"),
