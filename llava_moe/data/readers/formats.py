@@ -15,6 +15,7 @@ from llava_moe.data.readers.llava import llava_row
 from llava_moe.data.readers.m3it import M3itReader
 from llava_moe.data.readers.m3it80 import M3it80Reader
 from llava_moe.data.readers.messages import messages_row
+from llava_moe.data.readers.part import PartReader
 from llava_moe.data.readers.pathvqa import PathVqaReader
 from llava_moe.data.readers.reader import RawFile, Reader
 from llava_moe.data.readers.records import records_row
@@ -52,6 +53,7 @@ FORMATS: Mapping[str, Reader] = MappingProxyType(
         "ureader": UReader(),
         "pathvqa": PathVqaReader(),
         "conflict": ConflictReader(),
+        "part": PartReader(),
     }
 )
 

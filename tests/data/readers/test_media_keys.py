@@ -114,7 +114,7 @@ RECORDS: dict[str, dict[str, Any]] = {
     | {"conversations": turns("<image>?", "a")},
     "pathvqa": {"image": {"bytes": encoded(1), "path": None}, "question": "q", "answer": "yes"},
 }  # fmt: skip
-RECORDS["conflict"] = RECORDS["records"]  # rows of our own, made in memory
+RECORDS["conflict"] = RECORDS["part"] = RECORDS["records"]  # rows of our own, made in memory or chosen
 
 
 def test_every_format_has_a_record_here() -> None:
