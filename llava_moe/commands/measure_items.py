@@ -198,6 +198,7 @@ def questions_of(run: Path, measures: Measures) -> list[dict[str, Any]]:
         drawn = read_answers(answers_path(run, score.benchmark))[:num_asked]
         answers = {answer.question_id: answer for answer in drawn}
         closed = {question.id for question in opened.questions() if question.closed}
+        counted = {question.id for question in opened.questions() if not score.kinds or question.kind in score.kinds}
         sheet = make_sheet(opened, answers)
         # A benchmark that is called as a domain of its own stands for all of them.
         of_domain = domain != score.benchmark and domain in sheet.domains
@@ -209,6 +210,7 @@ def questions_of(run: Path, measures: Measures) -> list[dict[str, Any]]:
             for name, own, image in zip(sheet.ids, sheet.domains, sheet.clusters_N, strict=True)
             if (own == domain or not of_domain)
             and (name in closed or not score.closed)
+            and name in counted
             and answers[name].score.get(column) is not None
         ]
         if not found:

@@ -43,16 +43,24 @@ class Score:
             answer has by itself, and nothing of a benchmark whose answers have none.
         closed: count closed questions alone. Of a benchmark that knows the domain its questions count, of another all.
         content: of a file of the user's, a fingerprint of what it asks: scores of what it asked before are others.
+        kinds: count questions of these kinds alone; empty: of all. Where they are given, the domain may be one that the
+            benchmark does not know.
     """
 
     benchmark: str
     name: str = ""
     closed: bool = False
     content: str = ""
+    kinds: tuple[str, ...] = ()
 
     def as_told(self) -> dict[str, Any]:
         """What is said of it in :meth:`Measures.as_word`."""
-        return {name: value for name, value in asdict(self).items() if value or name != "content"}
+        return {name: value for name, value in asdict(self).items() if value or name not in ("content", "kinds")}
+
+    @staticmethod
+    def of_told(told: Mapping[str, Any]) -> Score:
+        """Reads what :meth:`as_told` says."""
+        return Score(**{**told, "kinds": tuple(told.get("kinds", ()))})
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Measures:
     def from_word(text: str) -> Measures:
         """Reads what :meth:`as_word` wrote behind the ``=``."""
         told: Any = parse_json(text)
-        scores = {domain: Score(**one) for domain, one in told["scores"].items()}
+        scores = {domain: Score.of_told(one) for domain, one in told["scores"].items()}
         return Measures(**told | {"domains": tuple(told["domains"]), "scores": scores})
 
 

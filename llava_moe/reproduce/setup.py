@@ -17,9 +17,10 @@ SCALES = Path(__file__).with_name("scales.yaml")
 SCALE_NAMES = ("demo", "full")
 Hand = Literal["first", "second", "not available"]
 _PUBLISHED = {"id": str, "what": str, "value?": str, "unit?": str, "source?": str, "hand": str}
+_SCORE = {"benchmark": str, "name": str, "closed?": bool, "kinds?": [str]}
 _SCALE = {
     **{"stage1": [[str]], "words": [str], "both": [str], "samples": {str: {str: int}}, "seeds": [int]},
-    **{"split": (str, type(None)), "eval": [str], "scores": {str: {"benchmark": str, "name": str, "closed?": bool}}},
+    **{"split": (str, type(None)), "eval": [str], "scores": {str: _SCORE}},
     "axes?": dict,
 }
 _FIGURE = {"title": str, "effect": str, "published": [_PUBLISHED], **{f"{name}?": dict for name in SCALE_NAMES}}
@@ -110,7 +111,7 @@ def read_setup(paper: str, figure: str, scale: str) -> Setup:
         raise UserError(f"{path}: unknown key {unknown[0]}; docs/reproduce.md tells what a figure's yaml has")
     if told := misfit(merged, _SCALE, scale):
         raise UserError(f"{path}: {told}; docs/reproduce.md tells what a figure's yaml has")
-    scores = {domain: Score(**one) for domain, one in merged["scores"].items()}
+    scores = {domain: Score.of_told(one) for domain, one in merged["scores"].items()}
     return Setup(
         paper=paper,
         figure=figure,

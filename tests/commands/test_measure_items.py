@@ -12,9 +12,11 @@ import torch
 
 from llava_moe.analyze.records import HeldOutSource
 from llava_moe.commands import measure_items
-from llava_moe.commands.measure_items import HeldOut
+from llava_moe.commands.measure_items import HeldOut, questions_of
 from llava_moe.errors import UserError
-from llava_moe.grid.measured import Measures
+from llava_moe.eval.benchmark import Answer
+from llava_moe.eval.tasks.demo import open_demo_benchmark
+from llava_moe.grid.measured import Measures, Score
 
 
 class Data:
@@ -63,3 +65,23 @@ def test_a_domain_of_which_nothing_was_held_out_is_named(monkeypatch: pytest.Mon
     monkeypatch.setattr(data, "held_out_sources", lambda *words: ([], "data.held_out=0.1"))
     with pytest.raises(UserError, match=r"no record of charts was held out of training \(data.held_out=0.1\)"):
         measured(data, ("charts",), monkeypatch)
+
+
+def test_questions_of_some_kinds_stand_for_a_domain_that_the_benchmark_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = open_demo_benchmark(limit=1, min_compared=0)
+    answers = [Answer(one.id, "", one.references, {"exact_match": 0.0}) for one in opened.questions()]
+    monkeypatch.setattr(measure_items, "read_result", lambda run, name: SimpleNamespace(facts=None))
+    monkeypatch.setattr(measure_items, "reopen_benchmark", lambda result: opened)
+    monkeypatch.setattr(measure_items, "read_answers", lambda path: answers)
+    kinds = {one.id: one.kind for one in opened.questions()}
+
+    def asked(domain: str, kinds: tuple[str, ...]) -> list[str]:
+        measures = Measures((), None, {domain: Score("demo", "exact_match", True, kinds=kinds)})
+        assert Measures.from_word(measures.as_word().removeprefix("measure=")) == measures
+        return [told["id"] for told in questions_of(Path("run"), measures)]
+
+    assert [kinds[name] for name in asked("flags", ("flag contains",))] == ["flag contains"]
+    assert {kinds[name] for name in asked("general", ("flag contains", "skull"))} == {"flag contains"}
+    assert len(asked("general", ())) > 10
