@@ -1,0 +1,16 @@
+"""What a training of a figure learns from, as its words compose it."""
+
+from __future__ import annotations
+
+from hydra import compose, initialize_config_dir
+
+from llava_moe.cli import config_folder, prepare_override
+from llava_moe.commands.compose_config import resolved
+from llava_moe.commands.settings import mixture_of, settle
+from llava_moe.data.mixture import Mixture
+from llava_moe.grid.cell import Cell
+
+
+def mixture_of_cell(cell: Cell) -> Mixture:
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+        return mixture_of(settle(resolved(compose("train", [prepare_override(word) for word in cell.words]))))
