@@ -179,7 +179,7 @@ def test_one_experiment_picks_its_domains_and_ones_own_data_is_taken_whole(tmp_p
     assert source.path == odd
 
 
-@pytest.mark.parametrize("data", sorted(set(names("data")) - {"demo", "mine", "conflict"}))
+@pytest.mark.parametrize("data", sorted(set(names("data")) - {"demo", "demo_six", "mine", "conflict"}))
 def test_published_data_is_looked_for_in_prepared_folders_under_one_root(data: str) -> None:
     for root in ("data", "/mnt/my data, all of it"):
         words = () if root == "data" else (f"data.root={root}",)

@@ -79,5 +79,6 @@ def merge_experts(
 
 
 def on_name(setup: Setup, domains: Sequence[str]) -> str:
-    """The label ``on`` of a composition of these domains."""
-    return "mix" if tuple(domains) == setup.domains else "_".join(domains)
+    """The label ``on`` of a composition of these domains; all of them are the axis ``whole``, or ``mix``."""
+    whole: str = setup.axis("whole", str) if "whole" in setup.axes else "mix"
+    return whole if tuple(domains) == setup.domains else "_".join(domains)

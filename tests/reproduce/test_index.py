@@ -55,6 +55,16 @@ def test_every_training_of_every_figure_composes(name: str, scale: str) -> None:
             assert ("embedded" in str(config["model"]["architecture"])) == (scale == "demo")
 
 
+@pytest.mark.parametrize("scale", SCALE_NAMES)
+def test_runs_of_one_name_are_the_same_in_all_figures_which_so_may_share_a_folder(scale: str) -> None:
+    made: dict[str, tuple[str, str]] = {}
+    for name in DRAWN:
+        grid = grid_of(replace(read_setup(*name.rsplit("_", 1), scale), seeds=(0,)))
+        for cell, settings in grid.settings.items():
+            figure, known = made.setdefault(cell, (name, settings))
+            assert settings == known, f"{cell} of {name} and of {figure}"
+
+
 @pytest.mark.parametrize("figure", ["1", "fig1", "Fig. 1", "figure 1"])
 def test_a_figure_is_found_by_its_number_however_it_is_spelled(figure: str) -> None:
     assert find("llava_mole", figure).figure == "fig1"
