@@ -20,7 +20,8 @@ from llava_moe.data.encode import Encoder
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.readers.splits import settled
-from llava_moe.data.source import Source
+from llava_moe.data.records import Source
+from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
 from llava_moe.plan.steps import Steps, count_steps, stand_in
@@ -104,7 +105,12 @@ def _expected_lengths(encoder: Encoder) -> np.ndarray:
 
 
 def _is_there(source: Source) -> bool:
-    return "://" in source.path or bool(glob.glob(source.path, recursive=True))
+    if "://" in source.path or glob.glob(source.path, recursive=True):
+        return True
+    try:  # some formats' paths say more than a file
+        return bool(find_files(source))
+    except UserError:
+        return False
 
 
 def _published(source: Source) -> int | None:

@@ -199,6 +199,13 @@ def test_data_that_is_not_there_and_that_nobody_published_is_refused(refused: Re
     assert "nowhere.json" in refused("plan", *words, "path=nowhere.json")
 
 
+@pytest.mark.parametrize("words", [["data=conflict", "conflict=1.0"], ["data=demo_six"]])
+def test_sources_whose_path_says_more_than_a_file_are_found(words: list[str], tmp_path: Path) -> None:
+    small = ["exp=mix_general", "scale=demo", "domains=null", "model=tiny", "train.max_steps=2", "device=cpu"]
+    plan = planned([*small, *words], tmp_path / "plan")
+    assert not plan["is_expected"] and plan["num_steps"] == 2
+
+
 def test_a_probe_needs_the_data(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = refused("plan", *MEDICAL[:2], "probe=true")
