@@ -100,12 +100,19 @@ class Bound:
 
 
 def bound_stage(
-    stage: Stage, device: Device, num_devices: int, planned: set[str], choices: Mapping[str, Any], progress: Console
+    stage: Stage,
+    device: Device,
+    num_devices: int,
+    planned: set[str],
+    choices: Mapping[str, Any],
+    progress: Console,
+    another_model: str = "model=random_7b",
 ) -> Bound:
     """Count the steps of a stage and make ready to trace them.
 
     Args:
         planned: folders of runs that are yet to come, which the stage may start from.
+        another_model: the word by which the command plans a model that has to be fetched from nowhere.
 
     Raises:
         UserError: what ``train`` would refuse, but for data that is not there yet.
@@ -115,7 +122,7 @@ def bound_stage(
     if recipe.init_from in planned:
         # That run is yet to come; its weights would not change what stands where.
         recipe = replace(recipe, init_from=None)
-    encoder = _encoder(recipe)
+    encoder = _encoder(recipe, another_model)
     data = plan_data(stage, encoder, progress)
     if choices["probe"] and data.missing:
         raise UserError(
@@ -192,7 +199,7 @@ def _with_probe(
     return replace(plan, hours=hours), probed
 
 
-def _encoder(recipe: Recipe) -> Encoder:
+def _encoder(recipe: Recipe, another_model: str) -> Encoder:
     try:
         return encoder_of(recipe)
     except UserError as error:
@@ -201,7 +208,7 @@ def _encoder(recipe: Recipe) -> Encoder:
         reason = str(error).rstrip(".")
         raise UserError(
             f"{reason}; a plan reads its configuration and tokenizer alone: give a folder or a hub that can be "
-            "reached, or plan with model=random_7b, which has the 7B's shape"
+            f"reached, or plan with {another_model}, which has the 7B's shape"
         ) from error
 
 

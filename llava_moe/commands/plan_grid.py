@@ -22,6 +22,7 @@ from llava_moe.eval.files import write_atomically
 from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.grid.cell import Cell, Words
 from llava_moe.plan.devices import Device, device_named
+from llava_moe.plan.fit import Traces
 from llava_moe.plan.hours import hours_at
 from llava_moe.plan.terminal import size
 from llava_moe.shell_words import shell
@@ -44,7 +45,10 @@ class CellPlan:
 
 
 def plan_grid(plain: Mapping[str, Any], choices: Mapping[str, Any], typed: str) -> int:
-    """Plan every training of a figure's grid and print the sum; cells that differ by their seed alone are traced once.
+    """Plan every training of a figure's grid and print the sum.
+
+    Cells that differ by their seed alone are planned once, and those that train the same model on the same longest row
+    are traced once.
 
     Args:
         plain: the settings of ``reproduce``; ``choices``: those of ``plan``.
@@ -60,12 +64,13 @@ def plan_grid(plain: Mapping[str, Any], choices: Mapping[str, Any], typed: str) 
         raise UserError("probe=true takes real steps of one training: leave it out, or give that training's words")
     trainings = [cell for cell in grid.cells if cell.command == "train"]
     planned: dict[Words, CellPlan] = {}
+    traces: Traces = {}
     bar = FittedBar("tracing", len({_kind(cell) for cell in trainings}))
     with passing(bar, progress):
         for cell in trainings:
             if _kind(cell) not in planned:
                 bar.status = cell.name
-                planned[_kind(cell)] = _plan_cell(cell, choices)
+                planned[_kind(cell)] = _plan_cell(cell, choices, traces)
                 bar.tell(len(planned), bar.total)
     plans = {cell.name: planned[_kind(cell)] for cell in trainings}
     console.print(_table(trainings, planned))
@@ -93,12 +98,14 @@ def _kind(cell: Cell) -> Words:
     return tuple(word for word in cell.words if not word.startswith("seed="))
 
 
-def _plan_cell(cell: Cell, choices: Mapping[str, Any]) -> CellPlan:
+def _plan_cell(cell: Cell, choices: Mapping[str, Any], traces: Traces) -> CellPlan:
     words = [prepare_override(word) for word in cell.words]
     (stage,) = plan_stages(resolved(compose_again("train", words)), words)
     train = stage.config["train"]
     device, num_devices = _device(choices, train["dtype"])
-    bound = bound_stage(stage, device, num_devices, set(), choices, open_progress())
+    another_model = "more=model=random_7b"
+    bound = bound_stage(stage, device, num_devices, set(), choices, open_progress(), another_model)
+    bound.bench.traces = traces
     need = bound.bench.need(bound.asked)
     traced, steps = need.traced, bound.bench.steps
     flops = traced.flops / traced.num_tokens * steps.tokens / steps.num_steps

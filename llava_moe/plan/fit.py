@@ -53,6 +53,10 @@ class Need:
     traced: Traced
 
 
+Traces = dict[tuple[str, Row, bool], Traced]
+"""What was traced: by what was built, the row, and whether it is one of many."""
+
+
 @dataclass
 class Bench:
     """Traces rows, each once.
@@ -61,6 +65,7 @@ class Bench:
         image_bytes: of one image's pixels as the step's inputs hold them.
         null_image_tokens: tokens of the example that rows without image get under DeepSpeed.
         told: called with what is being traced.
+        traces: what was traced already; benches of one process may share it.
     """
 
     blueprint: Blueprint
@@ -68,7 +73,7 @@ class Bench:
     image_bytes: int
     null_image_tokens: int
     told: Callable[[str], None] = lambda _: None
-    _traced: dict[tuple[Row, bool, bool, bool], Traced] = field(default_factory=dict)
+    traces: Traces = field(default_factory=dict)
 
     def need(self, choice: Choice) -> Need:
         """Trace the dearest row of a choice."""
@@ -95,11 +100,11 @@ class Bench:
             activation_checkpointing=choice.activation_checkpointing,
             is_sharded=choice.parallel.stage is not None,
         )
-        key = (row, choice.activation_checkpointing, blueprint.is_sharded, is_one_of_many)
-        if key not in self._traced:
+        key = (repr(blueprint), row, is_one_of_many)  # an adapter may hold lists, which are no part of a key
+        if key not in self.traces:
             self.told(f"tracing a row of {row.num_tokens:,} tokens")
-            self._traced[key] = trace(blueprint, row, is_one_of_many)
-        return self._traced[key]
+            self.traces[key] = trace(blueprint, row, is_one_of_many)
+        return self.traces[key]
 
 
 def _may_be_dearer(other: Row, row: Row, traced: Traced) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def test_the_plan_of_a_grid_sums_its_trainings_and_traces_those_of_several_seeds
 
     traced: list[str] = []
 
-    def plan_cell(cell: Cell, _: Mapping[str, Any]) -> CellPlan:
+    def plan_cell(cell: Cell, *_: Any) -> CellPlan:
         traced.append(cell.name)
         return CellPlan(**real | {"device_hours": 2.0, "num_bytes": 1 << 30, "notes": ()})
 

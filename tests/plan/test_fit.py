@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llava_moe.adapters import NoAdapter
+from llava_moe.plan import fit
 from llava_moe.plan.fit import Bench, Choice, longest_rows, nearest_fit
 from llava_moe.plan.spread import BUCKET, Parallel, spread
 
@@ -34,6 +35,25 @@ def test_rows_are_no_longer_than_what_a_device_has_in_a_step(bench: MakeBench) -
     assert longest_rows(on, ONE, 1 << 20, known, grain=32) is None
 
 
+def test_benches_that_share_their_traces_trace_a_row_of_one_model_once(
+    bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[Any] = []
+    trace = fit.trace
+
+    def counted(*words: Any) -> Any:
+        traced.append(words)
+        return trace(*words)
+
+    monkeypatch.setattr(fit, "trace", counted)
+    first, again, other = bench(), bench(), bench(adapter=NoAdapter())
+    again.traces = other.traces = first.traces
+    need = first.need(ONE)
+    num_traced = len(traced)
+    assert num_traced > 0 and again.need(ONE) == need and len(traced) == num_traced
+    assert other.need(ONE).traced != need.traced and len(traced) > num_traced
+
+
 @pytest.mark.slow
 def test_the_nearest_fit_is_shorter_rows_then_recomputation_then_offloading(bench: MakeBench) -> None:
     on = bench(adapter=NoAdapter(), dtype="bf16")
@@ -43,15 +63,15 @@ def test_the_nearest_fit_is_shorter_rows_then_recomputation_then_offloading(benc
     least = on.need(Choice(256, True, Parallel())).memory.total
     assert least < recomputed < asked and lowest < asked
 
-    def fit(room: int) -> Any:
+    def fitting(room: int) -> Any:
         found = nearest_fit(on, ONE, lambda _: room, grain=32)
         assert found is None or found.memory.total <= room
         return None if found is None else found.choice.words_since(ONE)
 
-    (word,) = fit((lowest + asked) // 2)
+    (word,) = fitting((lowest + asked) // 2)
     assert word.startswith("train.tokens_per_micro_batch=") and 256 <= int(word.partition("=")[2]) < 2048
-    assert fit(lowest - 1)[-1:] == ["train.activation_checkpointing=true"]
-    assert fit(1 << 20) is None
+    assert fitting(lowest - 1)[-1:] == ["train.activation_checkpointing=true"]
+    assert fitting(1 << 20) is None
 
 
 def test_what_does_not_fit_one_device_fits_more_of_them(bench: MakeBench) -> None:
