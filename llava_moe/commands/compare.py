@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from llava_moe.assemble import read_config
 from llava_moe.commands.compare_axes import Asked
-from llava_moe.commands.compare_grid import FIRST_STAGE, Compared
+from llava_moe.commands.compare_grid import Compared, stage_of
 from llava_moe.commands.compare_held_out import refuse_unmeasured
 from llava_moe.commands.compare_scores import measure_changed_again
 from llava_moe.commands.console import open_console, open_progress, say_next
+from llava_moe.commands.grid_hours import estimate
 from llava_moe.commands.grid_runs import command_of, make_runs, say_failures, say_line
 from llava_moe.commands.own_questions import training_benchmarks
 from llava_moe.commands.reporting import chat_with
@@ -27,6 +31,7 @@ from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.grid.cell import Cell
 from llava_moe.own_files import read_object
+from llava_moe.plan.terminal import duration
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways
 from llava_moe.shell_words import shell
@@ -55,7 +60,7 @@ def compare(asked: Asked, compared: Compared, choices: Mapping[str, Any]) -> int
     left = [cell for cell in wanted.cells if cell.name not in results.cards]
     if left:
         if not choices["yes"]:
-            _refuse_many(left, results, compared, shell("llava-moe", *words, "yes=true"))
+            _refuse_many(left, results, compared, shell("llava-moe", *words, "yes=true"), open_progress())
         # Hours of training must not end at data that is not there.
         training_benchmarks(compared.ways[0].config, compared.scoring.benchmarks)
         refuse_unmeasured([way.config for way in compared.ways], open_progress())
@@ -96,35 +101,39 @@ def _refuse_another(folder: Path, asked: Asked) -> None:
         )
 
 
-def _refuse_many(left: Sequence[Cell], results: Results, compared: Compared, command: str) -> None:
+def _refuse_many(left: Sequence[Cell], results: Results, compared: Compared, command: str, progress: Console) -> None:
     """Ask before more is trained than anyone would begin by mistake.
 
     Raises:
-        UserError: with the number of runs, their steps, and hours where a run that is there tells them.
+        UserError: with the number of runs, their steps and their hours; runs that are there tell these best.
     """
     if len(left) <= MOST_RUNS:
         return
-    steps = [_num_steps(compared, cell) for cell in left]
-    told = "" if None in steps else f", {sum(step or 0 for step in steps):,} steps in all"
     cards = [results.cards[cell.name] for cell in results.cells if cell.measured]
     if cards:
-        hours = len(left) * sum(card.seconds for card in cards) / len(cards) / 3600
-        told += f", about {hours:,.1f} hours one after the other, by the {len(cards)} that are there"
+        seconds = len(left) * sum(card.seconds for card in cards) / len(cards)
+        told = f", about {duration(seconds)} one after the other, by the {len(cards)} that are there"
+    else:
+        told = _estimated(left, compared, progress)
     raise UserError(f"{len(left)} runs would be trained{told}: if that is meant, {command}")
 
 
-def _num_steps(compared: Compared, cell: Cell) -> int | None:
-    """The steps of a cell, where its configuration says them; epochs are counted by who reads the data."""
-    for way in compared.ways:
-        for stage in way.stages:
-            is_it = (
-                cell.labels[FIRST_STAGE] == stage.folder.name
-                if FIRST_STAGE in cell.labels
-                else stage is way.stages[-1] and all(cell.labels[key] == one for key, one in way.chosen.items())
-            )
-            if is_it:
-                return stage.config["train"]["max_steps"]
-    return None
+def _estimated(left: Sequence[Cell], compared: Compared, progress: Console) -> str:
+    """Steps and hours of runs of which none is there."""
+    stages = {cell.name: stage_of(compared, cell) for cell in left}
+    first = {id(stage): name for name, stage in reversed(stages.items())}
+    num_runs = Counter(first[id(stage)] for stage in stages.values())
+    planned = {str(stage.folder) for way in compared.ways for stage in way.stages}
+    try:
+        found = estimate({name: stages[name] for name in num_runs}, num_runs, planned, progress)
+    except UserError as error:
+        return f"; how long that takes cannot be told ({error})"
+    if found is None:
+        return "; how long that takes is not known for this GPU"
+    return (
+        f", {found.num_steps:,} steps in all, about {duration(found.seconds)} one after the other (an estimate: "
+        f"{duration(found.seconds / found.num_steps)} a step, from its arithmetic and how fast this machine is now)"
+    )
 
 
 def _comparison(asked: Asked, compared: Compared, command: str) -> Comparison:

@@ -93,6 +93,17 @@ def open_grid(asked: Asked) -> Compared:
     return Compared(_name(asked), grid, ways, seeds, domains, scoring)
 
 
+def stage_of(compared: Compared, cell: Cell) -> Stage:
+    """What a cell trains, composed with the first seed."""
+    for way in compared.ways:
+        for stage in way.stages:
+            if cell.labels.get(FIRST_STAGE) == stage.folder.name:
+                return stage
+        if FIRST_STAGE not in cell.labels and all(cell.labels[key] == value for key, value in way.chosen.items()):
+            return way.stages[-1]
+    raise ValueError(f"no way of training has the cell {cell.name}")
+
+
 def words_of(asked: Asked, chosen: Mapping[str, str]) -> list[str]:
     """The words that train one way, as the command line prepares them."""
     typed = [*asked.words, *(f"{key}={value}" for key, value in chosen.items())]

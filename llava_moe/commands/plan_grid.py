@@ -14,6 +14,7 @@ from rich.table import Table
 from llava_moe.cli import prepare_override
 from llava_moe.commands.compose_config import compose_again, resolved
 from llava_moe.commands.console import open_console, open_progress, say_next, say_notes
+from llava_moe.commands.grid_hours import device_of_runs
 from llava_moe.commands.plan import bound_stage
 from llava_moe.commands.reproduce import open_figure
 from llava_moe.commands.stages import plan_stages
@@ -21,9 +22,9 @@ from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.grid.cell import Cell, Words
-from llava_moe.plan.devices import Device, device_named
+from llava_moe.plan.devices import Device
 from llava_moe.plan.fit import Traces
-from llava_moe.plan.hours import hours_at
+from llava_moe.plan.hours import hours_of
 from llava_moe.plan.terminal import size
 from llava_moe.shell_words import shell
 
@@ -102,37 +103,26 @@ def _plan_cell(cell: Cell, choices: Mapping[str, Any], traces: Traces) -> CellPl
     words = [prepare_override(word) for word in cell.words]
     (stage,) = plan_stages(resolved(compose_again("train", words)), words)
     train = stage.config["train"]
-    device, num_devices = _device(choices, train["dtype"])
+    device, num_devices = _device(choices, train)
     another_model = "more=model=random_7b"
     bound = bound_stage(stage, device, num_devices, set(), choices, open_progress(), another_model)
     bound.bench.traces = traces
     need = bound.bench.need(bound.asked)
-    traced, steps = need.traced, bound.bench.steps
-    flops = traced.flops / traced.num_tokens * steps.tokens / steps.num_steps
-    parallel = bound.asked.parallel
-    hours = hours_at(
-        device,
-        train["dtype"],
-        flops,
-        steps.num_steps,
-        parallel.num_devices,
-        need.seating.useful_share,
-        choices["mfu"],
-        traced.work,
-    )
+    steps, parallel = bound.bench.steps, bound.asked.parallel
+    hours = hours_of(need, steps, device, train["dtype"], choices["mfu"])
     room = device.usable if device.is_gpu else device.usable // parallel.num_devices
     return CellPlan(
         num_steps=steps.num_steps,
         device_hours=None if hours is None else hours.device_hours,
-        num_bytes=sum(traced.saved.values()) * (train["keep_last"] + 1),
+        num_bytes=sum(need.traced.saved.values()) * (train["keep_last"] + 1),
         fits=need.memory.total <= room,
         notes=bound.notes,
     )
 
 
-def _device(choices: Mapping[str, Any], dtype: str) -> tuple[Device, int]:
+def _device(choices: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[Device, int]:
     here = max(1, torch.cuda.device_count() if choices["device"] is None else 1)
-    return device_named(choices["device"], dtype), choices["num_devices"] or here
+    return device_of_runs(choices["device"], train), choices["num_devices"] or here
 
 
 def _table(trainings: list[Cell], planned: Mapping[Words, CellPlan]) -> Table:

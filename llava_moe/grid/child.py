@@ -13,6 +13,7 @@ from typing import Protocol
 
 from llava_moe.errors import UserError
 
+NUM_THREADS = 1
 _PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
 
 
@@ -42,7 +43,7 @@ def start_command(words: Sequence[str], log: Path, lock: int) -> Child:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()},
+            env=os.environ | {"OMP_NUM_THREADS": str(NUM_THREADS), "PYTHONPATH": _python_path()},
             pass_fds=(lock,),
             # Ctrl-C of a terminal reaches the one who watches, who then asks each of them once.
             start_new_session=True,

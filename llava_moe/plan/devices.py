@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llava_moe.errors import UserError
+from llava_moe.plan.speed import operation_seconds, product_rate
 
 GIB = 1 << 30
 
@@ -26,6 +26,7 @@ class Device:
         has_bf16: whether bf16 arithmetic is in hardware.
         reserve: bytes that are not for tensors: the CUDA context, libraries' workspaces, NCCL, and blocks that the
             allocator cannot join. An assumption.
+        operation_seconds: of a small operation, measured at the machine at hand; None of all others.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Device:
     bandwidth: float | None
     has_bf16: bool = True
     reserve: int = 0
+    operation_seconds: float | None = None
 
     @property
     def usable(self) -> int:
@@ -127,31 +129,21 @@ def _cuda_here() -> Device:
 
     properties = torch.cuda.get_device_properties(0)
     memory = int(properties.total_memory)
+    reserve = int(0.8 * GIB + 0.04 * memory)
     name = _plain(properties.name)
     alike = [device for device in DEVICES if _plain(device.name.partition("-")[0]) in name]
     if not alike:
-        return Device(properties.name, memory, None, None, None, reserve=int(0.8 * GIB + 0.04 * memory))
+        return Device(properties.name, memory, None, None, None, reserve=reserve)
     nearest = min(alike, key=lambda device: abs(device.memory - memory))
-    reserve = int(0.8 * GIB + 0.04 * memory)
-    return Device(
-        nearest.name, memory, nearest.half_flops, nearest.single_flops, nearest.bandwidth, nearest.has_bf16, reserve
-    )
+    return replace(nearest, memory=memory, reserve=reserve, operation_seconds=operation_seconds())
 
 
 def _cpu_here(dtype: str) -> Device:
     """This machine's memory, and the rate of its matrix products as they run now."""
-    import torch
-
-    size, kind = 768, torch.bfloat16 if dtype == "bf16" else torch.float32
-    left, right = torch.randn(size, size).to(kind), torch.randn(size, size).to(kind)
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        left @ right
-        seconds.append(time.perf_counter() - started)
-    rate = 2 * size**3 / min(seconds)
+    rate = product_rate(dtype)
     # Python, torch and the libraries; data workers are processes of their own.
-    return Device("cpu", machine_memory(), rate, rate, None, reserve=int(1.5 * GIB))
+    reserve = int(1.5 * GIB)
+    return Device("cpu", machine_memory(), rate, rate, None, reserve=reserve, operation_seconds=operation_seconds())
 
 
 def machine_memory() -> int:

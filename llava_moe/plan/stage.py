@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_moe.plan.devices import Device
 from llava_moe.plan.fit import Bench, Choice, Need, longest_rows, nearest_fit
-from llava_moe.plan.hours import Hours, hours_at
+from llava_moe.plan.hours import Hours, hours_of
 from llava_moe.plan.spread import Memory, Parallel, spread
 from llava_moe.plan.steps import Steps
 
@@ -83,7 +83,6 @@ def plan_stage(
     nearest = None
     if not fits:
         nearest = nearest_fit(bench, asked, lambda parallel: room_of(device, parallel), grain)
-    flops = first.traced.flops / first.traced.num_tokens * bench.steps.tokens / bench.steps.num_steps
     checkpoint = first.traced.saved
     return StagePlan(
         title=title,
@@ -97,16 +96,7 @@ def plan_stage(
         share=first.seating.most_tokens,
         fits=fits,
         nearest=nearest,
-        hours=hours_at(
-            device,
-            dtype,
-            flops,
-            bench.steps.num_steps,
-            asked.parallel.num_devices,
-            first.seating.useful_share,
-            mfu,
-            first.traced.work,
-        ),
+        hours=hours_of(first, bench.steps, device, dtype, mfu),
         checkpoint=checkpoint,
         # A new checkpoint is whole before the oldest goes.
         disk=sum(checkpoint.values()) * (keep_last + 1),

@@ -193,7 +193,8 @@ def _hours(plan: StagePlan, hours: Hours | None) -> str:
     best = "" if hours.best_mfu is None else f"; kernels alone would allow {hours.best_mfu:.0%}"
     rate = (plan.device.flops(plan.dtype) or 0.0) / 1e12
     source = "of the data sheet" if plan.device.is_gpu else "measured of a matrix product here"
-    return f"{total} ({step}; assumed: {hours.mfu:.0%} of {_figures(rate)} TFLOP/s {source}{best})"
+    python = f", and {duration(hours.overhead)} a step for what Python does" if hours.overhead else ""
+    return f"{total} ({step}; assumed: {hours.mfu:.0%} of {_figures(rate)} TFLOP/s {source}{python}{best})"
 
 
 def _table(*columns: str, text: int = 1) -> Table:

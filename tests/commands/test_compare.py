@@ -19,6 +19,7 @@ from llava_moe.cli import run
 from llava_moe.commands import grid_runs
 from llava_moe.commands.compare import ASKED
 from llava_moe.grid.runner import Runner
+from llava_moe.plan import devices
 from tests.commands.conftest import Refusal
 from tests.commands.started_cells import Starting
 from tests.forked_commands import CommandServer
@@ -251,10 +252,20 @@ def test_data_of_which_a_domain_has_no_loss_is_refused_before_anything_is_traine
     assert not (data / "runs").exists()
 
 
-def test_many_runs_are_asked_for_twice(data: Path, refused: Refusal) -> None:
-    seeds = ",".join(map(str, range(13)))
-    line = refused("compare", "adapter=[lora,llava_mole]", f"seed=[{seeds}]", "data=mix.yaml", *SHORT, "out=many")
-    assert "26 runs would be trained, 78 steps in all" in line and line.endswith("yes=true\n")
+def test_many_runs_are_asked_for_twice_with_how_long_they_take(
+    data: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "product_rate", lambda dtype: 1e8)
+    monkeypatch.setattr(devices, "operation_seconds", lambda: 0.0)
+    words = ["compare", "adapter=[lora,llava_mole]", "data=mix.yaml", *SHORT, "out=many"]
+    seeds = f"seed=[{','.join(map(str, range(13)))}]"
+    line = refused(*words, seeds)
+    assert "26 runs would be trained, 78 steps in all, about" in line and line.endswith("yes=true\n")
+    told = re.search(r"about (\d+) min one after the other \(an estimate: ([\d.]+) s a step", line)
+    assert told is not None and abs(int(told[1]) - 78 * float(told[2]) / 60) < 1
+    monkeypatch.setattr(devices, "product_rate", lambda dtype: 2e8)
+    twice_as_fast = re.search(r"an estimate: ([\d.]+) s a step", refused(*words, seeds))
+    assert twice_as_fast is not None and float(twice_as_fast[1]) == pytest.approx(float(told[2]) / 2, rel=0.01)
     assert not (data / "many").exists()
 
 
