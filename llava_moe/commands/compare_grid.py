@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from llava_moe.train.folder import flatten
 if TYPE_CHECKING:
     from llava_moe.commands.compare_scores import Scoring  # which loads what reads data
 
+Compose = Callable[[list[str]], object]
 FIRST_STAGE = "first stage"
 """The label of a run that others start from; it has a blank, which no key has."""
 
@@ -115,12 +116,31 @@ def first_values(asked: Asked) -> dict[str, str]:
     return {axis.key: axis.values[0] for axis in asked.axes}
 
 
-def told_of(error: UserError, chosen: Mapping[str, str]) -> UserError:
-    """An error with the values that it comes of, where it does not name one itself."""
-    values = [f"{key}={value}" for key, value in chosen.items() if key != SEED]
-    if not values or any(value in str(error) for value in values):
+def told_of(error: UserError, asked: Asked, chosen: Mapping[str, str], compose: Compose) -> UserError:
+    """An error with the values that it comes of, where it does not name one itself.
+
+    A value has no part in it where the key's other values are refused with the same words.
+
+    Args:
+        compose: raises what keeps other values from being trained.
+    """
+    axes = [axis for axis in asked.axes if axis.key != SEED]
+    if any(f"{axis.key}={chosen[axis.key]}" in str(error) for axis in axes):
         return error
-    return UserError(f"{' '.join(values)}: {error}")
+
+    def is_refused_alike(values: Mapping[str, str]) -> bool:
+        try:
+            compose(words_of(asked, values))
+        except UserError as other:
+            return str(other) == str(error)
+        return False
+
+    guilty = [
+        f"{axis.key}={chosen[axis.key]}"
+        for axis in axes
+        if not all(is_refused_alike({**chosen, axis.key: value}) for value in axis.values if value != chosen[axis.key])
+    ]
+    return UserError(f"{' '.join(guilty)}: {error}") if guilty else error
 
 
 def _ways(asked: Asked, names: Mapping[str, Mapping[str, str]]) -> Iterator[Way]:
@@ -128,13 +148,16 @@ def _ways(asked: Asked, names: Mapping[str, Mapping[str, str]]) -> Iterator[Way]
     first_seed = {axis.key: axis.values[0] for axis in asked.axes if axis.key == SEED}
     for values in itertools.product(*(axis.values for axis in axes)):
         chosen = {axis.key: value for axis, value in zip(axes, values, strict=True)}
-        words = words_of(asked, chosen | first_seed)
         try:
-            stages = plan_stages(resolved(compose_again("train", words)), words)
+            stages = _stages(words_of(asked, chosen | first_seed))
         except UserError as error:
-            raise told_of(error, chosen) from error
+            raise told_of(error, asked, chosen | first_seed, _stages) from error
         name = joined(*(names[key][value] for key, value in chosen.items()))
         yield Way(name or mixture_name(_data(asked)) or "all", chosen, tuple(stages))
+
+
+def _stages(words: list[str]) -> list[Stage]:
+    return plan_stages(resolved(compose_again("train", words)), words)
 
 
 def _named_apart(ways: Sequence[Way]) -> tuple[Way, ...]:

@@ -229,7 +229,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("model=[tiny,demo]",), "stand on two bases"),
         (("eval.limit=[1,2]",), "eval.limit= says how all runs are scored"),
         (("adapter=[lora,llava_mole]", "-m"), "leave -m out"),
-        (("adapter=[lora,llava_mole]", "data=nosuch.yaml"), "data=nosuch.yaml: no such file"),
+        (("adapter=[lora,llava_mole]", "data=nosuch.yaml"), "llava-moe: data=nosuch.yaml: no such file"),
+        (("adapter=[lora,llava_mole]", "train.max_steps=0"), "llava-moe: train.max_steps=0"),
         (("adapter=[lora,llava_mole]", "only=loro"), "only=loro: compare has no such cell (did you mean"),
     ],
 )

@@ -36,12 +36,16 @@ def main(words: Sequence[str]) -> int:
         begun.append(True)
         return _begin(asked, own)
 
+    def compose(words: list[str]) -> None:
+        run_composed("train", [*asked.flags, *words], lambda *_: 0)
+
+    first = first_values(asked)
     try:
-        return run_composed("train", [*asked.flags, *words_of(asked, first_values(asked))], run)
+        return run_composed("train", [*asked.flags, *words_of(asked, first)], run)
     except UserError as error:
         if begun:
             raise
-        raise told_of(error, first_values(asked)) from error
+        raise told_of(error, asked, first, compose) from error
 
 
 def _begin(asked: Asked, own: Sequence[str]) -> int:
