@@ -102,8 +102,9 @@ def _check(asked: Asked) -> None:
         told = f"; {asked.axes[0].key}= has one" if asked.axes else ""
         raise UserError(f"compare needs a key with two values or more, {_EXAMPLE}{told}")
     for axis in asked.axes:
-        if axis.key in SCORING:
-            raise UserError(f"{axis.key}= says how all runs are scored: give it one value")
+        # Words of ``eval.`` leave the weights as they are: the same run would be trained once for each value.
+        if axis.key.startswith("eval."):
+            raise UserError(f"{axis.key}= says how all runs are measured, and trains nothing: give it one value")
 
 
 def _is_axis(key: str, value: str) -> bool:
