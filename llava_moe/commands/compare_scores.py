@@ -9,8 +9,10 @@ from typing import Any
 
 from llava_moe.commands.named_files import know_benchmarks
 from llava_moe.commands.own_questions import images_word, training_benchmarks
+from llava_moe.commands.run_names import digest
 from llava_moe.commands.typed_words import listed
 from llava_moe.errors import UserError
+from llava_moe.eval.run import question_hashes
 from llava_moe.eval.tasks import called, is_own
 from llava_moe.grid.card import read_card, write_card
 from llava_moe.grid.cell import Grid, Words
@@ -49,7 +51,7 @@ def scoring_of(config: Mapping[str, Any], benchmarks: Sequence[str], domains: Se
     """
     know_benchmarks(benchmarks)
     opened = training_benchmarks(config, [word for word in benchmarks if is_own(word)])
-    contents = {one.name: one.facts.content for one in opened}
+    own = {one.name: (one.facts.content, digest(*question_hashes(one.questions()).values())) for one in opened}
     # The demo's headline: closed questions, by domain.
     scores = {domain: Score(DEMO, "exact_match", closed=True) for domain in domains if DEMO in benchmarks}
     for word in benchmarks:
@@ -57,7 +59,8 @@ def scoring_of(config: Mapping[str, Any], benchmarks: Sequence[str], domains: Se
         if name in scores:
             raise UserError(f"eval.benchmarks: {word}: its scores would be called {name}, as a domain is: rename it")
         if name != DEMO:
-            scores[name] = Score(name, content=contents.get(name, ""))
+            content, shown = own.get(name, ("", ""))
+            scores[name] = Score(name, content=content, shown=shown)
     images = images_word("images", config["eval"].get("images"), benchmarks)
     words = ("eval", listed("benchmarks", benchmarks), *images) if benchmarks else ()
     limit = config["eval"]["limit"]
@@ -67,7 +70,7 @@ def scoring_of(config: Mapping[str, Any], benchmarks: Sequence[str], domains: Se
 
 
 def measure_changed_again(grid: Grid, folder: Path) -> None:
-    """Of runs that were measured by what a file of one's own asked before, take the measures away.
+    """Of runs that were measured by what a file of one's own asked or showed before, take the measures away.
 
     They are scored again then, and measured; answers to questions that stayed stand.
     """

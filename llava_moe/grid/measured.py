@@ -45,6 +45,7 @@ class Score:
         content: of a file of the user's, a fingerprint of what it asks: scores of what it asked before are others.
         kinds: count questions of these kinds alone; empty: of all. Where they are given, the domain may be one that the
             benchmark does not know.
+        shown: of such a file, a fingerprint of the questions that are drawn, with the pictures as they are now.
     """
 
     benchmark: str
@@ -52,10 +53,12 @@ class Score:
     closed: bool = False
     content: str = ""
     kinds: tuple[str, ...] = ()
+    shown: str = ""
 
     def as_told(self) -> dict[str, Any]:
         """What is said of it in :meth:`Measures.as_word`."""
-        return {name: value for name, value in asdict(self).items() if value or name not in ("content", "kinds")}
+        quiet = ("content", "kinds", "shown")
+        return {name: value for name, value in asdict(self).items() if value or name not in quiet}
 
     @staticmethod
     def of_told(told: Mapping[str, Any]) -> Score:

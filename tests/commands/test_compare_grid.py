@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from llava_moe.cli import prepare_override
 from llava_moe.commands import compare_grid
@@ -168,10 +169,16 @@ def test_own_questions_are_asked_of_every_run_and_not_of_its_training(
     measures = Measures.from_word(measuring[1].partition("=")[2])
     assert measures.scores["my_questions"].benchmark == "my_questions" and measures.scores["my_questions"].content
     assert "eval.images=null" in cells[0].words and "eval.benchmarks=[]" in cells[0].words
-    # A file that asks other questions now has the runs that are there measured again.
+    # A file that asks other questions now, or shows other pictures, has the runs that are there measured again.
     write_card(tmp_path, Card(cells[0].name, "", "", (), cells[0].measured, is_finished=True))
     measure_changed_again(Grid("compare", cells), tmp_path)
     assert read_card(tmp_path, cells[0].name) == Card(cells[0].name, "", "", (), cells[0].measured, is_finished=True)
+    for picture in (tmp_path / "moved").glob("*.png"):
+        Image.new("RGB", (24, 24), "white").save(picture)
+    repainted = grid_of(*words).grid.cells
+    measure_changed_again(Grid("compare", repainted), tmp_path)
+    assert read_card(tmp_path, cells[0].name) == Card(cells[0].name, "", "", (), (), is_finished=True)
+    write_card(tmp_path, Card(cells[0].name, "", "", (), repainted[0].measured, is_finished=True))
     file.write_text(file.read_text().replace("A red square", "A square"))
     measure_changed_again(grid_of(*words).grid, tmp_path)
     assert read_card(tmp_path, cells[0].name) == Card(cells[0].name, "", "", (), (), is_finished=True)
