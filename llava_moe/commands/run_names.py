@@ -76,12 +76,16 @@ def _plain(text: str) -> str:
 
 
 def apart(names: Mapping[str, str]) -> dict[str, str]:
-    """What is named to its name: equal names, and those too long for a folder, end in digits of what they name."""
-    counts = Counter(names.values())
-    return {
-        one: f"{name[:_LONGEST]}-{digest(one)}" if counts[name] > 1 or len(name) > _LONGEST else name
-        for one, name in names.items()
-    }
+    """What is named to its name: one that is taken or too long for a folder ends in digits of what it names.
+
+    The first of equal names stays as it is: what is added behind it renames no run.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for one, name in names.items():
+        found[one] = f"{name[:_LONGEST]}-{digest(one)}" if name in taken or len(name) > _LONGEST else name
+        taken.add(name)
+    return found
 
 
 def as_folder(name: str) -> str:

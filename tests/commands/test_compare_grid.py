@@ -94,7 +94,7 @@ def test_a_value_is_called_by_what_it_is(key: str, values: Sequence[str], names:
 def test_names_stay_apart_and_fit_a_folder() -> None:
     names = value_names({"data": ("a/mix.yaml", "b/mix.yaml"), "x.r": ("1",), "y.r": ("1",)})
     one, other = names["data"].values()
-    assert one != other and one.startswith("mix-") and other.startswith("mix-")
+    assert one == "mix" and other.startswith("mix-")
     assert (names["x.r"]["1"], names["y.r"]["1"]) == ("x_r1", "y_r1")
     assert len(apart({"x": "n" * 300})["x"]) < 100 and as_folder("_a") == "run-_a"
     assert mixture_name("mine/mix.yaml") == "mix" and mixture_name("conflict") == "conflict"
