@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# pip must compile what it installs: without bytecode every process would compile torch again.
-PIP := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile
+# What is installed must be compiled: without bytecode every process would compile torch again. pip takes one processor
+# for it, this all of them. Some packages carry files that are no Python of this version: pip leaves them, too.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 HERE := $(lastword $(MAKEFILE_LIST))
 
 .PHONY: demo test lint clean
@@ -26,11 +28,13 @@ lint: $(VENV)/.dev
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt -e .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt -e ".[dev]"
+	$(COMPILE)
 	touch $@ $(VENV)/.demo
 
 clean:
