@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,13 @@ def page_template(file: Path, **filters: Callable[[Any], str]) -> Template:
     Args:
         filters: more filters by name.
     """
+    return _environment(file.parent, tuple(filters.items())).get_template(file.name)
+
+
+@lru_cache(maxsize=16)  # It keeps its compiled templates, which take longer than a page, and sees where one changed.
+def _environment(folder: Path, filters: tuple[tuple[str, Callable[[Any], str]], ...]) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader([file.parent, Path(__file__).parent]),
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
         finalize=_made_visible,
         undefined=StrictUndefined,
@@ -31,7 +37,7 @@ def page_template(file: Path, **filters: Callable[[Any], str]) -> Template:
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters.update(filters)
-    return environment.get_template(file.name)
+    return environment
 
 
 def _made_visible(value: Any) -> Any:

@@ -10,5 +10,8 @@ from llava_moe.html_page import page_template
 
 def render(template: str, **values: Any) -> str:
     """The page of a template beside this file; every value is escaped."""
-    page = page_template(Path(__file__).with_name(template), percent=lambda share: f"{100 * share:.2f} %")
-    return page.render(**values)
+    return page_template(Path(__file__).with_name(template), percent=_percent).render(**values)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

@@ -65,7 +65,7 @@ def write_page(
     best = best_of(comparison, results)
     commands = tuple(keep(best)) if best is not None else ()
     curves = curve_picture(comparison, logs)
-    page = page_template(TEMPLATE, percent=lambda part: f"{100 * part:.0f}").render(
+    page = page_template(TEMPLATE, percent=_percent).render(
         comparison=comparison,
         best=best,
         commands=commands,
@@ -83,6 +83,10 @@ def write_page(
     write_atomically(folder / NUMBERS, facts + "\n")
     write_atomically(folder / PAGE, page)
     return Written(folder / PAGE, "" if best is None else best.sentence, commands)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}"
 
 
 def _measure(comparison: Comparison, results: Results, kind: Kind) -> dict[str, Any]:
