@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.forked_commands import CommandServer
+from tests.shipped_configurations import parsed_once
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,6 +30,13 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no garbage collection need look at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shipped_configurations() -> Iterator[None]:
+    """The tests compose thousands of times what never changes."""
+    with parsed_once():
+        yield
 
 
 @pytest.fixture(scope="session")
