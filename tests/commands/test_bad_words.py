@@ -294,10 +294,10 @@ def test_a_word_of_any_size_is_answered_in_a_line_that_can_be_read(refused: Refu
     hostile += ["train.betas=" + "[" * 100_000, "train.betas=" + "[" * 3_000 + "]" * 3_000, f"train.dtype={long}"]
     hostile += ["domain_scale=" + "{a:" * 2_000 + "1" + "}" * 2_000, f"data.sources.mine.images={long}"]
     for word in hostile:
-        started = time.monotonic()
+        started = time.process_time()
         told = refused("train", *tiny_words, word)
         assert len(told) < 600, word[:50]
-        assert time.monotonic() - started < 5, word[:50]
+        assert time.process_time() - started < 5, word[:50]
     assert not Path("runs").exists()
 
 
