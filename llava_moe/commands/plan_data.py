@@ -114,7 +114,11 @@ def _is_there(source: Source) -> bool:
 
 
 def _published(source: Source) -> int | None:
-    return load_recipe(source.recipe).expected(settled(source.split)) if source.recipe else None
+    """Records that are prepared of a source: where its recipe draws some, those."""
+    if not source.recipe:
+        return None
+    recipe = load_recipe(source.recipe)
+    return recipe.expected(settled(source.split)) if recipe.draw is None else recipe.draw.expected
 
 
 def _indexes(stage: Stage, names: list[str], encoder: Encoder, progress: Console) -> dict[str, SourceIndex]:

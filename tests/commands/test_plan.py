@@ -133,6 +133,16 @@ def test_data_that_is_not_there_is_counted_as_published(
     assert max(map(len, told.splitlines())) <= 80
 
 
+def test_of_data_that_a_recipe_draws_from_the_drawn_records_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = planned(["exp=mixlora_vision_flan", "model=tiny", "adapter=lora", "device=h100-80"], tmp_path / "plan")
+    (source,) = plan["sources"]
+    assert (source["num_records"], source["samples"]) == (182_167, 3 * 182_167)
+    assert plan["num_steps"] == 3 * -(-182_167 // 128)
+
+
 @pytest.mark.slow
 def test_the_7b_is_planned_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
