@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,12 @@ from llava_moe.cli import COMMANDS, DATA_COMMANDS, SECOND_WORDS, run
 from llava_moe.data.conversation import Conversation, check_images
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
+from tests.shown_commands import LAUNCHERS, PAGES, README, ROOT, blocks_of, shown_commands, write_shown_files
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
-PAGES = [
-    README,
-    *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")),
-    *(ROOT / "docs").glob("*.md"),
-]
 FOLDERS = ("docs/contributing", "data_recipes", "studies")
 LINKING = [*PAGES, *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
 NUM_WORDS, NUM_WORDS_OF_A_SENTENCE = 900, 20
 """What the README may have at most: it is read in a minute."""
-LAUNCHERS = ("scripts/launch.sh", "scripts/launch_multinode.sh")
 EVERY_COMMAND = [*COMMANDS.values(), *(one for kind in SECOND_WORDS.values() for one in kind.values())]
 # What has no configuration to compose.
 PLAIN = ("ls", "doctor", "init", "completion", "help")
@@ -82,59 +74,22 @@ def test_every_file_that_a_page_or_template_names_is_there() -> None:
     assert not wrong and num_found > 20
 
 
-def commands_of(page: Path) -> list[str]:
-    """The blocks of a page that hold commands."""
-    text = page.read_text(encoding="utf-8")
-    return re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
-
-
-def shown_commands() -> Iterator[tuple[str, list[str]]]:
-    """Where each command stands, and its words as a shell splits them: fenced lines, and lines between backticks."""
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        lines = [line for block in commands_of(page) for line in block.replace("\\\n", " ").splitlines()]
-        lines += [one for one in re.findall(r"`(llava-moe [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
-        for line in lines:
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&")
-            lexer.whitespace_split = True
-            words: list[str] = []
-            for word in [*lexer, ";"]:
-                if not re.fullmatch(r"[;|&]+", word):
-                    words += [] if not words and re.fullmatch(r"[A-Z_]+=.*", word) else [word]
-                    continue
-                if words and words[0] in ("llava-moe", *LAUNCHERS):
-                    yield f"{page.relative_to(ROOT)}: {line}", words
-                words = []
-
-
-def write_shown_files(folder: Path) -> list[Path]:
-    """Write the files that the documentation shows, each by the path in its first line; return their paths."""
-    written = []
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for name, content in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", text, flags=re.DOTALL):
-            written.append(folder / name)
-            written[-1].parent.mkdir(parents=True, exist_ok=True)
-            written[-1].write_text(content)
-    return written
-
-
 def unquoted(line: str) -> str:
     """A line as the shell sees it outside of quotes, its comment left out."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|(^|\s)#.*", "", line)
 
 
 def test_no_command_that_is_shown_holds_what_zsh_would_take_for_a_pattern() -> None:
-    shown = [line for page in PAGES for block in commands_of(page) for line in block.splitlines()]
+    shown = [line for page in PAGES for block in blocks_of(page) for line in block.splitlines()]
     usages = [line.strip() for command in EVERY_COMMAND for line in command.usage.splitlines()]
     # [key=value ...] is grammar, and stands in the help alone.
     shown += [re.split(r"\s{2,}", usage)[0] for usage in usages if "..." not in usage and " [" not in usage]
-    typed = [line for line in shown if re.match(r"\s*(llava-moe|[A-Z]+=|scripts|torchrun)", line)]
+    typed = [line for line in shown if re.match(r"\s*(llava-moe|[A-Z]+=|scripts|torchrun|for )", line)]
     assert len(typed) > 100
     assert not [line for line in typed if set("[]{}*?") & set(unquoted(line))]
 
 
-def composed(words: list[str]) -> int:
+def composed(words: Sequence[str]) -> int:
     """The exit status of composing what a command's words ask for; nothing is run."""
     name = "train" if words[0] in LAUNCHERS else words[1]
     rest = words[1:] if words[0] in LAUNCHERS else words[2:]
@@ -144,7 +99,7 @@ def composed(words: list[str]) -> int:
 
 
 def test_the_documentation_shows_commands() -> None:
-    names = {words[1] for _, words in shown_commands() if words[0] == "llava-moe" and len(words) > 1}
+    names = {shown.words[1] for shown in shown_commands() if shown.words[0] == "llava-moe" and len(shown.words) > 1}
     assert {
         "train",
         "data",
@@ -168,15 +123,14 @@ def test_every_command_in_the_documentation_is_composed(
     shown = write_shown_files(tmp_path)
     assert len(shown) >= 2
     wrong = []
-    for place, words in shown_commands():
-        if words[0] == "llava-moe" and (len(words) < 2 or words[1].startswith("-")):
-            continue
+    for command in (one for one in shown_commands() if one.is_ours):
+        place, words = command.place, command.words
         name = words[1] if words[0] == "llava-moe" else "train"
         assert name in COMMANDS, place
-        if name in PLAIN or (len(words) == 2 and name in ("compare", "compose", "data", "analyze")):  # named, not shown
+        if name in PLAIN or len(words) == 2:  # alone: the demo, or a list of what there is
             continue
-        if name == "data" and (len(words) < 3 or words[2] not in DATA_COMMANDS):
-            wrong.append(f"{place}: {words[2:3]} is no command of data")
+        if name == "data" and words[2] not in DATA_COMMANDS:
+            wrong.append(f"{place}: {words[2]} is no command of data")
             continue
         status = composed(words)
         errors = capfd.readouterr().err

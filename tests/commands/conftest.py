@@ -63,17 +63,23 @@ def two_stages(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder with three files of one's own, each in another format and with its pictures elsewhere."""
+    """The current folder with three files of one's own (:func:`write_three_files`)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    write_three_files(tmp_path)
+    return tmp_path
+
+
+def write_three_files(folder: Path) -> None:
+    """Three files of one's own, each in another format and with its pictures elsewhere."""
     charts, photos, scans = [], [], []
     for number in range(24):
         picture = Image.new("RGB", (9, 8), (10 * number, 60, 90))
         encoded = io.BytesIO()
         picture.save(encoded, "PNG")
         for name in (f"pictures/charts/{number}.png", f"snaps/{number}.png"):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_bytes(encoded.getvalue())
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(encoded.getvalue())
         turns = [{"from": "human", "value": "<image>\nWhat colour is it?"}, {"from": "gpt", "value": "red"}]
         charts.append({"id": f"c{number}", "image": f"charts/{number}.png", "conversations": turns})
         asked = [{"type": "image_url", "image_url": {"url": f"{number}.png"}}, {"type": "text", "text": "Is it small?"}]
@@ -81,7 +87,6 @@ def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         # Each of its own bytes, so that none is a copy of a picture above.
         Image.new("RGB", (7, 7), (60, 10 * number, 90)).save(encoded, "PNG")
         scans.append({"image": {"bytes": encoded.getvalue(), "path": None}, "question": "red?", "answer": "No"})
-    (tmp_path / "charts.json").write_text(json.dumps(charts))
-    (tmp_path / "photos.jsonl").write_text("".join(json.dumps(one) + "\n" for one in photos))
-    pq.write_table(pa.Table.from_pylist(scans), tmp_path / "scans.parquet")
-    return tmp_path
+    (folder / "charts.json").write_text(json.dumps(charts))
+    (folder / "photos.jsonl").write_text("".join(json.dumps(one) + "\n" for one in photos))
+    pq.write_table(pa.Table.from_pylist(scans), folder / "scans.parquet")
