@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from llava_moe.cli import COMMANDS, DATA_COMMANDS, prepare_override, run
+from llava_moe.cli import COMMANDS, DATA_COMMANDS, config_folder, prepare_override, run
 from tests.forked_commands import CommandServer
 
 
@@ -90,6 +91,17 @@ def test_multirun_trains_each_setting_in_a_folder_of_its_own(tiny_words: list[st
     configs = sorted((tmp_path / "runs").glob("*/config.yaml"))
     assert len(configs) == 2
     assert {"Lora" in path.read_text() for path in configs} == {True, False}
+
+
+def test_a_sweep_leaves_nothing_beside_runs_in_the_folder_where_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["reproduce", "-m", "paper=llava_mole", "figure=1,3", "commands=true", "seeds=[0]"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    files = [yaml.safe_load(path.read_text()) for path in config_folder().glob("*.yaml")]
+    folders = [file["hydra"]["sweep"]["dir"] for file in files if "hydra" in file]
+    assert {*folders} == {"runs/.sweep"} and len(folders) > 10
 
 
 def test_a_users_own_experiment_folder_is_found(tiny_words: list[str], tmp_path: Path) -> None:

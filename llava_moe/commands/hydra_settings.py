@@ -28,7 +28,7 @@ AS_OURS: dict[str, tuple[Any, str]] = {
     "job.chdir": (None, "would move the run, and every path with it: leave it out"),
     "output_subdir": (None, "would write beside the run: leave it out, the run's folder has its configuration"),
     "run.dir": (".", "is not where a run goes: give out=FOLDER"),
-    "sweep.dir": (".", "is not where runs go: leave it out"),
+    "sweep.dir": ("runs/.sweep", "is not where runs go: leave it out"),
     "sweep.subdir": (".", "is not where runs go: leave it out"),
     "searchpath": ([], "adds folders of files: give the folder with --config-dir"),
 }

@@ -18,7 +18,7 @@ EMBEDDED = {name: f"embedded:{name}.parquet" for name in ("general", "documents"
 @pytest.fixture
 def mine(own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of configurations of one's own."""
-    monkeypatch.chdir(tmp_path)  # a sweep writes multirun.yaml
+    monkeypatch.chdir(tmp_path)  # a sweep writes runs/.sweep
     folder = tmp_path / "my configs, v=2"
     (folder / "exp").mkdir(parents=True)
     (folder / "data").mkdir()
