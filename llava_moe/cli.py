@@ -314,9 +314,9 @@ ANALYZE_COMMANDS = {
         "whose gradient steps lower or raise whose loss (MixLoRA, eq. 2-3), by layer, linear, A and B",
         """llava-moe analyze interference run=FOLDER [key=value ...]
 
-  llava-moe analyze interference run=runs/demo
-  llava-moe analyze interference run=runs/demo by=task samples=16 'exact=[all,side]'
-  llava-moe analyze interference run=runs/demo checkpoint=200 'exact=[]'    first order alone: gradients, no steps
+  llava-moe analyze interference run=runs/...
+  llava-moe analyze interference run=runs/... by=task samples=16 'exact=[all,side]'
+  llava-moe analyze interference run=runs/... checkpoint=800 'exact=[]'     first order alone: gradients, no steps
 
 Row i is affected, column j updates: above 0 a step on j helps i as its own would, below 0 it harms. First order from
 the products of records' gradients; exact from the loss after a step of length step_size along a record's gradient.
@@ -329,8 +329,8 @@ exact_samples=16, step_size, resamples=2000, projector=true, dtype=fp32, num_thr
         "train on one domain alone for some steps: whose held-out loss falls; do gradients foretell it",
         """llava-moe analyze transfer run=FOLDER [key=value ...]
 
-  llava-moe analyze transfer run=runs/demo
-  llava-moe analyze transfer run=runs/demo checkpoint=start steps=20 'seeds=[0,1,2]'
+  llava-moe analyze transfer run=runs/...
+  llava-moe analyze transfer run=runs/... checkpoint=start steps=20 'seeds=[0,1,2]'
   torchrun --nproc-per-node=8 -m llava_moe analyze transfer run=FOLDER
 
 Row i is affected, column j was trained on, from one start, by the run's own records, optimizer and rates: the fall of
@@ -361,9 +361,9 @@ out=FOLDER.""",
         "which expert serves which domain, layer and kind of token, and what that says about the domain",
         """llava-moe analyze routing run=FOLDER [key=value ...]
 
-  llava-moe analyze routing run=runs/demo
-  llava-moe analyze routing run=runs/demo checkpoints=all        how routing moves from checkpoint to checkpoint
-  llava-moe analyze routing run=runs/demo samples=0 pictures=5   all held-out records; more pictures with their patches
+  llava-moe analyze routing run=runs/...
+  llava-moe analyze routing run=runs/... checkpoints=all         how routing moves from checkpoint to checkpoint
+  llava-moe analyze routing run=runs/... samples=0 pictures=5    all held-out records; more pictures with their patches
 
 Shares, entropy and dead experts by domain, layer, expert and image, prompt and answer tokens; the mutual information of
 expert and domain with intervals over records and what chance gives; a linear probe of the domain. MixLoRA's factors and
