@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from llava_moe.domain_colors import colors_of
 from llava_moe.inline_svg import INK, STYLE, inline_svg
@@ -34,6 +35,7 @@ def effect_chart(rows: Sequence[Contrast], label: str) -> str:
                     face = color if row.stands else "none"
                     axes.plot(scale * effect.value, at, "o", color=color, markerfacecolor=face, markersize=6)
             axes.set_title(_TITLES[measure])
+            axes.xaxis.set_major_locator(MaxNLocator(5))  # as many as -0.005 leaves room for
         panels[0].set_yticks(range(len(places)), [f"{domain}, r={rank}" for domain, rank in places])
         panels[0].invert_yaxis()
         return inline_svg(figure, label)
