@@ -12,7 +12,7 @@ from llava_moe.commands.own_questions import images_word, training_benchmarks
 from llava_moe.commands.run_names import digest
 from llava_moe.commands.typed_words import listed
 from llava_moe.errors import UserError
-from llava_moe.eval.run import question_hashes
+from llava_moe.eval.question_hash import question_hashes
 from llava_moe.eval.tasks import called, is_own
 from llava_moe.grid.card import read_card, write_card
 from llava_moe.grid.cell import Grid, Words

@@ -15,7 +15,7 @@ from pathlib import Path
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Facts
 from llava_moe.eval.files import answers_path, read_answers, read_result, read_results, result_path
-from llava_moe.eval.run import question_hash
+from llava_moe.eval.question_hash import question_hash
 from llava_moe.eval.tasks import benchmark_names, called, is_own, open_benchmark, reopen_benchmark
 from llava_moe.run_places import absent_run
 from llava_moe.shell_words import named, shell

@@ -19,7 +19,7 @@ from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, BenchmarkRe
 from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.headline import NO_PICTURE_FOLDER, HeadlineBenchmark
 from llava_moe.eval.intervals import mean_of, paired_difference
-from llava_moe.eval.run import question_hashes
+from llava_moe.eval.question_hash import question_hashes
 from llava_moe.eval.sheet import Sheet, make_sheet, scores_of
 from llava_moe.eval.tasks import reopen_benchmark
 

@@ -9,7 +9,7 @@ import pytest
 
 from llava_moe.cli import run
 from llava_moe.eval.blind import BLIND_FOLDER, BlindBenchmark, grey_image
-from llava_moe.eval.run import question_hash
+from llava_moe.eval.question_hash import question_hash
 from llava_moe.eval.tasks.demo import open_demo_benchmark
 from tests.commands.conftest import Refusal
 from tests.eval.scored_runs import guesser, write_scored

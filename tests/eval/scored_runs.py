@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Question
 from llava_moe.eval.files import answers_path, write_answers, write_result
-from llava_moe.eval.run import question_hash
+from llava_moe.eval.question_hash import question_hash
 
 Predict = Callable[[Question], str]
 

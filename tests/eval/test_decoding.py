@@ -14,7 +14,7 @@ from llava_moe.data.encode import Encoder
 from llava_moe.eval.benchmark import GREEDY, Decoding, Question
 from llava_moe.eval.decoding import GumbelNoise, logits_processors
 from llava_moe.eval.generate import answer_questions, question_turns
-from llava_moe.eval.run import question_hash
+from llava_moe.eval.question_hash import question_hash
 
 
 def make_questions(count: int, decoding: Decoding, system: str | None = None) -> list[Question]:

@@ -141,7 +141,7 @@ def test_the_table_fits_80_columns_and_says_what_blind_is(root: Path) -> None:
 
 def test_the_hashes_of_a_question_with_and_without_its_picture_differ(root: Path, demo_folder: Path) -> None:
     def asked(benchmark: Benchmark) -> set[str]:
-        from llava_moe.eval.run import question_hashes
+        from llava_moe.eval.question_hash import question_hashes
 
         return set(question_hashes(benchmark.questions()).values())
 

@@ -21,7 +21,7 @@ from llava_moe.eval.headline import HeadlineBenchmark
 from llava_moe.eval.own.benchmark import OwnBenchmark, open_own, token_f1
 from llava_moe.eval.own.reading import read_own_file
 from llava_moe.eval.protocol import LLAVA_1_5, LLAVA_MOLE
-from llava_moe.eval.run import question_hash
+from llava_moe.eval.question_hash import question_hash
 from llava_moe.eval.scored import read_scored
 from llava_moe.eval.table import domain_table
 from tests.eval.own.files import asking, paint, write_lines, write_questions

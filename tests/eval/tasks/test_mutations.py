@@ -15,7 +15,7 @@ import pytest
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, Benchmark
-from llava_moe.eval.run import question_hashes
+from llava_moe.eval.question_hash import question_hashes
 from llava_moe.eval.tasks import Places, open_benchmark
 from tests.eval.tasks.published import LAYOUTS
 
