@@ -49,9 +49,10 @@ class Command:
 COMMANDS = {
     "train": Command(
         "train one stage, or the stages that the experiment lists; alone: the embedded demo",
-        """llava-moe train [exp=NAME] [adapter=NAME] [model=NAME] [data=NAME] [scale=demo] [key=value ...]
+        """llava-moe train [exp=NAME] [adapter=NAME] [model=NAME] [data=NAME] [scale=demo|evening] [key=value ...]
 
   llava-moe train                                     the whole story on an embedded small model and real images
+  llava-moe train scale=evening                       the same story with more steps, for an evening
   llava-moe train exp=mix_general_doc_med             the headline: general + document + medical, LLaVA-MoLE, 7B
   llava-moe train exp=mix_doc scale=demo adapter=lora any experiment on the embedded model and images
   llava-moe train data=mix.yaml                       your own sources, in a file that llava-moe init writes

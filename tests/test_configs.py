@@ -56,8 +56,8 @@ def test_the_experiments_of_the_interface_exist() -> None:
 
 
 @pytest.mark.parametrize("experiment", names("exp"))
-def test_every_experiment_composes_at_both_scales(experiment: str) -> None:
-    for words in ((), ("scale=demo",)):
+def test_every_experiment_composes_at_every_scale(experiment: str) -> None:
+    for words in ((), ("scale=demo",), ("scale=evening",)):
         build_all(composed(f"exp={experiment}", *words))
 
 
@@ -167,6 +167,14 @@ def test_scale_demo_changes_model_data_and_schedule_and_nothing_else() -> None:
     for section in ("adapter", "parallel", "log", "domains", "seed", "eval"):
         assert full[section] == demo[section], section
     assert [source.domain for source in mixture_of(demo).sources] == ["documents"]
+
+
+def test_scale_evening_is_scale_demo_with_more_steps() -> None:
+    for experiment in ("pretrain_llava_558k", "pretrain_sharegpt4v", "mix_doc"):
+        demo, evening = (composed(f"exp={experiment}", f"scale={scale}") for scale in ("demo", "evening"))
+        assert evening["train"]["max_steps"] > demo["train"]["max_steps"], experiment
+        demo["train"]["max_steps"] = evening["train"]["max_steps"]
+        assert evening == demo, experiment
 
 
 def test_one_experiment_picks_its_domains_and_ones_own_data_is_taken_whole(tmp_path: Path) -> None:

@@ -260,6 +260,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "stage.vision_layers": LAYERS,
     "stage.demo": Fields(),
     "stage.demo.max_steps": OrNull(Whole(1)),
+    "stage.demo.evening_steps": OrNull(Whole(1)),
     "stage.demo.global_batch_size": Whole(1),
     "stage.demo.learning_rates": ByName(OrNull(Real(0))),
     "stage.demo.without_adapter": OrNull(ByName(OrNull(Real(0)))),

@@ -48,9 +48,10 @@ def plan_stages(config: dict[str, Any], words: Sequence[str], called: str | None
     composed_of: list[tuple[str, ...]] = []
     for entry in config["stages"]:
         _check_entry(entry)
-        ignored = ("exp", "scale", "out", *entry["ignores"])
+        ignored = ("exp", "out", *entry["ignores"])
         kept = [word for word in words if not any(_is_of(word, pattern) for pattern in ignored)]
-        child_words = (*entry["overrides"], *kept)
+        is_scaled = any(key_of(word) == "scale" for word in kept)
+        child_words = (*(word for word in entry["overrides"] if not (is_scaled and key_of(word) == "scale")), *kept)
         child = settle(resolved(compose_again("train", child_words)), child_words)
         if child["stages"] is not None:
             raise UserError(f"stages: {entry['overrides']} is itself an experiment of several stages")
