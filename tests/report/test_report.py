@@ -7,14 +7,19 @@ import json
 import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 from PIL import Image
 
 from llava_moe.domain_colors import colors_of
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Measure, Question, ScoreRow
 from llava_moe.eval.stage_scores import BLIND, MAJORITY, OTHER, StageLine, StageScores
+from llava_moe.inline_svg import STYLE
 from llava_moe.report.charts import loss_chart, score_chart, step_charts
 from llava_moe.report.examples import choose_examples, thumbnail
 from llava_moe.report.page import duration, write_report
@@ -360,6 +365,41 @@ def test_a_long_curve_is_drawn_with_few_points(tmp_path: Path) -> None:
     short = loss_chart(read_stage(write_stage(tmp_path / "a", 100)), colours)
     long = loss_chart(read_stage(write_stage(tmp_path / "b", 5000)), colours)
     assert len(long) < 2 * len(short)
+
+
+@pytest.mark.parametrize(
+    ("first", "loss", "speed"),
+    [(1, 2.5, 120.0), (1, 3e7, 4e6), (1, 1e-7, 0.004), (1_234_560, 0.01, 37.7), (900_000, 123.4, 12_345.6)],
+)
+@pytest.mark.parametrize("num_steps", [1, 3000])
+def test_no_number_of_a_chart_is_cut_or_meets_the_next_panel(
+    first: int, loss: float, speed: float, num_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = read_stage(write_stage(tmp_path / "s", 3, experts=True))
+    ledger = {"loss": loss, "supervised_tokens": 9}
+    steps = tuple(
+        {
+            **stage.steps[0],
+            **{"step": first + number, "domains": {"general": ledger | {"loss": loss / (1 + number)}}},
+            **{"learning_rate": 2e-5 / (1 + number), "grad_norm": loss + number, "tokens_per_second": speed + number},
+        }
+        for number in range(num_steps)
+    )
+    drawn: list[Figure] = []
+    monkeypatch.setattr("llava_moe.report.charts.inline_svg", lambda figure, _: drawn.append(figure) or "")
+    with rc_context(STYLE):
+        loss_chart(replace(stage, steps=steps), dict.fromkeys(stage.domains, "#123456"))
+    with rc_context(STYLE | {"font.size": 8.5, "axes.titlesize": 8.5}):
+        step_charts(replace(stage, steps=steps))
+    for figure, num_panels in zip(drawn, (1, 4), strict=True):
+        FigureCanvasSVG(figure)  # whose letters have the widths of the drawing
+        figure.draw_without_rendering()
+        whole = figure.bbox
+        boxes = [axes.get_tightbbox() for axes in figure.axes]
+        assert len(boxes) == num_panels
+        for box in boxes:
+            assert box.x0 >= whole.x0 and box.x1 <= whole.x1 and box.y0 >= whole.y0 and box.y1 <= whole.y1
+        assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
 
 
 def tiny_png(colour: tuple[int, int, int] = (9, 9, 9)) -> bytes:
