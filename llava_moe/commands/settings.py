@@ -17,7 +17,7 @@ from llava_moe.commands.rates import settle_rates
 from llava_moe.commands.target_limits import check_target
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
-from llava_moe.train.folder import FREE_KEYS, flatten
+from llava_moe.train.folder import FREE_KEYS, UNNAMED_KEYS, flatten
 
 if TYPE_CHECKING:
     # Words are judged before anything of these is loaded.
@@ -219,7 +219,8 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Eight hex digits that change with every setting that changes the result."""
-    flat = {key: value for key, value in flatten(config).items() if not any(_under(key, free) for free in FREE_KEYS)}
+    unnamed = (*FREE_KEYS, *UNNAMED_KEYS)
+    flat = {key: value for key, value in flatten(config).items() if not any(_under(key, free) for free in unnamed)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

@@ -45,6 +45,9 @@ FREE_KEYS = (
 # Where other settings take their values from: they say nothing of the result themselves.
 SOURCES_OF_VALUES = ("stage.demo", "stage.without_adapter")
 
+# Keys that came later and only lend values, too: runs had their names before. A run is called by a hash of the others.
+UNNAMED_KEYS = ("stage.demo.evening_steps",)
+
 # What a run of an earlier release did without a word, by the keys that say so today.
 AS_BEFORE = {"data.exif": "ignore", "data.alpha": "drop"}
 
