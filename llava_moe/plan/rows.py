@@ -78,27 +78,39 @@ def seat_steps(
     cost, counts, useful = CostModel(), [], []
     longest = dearest = Row((), (), ())
     most_tokens = most_images = 0
-    for tokens, images, learnt in zip(lengths, num_images, supervised, strict=True):
-        ranks = seat_step(tokens.tolist(), images.tolist(), tokens_per_row, num_ranks, cost)
+    for step in zip(lengths, num_images, supervised, strict=True):
+        tokens, images, learnt = (values.tolist() for values in step)
+        ranks = seat_step(tokens, images, tokens_per_row, num_ranks, cost)
         counts.append(len(ranks[0]))
-        loads = [sum(cost.of(int(tokens[at]), int(images[at])) for row in rows for at in row) for rows in ranks]
+        costs = [cost.of(*sizes) for sizes in zip(tokens, images, strict=True)]
+        loads = [sum(costs[at] for row in rows for at in row) for rows in ranks]
         useful.append(sum(loads) / len(loads) / max(loads))
         for rows in ranks:
-            most_tokens = max(most_tokens, sum(int(tokens[row].sum()) for row in rows if row))
-            most_images = max(most_images, sum(int(images[row].sum()) for row in rows if row))
-            for seats in rows:
-                row = _row_of(seats, tokens, images, learnt, null_image_tokens)
-                longest = max(longest, row, key=lambda one: (one.num_tokens, one.num_supervised))
-                dearest = max(dearest, row, key=lambda one: (one.num_supervised, one.num_tokens))
+            sizes = [sum(tokens[at] for at in row) for row in rows]
+            most_tokens = max(most_tokens, sum(sizes))
+            most_images = max(most_images, sum(images[at] for row in rows for at in row))
+            for seats, size in zip(rows, sizes, strict=True):
+                # No row is written out that is smaller than those found: there are hundreds of thousands.
+                num_supervised = sum(learnt[at] for at in seats)
+                if null_image_tokens is not None and not any(images[at] for at in seats):
+                    size += null_image_tokens
+                if (size, num_supervised) > (longest.num_tokens, longest.num_supervised):
+                    longest = _row_of(seats, tokens, images, learnt, null_image_tokens)
+                if (num_supervised, size) > (dearest.num_supervised, dearest.num_tokens):
+                    dearest = _row_of(seats, tokens, images, learnt, null_image_tokens)
     rows_per_rank = (min(counts), sum(counts) / len(counts), max(counts))
     kinds = tuple(dict.fromkeys((longest, dearest)))
     return Seating(kinds, rows_per_rank, sum(useful) / len(useful), most_tokens, most_images)
 
 
 def _row_of(
-    seats: Sequence[int], tokens: np.ndarray, images: np.ndarray, learnt: np.ndarray, null_image_tokens: int | None
+    seats: Sequence[int],
+    tokens: Sequence[int],
+    images: Sequence[int],
+    learnt: Sequence[int],
+    null_image_tokens: int | None,
 ) -> Row:
-    row = Row(*(tuple(values[list(seats)].tolist()) for values in (tokens, images, learnt)))
+    row = Row(*(tuple(values[at] for at in seats) for values in (tokens, images, learnt)))
     if null_image_tokens is None or any(row.num_images):
         return row
     return Row((*row.lengths, null_image_tokens), (*row.num_images, 1), (*row.supervised, 0))
