@@ -74,13 +74,24 @@ class Bench:
     null_image_tokens: int
     told: Callable[[str], None] = lambda _: None
     traces: Traces = field(default_factory=dict)
+    _seatings: dict[tuple[int, int, int | None], Seating] = field(default_factory=dict, repr=False)
+    _standing: dict[bool, Traced] = field(default_factory=dict, repr=False)
+
+    def least(self, choice: Choice) -> int:
+        """Bytes that a choice takes whatever its rows, by what was traced so far; 0 where nothing of its kind was."""
+        traced = self._standing.get(choice.parallel.stage is not None)
+        if traced is None:
+            return 0
+        bare = replace(traced, gradients=0, activations=0, logits=0, temporary=0)
+        return spread(bare, choice.parallel, inputs=0).total
 
     def need(self, choice: Choice) -> Need:
         """Trace the dearest row of a choice."""
         is_sharded = choice.parallel.stage is not None
-        seating = self.steps.seat(
-            choice.tokens_per_row, choice.parallel.num_devices, self.null_image_tokens if is_sharded else None
-        )
+        seats = (choice.tokens_per_row, choice.parallel.num_devices, self.null_image_tokens if is_sharded else None)
+        if seats not in self._seatings:
+            self._seatings[seats] = self.steps.seat(*seats)
+        seating = self._seatings[seats]
         row = seating.rows[0]
         traced = self._trace(row, choice, seating)
         if len(seating.rows) > 1 and _may_be_dearer(seating.rows[1], row, traced):
@@ -104,6 +115,7 @@ class Bench:
         if key not in self.traces:
             self.told(f"tracing a row of {row.num_tokens:,} tokens")
             self.traces[key] = trace(blueprint, row, is_one_of_many)
+        self._standing[blueprint.is_sharded] = self.traces[key]
         return self.traces[key]
 
 
@@ -126,6 +138,8 @@ def longest_rows(bench: Bench, choice: Choice, room: int, traced: Mapping[int, i
     Args:
         traced: tokens of a row -> bytes, of what was traced before.
     """
+    if bench.least(choice) > room:
+        return None
     known = dict(traced)
 
     def fits(tokens: int) -> bool:
@@ -166,7 +180,8 @@ def nearest_fit(bench: Bench, asked: Choice, room: Callable[[Parallel], int], gr
     """The first change that fits, each really traced, in the order of what it costs.
 
     Shorter rows, recomputed activations, ZeRO-2 and ZeRO-3 on the same devices, weights and optimizer in the machine's
-    memory, more devices; each with shorter rows and recomputation where it needs them.
+    memory, more devices; each with shorter rows and recomputation where it needs them. Nothing is traced where weights
+    and optimizer alone do not fit.
 
     Args:
         room: bytes that tensors may take on each device.
@@ -175,6 +190,8 @@ def nearest_fit(bench: Bench, asked: Choice, room: Callable[[Parallel], int], gr
     for parallel in _parallels(asked.parallel):
         for checkpointing in dict.fromkeys((asked.activation_checkpointing, True)):
             choice = replace(asked, activation_checkpointing=checkpointing, parallel=parallel)
+            if bench.least(choice) > room(parallel):
+                continue
             if choice != asked and (need := bench.need(choice)).memory.total <= room(parallel):
                 return need
             if lowest < asked.tokens_per_row:

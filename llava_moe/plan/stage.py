@@ -80,6 +80,8 @@ def plan_stage(
     known = {need.choice.tokens_per_row: need.memory.total for need in needs}
     grain = 256 if asked.tokens_per_row >= 1024 else 32
     longest = longest_rows(bench, asked, room, known, grain)
+    # Before the nearest is sought: it then knows what stands under DeepSpeed, too.
+    by_parallel = _by_parallel(bench, first)
     nearest = None
     if not fits:
         nearest = nearest_fit(bench, asked, lambda parallel: room_of(device, parallel), grain)
@@ -91,7 +93,7 @@ def plan_stage(
         samples_per_step=samples_per_step,
         steps=bench.steps,
         needs=needs,
-        by_parallel=_by_parallel(bench, first),
+        by_parallel=by_parallel,
         longest_row=longest,
         share=first.seating.most_tokens,
         fits=fits,

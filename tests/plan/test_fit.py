@@ -35,23 +35,44 @@ def test_rows_are_no_longer_than_what_a_device_has_in_a_step(bench: MakeBench) -
     assert longest_rows(on, ONE, 1 << 20, known, grain=32) is None
 
 
-def test_benches_that_share_their_traces_trace_a_row_of_one_model_once(
-    bench: MakeBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    traced: list[Any] = []
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is traced from here on."""
+    found: list[Any] = []
     trace = fit.trace
 
     def counted(*words: Any) -> Any:
-        traced.append(words)
+        found.append(words)
         return trace(*words)
 
     monkeypatch.setattr(fit, "trace", counted)
+    return found
+
+
+def test_benches_that_share_their_traces_trace_a_row_of_one_model_once(bench: MakeBench, traced: list[Any]) -> None:
     first, again, other = bench(), bench(), bench(adapter=NoAdapter())
     again.traces = other.traces = first.traces
     need = first.need(ONE)
     num_traced = len(traced)
     assert num_traced > 0 and again.need(ONE) == need and len(traced) == num_traced
     assert other.need(ONE).traced != need.traced and len(traced) > num_traced
+
+
+def test_what_cannot_fit_by_its_weights_and_optimizer_alone_is_not_traced(bench: MakeBench, traced: list[Any]) -> None:
+    on = bench(adapter=NoAdapter(), dtype="bf16")
+    shared = [Parallel(8, 2, bucket=1000), Parallel(8, 3, bucket=1000), Parallel(8, 1, bucket=1000)]
+    shared += [Parallel(1, 3, offload_optimizer=True, offload_parameters=True, bucket=1000)]
+    choices = [replace(ONE, parallel=parallel) for parallel in (Parallel(), *shared)]
+    assert not any(on.least(choice) for choice in choices), "nothing is known before the first trace"
+    needs = [on.need(replace(choice, tokens_per_row=256)).memory.total for choice in choices]
+    num_traced = len(traced)
+    for choice, need in zip(choices, needs, strict=True):
+        assert 0 < on.least(choice) < need
+    # Longer rows and recomputation do not change what stands.
+    assert on.least(ONE) == on.least(Choice(256, True, Parallel()))
+    assert longest_rows(on, ONE, on.least(ONE) - 1, {}, grain=32) is None
+    assert nearest_fit(on, ONE, lambda parallel: on.least(replace(ONE, parallel=parallel)) - 1, grain=32) is None
+    assert len(traced) == num_traced
 
 
 @pytest.mark.slow
