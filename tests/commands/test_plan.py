@@ -74,12 +74,14 @@ def test_the_planned_peak_is_within_a_tenth_of_the_measured(
     assert plan["num_steps"] == len(logged(tmp_path / "run")) == 2
 
 
+# A step is one row: of rows of twice and four times its length there is none to trace.
+ONE_ROW = "train.tokens_per_micro_batch=2048"
 RUNS = {
-    "one epoch": ["train.max_steps=null", "train.epochs=1"],
-    "two epochs with repeats": ["train.max_steps=null", "train.epochs=2", "data.sources.mine.repeats=1.4"],
-    "a cap": ["train.max_steps=null", "train.epochs=1", "data.sources.mine.cap=21"],
-    "more steps than an epoch has": ["train.max_steps=9"],
-    "an epoch of a given size": ["train.max_steps=null", "train.epochs=2", "data.epoch_samples=19"],
+    "one epoch, several rows a step": ["train.max_steps=null", "train.epochs=1"],
+    "two epochs with repeats": ["train.max_steps=null", "train.epochs=2", "data.sources.mine.repeats=1.4", ONE_ROW],
+    "a cap": ["train.max_steps=null", "train.epochs=1", "data.sources.mine.cap=21", ONE_ROW],
+    "more steps than an epoch has": ["train.max_steps=9", ONE_ROW],
+    "an epoch of a given size": ["train.max_steps=null", "train.epochs=2", "data.epoch_samples=19", ONE_ROW],
 }
 
 
@@ -99,7 +101,7 @@ def test_a_run_takes_the_steps_samples_and_tokens_that_were_planned(
 
 def test_a_checkpoint_takes_the_disk_that_was_planned(tiny_words: list[str], tmp_path: Path) -> None:
     for adapter in ("llava_mole", "none"):
-        words = [*tiny_words, "train.max_steps=1", f"adapter={adapter}", "train.dtype=bf16"]
+        words = [*tiny_words, ONE_ROW, "train.max_steps=1", f"adapter={adapter}", "train.dtype=bf16"]
         plan = planned([*words, "device=cpu"], tmp_path / f"plan-{adapter}")
         assert run(["train", *words, f"out={tmp_path / adapter}"]) == 0
         files = (tmp_path / adapter / "checkpoints" / "step-000001").rglob("*.safetensors")
@@ -110,7 +112,7 @@ def test_a_checkpoint_takes_the_disk_that_was_planned(tiny_words: list[str], tmp
 
 def test_nothing_is_written_but_the_plan_that_was_asked_for(tiny_words: list[str], tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    assert run(["plan", *tiny_words, "device=cpu"]) == 0
+    assert run(["plan", *tiny_words, ONE_ROW, "device=cpu"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {cache.name}
 
 
@@ -146,7 +148,9 @@ def test_of_data_that_a_recipe_draws_from_the_drawn_records_are_counted(
 @pytest.mark.slow
 def test_the_7b_is_planned_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = planned(["exp=mix_med", "model=random_7b", "device=h200-141", "num_devices=8"], tmp_path / "plan")
+    # A row of twice this is a device's whole step: two lengths are traced, and no third lies between or beyond.
+    words = ["exp=mix_med", "model=random_7b", "train.tokens_per_micro_batch=8192"]
+    plan = planned([*words, "device=h200-141", "num_devices=8"], tmp_path / "plan")
     # The published 7B and the paper's adapter.
     assert plan["num_trained"]["adapter"] == pytest.approx(173.1e6, rel=1e-3)
     memory = plan["needs"][0]["memory"]
@@ -161,7 +165,7 @@ def test_what_cannot_fit_is_refused_with_the_nearest_that_does(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    layers = {"text": 4, "vision": 3}
+    layers = {"text": 4, "vision": 2}
     shape = ["model=random_7b", *(f"model.architecture.{part}.num_hidden_layers={layers[part]}" for part in layers)]
     words = ["exp=mix_med", *shape, "adapter=none", "device=t4-16"]
     told = refused("plan", *words)
@@ -171,7 +175,7 @@ def test_what_cannot_fit_is_refused_with_the_nearest_that_does(
 
 
 def test_the_machine_at_hand_is_probed_by_real_steps(tiny_words: list[str], tmp_path: Path) -> None:
-    plan = planned([*tiny_words, "train.max_steps=40", "probe=true"], tmp_path / "plan")
+    plan = planned([*tiny_words, ONE_ROW, "train.max_steps=40", "probe=true"], tmp_path / "plan")
     probe = plan["probe"]
     assert probe["num_steps"] == 20 and probe["seconds_per_step"] > 0 and probe["peak"] > 0
     mean_tokens = plan["tokens"] / plan["num_steps"]
