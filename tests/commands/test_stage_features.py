@@ -48,6 +48,37 @@ def train(tiny_words: list[str], tmp_path: Path) -> Callable[..., Path]:
     return train
 
 
+Made = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def off(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The folder of a run of these words that keeps no features; each is trained once, and nothing writes into it."""
+    place, made = tmp_path_factory.mktemp("off"), dict[tuple[str, ...], Path]()
+
+    def off(*words: str) -> Path:
+        if words not in made:
+            folder = made[words] = place / str(len(made))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("LLAVA_MOE_CACHE", str(place / "cache"))
+                patch.setenv("OMP_NUM_THREADS", "1")
+                assert run(["train", *words_for_tiny, *words, f"out={folder}"]) == 0
+        return made[words]
+
+    return off
+
+
+@pytest.fixture(scope="module")
+def kept(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which a run has kept its features on disk; tests write into copies of it."""
+    place = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAVA_MOE_CACHE", str(place / "cache"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        assert run(["train", *words_for_tiny, "model.cache_features=disk", f"out={place / 'run'}"]) == 0
+    return place / "cache"
+
+
 def test_kept_features_change_no_byte_of_a_run_over_two_epochs(
     train: Callable[..., Path], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -67,8 +98,9 @@ def test_kept_features_change_no_byte_of_a_run_over_two_epochs(
 def test_neither_workers_nor_precision_nor_the_way_to_a_square_make_a_difference(
     train: Callable[..., Path], words: tuple[str, ...]
 ) -> None:
-    assert_same_run(train("off", "off", *words), train("disk", "disk", *words))
-    assert_same_run(train("off", "off", *words), train("memory", "memory", *words))
+    without = train("off", "off", *words)
+    for kind in ("disk", "memory"):
+        assert_same_run(without, train(kind, kind, *words))
 
 
 def test_what_cannot_be_opened_is_left_out_and_counted_as_without_a_cache(
@@ -131,9 +163,10 @@ def test_features_are_found_again_only_where_the_same_pixels_are_seen_the_same_w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "features", "facts", "header", "empty"])
-def test_a_damaged_file_is_computed_again(train: Callable[..., Path], tmp_path: Path, damage: str) -> None:
-    off = train("off", "off")
-    train("first", "disk")
+def test_a_damaged_file_is_computed_again(
+    train: Callable[..., Path], off: Made, kept: Path, tmp_path: Path, damage: str
+) -> None:
+    shutil.copytree(kept, tmp_path / "cache")
     (path,) = features_in(tmp_path)
     content = bytearray(path.read_bytes())
     length = int.from_bytes(content[:8], "little")
@@ -145,8 +178,8 @@ def test_a_damaged_file_is_computed_again(train: Callable[..., Path], tmp_path: 
     if damage == "header":
         content[:8] = (1 << 40).to_bytes(8, "little")
     path.write_bytes(content[: ends.get(damage, len(content))])
-    assert_same_run(off, train("second", "disk"))
-    assert_same_run(off, train("third", "disk"))
+    assert_same_run(off(), train("second", "disk"))
+    assert_same_run(off(), train("third", "disk"))
 
 
 @pytest.mark.slow
@@ -197,10 +230,14 @@ def test_what_has_no_room_is_refused_before_it_is_computed(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_a_run_killed_and_started_again_equals_one_never_stopped(
-    kind: str, train: Callable[..., Path], tiny_words: list[str], tmp_path: Path, command_server: CommandServer
+    kind: str,
+    train: Callable[..., Path],
+    off: Made,
+    tiny_words: list[str],
+    tmp_path: Path,
+    command_server: CommandServer,
 ) -> None:
     words = ["train.max_steps=40", "train.save_every=4", "data.num_workers=1"]
-    off = train("off", "off", *words)
     broken = tmp_path / kind
     process = command_server.start(
         ["train", *tiny_words, *words, f"model.cache_features={kind}", f"out={broken}"],
@@ -214,7 +251,7 @@ def test_a_run_killed_and_started_again_equals_one_never_stopped(
     process.wait()
     assert not (broken / "finished.json").exists()
     train(kind, kind, *words)
-    assert_same_run(off, broken)
+    assert_same_run(off(*words), broken)
 
 
 @pytest.mark.slow
@@ -235,12 +272,11 @@ def test_a_run_stopped_with_a_cache_goes_on_without_it_and_the_other_way_round(
 
 @pytest.mark.slow
 def test_two_runs_at_once_share_what_they_write(
-    tiny_words: list[str], train: Callable[..., Path], tmp_path: Path, command_server: CommandServer
+    tiny_words: list[str], off: Made, tmp_path: Path, command_server: CommandServer
 ) -> None:
-    off = train("off", "off")
     words = [*tiny_words, "model.cache_features=disk"]
     both = [command_server.start(["train", *words, f"out={tmp_path / name}"]) for name in ("a", "b")]
     assert [one.wait() for one in both] == [0, 0], [one.errors for one in both]
     for name in ("a", "b"):
-        assert_same_run(off, tmp_path / name)
+        assert_same_run(off(), tmp_path / name)
     assert len(features_in(tmp_path)) == 1
