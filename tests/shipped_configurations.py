@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
@@ -18,7 +18,7 @@ from llava_moe.cli import config_folder
 def parsed_once() -> Iterator[None]:
     """Have Hydra's sources keep what they read of the project's files and its own; all others are read each time."""
     Plugins.instance()  # which registers the sources
-    kept: dict[tuple[str, str], ConfigResult] = {}
+    kept: dict[tuple[str, str], bytes] = {}
     with ExitStack() as patches:
         for scheme in ("file", "pkg"):
             kind = SourcesRegistry.instance().resolve(scheme)
@@ -27,7 +27,7 @@ def parsed_once() -> Iterator[None]:
 
 
 def _keeping(
-    kind: type[ConfigSource], kept: dict[tuple[str, str], ConfigResult]
+    kind: type[ConfigSource], kept: dict[tuple[str, str], bytes]
 ) -> Callable[[ConfigSource, str], ConfigResult]:
     load, shipped = kind.load_config, (str(config_folder()), "hydra.conf")
 
@@ -36,8 +36,9 @@ def _keeping(
             return load(self, config_path)
         key = (self.path, config_path)
         if key not in kept:
-            kept[key] = load(self, config_path)
-        # Hydra changes what it was given.
-        return copy.deepcopy(kept[key])
+            kept[key] = pickle.dumps(load(self, config_path))
+        # Hydra changes what it was given, and of its nodes a deep copy takes seven times as long.
+        found: ConfigResult = pickle.loads(kept[key])
+        return found
 
     return load_config
