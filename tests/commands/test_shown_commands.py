@@ -24,12 +24,24 @@ from tests.shown_commands import ROOT, Shown, shown_commands, write_shown_files
 ELSEWHERE = {
     "llava-moe analyze interference run=runs/demo exact=[all,side]": "commands/test_analyze_interference.py::"
     "test_the_files_say_the_same_and_the_report_links_the_page",
+    "llava-moe analyze interference run=runs/...": "commands/test_analyze_interference.py::"
+    "test_the_same_command_gives_the_same_bytes_and_computes_nothing_twice",
+    "llava-moe analyze interference run=runs/demo checkpoint=": "commands/test_analyze_interference.py::"
+    "test_another_checkpoint_and_tasks_have_files_of_their_own",
+    "llava-moe analyze interference run=runs/conflict checkpoint=": "analyze/test_known_conflict.py::"
+    "test_while_domains_are_not_told_apart_nine_in_ten_signs_are_the_true_ones_over_seeds",
+    "llava-moe train exp=conflict adapter=lora": "analyze/test_known_conflict.py::"
+    "test_while_domains_are_not_told_apart_nine_in_ten_signs_are_the_true_ones_over_seeds",
     "llava-moe analyze transfer run=runs/demo checkpoint=start": "commands/test_analyze_transfer.py::"
     "test_the_start_of_a_run_and_a_run_without_an_adapter_have_a_transfer",
     "llava-moe analyze routing run=runs/demo checkpoints=": "commands/test_analyze_routing.py::"
     "test_checkpoints_show_what_moves",
     "llava-moe eval run=runs/... benchmarks=[chartqa": "commands/test_eval_benchmarks.py::"
     "test_a_run_is_scored_on_published_benchmarks_and_its_files_say_how",
+    "llava-moe eval run=runs/... leaks=true": "commands/test_next_commands.py::"
+    "test_a_sweep_ends_with_what_scores_and_compares_its_runs",
+    "llava-moe eval run=runs/... benchmarks=[questions.jsonl] leaks=true": "commands/test_own_questions.py::"
+    "test_runs_are_compared_on_them_and_a_blind_run_stands_beside",
     "llava-moe eval runs=[runs/a,runs/b] held_out=true": "commands/test_compare.py::"
     "test_runs_that_were_never_scored_are_compared_by_their_losses",
     "llava-moe analyze interference run=runs/demo by=task": "commands/test_analyze_interference.py::"
