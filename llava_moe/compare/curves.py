@@ -25,12 +25,12 @@ from llava_moe.reproduce.sheet import Picture
 ALL = "all domains"
 _MOST_PANELS = 4
 _MOST_POINTS = 150
-_WIDTH = 0.02
+_WIDTH = 0.05
 """Of a run's length: the standard deviation of the bell that smooths."""
-_FIRST = 0.1
-"""Of a run's length, which does not decide the height of the frame."""
+_FIRST = 0.25
+"""Of a run's length, which does not decide the height of the frame: the bell carries the first losses into it."""
 
-_FAINT = 0.5
+_FAINT = 0.3
 """Of what each step measured: less is lost on a dark page."""
 
 
@@ -112,7 +112,7 @@ def _draw(axes: Axes, lines: Sequence[Line], number: int, name: str) -> None:
     }
     for place, line in enumerate(lines):
         shown = _thinned(line)
-        axes.plot(shown.steps_S, shown.losses_S, linewidth=0.8, alpha=_FAINT, **style)
+        axes.plot(shown.steps_S, shown.losses_S, linewidth=0.8, alpha=_FAINT, zorder=1.5, **style)
         every = slice(None, None, max(1, len(line.steps_S) // _MOST_POINTS))
         axes.plot(
             line.steps_S[every], line.smoothed_S()[every], linewidth=1.4, label=name if place == 0 else None, **style
@@ -142,5 +142,5 @@ def frame(axes: Axes, lines: Sequence[Line]) -> None:
     values = np.concatenate(late) if late else np.empty(0)
     values = values[np.isfinite(values)]
     if len(values):
-        margin = 0.12 * (values.max() - values.min()) or 0.1
+        margin = 0.35 * (values.max() - values.min()) or 0.1
         axes.set_ylim(max(0.0, float(values.min() - margin)), float(values.max() + margin))
