@@ -22,6 +22,7 @@ OLD_RUNS = Path(__file__).parent / "fixtures" / "old_runs"
 NUM_STEPS = 8
 LAST = f"step-{NUM_STEPS:06}"
 RESUMED_FILES = ("adapter/adapter_model.safetensors", "projector.safetensors")
+SINCE_CHANGED = ("train.betas=[0.9,0.999]",)
 NUMPY_TYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}
 
 
@@ -83,8 +84,8 @@ def copied(name: str, folder: Path) -> Path:
 
 
 def command_of(run: Path) -> list[str]:
-    """The words with which an old run was started, for ``llava_moe.cli.run``."""
-    return shlex.split(json.loads((run / "environment.json").read_text())["command"])[1:]
+    """The words with which an old run was started, for ``llava_moe.cli.run``, and what ``scale=demo`` meant then."""
+    return [*shlex.split(json.loads((run / "environment.json").read_text())["command"])[1:], *SINCE_CHANGED]
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
