@@ -156,6 +156,7 @@ def tiny_words(words_for_tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pyt
 THREE_DOMAINS = (
     *("exp=mix_general_doc_med", "scale=demo", "model=tiny", "train.max_steps=3", "train.num_threads=1"),
     *("train.global_batch_size=6", "train.tokens_per_micro_batch=512", "train.save_every=2", "data.num_workers=0"),
+    "train.betas=[0.9,0.999]",
 )
 """Words that train a tiny model on the three domains of the embedded data, in seconds."""
 

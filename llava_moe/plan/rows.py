@@ -79,7 +79,7 @@ def seat_steps(
     longest = dearest = Row((), (), ())
     most_tokens = most_images = 0
     for step in zip(lengths, num_images, supervised, strict=True):
-        tokens, images, learnt = (values.tolist() for values in step)
+        tokens, images, labeled = (values.tolist() for values in step)
         ranks = seat_step(tokens, images, tokens_per_row, num_ranks, cost)
         counts.append(len(ranks[0]))
         costs = [cost.of(*sizes) for sizes in zip(tokens, images, strict=True)]
@@ -91,13 +91,13 @@ def seat_steps(
             most_images = max(most_images, sum(images[at] for row in rows for at in row))
             for seats, size in zip(rows, sizes, strict=True):
                 # No row is written out that is smaller than those found: there are hundreds of thousands.
-                num_supervised = sum(learnt[at] for at in seats)
+                num_supervised = sum(labeled[at] for at in seats)
                 if null_image_tokens is not None and not any(images[at] for at in seats):
                     size += null_image_tokens
                 if (size, num_supervised) > (longest.num_tokens, longest.num_supervised):
-                    longest = _row_of(seats, tokens, images, learnt, null_image_tokens)
+                    longest = _row_of(seats, tokens, images, labeled, null_image_tokens)
                 if (num_supervised, size) > (dearest.num_supervised, dearest.num_tokens):
-                    dearest = _row_of(seats, tokens, images, learnt, null_image_tokens)
+                    dearest = _row_of(seats, tokens, images, labeled, null_image_tokens)
     rows_per_rank = (min(counts), sum(counts) / len(counts), max(counts))
     kinds = tuple(dict.fromkeys((longest, dearest)))
     return Seating(kinds, rows_per_rank, sum(useful) / len(useful), most_tokens, most_images)
@@ -107,10 +107,10 @@ def _row_of(
     seats: Sequence[int],
     tokens: Sequence[int],
     images: Sequence[int],
-    learnt: Sequence[int],
+    labeled: Sequence[int],
     null_image_tokens: int | None,
 ) -> Row:
-    row = Row(*(tuple(values[at] for at in seats) for values in (tokens, images, learnt)))
+    row = Row(*(tuple(values[at] for at in seats) for values in (tokens, images, labeled)))
     if null_image_tokens is None or any(row.num_images):
         return row
     return Row((*row.lengths, null_image_tokens), (*row.num_images, 1), (*row.supervised, 0))
@@ -124,10 +124,10 @@ def hollow_batch(row: Row, encoder: Encoder, fake: FakeTensorMode) -> Batch:
         tokens = np.full(length, filler)
         opening = min(1, length - num_images * encoder.num_image_tokens)
         tokens[opening : opening + num_images * encoder.num_image_tokens] = encoder.image_token_id
-        learnt = np.full(length, IGNORED)
-        learnt[length - num_supervised :] = filler
+        labeled = np.full(length, IGNORED)
+        labeled[length - num_supervised :] = filler
         ids.append(tokens)
-        labels.append(learnt)
+        labels.append(labeled)
         positions.append(np.arange(length))
     size = encoder.transform.size
     with fake:

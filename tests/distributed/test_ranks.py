@@ -17,17 +17,14 @@ from tests.distributed.conftest import Launch
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 NUM_STEPS = 20
-FEW_STEPS = 8
-"""Into the second pass over the records. What differs between adapters differs from the first step."""
 
 
 def records_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def assert_equal_runs(one: Path, two: Path, num_steps: int = FEW_STEPS) -> None:
+def assert_equal_runs(one: Path, two: Path) -> None:
     left, right = records_of(one), records_of(two)
-    assert len(left) == len(right) == num_steps
     assert [r["sample_hash"] for r in left] == [r["sample_hash"] for r in right]
     for a, b in zip(left, right, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
@@ -40,7 +37,7 @@ def assert_equal_runs(one: Path, two: Path, num_steps: int = FEW_STEPS) -> None:
         )
         for name, ledger in a["domains"].items():
             assert ledger["loss"] == pytest.approx(b["domains"][name]["loss"], abs=1e-5)
-    step = f"checkpoints/step-{num_steps:06d}"
+    step = f"checkpoints/step-{NUM_STEPS:06d}"
     names = [path.relative_to(one / step) for path in (one / step).rglob("*.safetensors")]
     names = [name for name in names if name.parts[0] != "engine"]
     assert len(names) > 1
@@ -65,11 +62,6 @@ def words(tokenizer_folder: Path, own_data: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def few_steps(words: list[str]) -> list[str]:
-    return [*words, f"train.max_steps={FEW_STEPS}"]
-
-
-@pytest.fixture(scope="module")
 def one_process(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     launch("one", words, folder / "run", folder)
@@ -81,7 +73,7 @@ def test_two_ranks_equal_one_process(
     launcher: str, stage: int, words: list[str], launch: Launch, one_process: Path, tmp_path: Path
 ) -> None:
     launch(launcher, [*words, *spread(stage)], tmp_path / "run", tmp_path)
-    assert_equal_runs(one_process, tmp_path / "run", NUM_STEPS)
+    assert_equal_runs(one_process, tmp_path / "run")
 
 
 def spread(stage: int) -> list[str]:
@@ -93,11 +85,11 @@ def spread(stage: int) -> list[str]:
 
 @pytest.fixture(scope="module", params=["lora", "none"])
 def unrouted(
-    request: pytest.FixtureRequest, few_steps: list[str], launch: Launch, tmp_path_factory: Any
+    request: pytest.FixtureRequest, words: list[str], launch: Launch, tmp_path_factory: Any
 ) -> tuple[list[str], Path]:
     """Words for a run in which nothing is routed, and what one process makes of them."""
     folder = tmp_path_factory.mktemp(request.param)
-    plain = [word for word in few_steps if "dropout" not in word or request.param == "lora"]
+    plain = [word for word in words if "dropout" not in word or request.param == "lora"]
     plain = [*plain, f"adapter={request.param}", "stage.demo.without_adapter.language_model=2e-4"]
     launch("one", plain, folder / "run", folder)
     return plain, folder / "run"
@@ -118,10 +110,10 @@ def test_every_adapter_is_held_to_this() -> None:
 
 
 @pytest.fixture(scope="module")
-def mixlora(few_steps: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+def mixlora(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """Words for a run whose linears choose by example, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("mixlora")
-    chooses = [*few_steps, "adapter=mixlora", "adapter.num_factors=6", "adapter.r=2"]
+    chooses = [*words, "adapter=mixlora", "adapter.num_factors=6", "adapter.r=2"]
     launch("one", chooses, folder / "run", folder)
     return chooses, folder / "run"
 
@@ -144,23 +136,23 @@ def test_two_ranks_choose_factors_as_one_process(
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_two_ranks_train_unfrozen_parts_as_one_process(
-    stage: int, few_steps: list[str], launch: Launch, tmp_path: Path
+    stage: int, words: list[str], launch: Launch, tmp_path: Path
 ) -> None:
     rates = [f"stage.learning_rates.{part}=1e-5" for part in ("vision_tower", "language_model")]
-    launch("one", [*few_steps, *rates], tmp_path / "one", tmp_path)
-    launch("ranks", [*few_steps, *rates, *spread(stage)], tmp_path / "run", tmp_path)
+    launch("one", [*words, *rates], tmp_path / "one", tmp_path)
+    launch("ranks", [*words, *rates, *spread(stage)], tmp_path / "run", tmp_path)
     assert_equal_runs(tmp_path / "one", tmp_path / "run")
-    assert (tmp_path / "run" / f"checkpoints/step-{FEW_STEPS:06d}/model/base.safetensors").is_file()
+    assert (tmp_path / "run" / f"checkpoints/step-{NUM_STEPS:06d}/model/base.safetensors").is_file()
 
 
 @pytest.fixture(scope="module")
-def mole(few_steps: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+def mole(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """Words for a run whose balance loss is of the whole step, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("mole")
     for r in (2, 3):
-        expert = [*few_steps, "adapter=lora", f"adapter.r={r}", f"seed={r}", "train.max_steps=4"]
+        expert = [*words, "adapter=lora", f"adapter.r={r}", f"seed={r}", "train.max_steps=4"]
         launch("one", [*expert, "stage.demo.learning_rates.adapter=1e-2"], folder / f"expert{r}", folder)
-    weighs = [word for word in few_steps if "dropout" not in word]
+    weighs = [word for word in words if "dropout" not in word]
     weighs += ["adapter=mole", f"adapter.experts=[{folder / 'expert2'},{folder / 'expert3'}]"]
     launch("one", weighs, folder / "run", folder)
     return weighs, folder / "run"
@@ -181,8 +173,8 @@ def test_balance_over_the_step_does_not_depend_on_packing(
     weighs, one = mole
     launch("one", [*weighs, "train.tokens_per_micro_batch=800"], tmp_path / "run", tmp_path)
     assert_equal_runs(one, tmp_path / "run")
-    assert sum(record["rows"] for record in records_of(tmp_path / "run")) == FEW_STEPS
-    assert sum(record["rows"] for record in records_of(one)) > 2 * FEW_STEPS
+    assert sum(record["rows"] for record in records_of(tmp_path / "run")) == NUM_STEPS
+    assert sum(record["rows"] for record in records_of(one)) > 2 * NUM_STEPS
 
 
 def test_two_ranks_in_bf16_follow_one_process_and_save_their_masters(
