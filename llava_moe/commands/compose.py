@@ -14,7 +14,7 @@ from rich.console import Console
 from llava_moe.commands.compose_config import as_yaml
 from llava_moe.commands.console import say_next
 from llava_moe.commands.curve_viewers import settle_viewers
-from llava_moe.commands.processes import join_processes
+from llava_moe.commands.processes import training_together
 from llava_moe.commands.settings import fingerprint
 from llava_moe.commands.stage import check_stage, train_stage
 from llava_moe.commands.stages import RUNS, set_threads
@@ -90,10 +90,10 @@ def _train_gates(choices: Mapping[str, Any], plain: dict[str, Any], console: Con
             check_stage(plain)
             for note in settle_viewers([plain["log"]]):
                 console.print(note, style="yellow", highlight=False, markup=False)
-        processes = join_processes(plain["parallel"])
-        quiet = VisibleConsole(quiet=True) if processes.rank else console
-        title = f"mole of {len(choices['experts'])} experts"
-        train_stage(plain, as_yaml(plain), folder, title, processes, quiet, stop_signals)
+        with training_together(plain["parallel"]) as processes:
+            quiet = VisibleConsole(quiet=True) if processes.rank else console
+            title = f"mole of {len(choices['experts'])} experts"
+            train_stage(plain, as_yaml(plain), folder, title, processes, quiet, stop_signals)
     if processes.rank == 0:
         from llava_moe.commands.reporting import write_run_report
 

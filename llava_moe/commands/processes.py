@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llava_moe.errors import UserError
+from llava_moe.errors import StoppedBySignalError, ToldElsewhereError, UserError
 from llava_moe.eval.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(days=1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Processes:
     """This process among those that train together."""
 
@@ -35,6 +35,34 @@ class Processes:
         """Wait for all processes, for hours if need be."""
         if self.world > 1:
             torch.distributed.barrier(group=self.group)
+
+    def leave(self) -> None:
+        """Leave the others: after it nothing can be asked of them.
+
+        Gloo lets go of a collective's tensors in a thread of its own, a little later than the collective returns. Where
+        the interpreter ends in between, the thread finds none to let go with and the process aborts (status -6),
+        whatever it has done well. Destroying the group waits for the thread; this object must not hold on to it.
+        """
+        if self.engine == "deepspeed":
+            from llava_moe.train.deepspeed_engine import leave_processes
+
+            self.group = None
+            leave_processes()
+
+
+@contextmanager
+def training_together(parallel: Mapping[str, Any]) -> Iterator[Processes]:
+    """The processes that train together (:func:`join_processes`), left behind together at the end."""
+    processes = join_processes(parallel)
+    try:
+        yield processes
+        processes.wait()
+    except (UserError, StoppedBySignalError, ToldElsewhereError):
+        # Between collectives, where NCCL's groups may still wait for a rank that is elsewhere, and gloo's do not.
+        if processes.device.type == "cpu":
+            processes.leave()
+        raise
+    processes.leave()
 
 
 def join_processes(parallel: Mapping[str, Any]) -> Processes:

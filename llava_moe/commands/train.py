@@ -15,7 +15,7 @@ from llava_moe.commands.compose_config import as_yaml
 from llava_moe.commands.console import say_next
 from llava_moe.commands.curve_viewers import settle_viewers
 from llava_moe.commands.judge_stages import judge_stages
-from llava_moe.commands.processes import join_processes
+from llava_moe.commands.processes import training_together
 from llava_moe.commands.stage import check_stage, train_stage
 from llava_moe.commands.stages import Stage, set_threads
 from llava_moe.commands.standing import standing
@@ -37,21 +37,21 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
     with StopSignals(partial(standing, [stage.folder for stage in stages])) as stop_signals:
         _check(plain, stages)
         notes = settle_viewers([stage.config["log"] for stage in stages if not is_finished(stage.folder, stage.config)])
-        processes = join_processes(plain["parallel"])
-        console = VisibleConsole(quiet=processes.rank != 0, soft_wrap=True)
-        if not console.is_terminal:
-            transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
-        for note in notes:
-            console.print(note, style="yellow", highlight=False, markup=False)
-        set_threads(plain)
-        started = time.monotonic()
-        judge_stages(stages, processes, console)
-        was_finished = all(is_finished(stage.folder, stage.config) for stage in stages)
-        for stage in stages:
-            text = as_yaml(stage.config)
-            train_stage(stage.config, text, stage.folder, stage.title, processes, console, stop_signals)
+        with training_together(plain["parallel"]) as processes:
+            console = VisibleConsole(quiet=processes.rank != 0, soft_wrap=True)
+            if not console.is_terminal:
+                transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
+            for note in notes:
+                console.print(note, style="yellow", highlight=False, markup=False)
+            set_threads(plain)
+            started = time.monotonic()
+            judge_stages(stages, processes, console)
+            was_finished = all(is_finished(stage.folder, stage.config) for stage in stages)
+            for stage in stages:
+                text = as_yaml(stage.config)
+                train_stage(stage.config, text, stage.folder, stage.title, processes, console, stop_signals)
         if processes.rank == 0:
-            return _finish(plain, stages, console, time.monotonic() - started, was_finished, typed, says_next)
+            return _finish(plain, stages, console, started, was_finished, typed, says_next)
     return None
 
 
@@ -73,7 +73,7 @@ def _finish(
     config: Mapping[str, Any],
     stages: Sequence[Stage],
     console: Console,
-    seconds: float,
+    started: float,
     was_finished: bool,
     words: Sequence[str],
     says_next: bool,
@@ -90,7 +90,8 @@ def _finish(
     if was_finished:
         console.print(f"{root} was finished before: nothing was trained", highlight=False, markup=False)
     else:
-        console.print(f"done in {seconds / 60:.1f} minutes: {root}", highlight=False, markup=False)
+        minutes = (time.monotonic() - started) / 60  # scoring is a part of what is waited for
+        console.print(f"done in {minutes:.1f} minutes: {root}", highlight=False, markup=False)
     console.print(f"report: {report}", highlight=False, markup=False)
     if says_next:
         say_next(console, next_commands(root, results is not None, words))

@@ -57,6 +57,14 @@ def start_processes() -> tuple[int, int, torch.device]:
     return dist.get_rank(), dist.get_world_size(), device
 
 
+def leave_processes() -> None:
+    """Destroy the process group that :func:`start_processes` joined, if it is there, and wait for its threads."""
+    if dist.is_initialized():
+        import deepspeed
+
+        deepspeed.comm.destroy_process_group()
+
+
 class DeepSpeedEngine:
     """One rank of a DeepSpeed run."""
 
