@@ -153,7 +153,9 @@ def write_files(folder: Path) -> None:
     turns = [{"role": "user", "content": "<image>\nWhich?"}, {"role": "assistant", "content": "A boot"}]
     questions = [{"id": str(n), "messages": turns, "images": [f"{n}.png"]} for n in range(3)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
-    shutil.copytree(folder / "snaps", folder / "pictures", dirs_exist_ok=True)
+    # The mixture that a page shows looks beside itself; `init`, which another page runs first or not, looks everywhere.
+    for place in (folder / "pictures", folder):
+        shutil.copytree(folder / "snaps", place, dirs_exist_ok=True)
     shutil.copy(folder / "charts.json", folder / "train.json")
     for name, given in (("general.json", "charts.json"), ("documents.jsonl", "photos.jsonl")):
         shutil.copy(folder / given, folder / "mine" / name)
