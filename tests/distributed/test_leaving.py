@@ -13,8 +13,8 @@ from tests.distributed.conftest import free_port
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 NUM_PAIRS = 4
-# The main thread keeps the interpreter to itself from the first collective to the end: gloo's threads wait for it before
-# they let go of tensors. A rank that ends while one still waits may abort with status -6, as its interpreter is gone.
+# The main thread keeps the interpreter to itself from the first collective on: gloo's threads wait for it before they
+# let go of tensors. A rank that ends while one still waits may abort with status -6, as its interpreter is gone.
 RANKS = """
 import os, sys, weakref
 import deepspeed, torch
