@@ -26,6 +26,8 @@ from llava_moe.adapters.wide import Gate, WideLinear
 from llava_moe.errors import UserError
 from llava_moe.own_files import read_text
 
+_STEP = re.compile(r"step-(\d{1,18})")
+
 
 @dataclass(frozen=True)
 class Expert:
@@ -94,7 +96,9 @@ def _complete_checkpoints(run: Path) -> list[Path]:
     pointer = checkpoints / "last"
     remedy = "write the name of a checkpoint into it, or delete it"
     named = [checkpoints / read_text(pointer, remedy).strip()] if pointer.is_file() else []
-    found = [*named, *sorted(checkpoints.glob("step-*"), reverse=True)]
+    # As numbers: from a million steps on the names have seven digits.
+    numbered = {path: int(name[1]) for path in checkpoints.glob("step-*") if (name := _STEP.fullmatch(path.name))}
+    found = [*named, *sorted(numbered, key=numbered.__getitem__, reverse=True)]
     return [step for step in found if (step / "COMPLETE").is_file()]
 
 

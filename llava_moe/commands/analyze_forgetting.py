@@ -23,7 +23,7 @@ from llava_moe.eval.scored import ScoredRun, read_scored, run_labels, scored_ben
 from llava_moe.eval.tasks import called
 from llava_moe.model.recorded_weights import refuse_unlike_bases
 from llava_moe.shell_words import named, shell
-from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
+from llava_moe.train.checkpoint import newest_checkpoint, stage_folders, step_of
 
 
 def measure(plain: Mapping[str, Any], session: Session) -> int:
@@ -152,6 +152,6 @@ def _scored(folders: Sequence[Path], labels: Sequence[str], name: str) -> list[S
 def _last_validation(folder: Path) -> Mapping[str, Any] | None:
     """What the run measured at its newest checkpoint's step."""
     checkpoint = newest_checkpoint(folder)
-    step = int(checkpoint.name.removeprefix("step-"))
+    step = step_of(checkpoint)
     found = [one.fields for one in read_validations(checkpoint.parent.parent) if one.step == step]
     return found[-1] if found else None

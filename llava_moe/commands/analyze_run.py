@@ -24,10 +24,12 @@ from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.train.checkpoint import (
     MARKER,
     checkpoint_of,
+    complete_checkpoints,
     is_complete,
     newest_checkpoint,
     pointed_at,
     stage_folders,
+    step_of,
 )
 
 
@@ -61,7 +63,7 @@ class AnalyzedRun:
     @property
     def step(self) -> int:
         """The optimizer steps behind the checkpoint."""
-        return int(self.checkpoint.name.removeprefix("step-"))
+        return step_of(self.checkpoint)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -117,8 +119,7 @@ def find_checkpoint(run: Path, wanted: str | int) -> Path:
     if wanted == "last" or (run / MARKER).is_file():
         return newest
     owner = newest.parent.parent
-    there = sorted(path for path in newest.parent.glob("step-*") if is_complete(path))
-    told = ", ".join(str(int(path.name.removeprefix("step-"))) for path in there)
+    told = ", ".join(str(step_of(path)) for path in complete_checkpoints(newest.parent))
     if wanted == "best":
         name = pointed_at(newest.parent / "best")
         if name is None or not is_complete(newest.parent / name):

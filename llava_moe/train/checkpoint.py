@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MARKER = "COMPLETE"
 # The name of a stage's folder in the folder of an experiment of several: its number first.
 STAGE_NAME = re.compile(r"(\d+)-[\w.-]+")
+# Of six digits or, from a million steps on, of more: names sort as numbers, never as text.
+_NAME = re.compile(r"step-(\d{1,18})")
 WriteWeights = Callable[[Path, Mapping[str, "torch.Tensor"]], None]
 
 
@@ -38,7 +40,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     name = pointed_at(checkpoints / "last")
     if name is not None and is_complete(named := checkpoints / name):
         return named
-    complete = _complete(checkpoints)
+    complete = complete_checkpoints(checkpoints)
     return complete[-1] if complete else None
 
 
@@ -76,7 +78,7 @@ def pointed_at(pointer: Path) -> str | None:
         return None
     remedy = f"write the name of a checkpoint into it, or delete it: {pointer.name} is then found without it"
     name = read_text(pointer, remedy).strip()
-    if not re.fullmatch(r"step-\d{1,18}", name):
+    if not _NAME.fullmatch(name):
         raise UserError(f"{pointer} is damaged (it names no checkpoint); {remedy}")
     return name
 
@@ -105,8 +107,26 @@ def stage_folders(folder: Path) -> list[Path]:
     return sorted(numbers, key=numbers.__getitem__)
 
 
-def _complete(checkpoints: Path) -> list[Path]:
-    return sorted(path for path in checkpoints.glob("step-*") if is_complete(path))
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's folder is named by.
+
+    Raises:
+        UserError: it has another name: somebody has renamed it.
+    """
+    named = _NAME.fullmatch(checkpoint.absolute().name)
+    if named is None:
+        raise UserError(f"{checkpoint} is a checkpoint of another name than its step's: name it as step-000500 is")
+    return int(named[1])
+
+
+def complete_checkpoints(checkpoints: Path) -> list[Path]:
+    """The complete checkpoints in a run's folder ``checkpoints``, oldest first."""
+    return [path for path in _checkpoints_in(checkpoints) if is_complete(path)]
+
+
+def _checkpoints_in(checkpoints: Path) -> list[Path]:
+    """Whole or not, oldest first; a folder of another name, such as a copy that somebody keeps, is none of ours."""
+    return sorted((path for path in checkpoints.glob("step-*") if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def is_complete(path: Path) -> bool:
@@ -193,7 +213,7 @@ def load_state(checkpoint: Path) -> RunState:
 
 
 def _not_resumable(checkpoint: Path, reason: str) -> UserError:
-    others = [path.name for path in _complete(checkpoint.parent) if path != checkpoint]
+    others = [path.name for path in complete_checkpoints(checkpoint.parent) if path != checkpoint]
     instead = f"delete it to go on from {others[-1]}" if others else "there is no other checkpoint"
     return UserError(
         f"{checkpoint} cannot be resumed ({reason}): if it was written with other parallel settings, "
@@ -232,7 +252,7 @@ def _remove(checkpoint: Path) -> None:
 
 def _prune(checkpoints: Path, newest: Path, keep_last: int) -> None:
     kept = {newest.name, pointed_at(checkpoints / "best")}
-    older = sorted(path for path in checkpoints.glob("step-*") if path.name not in kept)
+    older = [path for path in _checkpoints_in(checkpoints) if path.name not in kept]
     for path in older[: max(0, len(older) - (keep_last - 1))]:
         _remove(path)
 

@@ -49,7 +49,14 @@ def chosen_steps(plain: Mapping[str, Any]) -> list[int | None]:
     Raises:
         UserError: ``checkpoints=`` beside another choice of one, or steps that the run does not keep.
     """
-    from llava_moe.train.checkpoint import MARKER, checkpoint_of, is_complete, newest_checkpoint
+    from llava_moe.train.checkpoint import (
+        MARKER,
+        checkpoint_of,
+        complete_checkpoints,
+        is_complete,
+        newest_checkpoint,
+        step_of,
+    )
 
     wanted, run = plain["checkpoints"], Path(plain["run"])
     if wanted is None:
@@ -59,7 +66,7 @@ def chosen_steps(plain: Mapping[str, Any]) -> list[int | None]:
     if (run / MARKER).is_file():
         raise UserError(f"checkpoints={wanted}: {run} is one checkpoint; give its run's folder")
     newest = newest_checkpoint(run)
-    there = sorted(int(path.name.removeprefix("step-")) for path in newest.parent.glob("step-*") if is_complete(path))
+    there = [step_of(path) for path in complete_checkpoints(newest.parent)]
     if wanted == "all":
         return list(there)
     for step in wanted:
