@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from llava_moe.errors import UserError
-from llava_moe.train.log import ScoreSink, TensorBoard
+from llava_moe.train.log import ScoreSink
+from llava_moe.train.tensorboard import TensorBoard
 from llava_moe.train.weights_and_biases import WeightsAndBiases, settle_mode
 
 
@@ -37,16 +38,19 @@ def settle_viewers(logs: Sequence[dict[str, Any]]) -> list[str]:
     return [note for _, note in settled.values() if note is not None]
 
 
-def open_viewers(log: Mapping[str, Any], folder: Path, console: Console) -> list[ScoreSink]:
+def open_viewers(log: Mapping[str, Any], folder: Path, last_step: int, console: Console) -> list[ScoreSink]:
     """The viewers of a stage whose settings :func:`settle_viewers` has settled.
+
+    Args:
+        last_step: the step that the run goes on from; 0 at its start.
 
     Raises:
         UserError: TensorBoard cannot be imported.
     """
     sinks: list[ScoreSink] = []
+    tell = partial(console.print, highlight=False, markup=False)
     if log["tensorboard"]:
-        sinks.append(TensorBoard(folder / "tensorboard"))
+        sinks.append(TensorBoard(folder / "tensorboard", last_step, tell))
     if log["wandb"] in ("online", "offline"):
-        tell = partial(console.print, highlight=False, markup=False)
         sinks.append(WeightsAndBiases(folder, folder.name, log["wandb"], log["project"], tell))
     return sinks

@@ -52,7 +52,7 @@ class StageRun:
         self.sinks: list[LogSink] = []
         self.score_sinks: list[ScoreSink] = []
         if engine.rank == 0:
-            self.score_sinks = open_viewers(config["log"], folder, console)
+            self.score_sinks = open_viewers(config["log"], folder, state.step, console)
             self.console = TrainingConsole(console, title, schedule.num_steps, state.step)
             self.score_sinks.append(self.console)
             self.sinks = [JsonLines(folder / "log.jsonl", config["stage"]["name"], state.step), *self.score_sinks]

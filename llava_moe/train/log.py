@@ -1,4 +1,4 @@
-"""``log.jsonl``: one object per logged optimizer step, and the same to TensorBoard if asked."""
+"""``log.jsonl``: one object per logged optimizer step, and where else such a record goes."""
 
 from __future__ import annotations
 
@@ -191,25 +191,3 @@ class ScoreSink(LogSink, Protocol):
     """Somewhere records and the scores of a validation go."""
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> None: ...
-
-
-class TensorBoard:
-    """Scalars for TensorBoard (``log.tensorboard=true``)."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError("log.tensorboard=true needs TensorBoard: pip install 'llava-moe[train]'") from error
-        self.writer = SummaryWriter(str(folder))
-
-    def write(self, record: StepRecord) -> None:
-        for key, value in scalars_of(record).items():
-            self.writer.add_scalar(key, value, record.fields["step"])
-
-    def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        for name, value in scores.items():
-            self.writer.add_scalar(f"validation/{name}", value, step)
-
-    def close(self) -> None:
-        self.writer.close()

@@ -6,16 +6,13 @@ import importlib.util
 import inspect
 import os
 import secrets
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, Literal
 
 from llava_moe.errors import UserError
+from llava_moe.train.background_calls import BackgroundCalls, named
 from llava_moe.train.log import StepRecord, scalars_of
 
 Mode = Literal["off", "offline", "online"]
@@ -24,8 +21,6 @@ Tell = Callable[[str], None]
 START_SECONDS = 60
 # How long the end of a run waits for what is not uploaded yet.
 FINISH_SECONDS = 60
-# Calls that may wait for an answer before none is expected any more.
-MOST_WAITING = 10_000
 
 
 def settle_mode(asked: str | bool) -> tuple[Mode, str | None]:
@@ -92,8 +87,7 @@ class WeightsAndBiases:
 
     def __init__(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str, tell: Tell) -> None:
         self._tell = tell
-        self._caller = _Caller()
-        self._waiting: deque[Future[Any]] = deque()
+        self._calls = BackgroundCalls("wandb")
         self._run = self._begin(folder, name, mode, project)
 
     def write(self, record: StepRecord) -> None:
@@ -106,19 +100,13 @@ class WeightsAndBiases:
         import wandb
 
         self._notice()
-        if self._run is not None and (trouble := self._ended(self._run.finish)):
+        if self._run is not None and (trouble := self._calls.ended(self._run.finish, FINISH_SECONDS + 10)):
             place = Path(self._run.dir).parent
-            self._tell(f"wandb: not everything was uploaded ({_named(trouble)}); later: wandb sync {place}")
+            self._tell(f"wandb: not everything was uploaded ({named(trouble)}); later: wandb sync {place}")
         self._run = None
         # What failed was told: torn down here, it has nothing to say when the process ends.
-        self._ended(wandb.teardown)
-        self._caller.end()
-
-    def _ended(self, call: Callable[[], None]) -> BaseException | None:
-        """What went wrong with the last calls, which have a time to end in."""
-        end = self._caller.submit(call)
-        done, _ = wait([end], timeout=FINISH_SECONDS + 10)
-        return end.exception() if done else TimeoutError(f"no answer in {FINISH_SECONDS} s")
+        self._calls.ended(wandb.teardown, FINISH_SECONDS + 10)
+        self._calls.end()
 
     def _begin(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str) -> Any:
         import wandb
@@ -134,60 +122,28 @@ class WeightsAndBiases:
         begin = partial(wandb.init, dir=str(folder), name=name, project=project, resume="allow", settings=settings)
         modes: tuple[Literal["online", "offline"], ...] = (mode,) if mode == "offline" else (mode, "offline")
         for tried in modes:
-            started = self._caller.submit(lambda: begin(mode=tried, id=_run_id(folder)))  # noqa: B023
+            started = self._calls.submit(lambda: begin(mode=tried, id=_run_id(folder)))  # noqa: B023
             trouble = started.exception()
             if trouble is None:
                 run = started.result()
                 self._tell(f"  wandb: {run.url}" if tried == "online" else f"  wandb, offline: {Path(run.dir).parent}")
                 return run
-            self._tell(f"wandb: {tried} does not begin ({_named(trouble)})")
+            self._tell(f"wandb: {tried} does not begin ({named(trouble)})")
         self._tell("wandb: no curves there; log.jsonl has every number")
         return None
 
     def _send(self, numbers: Mapping[str, float], step: int) -> None:
         self._notice()
         if self._run is not None:
-            self._waiting.append(self._caller.submit(partial(self._run.log, dict(numbers), step=step)))
+            self._calls.send(partial(self._run.log, dict(numbers), step=step))
 
     def _notice(self) -> None:
         """Give up on a wandb that failed or does not answer."""
-        while self._waiting and self._waiting[0].done():
-            if trouble := self._waiting.popleft().exception():
-                self._give_up(_named(trouble))
-        if len(self._waiting) > MOST_WAITING:
-            self._give_up(f"{MOST_WAITING:,} steps wait to be taken")
-
-    def _give_up(self, why: str) -> None:
-        if self._run is not None:
-            self._tell(f"wandb stopped ({why}): its curves end here; training goes on, log.jsonl has every number")
-        self._run = None
-        self._waiting.clear()
-
-
-class _Caller:
-    """Makes calls in their order, in a thread that no process waits for at its end, as it would for an executor's."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        Thread(target=self._work, name="wandb", daemon=True).start()
-
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        """What the call gives or raises, once it is made."""
-        future: Future[Any] = Future()
-        self._calls.put((future, call))
-        return future
-
-    def end(self) -> None:
-        """Let the thread end behind the calls that it has."""
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (asked := self._calls.get()) is not None:
-            future, call = asked
-            try:
-                future.set_result(call())
-            except BaseException as error:  # of the call: its future raises it
-                future.set_exception(error)
+        trouble = self._calls.trouble()
+        if trouble is not None and self._run is not None:
+            self._tell(f"wandb stopped ({trouble}): its curves end here; training goes on, log.jsonl has every number")
+            self._run = None
+            self._calls.forget()
 
 
 def _run_id(folder: Path) -> str:
@@ -197,7 +153,3 @@ def _run_id(folder: Path) -> str:
         path.parent.mkdir(exist_ok=True)
         path.write_text(secrets.token_hex(4), encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
-
-
-def _named(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__} {error}".split())[:160]
