@@ -1,4 +1,4 @@
-"""A segment's tokens as pieces of text: what each token reads as, and what is learnt of it."""
+"""A segment's tokens as pieces of text: what each token reads as, and what is learned of it."""
 
 from __future__ import annotations
 

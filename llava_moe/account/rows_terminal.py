@@ -84,7 +84,7 @@ def hole_line(segment: Segment) -> str:
     """Why a segment is a hole."""
     fault = segment.fault
     reason = "" if fault is None else f": {visible(fault.reason)}, {visible(fault.detail)}"
-    return f"hole of {segment.num_tokens:,} padding tokens, nothing is learnt{reason}"
+    return f"hole of {segment.num_tokens:,} padding tokens, nothing is learned{reason}"
 
 
 def segment_text(segment: Segment, is_coloured: bool) -> Text:

@@ -116,7 +116,7 @@ class Attached:
     def mark_prompts(self, labels_BT: Tensor | None) -> None:
         """Say the labels of the next forward pass: what decides by example reads only what comes before them.
 
-        Needed by loops that do not hand ``labels`` to the model itself; -100 where nothing is learnt.
+        Needed by loops that do not hand ``labels`` to the model itself; -100 where nothing is learned.
         """
         self._segments.mark_prompts(labels_BT)
 

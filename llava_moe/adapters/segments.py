@@ -134,7 +134,7 @@ class Segments:
         return self._last
 
     def mark_prompts(self, labels_BT: Tensor | None) -> None:
-        """Say the labels of the next call, for a loop that computes its own loss; -100 where nothing is learnt."""
+        """Say the labels of the next call, for a loop that computes its own loss; -100 where nothing is learned."""
         self._told_labels = labels_BT
 
     def _read_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ _TEXT = _faults(
     (
         "not_a_conversation",
         "The record is no object, or its conversation is missing or has another shape.",
-        "Mend the record; turns stand under conversations, as from and value, or role and text.",
+        "Fix the record; turns stand under conversations, as from and value, or role and text.",
     ),
     (
         "unreadable_text",
@@ -139,7 +139,7 @@ _TEXT = _faults(
     ),
     ("role_order", "Two answers follow each other.", "Join the answers or put the question between them."),
     ("no_answer", "The last question has no answer.", "Add the answer or drop the question."),
-    ("empty_answer", "An answer is blank: nothing can be learnt from it.", "Add the answer or leave the record out."),
+    ("empty_answer", "An answer is blank: nothing can be learned from it.", "Add the answer or leave the record out."),
     ("empty_question", "A question is blank and has no image.", "Add the question or leave the record out."),
     (
         "image_count",

@@ -28,7 +28,7 @@ from llava_moe.plan.steps import Steps, count_steps, stand_in
 from llava_moe.prepare.recipe import load_recipe
 
 # Text tokens of a sample that nobody has seen: their logarithms are normal with this deviation. The share that is
-# learnt is of all its tokens. Assumptions.
+# learned is of all its tokens. Assumptions.
 EXPECTED_TEXT = 246
 TEXT_DEVIATION = 0.7
 EXPECTED_SUPERVISED = 0.09
@@ -69,17 +69,17 @@ def plan_data(stage: Stage, encoder: Encoder, progress: Console) -> PlanData:
     there = [source.name for source in mixture.sources if source not in absent]
     indexes = _indexes(stage, there, encoder, progress)
     lengths = _expected_lengths(encoder)
-    learnt = np.minimum(EXPECTED_SUPERVISED * lengths, lengths - encoder.num_image_tokens - 1).astype(np.int32)
+    supervised = np.minimum(EXPECTED_SUPERVISED * lengths, lengths - encoder.num_image_tokens - 1).astype(np.int32)
     for name, number in expected.items():
         kept = round((number or 0) * (1 - mixture.held_out))
-        indexes[name] = stand_in(kept, lengths.tolist(), learnt.tolist())
+        indexes[name] = stand_in(kept, lengths.tolist(), supervised.tolist())
     ordered = [indexes[source.name] for source in mixture.sources]
     notes = []
     if absent:
         names = ", ".join(source.name for source in absent)
         notes.append(
             f"not there yet: {names}. Their records are counted as published, steps follow from that; tokens assume an "
-            f"image and {EXPECTED_TEXT} text tokens a sample, {EXPECTED_SUPERVISED:.0%} of it learnt"
+            f"image and {EXPECTED_TEXT} text tokens a sample, {EXPECTED_SUPERVISED:.0%} of it learned"
         )
     notes += [f"{name}: how many records it has was not published; it is left out of the count" for name in unknown]
     notes += [

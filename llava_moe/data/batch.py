@@ -26,7 +26,7 @@ class Batch:
 
     Attributes:
         input_ids: int64 [1, T].
-        labels: int64 [1, T], -100 where nothing is learnt.
+        labels: int64 [1, T], -100 where nothing is learned.
         position_ids: int64 [1, T], from 0 in every segment. That alone tells the segments apart: any 2-D attention mask
             would switch the packed mask off.
         pixel_values: uint8 [I, 3, H, W] in the order of the image places; I may be 0.

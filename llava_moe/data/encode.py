@@ -32,7 +32,7 @@ from llava_moe.data.tokens import Tokens
 from llava_moe.errors import UserError
 
 IGNORED = -100
-"""The label of a token that is read and not learnt (torch's ``ignore_index``)."""
+"""The label of a token that is read and not learned (torch's ``ignore_index``)."""
 
 
 @dataclass(frozen=True)

@@ -96,15 +96,15 @@ def count_steps(
     wanted = set(np.linspace(0, num_steps - 1, min(num_steps, MOST_SEATED), dtype=np.int64).tolist())
     longest = 0
     for first_step, plan in _epochs(mixture, indexes, num_steps, steps_in_epoch, samples_per_step):
-        learnt = supervised_of(plan, indexes)
+        labeled = supervised_of(plan, indexes)
         samples += np.bincount(plan.source, minlength=len(indexes))
         tokens += np.bincount(plan.source, plan.length, len(indexes)).astype(np.int64)
-        supervised += np.bincount(plan.source, learnt, len(indexes)).astype(np.int64)
+        supervised += np.bincount(plan.source, labeled, len(indexes)).astype(np.int64)
         longest = max(longest, int(plan.length.max()))
         for number in range(-(-len(plan) // samples_per_step)):
             if first_step + number in wanted:
                 step = slice(number * samples_per_step, (number + 1) * samples_per_step)
-                for kept, values in zip(picked, (plan.length, plan.num_images, learnt), strict=True):
+                for kept, values in zip(picked, (plan.length, plan.num_images, labeled), strict=True):
                     kept.append(values[step])
     sources = tuple(
         SourceSteps(

@@ -77,7 +77,7 @@ def test_a_record_that_cannot_be_decoded_is_shown_as_a_hole(
     words = [word for word in tiny_words if not word.startswith("images=")]
     assert run(["data", "preview", *words, f"images={folder}", "rows=2", "shown=2", "out=look"]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"hole of \d+ padding tokens, nothing is learnt: image_missing, no", printed)
+    assert re.search(r"hole of \d+ padding tokens, nothing is learned: image_missing, no", printed)
     assert "idle" in printed and "<pad>" not in printed
     assert "image_missing" in (tmp_path / "look" / "preview.html").read_text()
 

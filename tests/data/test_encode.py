@@ -40,8 +40,8 @@ def test_an_image_becomes_its_tokens_and_none_of_them_is_learnt(make_encoder: Ma
     assert text.input_ids.dtype == text.labels.dtype == np.int64
     assert text.num_images == 1 and not text.was_cut
     assert set(text.labels[: at + 5].tolist()) == {-100}
-    learnt = text.labels != -100
-    assert (text.labels[learnt] == text.input_ids[learnt]).all() and text.labels[-1] == 2
+    is_supervised = text.labels != -100
+    assert (text.labels[is_supervised] == text.input_ids[is_supervised]).all() and text.labels[-1] == 2
 
 
 def test_a_tokenizer_that_would_add_special_tokens_itself_changes_nothing(

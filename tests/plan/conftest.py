@@ -50,10 +50,10 @@ def bench(blueprint: MakeBlueprint) -> Callable[..., Bench]:
         generator = np.random.default_rng(0)
         lengths = [generator.integers(105, 255, 16).astype(np.int32) for _ in range(6)]
         images = [np.ones(16, np.int16) for _ in lengths]
-        learnt = [(length // 8).astype(np.int32) for length in lengths]
+        supervised = [(length // 8).astype(np.int32) for length in lengths]
         total = int(sum(length.sum() for length in lengths))
-        source = SourceSteps("some", "some", 96, 96, total, int(sum(one.sum() for one in learnt)), False)
-        steps = Steps(6, 6, (source,), tuple(lengths), tuple(images), tuple(learnt), max(map(max, lengths)))
+        source = SourceSteps("some", "some", 96, 96, total, int(sum(one.sum() for one in supervised)), False)
+        steps = Steps(6, 6, (source,), tuple(lengths), tuple(images), tuple(supervised), max(map(max, lengths)))
         return Bench(blueprint(**settings), steps, image_bytes=3 * 64**2, null_image_tokens=64)
 
     return make
