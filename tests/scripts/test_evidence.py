@@ -1,0 +1,60 @@
+"""``docs/evidence``: its index is what its figures say, and what they say follows from their numbers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from llava_moe.reproduce.index import entries
+from scripts.evidence import FOLDER, INDEX, index_of, read_results
+
+RESULTS = read_results(FOLDER)
+
+
+def test_the_index_is_what_the_script_writes_of_every_folder() -> None:
+    assert (FOLDER / INDEX).read_text(encoding="utf-8") == index_of(RESULTS)
+    assert sorted(RESULTS) == sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+    assert RESULTS
+
+
+@pytest.mark.parametrize("folder", RESULTS)
+def test_a_figure_has_its_page_its_drawings_and_the_command_that_makes_it(folder: str) -> None:
+    told = RESULTS[folder]
+    entry = entries()[told["paper"], told["figure"]]
+    assert folder == f"{entry.paper}-{entry.figure}"
+    page = (FOLDER / folder / "index.html").read_text(encoding="utf-8")
+    assert f"All {len(told['cells'])} runs are there." in page
+    assert all(one["sentence"].split(";")[0] in page for one in told["answers"])
+    assert {path.suffix for path in (FOLDER / folder).iterdir()} == {".html", ".json", ".svg"}
+    kind = "table" if entry.figure.startswith("table") else "figure"
+    number = re.sub(r"\D", "", entry.figure)
+    assert told["command"].startswith(f"llava-moe reproduce paper={entry.paper} {kind}={number} ")
+
+
+@pytest.mark.parametrize("folder", RESULTS)
+def test_a_figure_is_of_three_seeds_on_one_commit_one_base_and_one_set_of_data(folder: str) -> None:
+    cells = RESULTS[folder]["cells"].values()
+    assert {cell["labels"]["seed"] for cell in cells} == {0, 1, 2}
+    assert len({(cell["commit"], cell["base"]) for cell in cells}) == 1
+    # Stage 1 reads the same records as captions.
+    compared = [cell for cell in cells if cell["labels"]["model"] != "stage 1"]
+    assert compared
+    for domain in ("general", "documents", "medical"):
+        assert len({cell["data"][domain] for cell in compared if domain in cell["data"]}) == 1, domain
+
+
+@pytest.mark.parametrize("folder", RESULTS)
+def test_a_verdict_goes_by_its_interval(folder: str) -> None:
+    for one in RESULTS[folder]["answers"]:
+        told = one.get("effect") or one
+        line = told.get("line", 0.0)
+        assert told["low"] <= told["high"]
+        assert (one["verdict"] == "undecided") == (told["low"] <= line <= told["high"]), one["sentence"]
+
+
+def test_no_file_tells_where_it_was_made() -> None:
+    for path in FOLDER.rglob("*"):
+        if path.is_file():
+            found = re.search(r"(?<![\w.:/])/(root|home|tmp|work|Users|var)/", path.read_text(encoding="utf-8"))
+            assert found is None, f"{path}: {found}"
