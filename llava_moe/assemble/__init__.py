@@ -1,0 +1,43 @@
+"""Base model + adapter + weights: a new model for training, a run's folder turned back into a model."""
+
+from llava_moe.assemble.ancestry import lineage, load_lineage
+from llava_moe.assemble.assembled import Assembled
+from llava_moe.assemble.base_checks import refuse_strange_base
+from llava_moe.assemble.build import new_model, new_model_without_weights
+from llava_moe.assemble.checkpoint_weights import PROJECTOR, load_base_parts, weights_writer
+from llava_moe.assemble.encoder import encoder_of
+from llava_moe.assemble.from_checkpoint import open_checkpoint
+from llava_moe.assemble.from_run import new_base, new_start, restore, restore_base, with_adapter
+from llava_moe.assemble.hugging_face import load_run, processor_of
+from llava_moe.assemble.registered import ADAPTERS, ARCHITECTURES, from_target
+from llava_moe.assemble.spec import DTYPES, Recipe, read_config, recipe_of
+from llava_moe.train.checkpoint import newest_checkpoint
+
+__all__ = [
+    "ADAPTERS",
+    "ARCHITECTURES",
+    "DTYPES",
+    "PROJECTOR",
+    "Assembled",
+    "Recipe",
+    "encoder_of",
+    "from_target",
+    "lineage",
+    "load_base_parts",
+    "load_lineage",
+    "load_run",
+    "new_base",
+    "new_model",
+    "new_model_without_weights",
+    "new_start",
+    "newest_checkpoint",
+    "open_checkpoint",
+    "processor_of",
+    "read_config",
+    "recipe_of",
+    "refuse_strange_base",
+    "restore",
+    "restore_base",
+    "weights_writer",
+    "with_adapter",
+]

@@ -1,0 +1,60 @@
+"""What encodes data for a model: a recipe's template and lengths on a base's tokenizer and image size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from llava_moe.assemble.spec import Recipe
+from llava_moe.data.chat_template import ChatTemplate
+from llava_moe.data.encode import Encoder
+from llava_moe.data.images import ImageTransform
+from llava_moe.data.reading import ImageReading
+from llava_moe.data.template import Template
+from llava_moe.errors import UserError
+from llava_moe.model import BaseFacts, read_base
+
+
+def encoder_of(recipe: Recipe) -> Encoder:
+    """The encoder that :func:`new_model` would give, from configurations and tokenizer alone: no weight is read.
+
+    Raises:
+        UserError: configurations or the tokenizer are not there, or not of the kind that LLaVA is made of.
+    """
+    return encoder_on_base(recipe, read_base(recipe.architecture))
+
+
+def encoder_on_base(recipe: Recipe, base: BaseFacts) -> Encoder:
+    """The encoder that a recipe asks for, of a base that was read already."""
+    transform = ImageTransform(base.image_size, recipe.image_mode, base.image_mean, base.image_std)
+    return encoder_for(base, recipe.template, transform, recipe.max_length, recipe.over_length, recipe.reading)
+
+
+def encoder_for(
+    base: BaseFacts,
+    template: Template | ChatTemplate,
+    transform: ImageTransform,
+    max_length: int,
+    over_length: Literal["cut", "drop"],
+    reading: ImageReading,
+) -> Encoder:
+    """An encoder of a base's tokenizer and image tokens, all else as given.
+
+    Raises:
+        UserError: the tokenizer cannot write the template.
+    """
+    try:
+        return Encoder(
+            tokenizer=base.tokenizer,
+            template=template,
+            transform=transform,
+            image_token_id=base.image_token_id,
+            num_image_tokens=base.num_image_tokens,
+            max_length=max_length,
+            over_length=over_length,
+            reading=reading,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"the model's tokenizer cannot write LLaVA-1.5's template ({error}): take a checkpoint of its kind, or "
+            "give it that tokenizer"
+        ) from error

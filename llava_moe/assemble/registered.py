@@ -1,0 +1,47 @@
+"""The classes that a configuration may name in a ``_target_``, and the object that such a node describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from llava_moe.adapters import Lora
+from llava_moe.adapters.field_types import first_misfit
+from llava_moe.adapters.load import METHODS
+from llava_moe.errors import UserError
+from llava_moe.model import Architecture
+
+_ADAPTERS: tuple[type, ...] = (Lora, *METHODS)
+ADAPTERS: dict[str, type] = {f"llava_moe.adapters.{one.__name__}": one for one in _ADAPTERS}
+ARCHITECTURES: dict[str, type] = {f"llava_moe.model.{one.__name__}": one for one in get_args(Architecture)}
+
+
+def from_target(node: Mapping[str, Any], registered: Mapping[str, type]) -> Any:
+    """Build the object that a node's ``_target_`` names.
+
+    Args:
+        registered: the classes that may stand there: ``ADAPTERS`` or ``ARCHITECTURES``.
+
+    Raises:
+        UserError: another class, or fields that it does not have.
+    """
+    target = node.get("_target_")
+    kind = registered.get(target) if isinstance(target, str) else None
+    if kind is None:
+        raise UserError(f"_target_={target} is none of {', '.join(registered)}: take a file of llava-moe ls")
+    name = kind.__name__
+    values = {key: value for key, value in node.items() if key != "_target_"}
+    known = [field.name for field in fields(kind)]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"unknown key {unknown[0]} of {name}{hint}: its keys are {', '.join(known)}")
+    if misfit := first_misfit(kind, values):
+        raise UserError(f"{name}: {misfit}; fix that setting")
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {error}; fix that setting") from error
