@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llava_moe.cli import COMMANDS, DATA_COMMANDS, config_folder, prepare_override, run
+from llava_moe.cli import run
+from llava_moe.commands.config_folder import config_folder
+from llava_moe.commands.table import COMMANDS, DATA_COMMANDS
 from tests.forked_commands import CommandServer
 
 
@@ -43,18 +45,6 @@ def test_data_needs_a_second_word_that_it_knows(capsys: pytest.CaptureFixture[st
     assert "data needs a second word: one of prepare, check, stats, preview" in capsys.readouterr().err
     assert run(["data", "stat"]) == 2
     assert "data stat is not a command (did you mean stats?)" in capsys.readouterr().err
-
-
-def test_a_path_in_the_home_folder_may_be_written_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/a b")
-    for key in ("out", "run", "path", "images", "init_from", "model.path", "model.peft", "benchmark_paths.pope"):
-        assert prepare_override(f"{key}=~/x").endswith("='/home/a b/x'"), key
-    assert prepare_override("prompt=~/x") == "prompt='~/x'"
-
-
-def test_exp_may_be_written_with_a_plus() -> None:
-    assert prepare_override("+exp=mix_doc") == prepare_override("exp=mix_doc") == "exp=mix_doc"
-    assert prepare_override("--config-dir=/a b") == "--config-dir=/a b"
 
 
 @pytest.mark.parametrize("kind", ["exp", "model", "data", "adapter", "benchmark", "run"])

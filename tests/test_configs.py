@@ -14,8 +14,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from llava_moe.assemble import ADAPTERS, Recipe, from_target, recipe_of
-from llava_moe.cli import config_folder, prepare_override
 from llava_moe.commands.compose_config import resolved
+from llava_moe.commands.config_folder import config_folder
+from llava_moe.commands.hydra_words import prepare_override
 from llava_moe.commands.settings import mixture_of, optimizer_of, settle
 from llava_moe.data.lengths import SourceIndex
 from llava_moe.errors import UserError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llava_moe.cli import COMMANDS, DATA_COMMANDS, SECOND_WORDS, run
+from llava_moe.cli import run
+from llava_moe.commands.table import COMMANDS, DATA_COMMANDS, SECOND_WORDS
 from llava_moe.data.conversation import Conversation, check_images
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records

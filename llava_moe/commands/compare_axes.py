@@ -13,8 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from llava_moe.cli import FREE_TEXT, config_folder
 from llava_moe.commands.compose_config import split_flags
+from llava_moe.commands.config_folder import config_folder
+from llava_moe.commands.free_text import FREE_TEXT
 from llava_moe.commands.limits import TRAIN, Limit, ListOf, OrNull, ValueRange, as_word
 from llava_moe.commands.odd_words import refuse_sizes
 from llava_moe.commands.run_names import rank

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llava_moe.cli import prepare_override
 from llava_moe.commands.compare_axes import SCORING, Asked
 from llava_moe.commands.compose_config import compose_again, resolved
+from llava_moe.commands.hydra_words import prepare_override
 from llava_moe.commands.limits import TRAIN, check_settings
 from llava_moe.commands.named_files import find_data, find_starts
 from llava_moe.commands.path_mappings import words_with_own_data

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from llava_moe.cli import COMMANDS, FREE_TEXT, MIXTURE_ENDINGS, NO_PATHS, SECOND_WORDS, config_folder
+from llava_moe.commands.config_folder import config_folder
+from llava_moe.commands.free_text import FREE_TEXT, MIXTURE_ENDINGS, NO_PATHS
+from llava_moe.commands.table import COMMANDS, SECOND_WORDS
 from llava_moe.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -99,7 +101,7 @@ def _offers(words: Sequence[str], part: str) -> list[str]:
     if rest and rest[-1] in FOLDER_FLAGS:
         return [one for one in _files(part) if one.endswith("/")]
     if command == "ls":
-        from llava_moe.commands.ls import KINDS
+        from llava_moe.commands.choices import KINDS
 
         return [*KINDS, "--config-dir"]
     if command == "completion":
@@ -121,7 +123,7 @@ def _values(command: str, key: str, value: str, rest: Sequence[str]) -> list[str
 
     bare = key.lstrip("+")
     if bare in _groups():
-        from llava_moe.commands.ls import names_of
+        from llava_moe.commands.choices import names_of
 
         ends = (*MIXTURE_ENDINGS, "/") if value else MIXTURE_ENDINGS
         own = [one for one in _files(value) if one.endswith(ends)] if bare == "data" else []

@@ -23,8 +23,10 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llava_moe.cli import MIXTURE_ENDINGS, OPEN_ENDED, config_folder, prepare_override, quote
+from llava_moe.commands.config_folder import config_folder
+from llava_moe.commands.free_text import MIXTURE_ENDINGS, OPEN_ENDED
 from llava_moe.commands.hydra_settings import held_to_ours, refuse_words
+from llava_moe.commands.hydra_words import prepare_override, quote
 from llava_moe.commands.known_keys import dotted, refuse_unknown, suggest
 from llava_moe.commands.limits import as_word
 from llava_moe.commands.odd_words import refuse_odd_words, refuse_sizes

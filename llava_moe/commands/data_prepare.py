@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_moe.cli import config_folder
 from llava_moe.commands.cache_folder import cache_folder
+from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.console import say_next
 from llava_moe.commands.prepare_progress import PrepareProgress
 from llava_moe.commands.stop_signals import StopSignals

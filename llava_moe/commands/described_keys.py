@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llava_moe.cli import config_folder
+from llava_moe.commands.choices import names_of
+from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.known_keys import PATTERNS
 from llava_moe.commands.limits import EVAL, SOURCE, TRAIN, Limit, as_word
-from llava_moe.commands.ls import names_of
 from llava_moe.commands.target_limits import TARGETS
 from llava_moe.structured_text import parse_yaml, yaml_comments
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.cli import config_folder
 from llava_moe.commands.compose_config import compose_again, resolved, run_composed
+from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import Limit, check_settings
 from llava_moe.commands.out_folder import refuse_unwritable

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llava_moe.cli import config_folder
+from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.limits import as_word
 from llava_moe.errors import UserError
 from llava_moe.structured_text import parse_yaml

@@ -8,17 +8,16 @@ from pathlib import Path
 
 from rich.table import Table
 
-from llava_moe.cli import MIXTURE_ENDINGS, config_folder
+from llava_moe.commands.choices import GROUPS, KINDS
+from llava_moe.commands.config_folder import config_folder
+from llava_moe.commands.free_text import MIXTURE_ENDINGS
 from llava_moe.commands.known_keys import suggest
-from llava_moe.commands.own_yamls import MOST_BYTES, own_folders, split_folders
+from llava_moe.commands.own_yamls import MOST_BYTES, split_folders
 from llava_moe.embedded_base import EMBEDDED, read_version
 from llava_moe.errors import UserError
 from llava_moe.regular_file import read_regular
 from llava_moe.structured_text import StructuredTextError, parse_yaml
 from llava_moe.visible_console import VisibleConsole, print_whole
-
-GROUPS = ("exp", "model", "data", "adapter", "stage", "parallel", "scale")
-KINDS = (*GROUPS, "recipe", "benchmark", "run")
 
 
 def list_kinds(kinds: Sequence[str]) -> int:
@@ -69,12 +68,6 @@ def entries(kind: str, folders: Sequence[Path] = ()) -> list[tuple[str, str]]:
     from llava_moe.commands.ls_runs import run_lines
 
     return [(line.place, line.stands) for line in run_lines()]
-
-
-def names_of(group: str, words: Sequence[str] = ()) -> list[str]:
-    """Names that may stand behind ``group=``, those in the folders of ``--config-dir`` among the words too."""
-    folders = [config_folder(), *own_folders(words)]
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def _own_entries(group: str, folders: Sequence[Path]) -> list[tuple[str, str]]:

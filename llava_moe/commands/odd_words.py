@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_moe.cli import FREE_TEXT, config_folder
+from llava_moe.commands.config_folder import config_folder
+from llava_moe.commands.free_text import FREE_TEXT
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import LONGEST_NAME, LONGEST_PATH
 from llava_moe.errors import UserError

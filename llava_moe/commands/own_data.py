@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from llava_moe.cli import config_folder
+from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.rates import RATES
 from llava_moe.commands.typed_words import key_of
 from llava_moe.structured_text import parse_yaml

@@ -21,7 +21,8 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from llava_moe.cli import MIXTURE_ENDINGS, config_folder
+from llava_moe.commands.config_folder import config_folder
+from llava_moe.commands.free_text import MIXTURE_ENDINGS
 from llava_moe.commands.known_keys import data_keys, source_keys, suggest
 from llava_moe.commands.limits import as_word
 from llava_moe.commands.own_yamls import MOST_BYTES

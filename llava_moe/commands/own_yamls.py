@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llava_moe.cli import config_folder
+from llava_moe.commands.config_folder import config_folder
 from llava_moe.errors import UserError
 from llava_moe.regular_file import read_regular
 from llava_moe.structured_text import StructuredTextError, UnboundedTextError, check_yaml

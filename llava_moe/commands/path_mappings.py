@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_moe.cli import config_folder
+from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import as_word
 from llava_moe.commands.typed_words import key_of

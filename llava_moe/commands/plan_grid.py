@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from llava_moe.cli import prepare_override
 from llava_moe.commands.compose_config import compose_again, resolved
 from llava_moe.commands.console import open_console, open_progress, say_next, say_notes
 from llava_moe.commands.grid_hours import device_of_runs
+from llava_moe.commands.hydra_words import prepare_override
 from llava_moe.commands.plan import bound_stage
 from llava_moe.commands.reproduce import open_figure
 from llava_moe.commands.stages import plan_stages

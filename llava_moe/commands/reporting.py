@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.assemble import lineage, read_config
-from llava_moe.cli import config_folder
+from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.settings import is_embedded
 from llava_moe.commands.typed_words import is_sweep, key_of, without
 from llava_moe.data.image_paths import PICTURES

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llava_moe.cli import MIXTURE_ENDINGS
+from llava_moe.commands.free_text import MIXTURE_ENDINGS
 
 SEED = "seed"
 _LONGEST = 80

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from llava_moe.cli import FREE_TEXT, quote
+from llava_moe.commands.free_text import FREE_TEXT
+from llava_moe.commands.hydra_words import quote
 from llava_moe.errors import StoppedBySignalError
 from llava_moe.secrets_in_text import without_secrets
 from llava_moe.shell_words import as_place, shell

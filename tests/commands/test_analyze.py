@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llava_moe.cli import ANALYZE_COMMANDS, run
+from llava_moe.cli import run
+from llava_moe.commands.table import ANALYZE_COMMANDS
 from tests.commands.conftest import Refusal
 
 

@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from llava_moe.cli import quote, run
+from llava_moe.cli import run
 from llava_moe.commands.compose_config import as_yaml
+from llava_moe.commands.hydra_words import quote
 
 Refused = Callable[..., str]
 

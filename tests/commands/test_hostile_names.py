@@ -14,7 +14,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from llava_moe.cli import quote
+from llava_moe.commands.hydra_words import quote
 from llava_moe.visible import visible
 from tests.browser import document, needs_browser
 from tests.eval.test_endpoint import Server, answer

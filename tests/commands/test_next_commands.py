@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llava_moe.cli import prepare_override
+from llava_moe.commands.hydra_words import prepare_override
 from llava_moe.commands.reporting import next_commands
 from llava_moe.commands.typed_words import as_typed, listed, words_of_job
 from llava_moe.shell_words import named, shell

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llava_moe.cli import config_folder, run
+from llava_moe.cli import run
+from llava_moe.commands.config_folder import config_folder
 from tests.commands.test_rates import stages_of
 from tests.commands.test_train import records_of
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava_moe.cli import prepare_override, run
+from llava_moe.cli import run
 from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.hydra_words import prepare_override
 from llava_moe.commands.rates import PARTS, notes_on_old_words
 from llava_moe.commands.stage import trainable_parts
 from llava_moe.commands.stages import Stage, plan_stages

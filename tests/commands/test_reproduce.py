@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from llava_moe.cli import COMMANDS, run
+from llava_moe.cli import run
 from llava_moe.commands import grid_runs, plan_grid
 from llava_moe.commands.plan_grid import CellPlan
+from llava_moe.commands.table import COMMANDS
 from llava_moe.grid.cell import Cell
 from llava_moe.grid.runner import Runner
 from llava_moe.reproduce import setup as figure_setup

@@ -30,6 +30,7 @@ from rich.table import Table
 from llava_moe import cli
 from llava_moe.assemble import encoder_of, recipe_of
 from llava_moe.commands.compose_config import resolved
+from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.settings import mixture_of, settle
 from llava_moe.data.encode import Encoder
 from llava_moe.data.lengths import SourceIndex, index_source
@@ -85,7 +86,7 @@ class DemoData:
 
 def open_demo(cache: Path) -> DemoData:
     """The demo's instruction data, opened and indexed."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_folder())):
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         config = settle(resolved(compose("train", list(DEMO))))
     mixture, encoder = mixture_of(config), encoder_of(recipe_of(config))
     records = tuple(open_records(source, cache) for source in mixture.sources)

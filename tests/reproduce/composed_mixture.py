@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hydra import compose, initialize_config_dir
 
-from llava_moe.cli import config_folder, prepare_override
 from llava_moe.commands.compose_config import resolved
+from llava_moe.commands.config_folder import config_folder
+from llava_moe.commands.hydra_words import prepare_override
 from llava_moe.commands.settings import mixture_of, settle
 from llava_moe.data.mixture import Mixture
 from llava_moe.grid.cell import Cell

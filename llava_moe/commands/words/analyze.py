@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.cli import ANALYZE_COMMANDS
 from llava_moe.commands.limits import Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.commands.table import ANALYZE_COMMANDS
 from llava_moe.errors import UserError
 
 

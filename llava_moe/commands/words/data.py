@@ -6,7 +6,7 @@ import difflib
 import importlib
 from collections.abc import Sequence
 
-from llava_moe.cli import DATA_COMMANDS
+from llava_moe.commands.table import DATA_COMMANDS
 from llava_moe.errors import UserError
 
 

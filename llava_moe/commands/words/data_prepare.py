@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.cli import quote
 from llava_moe.commands.compose_config import resolved, run_composed
+from llava_moe.commands.hydra_words import quote
 from llava_moe.commands.limits import (
     FLAG,
     TRAIN,
