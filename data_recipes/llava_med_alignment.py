@@ -11,7 +11,7 @@ Traps: addresses of articles that no longer answer are to be expected: leave the
 repository is a pointer (LFS): fetch it from the address below.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe, Repair
+from llava_moe.datatools.prepare.recipe import Part, Recipe, Repair
 
 RECIPE = Recipe(
     name="llava_med_alignment",

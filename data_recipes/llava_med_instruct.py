@@ -11,7 +11,7 @@ task. ``<image>`` stands before or behind the first question.
 Traps: as for ``llava_med_alignment``, whose images these share.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe, load_recipe
+from llava_moe.datatools.prepare.recipe import Part, Recipe, load_recipe
 
 RECIPE = Recipe(
     name="llava_med_instruct",

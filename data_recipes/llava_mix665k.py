@@ -15,7 +15,7 @@ Traps: OCR-VQA is downloaded image by image; many come as GIF or PNG while every
 resolved by stem and images are opened by what they hold, so nothing has to be renamed.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe, Repair
+from llava_moe.datatools.prepare.recipe import Part, Recipe, Repair
 
 OCR_VQA = (
     Repair(

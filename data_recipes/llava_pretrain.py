@@ -11,7 +11,7 @@ Traps: the repository's second JSON file (``..._meta.json``, columns id, url, im
 name the file, not the folder. Records are exactly one question and one answer.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe
+from llava_moe.datatools.prepare.recipe import Part, Recipe
 
 RECIPE = Recipe(
     name="llava_pretrain",

@@ -22,7 +22,7 @@ Overlaps with benchmarks (docvqa, text-vqa, vqa-v2, snli-ve, science-qa, imagene
 them.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe
+from llava_moe.datatools.prepare.recipe import Part, Recipe
 
 RECIPE = Recipe(
     name="m3it",

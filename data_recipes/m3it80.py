@@ -11,7 +11,7 @@ Traps: the published loader needs ``datasets`` below 4. The join has nothing but
 pair ends before the other, reading stops and says so. Languages are FLORES codes (``deu_Latn``).
 """
 
-from llava_moe.prepare.recipe import Part, Recipe
+from llava_moe.datatools.prepare.recipe import Part, Recipe
 
 RECIPE = Recipe(
     name="m3it80",

@@ -13,7 +13,7 @@ ungrammatical. LLaVA-Med's copy of the set is the one with duplicates, 19,755/6,
 The CSV files of the original distribution are broken and are not read.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe
+from llava_moe.datatools.prepare.recipe import Part, Recipe
 
 RECIPE = Recipe(
     name="pathvqa",

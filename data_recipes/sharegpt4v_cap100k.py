@@ -13,7 +13,7 @@ Traps: the 9K archive of SAM that the publisher offers covers the instruction mi
 come from SAM's own tars. ``web-celebrity/images/Choi_Min-sik.jpg`` is not in the archive.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe, Repair
+from llava_moe.datatools.prepare.recipe import Part, Recipe, Repair
 
 RECIPE = Recipe(
     name="sharegpt4v_cap100k",

@@ -13,7 +13,7 @@ count, since it swaps captions and keeps the rest (an assumption).
 Traps: all of mix665k's (OCR-VQA, Visual Genome), and ``Choi_Min-sik.jpg``.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe, Repair, load_recipe
+from llava_moe.datatools.prepare.recipe import Part, Recipe, Repair, load_recipe
 
 RECIPE = Recipe(
     name="sharegpt4v_ft",

@@ -14,7 +14,7 @@ Traps: SAM's tars 000000 to 000050 are needed, and people end with about half of
 configurations: name the file.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe, Repair
+from llava_moe.datatools.prepare.recipe import Part, Recipe, Repair
 
 SAM = Repair(
     name="sam-tars",

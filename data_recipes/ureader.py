@@ -14,7 +14,7 @@ lacks the field and is trained on. TabFact answers true or false. Infographics a
 No mixing ratio is shipped: the oversampling of sets stands in the row counts.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe
+from llava_moe.datatools.prepare.recipe import Part, Recipe
 
 RECIPE = Recipe(
     name="ureader",

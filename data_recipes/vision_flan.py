@@ -11,7 +11,7 @@ Traps: the hub takes the repository for a folder of images; the JSON is read by 
 annotations for the viewer.
 """
 
-from llava_moe.prepare.recipe import Part, Recipe
+from llava_moe.datatools.prepare.recipe import Part, Recipe
 
 RECIPE = Recipe(
     name="vision_flan",

@@ -15,8 +15,8 @@ Traps: records without a ``task_name`` would count as one task of their own. The
 paths are bare names, as in the annotations of 191 tasks, so that all shards' images go into one folder.
 """
 
-from llava_moe.prepare.draw import Draw
-from llava_moe.prepare.recipe import Part, Recipe
+from llava_moe.datatools.prepare.recipe import Part, Recipe
+from llava_moe.datatools.prepare.subsample import Draw
 
 RECIPE = Recipe(
     name="vision_flan_187",

@@ -27,10 +27,10 @@ from llava_moe import kv_cache
 PACKAGE = Path(__file__).resolve().parent.parent / "llava_moe"
 
 PRIVATE = {
-    "adapters.gated_mlp": {"_forward_hooks", "_forward_pre_hooks"},
-    "adapters.router": {"_C", "_current_graph_task_id"},
-    "adapters.segments": {"_C", "_current_graph_task_id"},
-    "adapters.wide": {
+    "adapters.core.gated_mlp": {"_forward_hooks", "_forward_pre_hooks"},
+    "adapters.core.router": {"_C", "_current_graph_task_id"},
+    "adapters.core.segments": {"_C", "_current_graph_task_id"},
+    "adapters.core.wide_linear": {
         *("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks"),
         *("_is_view", "_version"),
     },
@@ -42,7 +42,7 @@ PRIVATE = {
     "commands.hydra_settings": {"hydra._internal.config_loader_impl", "hydra._internal.hydra"},
     # A file of sources as a member of the group data; what it reads is held by tests/commands/test_own_mixtures.py.
     "commands.own_mixtures": {"_get_header_dict", "_normalize_file_name", "hydra._internal.config_repository"},
-    "data.workers": {"_shutdown_workers"},
+    "data.ordered_prefetch": {"_shutdown_workers"},
     # lmms-eval's own hook for models; its copy is held by tests/lmms.
     "lmms.model": {"_resolve_system_prompt"},
     "model.build": {"_from_config"},

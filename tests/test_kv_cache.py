@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from llava_moe.adapters.segments import Segments
+from llava_moe.adapters.core.segments import Segments
 from llava_moe.kv_cache import CACHE_NAMES, cache_name, cached_length, returned_cache
 
 

@@ -7,21 +7,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.adapter import Attached, attach
-from llava_moe.adapters.body import Body
-from llava_moe.adapters.fitting import Method
-from llava_moe.adapters.llava_mole import LlavaMole
-from llava_moe.adapters.lora import Lora
-from llava_moe.adapters.mixlora import MixLora
-from llava_moe.adapters.mole import Mole
-from llava_moe.adapters.no_adapter import NoAdapter
-from llava_moe.adapters.own_format import config_from, named, read_settings, read_tensors
-from llava_moe.adapters.peft_lora import read_lora
-from llava_moe.adapters.projector import carries_projector
-from llava_moe.adapters.saved_modules import put_in_place, saved_modules
-from llava_moe.adapters.shown import shown
-from llava_moe.adapters.sizes_on_file import refuse_sizes
-from llava_moe.adapters.trained_on import recorded_base, refuse_other_base
+from llava_moe.adapters.core.attached import Attached, attach
+from llava_moe.adapters.core.method import Method
+from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.formats.base_check import recorded_base, refuse_other_base
+from llava_moe.adapters.formats.native_format import config_from, named, read_settings, read_tensors
+from llava_moe.adapters.formats.projector import carries_projector
+from llava_moe.adapters.formats.saved_modules import put_in_place, saved_modules
+from llava_moe.adapters.formats.sizes_on_file import refuse_sizes
+from llava_moe.adapters.methods.llava_mole import LlavaMole
+from llava_moe.adapters.methods.lora import Lora
+from llava_moe.adapters.methods.mixlora import MixLora
+from llava_moe.adapters.methods.mole import Mole
+from llava_moe.adapters.methods.no_adapter import NoAdapter
+from llava_moe.adapters.methods.peft_lora import read_lora
 from llava_moe.errors import UserError
 
 # Methods that write our own format. Plain LoRA is PEFT's.

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from llava_moe.adapters.body import MLP_LINEARS
-from llava_moe.adapters.field_types import first_misfit
-from llava_moe.adapters.fitting import Method
-from llava_moe.adapters.llava_mole import LlavaMole
-from llava_moe.adapters.lora import Lora
-from llava_moe.adapters.mixlora import MixLora
-from llava_moe.adapters.own_format import CONFIG_FILE, read_settings
-from llava_moe.adapters.peft_format import plain_lora_settings
+from llava_moe.adapters.core.field_types import first_misfit
+from llava_moe.adapters.core.method import Method
+from llava_moe.adapters.core.target_model import MLP_LINEARS
+from llava_moe.adapters.formats.native_format import CONFIG_FILE, read_settings
+from llava_moe.adapters.formats.peft_format import plain_lora_settings
+from llava_moe.adapters.methods.llava_mole import LlavaMole
+from llava_moe.adapters.methods.lora import Lora
+from llava_moe.adapters.methods.mixlora import MixLora
 from llava_moe.adapters.released_files import (
     PROJECTOR,
     as_two_layers,

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llava_moe.adapters.own_format import refuse_nonfinite
+from llava_moe.adapters.formats.native_format import refuse_nonfinite
 from llava_moe.errors import UserError
 
 PROJECTOR = "model.multi_modal_projector"

@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-from llava_moe.adapters.body import Body
-from llava_moe.adapters.wide import WideLinear
+from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.assemble import PROJECTOR, Assembled
 from llava_moe.errors import UserError
 

@@ -12,8 +12,8 @@ import numpy as np
 from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder, Example
-from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.records import Records, Source
+from llava_moe.data.source_index import SourceIndex
 from llava_moe.errors import UserError
 
 By = Literal["domain", "task"]

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
-from llava_moe.adapters.own_format import refuse_nonfinite
+from llava_moe.adapters.formats.native_format import refuse_nonfinite
 from llava_moe.assemble.assembled import Assembled
 from llava_moe.errors import UserError
 from llava_moe.model.adapter_record import record_of_adapter

@@ -7,8 +7,8 @@ from typing import Literal
 from llava_moe.assemble.spec import Recipe
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.encode import Encoder
-from llava_moe.data.images import ImageTransform
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.reading import ImageReading
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
 from llava_moe.model import BaseFacts, read_base

@@ -15,8 +15,8 @@ from llava_moe.assemble.build import set_attention
 from llava_moe.assemble.encoder import encoder_for
 from llava_moe.assemble.spec import dtype_of
 from llava_moe.data.chat_template import ChatTemplate
-from llava_moe.data.images import ImageTransform
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.reading import ImageReading
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
 from llava_moe.model import BaseFacts, FromCheckpoint, build_base

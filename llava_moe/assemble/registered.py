@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any, get_args
 
 from llava_moe.adapters import Lora
-from llava_moe.adapters.field_types import first_misfit
+from llava_moe.adapters.core.field_types import first_misfit
 from llava_moe.adapters.load import METHODS
 from llava_moe.errors import UserError
 from llava_moe.model import Architecture

@@ -12,7 +12,7 @@ import torch
 
 from llava_moe.adapters import NoAdapter
 from llava_moe.assemble.registered import ADAPTERS, ARCHITECTURES, from_target
-from llava_moe.data.reading import AS_LLAVA, ImageReading
+from llava_moe.data.images.reading import AS_LLAVA, ImageReading
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
 from llava_moe.model import Architecture

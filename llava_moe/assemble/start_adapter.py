@@ -10,7 +10,7 @@ from typing import Any
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.adapters import Attached, Mole, NoAdapter, attach, load_adapter
-from llava_moe.adapters.own_format import read_settings
+from llava_moe.adapters.formats.native_format import read_settings
 from llava_moe.assemble.spec import read_config
 from llava_moe.errors import UserError
 

@@ -18,10 +18,10 @@ from llava_moe.adapters import Attached
 from llava_moe.chat.answer import Answer, Decoding, OnText, generate_answer
 from llava_moe.chat.line import refuse_no_file
 from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER, USER, BadRecord, Turn
-from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.encode import IGNORED, Encoder
-from llava_moe.data.images import ImageTransform, read_image
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.deep_values import DarkImage
+from llava_moe.data.images.reading import ImageReading
+from llava_moe.data.images.transform import ImageTransform, read_image
 from llava_moe.errors import UserError
 
 

@@ -19,7 +19,7 @@ from rich.status import Status
 from llava_moe.chat.answer import Answer
 from llava_moe.chat.line import COMMANDS, Command, image_path, read_line
 from llava_moe.chat.session import Picture, Session
-from llava_moe.data.deep_values import dark_line
+from llava_moe.data.images.deep_values import dark_line
 from llava_moe.errors import UserError
 from llava_moe.visible import visible
 from llava_moe.visible_console import VisibleConsole

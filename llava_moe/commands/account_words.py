@@ -8,7 +8,6 @@ import torch
 import transformers
 from rich.console import Console
 
-from llava_moe.account.seating import Seats
 from llava_moe.assemble import encoder_of, recipe_of
 from llava_moe.commands.console import open_console
 from llava_moe.commands.job import Job
@@ -18,6 +17,7 @@ from llava_moe.commands.stage import check_stage
 from llava_moe.commands.stage_data import OpenData, open_data
 from llava_moe.commands.stages import Stage, set_threads
 from llava_moe.data.encode import Encoder
+from llava_moe.datatools.stats.packing_stats import Seats
 
 
 def begin(job: Job) -> None:

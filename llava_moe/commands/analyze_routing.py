@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llava_moe.adapters import LlavaMole, Mole
-from llava_moe.adapters.experts import Expert
+from llava_moe.adapters.methods.mole_experts import Expert
 from llava_moe.analyze.atlas.findings import Findings
 from llava_moe.analyze.atlas.measure import (
     Routers,

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from rich.console import Console
 from rich.table import Table
 
-from llava_moe.check.kinds import KINDS
-from llava_moe.check.mix import Checked
-from llava_moe.check.table import KindRow, kind_rows, labels_of
+from llava_moe.datatools.check.fault_kinds import KINDS
+from llava_moe.datatools.check.run_check import Checked
+from llava_moe.datatools.check.table import KindRow, kind_rows, labels_of
 from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.visible import visible
 

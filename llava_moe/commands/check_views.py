@@ -8,9 +8,6 @@ from functools import partial
 
 from llava_moe.assemble import Recipe as ModelRecipe
 from llava_moe.assemble import encoder_of, recipe_of
-from llava_moe.check.known import Known
-from llava_moe.check.sources import Trouble
-from llava_moe.check.view import View
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.settings import mixture_of
 from llava_moe.commands.stages import Stage
@@ -19,8 +16,11 @@ from llava_moe.data.readers.splits import is_read
 from llava_moe.data.records import Records, Source
 from llava_moe.data.shard_records import ShardRecords
 from llava_moe.data.source import open_records
+from llava_moe.datatools.check.known_faults import Known
+from llava_moe.datatools.check.sources import Trouble
+from llava_moe.datatools.check.stage_view import View
+from llava_moe.datatools.prepare.recipe import Recipe, Repair, load_recipe, recipe_names
 from llava_moe.errors import UserError
-from llava_moe.prepare.recipe import Recipe, Repair, load_recipe, recipe_names
 
 # UReader's ratios are made by repeating records in its file.
 REPEATS_ON_PURPOSE = ("ureader",)

@@ -16,8 +16,8 @@ from rich.console import Console
 from torch import nn
 
 from llava_moe.adapters import Mole, NoAdapter, drop_experts, load_adapter
-from llava_moe.adapters.experts import adapter_folder
-from llava_moe.adapters.own_format import read_settings
+from llava_moe.adapters.formats.native_format import read_settings
+from llava_moe.adapters.methods.mole_experts import adapter_folder
 from llava_moe.assemble import (
     Assembled,
     load_lineage,

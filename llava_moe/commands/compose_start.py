@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llava_moe.adapters import NoAdapter
-from llava_moe.adapters.experts import adapter_folder
-from llava_moe.adapters.own_format import read_settings
-from llava_moe.adapters.projector import PROJECTOR, read_projector
+from llava_moe.adapters.formats.native_format import read_settings
+from llava_moe.adapters.formats.projector import PROJECTOR, read_projector
+from llava_moe.adapters.methods.mole_experts import adapter_folder
 from llava_moe.assemble import (
     Assembled,
     load_lineage,

@@ -6,15 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_moe.check.asked import AskedSet, asked_of, open_asked
-from llava_moe.check.files import LIST, write_list, write_numbers
-from llava_moe.check.findings import quarantine_list
-from llava_moe.check.kinds import KINDS
-from llava_moe.check.left_out import bad_lines, is_emptied, listed_lines
-from llava_moe.check.mix import Checked, check_mix
-from llava_moe.check.odd import dark_lines, odd_lines
-from llava_moe.check.page import write_page
-from llava_moe.check.sources import Trouble
 from llava_moe.commands.account_words import begin, of_ones_own
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.check_console import CheckBar, show
@@ -22,8 +13,17 @@ from llava_moe.commands.check_views import known_faults, open_views, published
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.job import Job
 from llava_moe.commands.own_questions import training_benchmarks
+from llava_moe.data.ordered_prefetch import num_cores
 from llava_moe.data.quarantine import Quarantined
-from llava_moe.data.workers import num_cores
+from llava_moe.datatools.check.eval_sets import AskedSet, asked_of, open_asked
+from llava_moe.datatools.check.fault_kinds import KINDS
+from llava_moe.datatools.check.files import LIST, write_list, write_numbers
+from llava_moe.datatools.check.findings import quarantine_list
+from llava_moe.datatools.check.left_out import bad_lines, is_emptied, listed_lines
+from llava_moe.datatools.check.odd import dark_lines, odd_lines
+from llava_moe.datatools.check.page import write_page
+from llava_moe.datatools.check.run_check import Checked, check_mix
+from llava_moe.datatools.check.sources import Trouble
 from llava_moe.errors import UserError
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.tasks import is_own

@@ -16,12 +16,12 @@ from llava_moe.commands.console import say_next
 from llava_moe.commands.prepare_progress import PrepareProgress
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.data.readers.shards import MANIFEST, PREPARING, Manifest, read_manifest
+from llava_moe.datatools.prepare.preparation import Choices, Preparation, settle_preparation
+from llava_moe.datatools.prepare.recipe import Recipe
+from llava_moe.datatools.prepare.run import prepare
+from llava_moe.datatools.prepare.table import account_lines, account_table
+from llava_moe.datatools.prepare.tokens import TextTokenizer
 from llava_moe.errors import UserError
-from llava_moe.prepare.preparation import Choices, Preparation, settle_preparation
-from llava_moe.prepare.recipe import Recipe
-from llava_moe.prepare.run import prepare
-from llava_moe.prepare.table import account_lines, account_table
-from llava_moe.prepare.tokens import TextTokenizer
 from llava_moe.shell_words import as_place, named, shell
 from llava_moe.structured_text import parse_yaml
 from llava_moe.visible_console import VisibleConsole

@@ -7,10 +7,6 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_moe.account.groups import Opened
-from llava_moe.account.stage import StageAccount, Training, account_stage
-from llava_moe.account.stats_page import stats_json, stats_page
-from llava_moe.account.terminal import print_account
 from llava_moe.commands.account_words import (
     begin,
     next_commands,
@@ -21,6 +17,10 @@ from llava_moe.commands.account_words import (
 from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.job import Job
 from llava_moe.commands.stages import Stage
+from llava_moe.datatools.stats.groups import Opened
+from llava_moe.datatools.stats.stage import StageAccount, Training, account_stage
+from llava_moe.datatools.stats.stats_page import stats_json, stats_page
+from llava_moe.datatools.stats.terminal import print_account
 from llava_moe.eval.files import write_atomically
 from llava_moe.fitted_bar import FittedBar, passing
 

@@ -20,7 +20,7 @@ from llava_moe.eval.scored import ScoredRun, open_asked, read_scored, scored_ben
 from llava_moe.shell_words import named
 
 if TYPE_CHECKING:
-    from llava_moe.check.trained_on import TrainedOn
+    from llava_moe.datatools.check.train_eval_overlap import TrainedOn
 
 
 def report_leaks(config: Mapping[str, Any], names: Sequence[str] | None, console: Console) -> int:
@@ -35,12 +35,12 @@ def report_leaks(config: Mapping[str, Any], names: Sequence[str] | None, console
     Raises:
         UserError: the run is no run, has no results, or the data of either side is not there.
     """
-    from llava_moe.check.asked import asked_of
-    from llava_moe.check.trained_on import find_trained
     from llava_moe.commands.check_console import CheckBar
     from llava_moe.commands.check_views import open_views
     from llava_moe.commands.console import open_progress
-    from llava_moe.data.workers import num_cores
+    from llava_moe.data.ordered_prefetch import num_cores
+    from llava_moe.datatools.check.eval_sets import asked_of
+    from llava_moe.datatools.check.train_eval_overlap import find_trained
 
     run = Path(config["run"])
     folder = Path(config["out"]) if config["out"] else run

@@ -14,8 +14,8 @@ from llava_moe.commands.eval_words import server_of
 from llava_moe.commands.image_reading import reading_asked
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.encode import Encoder
-from llava_moe.data.images import ImageTransform
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.reading import ImageReading
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ModelFacts
 from llava_moe.eval.endpoint import Endpoint, endpoint_fingerprint

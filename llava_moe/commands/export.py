@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from llava_moe.adapters import Mole, NoAdapter
-from llava_moe.adapters.hub_name import hub_id
+from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.assemble import (
     DTYPES,
     Assembled,

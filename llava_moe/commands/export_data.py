@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llava_moe.adapters import NoAdapter
-from llava_moe.adapters.hub_name import hub_id
+from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.assemble import Assembled, Recipe
 from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.settings import mixture_of

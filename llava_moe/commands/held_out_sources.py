@@ -15,9 +15,9 @@ from llava_moe.commands.processes import Processes
 from llava_moe.commands.settings import mixture_of
 from llava_moe.commands.stage_data import open_data
 from llava_moe.data.encode import Encoder
-from llava_moe.data.lengths import index_source
 from llava_moe.data.readers.splits import settled
 from llava_moe.data.source import open_records
+from llava_moe.data.source_index import index_source
 from llava_moe.errors import UserError
 
 VALIDATION = "val"

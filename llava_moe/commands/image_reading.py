@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_moe.data.deep_values import DarkImage, dark_line
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.deep_values import DarkImage, dark_line
+from llava_moe.data.images.reading import ImageReading
 from llava_moe.visible import visible
 
 

@@ -15,7 +15,7 @@ from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.init_tables import table_remedy
 from llava_moe.data.auto_format import reading_formats, tell_format
 from llava_moe.data.conversation import BadRecord, Conversation, image_identity, record_key
-from llava_moe.data.image_roots import ImageRoot, guess_image_root, look_in
+from llava_moe.data.images.roots import ImageRoot, guess_image_root, look_in
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.near import near_place
 from llava_moe.data.readers.splits import EVERY, TRAIN

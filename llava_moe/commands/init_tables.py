@@ -6,7 +6,7 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from llava_moe.data.image_paths import PICTURES
+from llava_moe.data.images.paths import PICTURES
 from llava_moe.data.readers.files import holds_records
 from llava_moe.data.readers.shapes import EXAMPLE
 from llava_moe.data.readers.tables import DIALECTS, records_of_table

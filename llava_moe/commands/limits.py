@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llava_moe.data.reading import is_value_range
+from llava_moe.data.images.reading import is_value_range
 from llava_moe.errors import UserError
 
 LONGEST_NAME, LONGEST_PATH = 255, 4096

@@ -62,7 +62,7 @@ def entries(kind: str, folders: Sequence[Path] = ()) -> list[tuple[str, str]]:
 
         return sorted(benchmark_summaries().items())
     if kind == "recipe":
-        from llava_moe.prepare.recipe import load_recipe, recipe_names
+        from llava_moe.datatools.prepare.recipe import load_recipe, recipe_names
 
         return [(name, load_recipe(name).title) for name in recipe_names()]
     from llava_moe.commands.ls_runs import run_lines

@@ -17,15 +17,15 @@ from llava_moe.commands.settings import mixture_of
 from llava_moe.commands.stage import num_steps_of, steps_note
 from llava_moe.commands.stages import Stage
 from llava_moe.data.encode import Encoder
-from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.readers.splits import settled
 from llava_moe.data.records import Source
 from llava_moe.data.source import find_files
+from llava_moe.data.source_index import SourceIndex
 from llava_moe.data.stream import StepStream
+from llava_moe.datatools.prepare.recipe import load_recipe
 from llava_moe.errors import UserError
 from llava_moe.plan.steps import Steps, count_steps, stand_in
-from llava_moe.prepare.recipe import load_recipe
 
 # Text tokens of a sample that nobody has seen: their logarithms are normal with this deviation. The share that is
 # learned is of all its tokens. Assumptions.

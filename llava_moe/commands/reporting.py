@@ -14,7 +14,7 @@ from llava_moe.assemble import lineage, read_config
 from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.settings import is_embedded
 from llava_moe.commands.typed_words import is_sweep, key_of, without
-from llava_moe.data.image_paths import PICTURES
+from llava_moe.data.images.paths import PICTURES
 from llava_moe.errors import UserError
 from llava_moe.own_files import read_object
 from llava_moe.report.run import report_run

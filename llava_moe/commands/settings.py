@@ -21,9 +21,9 @@ from llava_moe.train.folder import FREE_KEYS, UNNAMED_KEYS, flatten
 
 if TYPE_CHECKING:
     # Words are judged before anything of these is loaded.
+    from llava_moe.data.largest_remainder import Phase
     from llava_moe.data.mixture import Mixture
     from llava_moe.data.records import Source
-    from llava_moe.data.shares import Phase
     from llava_moe.train.optimizer import OptimizerSettings
 
 CONFLICT = "conflict"
@@ -153,7 +153,7 @@ def _scaled(source: Source, scale: float) -> Source:
 
 
 def _phases_of(nodes: Sequence[Mapping[str, Any]] | None) -> tuple[Phase, ...]:
-    from llava_moe.data.shares import Phase
+    from llava_moe.data.largest_remainder import Phase
 
     phases = []
     for number, node in enumerate(nodes or ()):

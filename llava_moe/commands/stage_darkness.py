@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from llava_moe.commands.image_reading import tell_dark
-from llava_moe.data.deep_values import MOST_KEPT, DarkImage
+from llava_moe.data.images.deep_values import MOST_KEPT, DarkImage
 from llava_moe.data.stream import Step, StepStream
 from llava_moe.train.engine import Engine
 

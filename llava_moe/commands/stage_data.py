@@ -18,13 +18,13 @@ from llava_moe.commands.settings import mixture_of
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder
 from llava_moe.data.held_out import split_held_out
-from llava_moe.data.image_paths import find_image
-from llava_moe.data.leave_out import leave_out, read_list
-from llava_moe.data.lengths import SourceIndex, index_source
+from llava_moe.data.images.paths import find_image
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.quarantine import Quarantine, Quarantined
+from llava_moe.data.quarantine_filter import leave_out, read_list
 from llava_moe.data.records import Records
 from llava_moe.data.source import open_records
+from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.errors import UserError
 from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.own_files import read_object

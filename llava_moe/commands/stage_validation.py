@@ -23,11 +23,11 @@ from llava_moe.commands.settings import mixture_of
 from llava_moe.commands.stage_data import OpenData
 from llava_moe.data.encode import Encoder
 from llava_moe.data.held_out import take
-from llava_moe.data.lengths import SourceIndex, index_source
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.readers.splits import is_read
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
+from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.data.stream import Step, StepStream
 from llava_moe.errors import StoppedBySignalError, ToldElsewhereError, UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow

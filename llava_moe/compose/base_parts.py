@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from llava_moe.adapters.experts import adapter_folder
+from llava_moe.adapters.methods.mole_experts import adapter_folder
 from llava_moe.assemble import lineage, read_config
 from llava_moe.errors import UserError
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from llava_moe.adapters import Lora, load_adapter
-from llava_moe.adapters.body import Body
-from llava_moe.adapters.experts import ReadExpert, read_experts
-from llava_moe.adapters.peft_format import write_peft_folder
+from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.formats.peft_format import write_peft_folder
+from llava_moe.adapters.methods.mole_experts import ReadExpert, read_experts
 from llava_moe.errors import UserError
 
 METHODS = ("linear", "normalized_linear", "svd", "ties", "dare_ties")

@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llava_moe.data.pages import split_page
+from llava_moe.data.images.tiff_pages import split_page
 
 
 @dataclass(frozen=True)

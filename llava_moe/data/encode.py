@@ -23,10 +23,10 @@ from llava_moe.data.conversation import (
     check_images,
     record_key,
 )
-from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.features.table import RowFeatures
-from llava_moe.data.images import MAX_PIXELS, ImageTransform, read_image
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.deep_values import DarkImage
+from llava_moe.data.images.reading import ImageReading
+from llava_moe.data.images.transform import MAX_PIXELS, ImageTransform, read_image
 from llava_moe.data.template import Rendered, Template
 from llava_moe.data.tokens import Tokens
 from llava_moe.errors import UserError

@@ -12,7 +12,7 @@ from llava_moe.data.records import Source
 from llava_moe.errors import UserError
 
 if TYPE_CHECKING:
-    from llava_moe.data.lengths import SourceIndex  # which loads torch
+    from llava_moe.data.source_index import SourceIndex  # which loads torch
 
 
 class Shown(Protocol):

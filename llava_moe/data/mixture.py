@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from llava_moe.data.lengths import SourceIndex
+from llava_moe.data.largest_remainder import Phase, largest_remainders, share_out
 from llava_moe.data.records import Source
-from llava_moe.data.shares import Phase, largest_remainders, share_out
+from llava_moe.data.source_index import SourceIndex
 from llava_moe.errors import UserError
 
 _ORDER = 0

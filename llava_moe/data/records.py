@@ -19,10 +19,10 @@ from llava_moe.data.conversation import (
     check_images,
     settle_turns,
 )
+from llava_moe.data.images.reading import is_value_range
 from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.readers.media_tags import media_tag
 from llava_moe.data.readers.row import Row
-from llava_moe.data.reading import is_value_range
 from llava_moe.data.turn_order import shuffle_turns
 from llava_moe.errors import UserError
 

@@ -11,15 +11,15 @@ from torch.utils.data import Dataset
 
 from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord, Conversation
-from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.encode import Encoder, Example
 from llava_moe.data.features.table import FeatureTable
-from llava_moe.data.lengths import SourceIndex
+from llava_moe.data.images.deep_values import DarkImage
 from llava_moe.data.mixture import EpochPlan, Mixture
+from llava_moe.data.ordered_prefetch import work_ahead
 from llava_moe.data.pack import CostModel, seat_step
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.records import Records
-from llava_moe.data.workers import work_ahead
+from llava_moe.data.source_index import SourceIndex
 from llava_moe.errors import UserError
 
 

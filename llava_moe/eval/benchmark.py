@@ -174,7 +174,8 @@ class ModelFacts:
     Attributes:
         source: the run, checkpoint or address, as it was given.
         template: what wrote the prompts: ``v1``, ``chat template of ...`` or ``the server's own``.
-        images: ``pad`` or ``crop``, as :class:`~llava_moe.data.images.ImageTransform` has it, or ``the server's own``.
+        images: ``pad`` or ``crop``, as :class:`~llava_moe.data.images.transform.ImageTransform` has it, or
+            ``the server's own``.
         dtype: of the weights, or ``the server's own``.
         batch_size: questions asked together.
         num_processes: processes that shared the questions.

@@ -18,8 +18,8 @@ from typing import Any
 from PIL import Image
 
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER
-from llava_moe.data.deep_values import DarkImage
-from llava_moe.data.reading import AS_LLAVA, ImageReading
+from llava_moe.data.images.deep_values import DarkImage
+from llava_moe.data.images.reading import AS_LLAVA, ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding, Question
 from llava_moe.eval.decoding import cut_at_stop, question_seed

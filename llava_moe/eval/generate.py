@@ -18,11 +18,11 @@ from PIL import Image
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, BadRecord, Turn
-from llava_moe.data.deep_values import DarkImage
 from llava_moe.data.encode import Encoder
 from llava_moe.data.end_tokens import end_token_ids
-from llava_moe.data.images import read_image
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.deep_values import DarkImage
+from llava_moe.data.images.reading import ImageReading
+from llava_moe.data.images.transform import read_image
 from llava_moe.errors import UserError
 from llava_moe.eval.alike import group_alike
 from llava_moe.eval.benchmark import GREEDY, Question

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from llava_moe.data.conversation import BadRecord, ImageRef
-from llava_moe.data.images import judge_image
+from llava_moe.data.images.transform import judge_image
 
 
 class Judged(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.reading import ImageReading
 from llava_moe.export.held_out import StaticCost
 from llava_moe.export.proof import Comparison
 from llava_moe.markdown import markdown_code, markdown_text

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.body import Body
-from llava_moe.adapters.peft_format import write_peft_folder
+from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.formats.peft_format import write_peft_folder
 from llava_moe.export.mixing import banks, scale_in_gate, spans, wide_linears
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.wide import WideLinear
+from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.export.mixing import Mixings, wide_linears
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava_moe.adapters.experts import ExpertBank
-from llava_moe.adapters.mixlora_released import ReleasedLinear
-from llava_moe.adapters.mole_gate import FollowGate
-from llava_moe.adapters.router import TokenRouter
-from llava_moe.adapters.wide import Gate, WideLinear
+from llava_moe.adapters.core.router import TokenRouter
+from llava_moe.adapters.core.wide_linear import Gate, WideLinear
+from llava_moe.adapters.methods.mixlora_released import ReleasedLinear
+from llava_moe.adapters.methods.mole_experts import ExpertBank
+from llava_moe.adapters.methods.mole_gate import FollowGate
 
 Mixings = Mapping[str, Tensor]
 """M [W, R] of every gated linear, by its module name."""

@@ -19,7 +19,7 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from llava_moe.assemble import Assembled, open_checkpoint, restore
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.reading import ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.generate import with_system
 from llava_moe.lmms.answering import Replies

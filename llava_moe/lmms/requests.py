@@ -10,7 +10,7 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER
-from llava_moe.data.reading import read_orientation
+from llava_moe.data.images.reading import read_orientation
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Decoding, Question
 

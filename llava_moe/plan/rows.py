@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llava_moe.data.batch import Batch
 from llava_moe.data.encode import IGNORED, Encoder
-from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import EpochPlan
 from llava_moe.data.pack import CostModel, seat_step
+from llava_moe.data.source_index import SourceIndex
 
 
 @dataclass(frozen=True)

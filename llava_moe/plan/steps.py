@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.mixture import EpochPlan, Mixture
+from llava_moe.data.source_index import SourceIndex
 from llava_moe.plan.rows import Seating, seat_steps, supervised_of
 
 # Steps that are seated to see their rows; of a longer run, this many spread evenly over it.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from llava_moe.data.conversation import BadRecord, ImageRef
-from llava_moe.data.images import open_image
+from llava_moe.data.images.transform import open_image
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import Answer, Question
 

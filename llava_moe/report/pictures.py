@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
-from llava_moe.data.images import open_image
+from llava_moe.data.images.transform import open_image
 from llava_moe.report.examples import thumbnail_of
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
 from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, Mole, attach, load_adapter
-from llava_moe.adapters.body import Body
-from llava_moe.adapters.segments import Segments
-from llava_moe.adapters.wide import WideLinear
+from llava_moe.adapters.core.segments import Segments
+from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.errors import UserError
 from tests.adapters.tiny_decoders import FAMILIES, IMAGE_TOKEN, START_TOKEN, Family
 

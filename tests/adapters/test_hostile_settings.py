@@ -15,8 +15,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach, load_adapter
+from llava_moe.adapters.formats.native_format import MOST_BYTES
 from llava_moe.adapters.load import load_adapter_with_modules
-from llava_moe.adapters.own_format import MOST_BYTES
 from llava_moe.errors import UserError
 from tests.adapters.tiny_decoders import TEXT
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach, load_adapter
-from llava_moe.adapters.body import Body
+from llava_moe.adapters.core.target_model import Body
 from llava_moe.errors import UserError
 from tests.adapters.tiny_decoders import TEXT
 

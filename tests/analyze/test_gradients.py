@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from llava_moe.adapters.wide import WideLinear
+from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.analyze.gradients import gram_matrices, record_gradients
 from llava_moe.analyze.losses import example_losses_S
 from llava_moe.analyze.parts import SCOPES, Part, chosen_parameters, members

@@ -11,10 +11,10 @@ from PIL import Image
 
 from llava_moe.analyze.records import HeldOutRecords, HeldOutSource, draw_records
 from llava_moe.data.encode import Encoder
-from llava_moe.data.images import ImageTransform
-from llava_moe.data.lengths import index_source
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
+from llava_moe.data.source_index import index_source
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
 

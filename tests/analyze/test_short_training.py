@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from llava_moe.adapters.wide import WideLinear
+from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.analyze.records import HeldOutRecords
 from llava_moe.analyze.transfer_cells import Cells
 from llava_moe.assemble import Assembled

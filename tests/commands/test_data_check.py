@@ -13,9 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from llava_moe.check.kinds import KINDS, is_fault, is_listed
 from llava_moe.cli import run
-from tests.check.seeded import Mixture, noise
+from llava_moe.datatools.check.fault_kinds import KINDS, is_fault, is_listed
+from tests.datatools.check.seeded import Mixture, noise
 
 Refused = Callable[..., str]
 SOURCE_KINDS = {name for name, kind in KINDS.items() if kind.unit == "source"}

@@ -18,16 +18,16 @@ import pytest
 from filelock import FileLock
 
 from llava_moe.cli import run
-from llava_moe.prepare import chunks
-from llava_moe.prepare import run as preparing
+from llava_moe.datatools.prepare import chunks
+from llava_moe.datatools.prepare import run as preparing
 from tests.data.readers.raw import WRITERS, save, turns, write_lines, write_raw
-from tests.prepare.own_data import contents, manifest, record, write_page, write_records
+from tests.datatools.prepare.own_data import contents, manifest, record, write_page, write_records
 
 Refused = Callable[..., str]
 SMALL_CHUNKS = """
 import sys
 from llava_moe.cli import main
-from llava_moe.prepare import chunks, run
+from llava_moe.datatools.prepare import chunks, run
 if __name__ == "__main__":
     chunks.ROWS_A_CHUNK, run.SMALL_CHUNK = 100, 0
     main(sys.argv[1:])
@@ -317,7 +317,7 @@ def test_published_sets_stream_to_the_same_shards_as_from_a_folder(name: str) ->
     write_raw(name, Path("dl"))
     page = f"""
 from dataclasses import replace
-from llava_moe.prepare.recipe import load_recipe
+from llava_moe.datatools.prepare.recipe import load_recipe
 
 RECIPE = replace(load_recipe("{name}"), address="{Path("dl").resolve().as_uri()}")
 """

@@ -15,9 +15,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from llava_moe.adapters.field_types import first_misfit
-from llava_moe.adapters.mole_units import GRANULARITIES
-from llava_moe.adapters.router import ROUTER_MODES
+from llava_moe.adapters.core.field_types import first_misfit
+from llava_moe.adapters.core.router import ROUTER_MODES
+from llava_moe.adapters.methods.mole_units import GRANULARITIES
 from llava_moe.assemble import ADAPTERS, ARCHITECTURES
 from llava_moe.cli import run
 from llava_moe.commands.choices import names_of

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from llava_moe.assemble import newest_checkpoint, restore
 from llava_moe.cli import run
-from llava_moe.data.reading import AS_LLAVA, ImageReading
+from llava_moe.data.images.reading import AS_LLAVA, ImageReading
 from tests.commands.test_eval_model import CPU, NO_MODEL
+from tests.datatools.prepare.own_data import write_page
 from tests.distributed.test_eval_ranks import stir
 from tests.eval.test_endpoint import Server
-from tests.prepare.own_data import write_page
 
 Refused = Callable[..., str]
 QUESTION = "What colour is the square?"

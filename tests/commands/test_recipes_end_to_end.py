@@ -13,8 +13,8 @@ from llava_moe.data.conversation import BadRecord, image_identity
 from llava_moe.data.readers.shards import read_manifest
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
+from llava_moe.datatools.prepare.recipe import Recipe, load_recipe, recipe_names
 from llava_moe.eval.tasks import demo
-from llava_moe.prepare.recipe import Recipe, load_recipe, recipe_names
 from tests.data.readers.raw import Raw, write_raw
 
 TRAINED = ("llava_mix665k", "llava_med_alignment", "m3it", "m3it80", "ureader", "pathvqa")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from llava_moe.data.images import open_image
+from llava_moe.data.images.transform import open_image
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, BenchmarkResult, Question, ScoreRow
 from llava_moe.eval.files import headline, read_result, write_result
 from llava_moe.eval.protocol import PROTOCOLS

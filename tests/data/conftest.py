@@ -17,7 +17,7 @@ from tokenizers import normalizers
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase
 
 from llava_moe.data.encode import Encoder
-from llava_moe.data.images import ImageTransform
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.template import VICUNA_V1_SYSTEM, Template
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llava_moe.data.conversation import BadRecord, Conversation, Turn, record_key
 from llava_moe.data.encode import EncodedText, Encoder
-from llava_moe.data.images import ImageTransform, open_image
+from llava_moe.data.images.transform import ImageTransform, open_image
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_moe.data.held_out import image_groups, split_held_out, take
-from llava_moe.data.lengths import SourceIndex
 from llava_moe.data.records import Source
+from llava_moe.data.source_index import SourceIndex
 from llava_moe.errors import UserError
 
 

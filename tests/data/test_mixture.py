@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_moe.data.lengths import SourceIndex
+from llava_moe.data.largest_remainder import Phase
 from llava_moe.data.mixture import EpochPlan, Mixture
 from llava_moe.data.records import Source
-from llava_moe.data.shares import Phase
+from llava_moe.data.source_index import SourceIndex
 from llava_moe.errors import UserError
 
 

@@ -14,9 +14,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llava_moe.data.batch import Batch
-from llava_moe.data.lengths import index_source
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.source import Source, open_records
+from llava_moe.data.source_index import index_source
 from llava_moe.data.stream import Step, StepStream
 from llava_moe.errors import UserError
 

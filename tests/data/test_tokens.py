@@ -16,9 +16,9 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from llava_moe.data.batch_lengths import measure
 from llava_moe.data.conversation import BadRecord, Conversation, Turn
 from llava_moe.data.encode import IGNORED, Encoder
-from llava_moe.data.measure import measure
 from llava_moe.data.template import Rendered, Template
 from llava_moe.data.tokens import Tokens
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from llava_moe.check.kinds import KINDS
 from llava_moe.cli import run
 from llava_moe.data.conversation import BadRecord, Conversation, Turn, check_images, settle_turns
-from llava_moe.data.images import open_image
+from llava_moe.data.images.transform import open_image
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.row import Row
-from llava_moe.prepare.draw import Draw
-from llava_moe.prepare.recipe import load_recipe, recipe_names, recipes_folder
+from llava_moe.datatools.check.fault_kinds import KINDS
+from llava_moe.datatools.prepare.recipe import load_recipe, recipe_names, recipes_folder
+from llava_moe.datatools.prepare.subsample import Draw
 from tests.data.readers.raw import WRITERS, Raw, write_raw
 
 NAMES = recipe_names()

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from llava_moe.data.encode import Encoder
-from llava_moe.data.images import ImageTransform
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.template import Template
 
 TURN = pa.struct([("role", pa.string()), ("text", pa.string())])

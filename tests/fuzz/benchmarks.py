@@ -48,7 +48,7 @@ class Benchmarks:
 
 def _score_all(name: str, place: str, protocol: str, cache: Path) -> int:
     from llava_moe.data.conversation import BadRecord
-    from llava_moe.data.images import ImageTransform, open_image
+    from llava_moe.data.images.transform import ImageTransform, open_image
     from llava_moe.errors import UserError
     from llava_moe.eval.benchmark import Answer
     from llava_moe.eval.tasks import Places, open_benchmark

@@ -51,7 +51,7 @@ class Images:
 
 def _open(path: Path, data: bytes | None, mode: str) -> int:
     from llava_moe.data.conversation import BadRecord
-    from llava_moe.data.images import ImageTransform, open_image
+    from llava_moe.data.images.transform import ImageTransform, open_image
 
     try:
         if data is None:

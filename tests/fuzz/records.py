@@ -104,7 +104,7 @@ class Records:
 def _read_all(path: Path, pictures: Path, kind: str, cache: Path) -> int:
     """Every record and every picture, as training reads them."""
     from llava_moe.data.conversation import BadRecord
-    from llava_moe.data.images import ImageTransform, open_image
+    from llava_moe.data.images.transform import ImageTransform, open_image
     from llava_moe.data.records import Source
     from llava_moe.data.source import check_image_root, open_records
     from llava_moe.errors import UserError

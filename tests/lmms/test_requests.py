@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from llava_moe.data.images import open_image
-from llava_moe.data.reading import AS_LLAVA, ImageReading
+from llava_moe.data.images.reading import AS_LLAVA, ImageReading
+from llava_moe.data.images.transform import open_image
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding
 from llava_moe.lmms.requests import Asked, encode_image, read_generation_kwargs, read_question

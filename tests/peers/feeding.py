@@ -33,11 +33,11 @@ from llava_moe.commands.compose_config import resolved
 from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.settings import mixture_of, settle
 from llava_moe.data.encode import Encoder
-from llava_moe.data.lengths import SourceIndex, index_source
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.pack import CostModel, seat_step
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
+from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.data.stream import Step, StepStream
 
 COST = CostModel()

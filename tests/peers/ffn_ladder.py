@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach
-from llava_moe.adapters.body import MLP_LINEARS
+from llava_moe.adapters.core.target_model import MLP_LINEARS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -17,9 +17,9 @@ import torch
 from llava_moe.adapters import Lora
 from llava_moe.assemble import DTYPES, Assembled, Recipe, new_model
 from llava_moe.data.encode import Example
-from llava_moe.data.lengths import index_source
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.source import Source, open_records
+from llava_moe.data.source_index import index_source
 from llava_moe.data.stream import Step, StepStream
 from llava_moe.data.template import Template
 from llava_moe.model import FromShape, ParameterGroup, TrainableParts, prepare_stage

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from llava_moe.cli import run
-from llava_moe.prepare import chunks
+from llava_moe.datatools.prepare import chunks
 
 DEMO = Path(__file__).resolve().parents[2] / "llava_moe" / "demo" / "images"
 NUM_RECORDS = 1_000_000
 NUM_IMAGES = 64
 SUFFIX = "\nAnswer the question using a single word or phrase."
-PAGE = """from llava_moe.prepare.recipe import Part, Recipe
+PAGE = """from llava_moe.datatools.prepare.recipe import Part, Recipe
 
 RECIPE = Recipe(
     name="million",

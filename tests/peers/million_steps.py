@@ -55,8 +55,8 @@ def _measure(config: dict[str, Any]) -> None:
     from llava_moe.assemble import encoder_of, recipe_of
     from llava_moe.commands.cache_folder import cache_folder
     from llava_moe.commands.settings import mixture_of
-    from llava_moe.data.lengths import index_source
     from llava_moe.data.source import open_records
+    from llava_moe.data.source_index import index_source
 
     (source,) = mixture_of(config).sources
     encoder = encoder_of(recipe_of(config))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_moe.data.held_out import split_held_out
-from llava_moe.data.shares import Phase
+from llava_moe.data.largest_remainder import Phase
 from llava_moe.data.stream import StepStream
 from tests.peers.feeding import (
     COST,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_moe.adapters.mole_units import GRANULARITIES
+from llava_moe.adapters.methods.mole_units import GRANULARITIES
 from llava_moe.reproduce.index import find
 from llava_moe.reproduce.page import write_page
 from tests.reproduce.written_cells import grid_of, setup_of, write_cells

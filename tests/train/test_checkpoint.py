@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from llava_moe.adapters.experts import adapter_folder
+from llava_moe.adapters.methods.mole_experts import adapter_folder
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import MARKER, complete_checkpoints, last_checkpoint, save_checkpoint, step_of
 from llava_moe.train.engine import LocalEngine

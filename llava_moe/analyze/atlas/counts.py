@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llava_moe.adapters.balance import AnyRouting
-from llava_moe.adapters.body import Body
-from llava_moe.adapters.router import ExampleRouting, Routing
+from llava_moe.adapters.core.load_balance import AnyRouting
+from llava_moe.adapters.core.router import ExampleRouting, Routing
+from llava_moe.adapters.core.target_model import Body
 from llava_moe.data.encode import IGNORED
 
 KINDS = ("image", "prompt", "answer")

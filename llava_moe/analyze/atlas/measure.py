@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from llava_moe.adapters.balance import AnyRouting
-from llava_moe.adapters.router import ExampleRouting, Routing
+from llava_moe.adapters.core.load_balance import AnyRouting
+from llava_moe.adapters.core.router import ExampleRouting, Routing
 from llava_moe.analyze.atlas.counts import (
     KINDS,
     WHOLE,

@@ -61,7 +61,7 @@ def _begin(config: DictConfig) -> int:
     plain = resolved(config, "data_prepare")
     check_settings(plain, LIMITS)
     refuse_unwritable(Path(plain["out"]))
-    from llava_moe.prepare.recipe import load_recipe
+    from llava_moe.datatools.prepare.recipe import load_recipe
 
     recipes = [load_recipe(name) for name in _recipe_names(plain)]
     if plain["from"] == "hub" and plain["downloads"] is not None:

@@ -14,7 +14,7 @@ from llava_moe.data.conversation import BadRecord
 from llava_moe.data.features.looks import BLOCK, Looks
 from llava_moe.data.features.store import FeatureStore, Seen
 from llava_moe.data.features.table import FeatureTable, RowFeatures
-from llava_moe.data.workers import work_ahead
+from llava_moe.data.ordered_prefetch import work_ahead
 
 Compute = Callable[[np.ndarray], torch.Tensor]
 """Pixels uint8 [3, H, W] to features [T, W]."""

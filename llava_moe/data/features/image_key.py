@@ -8,11 +8,11 @@ from hashlib import sha256
 import PIL
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
-from llava_moe.data.image_paths import find_image
-from llava_moe.data.images import ImageTransform, judge_image
-from llava_moe.data.pages import split_page
+from llava_moe.data.images.paths import find_image
+from llava_moe.data.images.reading import ImageReading
+from llava_moe.data.images.tiff_pages import split_page
+from llava_moe.data.images.transform import ImageTransform, judge_image
 from llava_moe.data.readers.content import hash_of
-from llava_moe.data.reading import ImageReading
 from llava_moe.regular_file import open_regular
 
 

@@ -13,8 +13,8 @@ from llava_moe.data.conversation import BadRecord, ImageRef
 from llava_moe.data.encode import Encoder
 from llava_moe.data.features.image_key import image_key
 from llava_moe.data.features.store import Catalog, Seen
-from llava_moe.data.images import read_image
-from llava_moe.data.reading import ImageReading
+from llava_moe.data.images.reading import ImageReading
+from llava_moe.data.images.transform import read_image
 from llava_moe.data.records import Records, Source
 
 BLOCK = 32

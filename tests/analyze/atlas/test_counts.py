@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, Mole, attach
-from llava_moe.adapters.router import ExampleRouting, Routing
+from llava_moe.adapters.core.router import ExampleRouting, Routing
 from llava_moe.analyze.atlas.counts import (
     KINDS,
     RecordRouting,

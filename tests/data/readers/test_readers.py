@@ -22,7 +22,7 @@ from PIL import Image
 
 from llava_moe.data.auto_format import reading_formats
 from llava_moe.data.conversation import BadRecord, Turn, settle_turns
-from llava_moe.data.images import open_image
+from llava_moe.data.images.transform import open_image
 from llava_moe.data.readers.files import find_raw, unreachable
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.m3it import copies_among, embedded_images
