@@ -21,7 +21,7 @@ from llava_moe.commands.table import COMMANDS, SECOND_WORDS, Command
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 our fault, 2 the user's to fix, 75 stopped by a signal, 130 interrupted."""
-    from llava_moe.visible_stream import VisibleStream
+    from llava_moe.terminal.stream import VisibleStream
 
     sys.stderr = VisibleStream(sys.stderr)
     if sys.stdout.isatty():
@@ -112,7 +112,7 @@ def _is_unicode(word: str) -> bool:
 
 def _secret_in(words: Sequence[str]) -> str:
     """What to say of the first word that holds a password or a token; "" where none does."""
-    from llava_moe.secrets_in_text import has_secret, refusal, without_secrets
+    from llava_moe.text.secrets import has_secret, refusal, without_secrets
 
     for word in words:
         # A question to a model is no setting: it is kept nowhere.
@@ -140,7 +140,7 @@ def _one_line(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    from llava_moe.secrets_in_text import without_secrets
-    from llava_moe.visible import visible
+    from llava_moe.text.escape_control import visible
+    from llava_moe.text.secrets import without_secrets
 
     return visible(without_secrets(text), keep="\n\t")

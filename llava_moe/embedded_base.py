@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.errors import UserError
-from llava_moe.own_files import read_object
-from llava_moe.regular_file import read_regular
+from llava_moe.files.own_files import read_object
+from llava_moe.files.regular_file import read_regular
 
 EMBEDDED = "embedded:"
 VERSION_FILE = "version.json"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llava_moe.eval.bootstrap import Interval, interval_of
+from llava_moe.eval.results.bootstrap import Interval, interval_of
 
 SUMMARIES = {
     "MFT": "mean score on each part right after its own training",

@@ -17,11 +17,11 @@ from rich.table import Table
 from llava_moe.analyze.forgetting import SUMMARIES, Estimate, Forgetting
 from llava_moe.analyze.forgetting_scores import Scores, TrainedPart
 from llava_moe.analyze.output import MINUS, Output, render_page
-from llava_moe.domain_colors import colors_of
 from llava_moe.eval.benchmark import Facts
-from llava_moe.eval.table import POINTS
-from llava_moe.inline_svg import STYLE, inline_svg
-from llava_moe.visible import visible
+from llava_moe.eval.results.table import POINTS
+from llava_moe.pages.domain_colors import colors_of
+from llava_moe.pages.inline_svg import STYLE, inline_svg
+from llava_moe.text.escape_control import visible
 
 TEMPLATE = Path(__file__).with_name("forgetting.html.j2")
 HEADER = ("by", "quantity", "after", "part", "value", "low", "high")

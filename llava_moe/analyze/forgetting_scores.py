@@ -14,9 +14,9 @@ import numpy as np
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, BenchmarkResult
-from llava_moe.eval.bootstrap import resample
-from llava_moe.eval.scored import ScoredRun, open_each, restricted, shared_questions
-from llava_moe.eval.sheet import Sheet, make_sheet, scores_of
+from llava_moe.eval.results.bootstrap import resample
+from llava_moe.eval.results.score_matrix import Sheet, make_sheet, scores_of
+from llava_moe.eval.results.scored_run import ScoredRun, open_each, restricted, shared_questions
 from llava_moe.eval.statistics import Statistic, find_statistics
 
 

@@ -13,8 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from llava_moe.analyze.output import MINUS
-from llava_moe.inline_svg import INK, STYLE, inline_svg
-from llava_moe.visible import visible
+from llava_moe.pages.inline_svg import INK, STYLE, inline_svg
+from llava_moe.text.escape_control import visible
 
 _COLORS = LinearSegmentedColormap.from_list("harm-help", ["#b3411d", "#ffffff", "#3987e5"])
 _PANELS_A_ROW = 3

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.eval.files import write_atomically
-from llava_moe.html_page import page_template
-from llava_moe.inline_svg import standalone_svg
+from llava_moe.pages.html_page import page_template
+from llava_moe.pages.inline_svg import standalone_svg
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -25,7 +25,7 @@ class Output:
     Attributes:
         facts: the JSON file; numbers that are not finite become null.
         header, rows: the CSV file, one number a row with all that names it.
-        drawing: the main drawing, as :func:`~llava_moe.inline_svg.inline_svg` gives it.
+        drawing: the main drawing, as :func:`~llava_moe.pages.inline_svg.inline_svg` gives it.
         page: the HTML file.
     """
 

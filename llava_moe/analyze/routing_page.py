@@ -17,8 +17,8 @@ from llava_moe.analyze.atlas.findings import HEADER, Findings, as_facts, as_rows
 from llava_moe.analyze.atlas.patches import PatchMap, expert_color
 from llava_moe.analyze.atlas.summary import KindAtlas, strongest_routers
 from llava_moe.analyze.output import Output, render_page
-from llava_moe.domain_colors import colors_of
-from llava_moe.inline_svg import INK
+from llava_moe.pages.domain_colors import colors_of
+from llava_moe.pages.inline_svg import INK
 
 TEMPLATE = Path(__file__).with_name("routing.html.j2")
 _MOST_CELLS = 32

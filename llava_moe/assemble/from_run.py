@@ -16,11 +16,11 @@ from llava_moe.assemble.base_checks import refuse_strange_base
 from llava_moe.assemble.build import new_model
 from llava_moe.assemble.spec import Recipe, read_config, recipe_of
 from llava_moe.errors import UserError
+from llava_moe.files.own_files import read_object
 from llava_moe.model import Architecture
 from llava_moe.model.adapter_record import refuse_other_adapter
 from llava_moe.model.recorded_weights import RECORD, refuse_other_embedded, refuse_other_start
-from llava_moe.own_files import read_object
-from llava_moe.shell_words import as_place, shell
+from llava_moe.text.shell_words import as_place, shell
 from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
 
 

@@ -15,11 +15,11 @@ from llava_moe.assemble.registered import ADAPTERS, ARCHITECTURES, from_target
 from llava_moe.data.images.reading import AS_LLAVA, ImageReading
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
+from llava_moe.files.own_files import misfit
+from llava_moe.files.regular_file import read_regular
 from llava_moe.model import Architecture
 from llava_moe.model.image_processor import ImageMode
-from llava_moe.own_files import misfit
-from llava_moe.regular_file import read_regular
-from llava_moe.structured_text import StructuredTextError, parse_yaml
+from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

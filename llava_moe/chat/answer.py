@@ -19,7 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from llava_moe.data.encode import Encoder
 from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.errors import UserError
-from llava_moe.eval.generate import answering, decode_answer, greedy, prompt_inputs
+from llava_moe.eval.generation.generate import answering, decode_answer, greedy, prompt_inputs
 
 OnText = Callable[[str], None]
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"

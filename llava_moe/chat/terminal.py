@@ -21,8 +21,8 @@ from llava_moe.chat.line import COMMANDS, Command, image_path, read_line
 from llava_moe.chat.session import Picture, Session
 from llava_moe.data.images.deep_values import dark_line
 from llava_moe.errors import UserError
-from llava_moe.visible import visible
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.terminal.console import VisibleConsole
+from llava_moe.text.escape_control import visible
 
 CUT_SHORT = {
     "limit": "cut off at max_new_tokens={}: give a larger one at the start",

@@ -13,7 +13,7 @@ from llava_moe.commands.analyze_run import Session
 from llava_moe.commands.processes import answering_together
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import ToldElsewhereError
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.terminal.console import VisibleConsole
 
 PIECES_STAND = "finished pieces are kept: run the same command again to go on"
 

@@ -32,7 +32,7 @@ from llava_moe.commands.analyze_run import (
 from llava_moe.commands.words.analyze_interference import FEWEST
 from llava_moe.data.batch import Batch
 from llava_moe.errors import UserError
-from llava_moe.fitted_bar import clock
+from llava_moe.terminal.fitted_bar import clock
 
 
 def measure(plain: Mapping[str, Any], session: Session) -> int:

@@ -37,7 +37,7 @@ from llava_moe.commands.analyze_run import (
 )
 from llava_moe.commands.words.analyze_routing import chosen_steps
 from llava_moe.errors import UserError
-from llava_moe.fitted_bar import clock
+from llava_moe.terminal.fitted_bar import clock
 
 FEWEST = 8
 """Records of each domain: fewer have no interval worth the name."""

@@ -20,7 +20,7 @@ from llava_moe.commands.reporting import write_run_report
 from llava_moe.errors import UserError
 from llava_moe.eval.ranks import Ranks
 from llava_moe.eval.run import answerer_fingerprint
-from llava_moe.fitted_bar import FittedBar, passing
+from llava_moe.terminal.fitted_bar import FittedBar, passing
 from llava_moe.train.checkpoint import (
     MARKER,
     checkpoint_of,

@@ -40,8 +40,8 @@ from llava_moe.data.mixture import Mixture
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
 from llava_moe.eval.run import answerer_fingerprint
-from llava_moe.fitted_bar import clock
 from llava_moe.model import prepare_stage, recompute_activations
+from llava_moe.terminal.fitted_bar import clock
 
 PASSES_OF_TRAINING = 3
 """A sample's forward and backward pass in forward passes, about."""

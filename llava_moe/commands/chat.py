@@ -18,7 +18,7 @@ from llava_moe.chat.terminal import Terminal
 from llava_moe.commands.console import say_notes
 from llava_moe.commands.image_reading import reading_asked
 from llava_moe.data.images.transform import ImageTransform
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.terminal.console import VisibleConsole
 
 if TYPE_CHECKING:
     from llava_moe.assemble import Assembled

@@ -11,8 +11,8 @@ from rich.table import Table
 from llava_moe.datatools.check.fault_kinds import KINDS
 from llava_moe.datatools.check.run_check import Checked
 from llava_moe.datatools.check.table import KindRow, kind_rows, labels_of
-from llava_moe.fitted_bar import FittedBar, passing
-from llava_moe.visible import visible
+from llava_moe.terminal.fitted_bar import FittedBar, passing
+from llava_moe.text.escape_control import visible
 
 MOST_COLUMNS = 3
 

@@ -29,12 +29,12 @@ from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.page import write_page
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
+from llava_moe.files.own_files import read_object
 from llava_moe.grid.cell import Cell
-from llava_moe.own_files import read_object
 from llava_moe.plan.terminal import duration
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways
-from llava_moe.shell_words import shell
+from llava_moe.text.shell_words import shell
 
 FOLDER = Path("runs/compare")
 ASKED = "compare.json"

@@ -22,7 +22,7 @@ from llava_moe.commands.run_names import rank
 from llava_moe.commands.sweep_size import refuse_large_sweep
 from llava_moe.commands.typed_words import SWEEP_FLAGS, as_item, as_typed, key_of
 from llava_moe.errors import UserError
-from llava_moe.structured_text import parse_yaml
+from llava_moe.text.structured_text import parse_yaml
 
 # Null in their file, a list where they are given.
 _LISTS = ("adapter.expert_layers", "adapter.mask", "adapter.experts")

@@ -20,7 +20,7 @@ from llava_moe.commands.stages import Stage, plan_stages
 from llava_moe.commands.typed_words import as_typed, key_of
 from llava_moe.errors import UserError
 from llava_moe.grid.cell import Cell, Grid, Words
-from llava_moe.structured_text import parse_yaml
+from llava_moe.text.structured_text import parse_yaml
 from llava_moe.train.folder import flatten
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from llava_moe.commands.stages import RUNS, set_threads
 from llava_moe.commands.standing import standing
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.commands.typed_words import without
-from llava_moe.shell_words import named, shell
+from llava_moe.terminal.console import VisibleConsole
+from llava_moe.text.shell_words import named, shell
 from llava_moe.train.folder import is_finished
-from llava_moe.visible_console import VisibleConsole
 
 # What a merge that is made for itself does not take from the command that found it the best.
 NOT_OF_MERGES = (

@@ -37,7 +37,7 @@ from llava_moe.commands.path_mappings import words_with_own_data
 from llava_moe.commands.rates import spell_out
 from llava_moe.commands.sweep_size import refuse_large_sweep
 from llava_moe.errors import UserError
-from llava_moe.secrets_in_text import has_secret, refusal
+from llava_moe.text.secrets import has_secret, refusal
 
 TAKEN_FLAGS = (
     *("-m", "--multirun", "-c", "--cfg", "--resolve", "-cd", "--config-dir", "-cp", "--config-path"),

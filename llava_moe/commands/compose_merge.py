@@ -41,7 +41,7 @@ from llava_moe.errors import UserError
 from llava_moe.export.held_out import domain_loss
 from llava_moe.model.adapter_record import record_of_adapter
 from llava_moe.model.recorded_weights import fingerprint_start
-from llava_moe.structured_text import parse_json
+from llava_moe.text.structured_text import parse_json
 from llava_moe.train.checkpoint import MARKER, last_checkpoint, write_atomically
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderLock, claim_configuration
 from llava_moe.train.state import RunState

@@ -37,9 +37,9 @@ from llava_moe.commands.compose_config import as_yaml
 from llava_moe.compose.base_parts import run_of
 from llava_moe.errors import UserError
 from llava_moe.export.published import published_name
+from llava_moe.files.regular_file import check_regular
 from llava_moe.model.adapter_record import refuse_other_adapter
 from llava_moe.model.recorded_weights import RECORD
-from llava_moe.regular_file import check_regular
 from llava_moe.train.checkpoint import MARKER, is_full, write_atomically
 from llava_moe.train.folder import FINISHED, claim_configuration
 from llava_moe.train.state import RunState

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.terminal.console import VisibleConsole
 
 
 def open_console() -> Console:

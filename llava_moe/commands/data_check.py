@@ -27,7 +27,7 @@ from llava_moe.datatools.check.sources import Trouble
 from llava_moe.errors import UserError
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.tasks import is_own
-from llava_moe.shell_words import named
+from llava_moe.text.shell_words import named
 
 FOLDER = Path("checks")
 

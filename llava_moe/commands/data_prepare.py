@@ -22,9 +22,9 @@ from llava_moe.datatools.prepare.run import prepare
 from llava_moe.datatools.prepare.table import account_lines, account_table
 from llava_moe.datatools.prepare.tokens import TextTokenizer
 from llava_moe.errors import UserError
-from llava_moe.shell_words import as_place, named, shell
-from llava_moe.structured_text import parse_yaml
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.terminal.console import VisibleConsole
+from llava_moe.text.shell_words import as_place, named, shell
+from llava_moe.text.structured_text import parse_yaml
 
 # The language model of the papers' experiments.
 USUAL_TOKENIZER = "lmsys/vicuna-7b-v1.5"

@@ -25,7 +25,7 @@ from llava_moe.datatools.stats.rows_page import StageRows, rows_page
 from llava_moe.datatools.stats.rows_terminal import print_legend, print_row
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 
 def preview(job: Job) -> int:

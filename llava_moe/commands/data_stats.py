@@ -22,7 +22,7 @@ from llava_moe.datatools.stats.stage import StageAccount, Training, account_stag
 from llava_moe.datatools.stats.stats_page import stats_json, stats_page
 from llava_moe.datatools.stats.terminal import print_account
 from llava_moe.eval.files import write_atomically
-from llava_moe.fitted_bar import FittedBar, passing
+from llava_moe.terminal.fitted_bar import FittedBar, passing
 
 
 def show_stats(job: Job) -> int:

@@ -16,7 +16,7 @@ from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.known_keys import PATTERNS
 from llava_moe.commands.limits import EVAL, SOURCE, TRAIN, Limit, as_word
 from llava_moe.commands.target_limits import TARGETS
-from llava_moe.structured_text import parse_yaml, yaml_comments
+from llava_moe.text.structured_text import parse_yaml, yaml_comments
 
 COMMANDS = (
     *("train", "plan", "compose", "data_check", "data_stats", "data_preview", "data_prepare", "init", "eval", "chat"),

@@ -21,7 +21,7 @@ from llava_moe.commands.environment import installed
 from llava_moe.commands.settings import embedded_images
 from llava_moe.embedded_base import PART_FILES, checked_version
 from llava_moe.errors import UserError
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.terminal.console import VisibleConsole
 
 Finding = tuple[str, str, str, str]
 GIB = 1 << 30

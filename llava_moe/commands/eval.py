@@ -23,17 +23,17 @@ from llava_moe.commands.processes import answering_together
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import ToldElsewhereError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
-from llava_moe.eval.blind import BLIND_FOLDER, BlindBenchmark
-from llava_moe.eval.endpoint import Endpoint
-from llava_moe.eval.generate import Answerer, LocalModel
+from llava_moe.eval.generation.endpoint import Endpoint
+from llava_moe.eval.generation.generate import Answerer, LocalModel
+from llava_moe.eval.grey_images import BLIND_FOLDER, BlindBenchmark
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
 from llava_moe.eval.ranks import ALONE, Ranks
+from llava_moe.eval.results.stage_scores import StageScores
+from llava_moe.eval.results.stage_table import stage_notes, stage_table
+from llava_moe.eval.results.table import paper_table, rich_table, rich_tables
 from llava_moe.eval.run import ask_benchmark, has_changed
-from llava_moe.eval.stage_scores import StageScores
-from llava_moe.eval.stage_table import stage_notes, stage_table
-from llava_moe.eval.table import paper_table, rich_table, rich_tables
 from llava_moe.eval.tasks import Places, open_benchmark
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.terminal.console import VisibleConsole
 
 ANSWERS_STAND = "answers so far are kept: run the same command again to go on"
 

@@ -16,22 +16,22 @@ from llava_moe.commands.eval_next import asked_alike, is_run
 from llava_moe.commands.eval_words import results_wanted
 from llava_moe.commands.typed_words import listed
 from llava_moe.errors import UserError
-from llava_moe.eval.blind import BLIND_FOLDER
-from llava_moe.eval.bootstrap import NUM_RESAMPLES
-from llava_moe.eval.comparison import ComparedBenchmark, Comparison, compare_benchmark
-from llava_moe.eval.comparison_table import (
+from llava_moe.eval.files import write_atomically
+from llava_moe.eval.grey_images import BLIND_FOLDER
+from llava_moe.eval.results.bootstrap import NUM_RESAMPLES
+from llava_moe.eval.results.comparison import ComparedBenchmark, Comparison, compare_benchmark
+from llava_moe.eval.results.comparison_table import (
     json_comparison,
     loss_explanation,
     markdown_comparison,
     rich_comparison,
     score_explanation,
 )
-from llava_moe.eval.files import write_atomically
-from llava_moe.eval.latex import latex_comparison
-from llava_moe.eval.scored import read_scored, refuse_unscored, run_labels, scored_benchmarks, word_of
+from llava_moe.eval.results.latex import latex_comparison
+from llava_moe.eval.results.scored_run import read_scored, refuse_unscored, run_labels, scored_benchmarks, word_of
 from llava_moe.eval.tasks import called
-from llava_moe.shell_words import named, shell
-from llava_moe.visible_console import VisibleConsole, print_whole
+from llava_moe.terminal.console import VisibleConsole, print_whole
+from llava_moe.text.shell_words import named, shell
 
 FOLDER = Path("comparisons")
 

@@ -14,10 +14,10 @@ from llava_moe.commands.eval_leaks import opened_benchmark, scored_runs, shown_q
 from llava_moe.commands.eval_model import server_of
 from llava_moe.commands.typed_words import listed
 from llava_moe.errors import UserError
-from llava_moe.eval.judge import Verdicts, judge_answers, judged_path, write_verdicts
-from llava_moe.eval.server import ChatServer
-from llava_moe.fitted_bar import FittedBar, passing
-from llava_moe.shell_words import shell
+from llava_moe.eval.generation.server import ChatServer
+from llava_moe.eval.judging.judge import Verdicts, judge_answers, judged_path, write_verdicts
+from llava_moe.terminal.fitted_bar import FittedBar, passing
+from llava_moe.text.shell_words import shell
 
 
 def judge_run(config: Mapping[str, Any], names: Sequence[str] | None, console: Console) -> int:

@@ -14,10 +14,10 @@ from llava_moe.errors import UserError
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import Benchmark, Question
 from llava_moe.eval.files import write_atomically
-from llava_moe.eval.leaks import LeakReport, leak_table, leaks_json, leaks_list, split_scores
 from llava_moe.eval.protocol import find_protocol
-from llava_moe.eval.scored import ScoredRun, open_asked, read_scored, scored_benchmarks
-from llava_moe.shell_words import named
+from llava_moe.eval.results.leaks import LeakReport, leak_table, leaks_json, leaks_list, split_scores
+from llava_moe.eval.results.scored_run import ScoredRun, open_asked, read_scored, scored_benchmarks
+from llava_moe.text.shell_words import named
 
 if TYPE_CHECKING:
     from llava_moe.datatools.check.train_eval_overlap import TrainedOn

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from llava_moe.errors import UserError
-from llava_moe.eval.bootstrap import Interval
-from llava_moe.eval.comparison import Cell, ComparedLosses, LossRow
 from llava_moe.eval.files import write_atomically
+from llava_moe.eval.results.bootstrap import Interval
+from llava_moe.eval.results.comparison import Cell, ComparedLosses, LossRow
+from llava_moe.files.own_files import read_objects
 from llava_moe.grid.effects import Effect, Stratum, effect_of
 from llava_moe.grid.measured import FILE, Items, Measures, read_measured
-from llava_moe.own_files import read_objects
 from llava_moe.report.stage_log import REMEDY, VALIDATION
 from llava_moe.train.checkpoint import newest_checkpoint
 

@@ -18,11 +18,11 @@ from llava_moe.data.images.reading import ImageReading
 from llava_moe.data.images.transform import ImageTransform
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ModelFacts
-from llava_moe.eval.endpoint import Endpoint, endpoint_fingerprint
-from llava_moe.eval.generate import Answerer, LocalModel
+from llava_moe.eval.generation.endpoint import Endpoint, endpoint_fingerprint
+from llava_moe.eval.generation.generate import Answerer, LocalModel
+from llava_moe.eval.generation.server import ChatServer
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.eval.run import answerer_fingerprint
-from llava_moe.eval.server import ChatServer
 from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
 
 if TYPE_CHECKING:

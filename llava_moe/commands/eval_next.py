@@ -8,12 +8,12 @@ from typing import Any
 
 from llava_moe.commands.typed_words import listed, without
 from llava_moe.eval.benchmark import BenchmarkResult
-from llava_moe.eval.comparison import ComparedBenchmark
 from llava_moe.eval.files import result_path
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
-from llava_moe.eval.scored import word_of
+from llava_moe.eval.results.comparison import ComparedBenchmark
+from llava_moe.eval.results.scored_run import word_of
 from llava_moe.eval.tasks import DEFAULT_ROOT
-from llava_moe.shell_words import shell
+from llava_moe.text.shell_words import shell
 from llava_moe.train.checkpoint import stage_folders
 
 # What chat and eval both take to open a model.

@@ -16,10 +16,10 @@ from llava_moe.commands.stages import Stage
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.files import answers_path, read_answers, read_result
-from llava_moe.eval.generate import LocalModel
+from llava_moe.eval.generation.generate import LocalModel
 from llava_moe.eval.headline import NO_PICTURE_FOLDER, HeadlineBenchmark
 from llava_moe.eval.question_hash import question_hashes
-from llava_moe.eval.stage_scores import StageScores, read_stage_scores
+from llava_moe.eval.results.stage_scores import StageScores, read_stage_scores
 
 
 def refuse_unpaired(settings: Mapping[str, Any], benchmarks: Sequence[Benchmark]) -> None:

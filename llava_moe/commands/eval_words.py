@@ -13,8 +13,8 @@ from llava_moe.commands.limits import EVAL, check_settings
 from llava_moe.commands.named_files import know_benchmarks
 from llava_moe.commands.out_folder import refuse_unwritable
 from llava_moe.errors import UserError
+from llava_moe.eval.generation.server import ChatServer
 from llava_moe.eval.protocol import find_protocol
-from llava_moe.eval.server import ChatServer
 from llava_moe.train.checkpoint import newest_checkpoint
 
 # Keys that mean something for one kind of model alone, and the key that makes it that kind.

@@ -52,9 +52,9 @@ from llava_moe.export.mixing import (
 from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
-from llava_moe.shell_words import named
+from llava_moe.terminal.console import VisibleConsole
+from llava_moe.text.shell_words import named
 from llava_moe.train.checkpoint import is_full
-from llava_moe.visible_console import VisibleConsole
 
 
 @dataclass(frozen=True)

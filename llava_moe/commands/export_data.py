@@ -21,13 +21,13 @@ from llava_moe.data.readers.splits import is_read, settled
 from llava_moe.data.source import Records, Source, open_records
 from llava_moe.errors import UserError
 from llava_moe.eval.files import read_result, read_results
-from llava_moe.eval.table import markdown_tables
+from llava_moe.eval.results.table import markdown_tables
 from llava_moe.export.card import Card, DomainData
 from llava_moe.export.places import without_places
 from llava_moe.export.proof import Comparison
-from llava_moe.markdown import markdown_code
+from llava_moe.files.own_files import NUMBER, damaged_beside, read_sound_objects
 from llava_moe.model import Architecture, FromCheckpoint, FromParts
-from llava_moe.own_files import NUMBER, damaged_beside, read_sound_objects
+from llava_moe.text.markdown import markdown_code
 from llava_moe.train.state import RunState
 
 

@@ -14,7 +14,7 @@ from llava_moe.commands.help_page import defaults_of, page, where_of
 from llava_moe.commands.known_keys import ELSEWHERE, suggest
 from llava_moe.commands.table import COMMANDS as ALL_COMMANDS
 from llava_moe.errors import UserError
-from llava_moe.visible_console import visible_text
+from llava_moe.terminal.console import visible_text
 
 MARKDOWN = "--markdown"
 _HOW = """\

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from llava_moe.commands.described_keys import COMMANDS, TAKES_TRAINS, Key, keys_of, sections, spoken
-from llava_moe.markdown import markdown_code, markdown_text
+from llava_moe.text.markdown import markdown_code, markdown_text
 
 _MOST_CHOICES = 4
 _INTERPOLATION = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,null)?\}")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from llava_moe.data.images.deep_values import DarkImage, dark_line
 from llava_moe.data.images.reading import ImageReading
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 
 def reading_asked(data: Mapping[str, Any]) -> ImageReading:

@@ -22,7 +22,7 @@ from llava_moe.data.readers.splits import EVERY, TRAIN
 from llava_moe.data.records import AUTO, Records, Source
 from llava_moe.data.source import find_files, open_records, prepared_folder
 from llava_moe.errors import UserError
-from llava_moe.shell_words import shell
+from llava_moe.text.shell_words import shell
 
 MOST_READ = 5_000
 """Records of a source that are looked at one by one; of a larger one so many, in stretches spread evenly over it."""

@@ -18,8 +18,8 @@ from llava_moe.commands.stages import Stage, plan_stages
 from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.errors import UserError
-from llava_moe.shell_words import shell
-from llava_moe.structured_text import parse_yaml
+from llava_moe.text.shell_words import shell
+from llava_moe.text.structured_text import parse_yaml
 
 FOLDER = Path("stats")
 

@@ -15,9 +15,9 @@ from llava_moe.commands.stage_validation import open_held_out
 from llava_moe.commands.stages import Stage
 from llava_moe.data.stream import StepStream
 from llava_moe.eval.ranks import Ranks
+from llava_moe.terminal.console import VisibleConsole
 from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.folder import FolderLock, is_finished
-from llava_moe.visible_console import VisibleConsole
 
 
 def judge_stages(stages: Sequence[Stage], processes: Processes, console: Console) -> None:

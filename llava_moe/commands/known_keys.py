@@ -10,7 +10,7 @@ from typing import Any
 from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.limits import as_word
 from llava_moe.errors import UserError
-from llava_moe.structured_text import parse_yaml
+from llava_moe.text.structured_text import parse_yaml
 
 # A file of each group whose keys all the group's files have. What lies deeper is checked where it is used.
 PATTERNS = {"data": "data/mine", "model": "model/tiny", "stage": "stage/instruct", "parallel": "parallel/auto"}

@@ -15,9 +15,9 @@ from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.own_yamls import MOST_BYTES, split_folders
 from llava_moe.embedded_base import EMBEDDED, read_version
 from llava_moe.errors import UserError
-from llava_moe.regular_file import read_regular
-from llava_moe.structured_text import StructuredTextError, parse_yaml
-from llava_moe.visible_console import VisibleConsole, print_whole
+from llava_moe.files.regular_file import read_regular
+from llava_moe.terminal.console import VisibleConsole, print_whole
+from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 
 
 def list_kinds(kinds: Sequence[str]) -> int:

@@ -13,13 +13,13 @@ from rich.table import Table
 
 from llava_moe.commands.config_folder import config_folder
 from llava_moe.errors import UserError
-from llava_moe.own_files import MAYBE_NUMBER, misfit, read_object, read_sound_objects
-from llava_moe.regular_file import read_regular
-from llava_moe.run_places import CONFIG, ROOT, all_runs
-from llava_moe.structured_text import StructuredTextError, parse_json, parse_yaml
+from llava_moe.files.own_files import MAYBE_NUMBER, misfit, read_object, read_sound_objects
+from llava_moe.files.regular_file import read_regular
+from llava_moe.files.run_places import CONFIG, ROOT, all_runs
+from llava_moe.terminal.console import print_whole
+from llava_moe.text.structured_text import StructuredTextError, parse_json, parse_yaml
 from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.folder import ENVIRONMENT, FINISHED
-from llava_moe.visible_console import print_whole
 
 LOG, VALIDATION = "log.jsonl", "validation.jsonl"
 SINGLY = 2

@@ -34,14 +34,14 @@ from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, BenchmarkResult
 from llava_moe.eval.files import answers_path, read_answers, read_result, write_atomically
-from llava_moe.eval.sheet import make_sheet
+from llava_moe.eval.results.score_matrix import make_sheet
 from llava_moe.eval.tasks import reopen_benchmark
+from llava_moe.files.own_files import read_objects
 from llava_moe.grid.measured import FILE, Measures
 from llava_moe.model import prepare_stage
-from llava_moe.own_files import read_objects
+from llava_moe.terminal.console import VisibleConsole
 from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.loss import cross_entropy_N, targets_of
-from llava_moe.visible_console import VisibleConsole
 
 _NUM_POINTS = 24
 """Of a curve."""

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.rates import RATES
 from llava_moe.commands.typed_words import key_of
-from llava_moe.structured_text import parse_yaml
+from llava_moe.text.structured_text import parse_yaml
 
 SCALE = "scale=demo"
 # The one shipped file of the group whose sources are the user's.

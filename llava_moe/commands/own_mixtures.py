@@ -28,9 +28,9 @@ from llava_moe.commands.limits import as_word
 from llava_moe.commands.own_yamls import MOST_BYTES
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
-from llava_moe.regular_file import read_regular
-from llava_moe.structured_text import StructuredTextError, parse_yaml
-from llava_moe.visible import visible
+from llava_moe.files.regular_file import read_regular
+from llava_moe.text.escape_control import visible
+from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 
 Tell = Callable[[str], None]
 GROUP = "data"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from llava_moe.commands.config_folder import config_folder
 from llava_moe.errors import UserError
-from llava_moe.regular_file import read_regular
-from llava_moe.structured_text import StructuredTextError, UnboundedTextError, check_yaml
+from llava_moe.files.regular_file import read_regular
+from llava_moe.text.structured_text import StructuredTextError, UnboundedTextError, check_yaml
 
 MOST_BYTES = 4 << 20
 FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")

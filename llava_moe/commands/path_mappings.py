@@ -12,7 +12,7 @@ from llava_moe.commands.known_keys import suggest
 from llava_moe.commands.limits import as_word
 from llava_moe.commands.typed_words import key_of
 from llava_moe.errors import UserError
-from llava_moe.structured_text import StructuredTextError, parse_yaml
+from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 
 KEYS = ("path", "images")
 _EXAMPLE = {

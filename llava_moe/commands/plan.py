@@ -26,12 +26,12 @@ from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.model import FromShape
 from llava_moe.plan.devices import Device, device_named
-from llava_moe.plan.fit import Bench, Choice
 from llava_moe.plan.hours import measured
-from llava_moe.plan.spread import Parallel, parallel_of
+from llava_moe.plan.max_row_length import Bench, Choice
 from llava_moe.plan.stage import StagePlan, as_plain, plan_stage
 from llava_moe.plan.terminal import print_plan, size
 from llava_moe.plan.trace import Blueprint
+from llava_moe.plan.zero_partition import Parallel, parallel_of
 
 
 def plan(job: Job) -> int:

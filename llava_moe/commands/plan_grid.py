@@ -20,13 +20,13 @@ from llava_moe.commands.reproduce import open_figure
 from llava_moe.commands.stages import plan_stages
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
-from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.grid.cell import Cell, Words
 from llava_moe.plan.devices import Device
-from llava_moe.plan.fit import Traces
 from llava_moe.plan.hours import hours_of
+from llava_moe.plan.max_row_length import Traces
 from llava_moe.plan.terminal import size
-from llava_moe.shell_words import shell
+from llava_moe.terminal.fitted_bar import FittedBar, passing
+from llava_moe.text.shell_words import shell
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from llava_moe.commands.processes import Processes
 from llava_moe.commands.stage import train_stage
 from llava_moe.commands.stages import Stage
 from llava_moe.commands.stop_signals import StopSignals
-from llava_moe.own_files import read_objects
-from llava_moe.visible_console import VisibleConsole
+from llava_moe.files.own_files import read_objects
+from llava_moe.terminal.console import VisibleConsole
 
 STEPS = 20
 # The first steps make optimizer state, warm caches and start data workers.

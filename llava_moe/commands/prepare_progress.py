@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_moe.fitted_bar import FittedBar, passing
+from llava_moe.terminal.fitted_bar import FittedBar, passing
 
 # Where no bar can be drawn, as in a batch system's log.
 SECONDS_A_LINE = 60

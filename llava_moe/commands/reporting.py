@@ -16,10 +16,10 @@ from llava_moe.commands.settings import is_embedded
 from llava_moe.commands.typed_words import is_sweep, key_of, without
 from llava_moe.data.images.paths import PICTURES
 from llava_moe.errors import UserError
-from llava_moe.own_files import read_object
+from llava_moe.files.own_files import read_object
 from llava_moe.report.run import report_run
-from llava_moe.shell_words import as_place, named, shell
-from llava_moe.structured_text import parse_yaml
+from llava_moe.text.shell_words import as_place, named, shell
+from llava_moe.text.structured_text import parse_yaml
 from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.folder import ENVIRONMENT
 

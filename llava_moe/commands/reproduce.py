@@ -20,8 +20,8 @@ from llava_moe.reproduce.index import Entry, entries, find, module_of
 from llava_moe.reproduce.page import write_page
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup, read_setup
-from llava_moe.shell_words import named, shell
-from llava_moe.visible_console import print_whole
+from llava_moe.terminal.console import print_whole
+from llava_moe.text.shell_words import named, shell
 
 FOLDER = Path("runs/reproduce")
 

@@ -49,6 +49,8 @@ from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_embedded
+from llava_moe.terminal.console import VisibleConsole
+from llava_moe.text.escape_control import visible
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, load_state, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, Claim, FolderLock, claim_configuration, is_finished
@@ -56,8 +58,6 @@ from llava_moe.train.loop import LoopSettings, Objective, train
 from llava_moe.train.memory import memory_errors_explained
 from llava_moe.train.schedule import Schedule, few_steps_note
 from llava_moe.train.state import RunState
-from llava_moe.visible import visible
-from llava_moe.visible_console import VisibleConsole
 
 
 def check_stage(config: Mapping[str, Any]) -> None:

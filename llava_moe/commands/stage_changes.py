@@ -12,8 +12,8 @@ from llava_moe.commands.limits import as_word
 from llava_moe.commands.stages import Stage
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.errors import UserError
-from llava_moe.own_files import read_object
-from llava_moe.shell_words import named, shell
+from llava_moe.files.own_files import read_object
+from llava_moe.text.shell_words import named, shell
 from llava_moe.train.folder import ENVIRONMENT, Claim, changed_lengths, changes_to_go_on, has_trained
 
 

@@ -26,10 +26,10 @@ from llava_moe.data.records import Records
 from llava_moe.data.source import open_records
 from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.errors import UserError
-from llava_moe.fitted_bar import FittedBar, passing
-from llava_moe.own_files import read_object
+from llava_moe.files.own_files import read_object
+from llava_moe.terminal.console import VisibleConsole
+from llava_moe.terminal.fitted_bar import FittedBar, passing
 from llava_moe.train.folder import ENVIRONMENT
-from llava_moe.visible_console import VisibleConsole
 
 # So many records' image files tell whether a folder holds the images that a run began with.
 NUM_IMAGES_KNOWN = 32

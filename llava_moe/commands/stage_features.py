@@ -40,9 +40,9 @@ from llava_moe.data.features.wanted import everyones, num_image_uses, wanted_rec
 from llava_moe.data.readers.waited_lock import waited_lock
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
-from llava_moe.fitted_bar import FittedBar, passing
 from llava_moe.model.fingerprint import tower_fingerprint
 from llava_moe.model.tower_features import accept_features, features_of, num_dropped_in_front, refuse_changing_tower
+from llava_moe.terminal.fitted_bar import FittedBar, passing
 from llava_moe.train.loop import Objective
 from llava_moe.train.state import RunState
 

@@ -33,7 +33,7 @@ from llava_moe.errors import StoppedBySignalError, ToldElsewhereError, UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
 from llava_moe.eval.ranks import LostRankError, Ranks
 from llava_moe.eval.run import ask_benchmark
-from llava_moe.own_files import read_objects
+from llava_moe.files.own_files import read_objects
 from llava_moe.report.stage_log import VALIDATION
 from llava_moe.train.checkpoint import checkpoint_of, is_complete, name_best
 from llava_moe.train.engine import Engine

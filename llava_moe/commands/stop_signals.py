@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llava_moe.errors import INTERRUPTED, STOPPED, StoppedBySignalError
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 Say = Callable[[str], None]

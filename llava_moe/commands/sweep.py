@@ -15,11 +15,11 @@ from llava_moe.commands.console import say_next
 from llava_moe.commands.reporting import benchmarks_for, chat_with, has_scores
 from llava_moe.commands.settings import is_embedded
 from llava_moe.commands.typed_words import listed
-from llava_moe.own_files import read_objects
-from llava_moe.shell_words import named, shell
+from llava_moe.files.own_files import read_objects
+from llava_moe.terminal.console import print_whole
+from llava_moe.text.shell_words import named, shell
 from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.validation import HELD_OUT_LOSS, Validation
-from llava_moe.visible_console import print_whole
 
 
 @dataclass(frozen=True)

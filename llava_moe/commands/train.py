@@ -20,8 +20,8 @@ from llava_moe.commands.stage import check_stage, train_stage
 from llava_moe.commands.stages import Stage, set_threads
 from llava_moe.commands.standing import standing
 from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.terminal.console import VisibleConsole
 from llava_moe.train.folder import is_finished
-from llava_moe.visible_console import VisibleConsole
 
 
 def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str], says_next: bool) -> Path | None:

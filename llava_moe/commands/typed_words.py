@@ -14,8 +14,8 @@ from pathlib import Path
 from llava_moe.commands.free_text import FREE_TEXT
 from llava_moe.commands.hydra_words import quote
 from llava_moe.errors import StoppedBySignalError
-from llava_moe.secrets_in_text import without_secrets
-from llava_moe.shell_words import as_place, shell
+from llava_moe.text.secrets import without_secrets
+from llava_moe.text.shell_words import as_place, shell
 
 # Hydra's flags that say where configurations are, with their values: a further command needs them too.
 PLACE_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llava_moe.compare.comparison import by_seed
-from llava_moe.domain_colors import PALETTE
 from llava_moe.grid.measured import Kind
-from llava_moe.inline_svg import STYLE, inline_svg
+from llava_moe.pages.domain_colors import PALETTE
+from llava_moe.pages.inline_svg import STYLE, inline_svg
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways
 

@@ -20,7 +20,7 @@ from llava_moe.compare.tables import ITEMS, difference_table, kinds_of, level_ta
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.grid.measured import Kind
-from llava_moe.html_page import page_template
+from llava_moe.pages.html_page import page_template
 from llava_moe.report.stage_log import read_stage
 from llava_moe.reproduce.results import Results
 

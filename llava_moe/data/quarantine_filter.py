@@ -13,8 +13,8 @@ from llava_moe.data.readers.near import meant
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source_index import SourceIndex
 from llava_moe.errors import UserError
-from llava_moe.regular_file import read_regular
-from llava_moe.structured_text import StructuredTextError, decode, parse_json
+from llava_moe.files.regular_file import read_regular
+from llava_moe.text.structured_text import StructuredTextError, decode, parse_json
 
 NUM_PROBES = 200
 """Listed records of a source that are held against the data by their ids."""

@@ -20,7 +20,7 @@ from llava_moe.data.readers.shards import Manifest, Shard, read_manifest
 from llava_moe.data.readers.splits import is_read, no_such_split, settled, unread_line
 from llava_moe.data.records import Entry, Source, entry_of
 from llava_moe.errors import UserError
-from llava_moe.regular_file import check_regular
+from llava_moe.files.regular_file import check_regular
 
 MAX_OPEN_SHARDS = 64
 _IMAGE = "images.list.element."

@@ -28,7 +28,7 @@ from llava_moe.data.readers.tree import name_of, split_of
 from llava_moe.data.records import AUTO, Entry, Records, Source, entry_of
 from llava_moe.data.shard_records import ShardRecords, open_shards
 from llava_moe.errors import UserError
-from llava_moe.shell_words import named
+from llava_moe.text.shell_words import named
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -27,7 +27,7 @@ from llava_moe.data.records import Entry, Records, Source
 from llava_moe.data.source import check_has_images, check_image_root
 from llava_moe.data.template import Rendered
 from llava_moe.errors import UserError
-from llava_moe.structured_text import parse_json
+from llava_moe.text.structured_text import parse_json
 
 VERSION = 4
 """Raised whenever the index of the same records would come out otherwise."""

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from llava_moe.data.template import Rendered
-from llava_moe.structured_text import parse_json
+from llava_moe.text.structured_text import parse_json
 
 _MARK = re.compile(r"<.+>", re.DOTALL)
 _PRIVATE, _LAST_PRIVATE = 0xF0000, 0x10FFFD

@@ -15,7 +15,7 @@ from llava_moe.errors import UserError
 from llava_moe.eval.download import Download
 from llava_moe.eval.metrics import classification_exact, classification_has_word
 from llava_moe.eval.mixlora_files import mixlora_items
-from llava_moe.eval.published import Item
+from llava_moe.eval.published_benchmark import Item
 
 REMEDY_PICKLE = "not the Python version, whose pickles are never opened"
 _SIDE = 32

@@ -32,7 +32,7 @@ from llava_moe.data.readers.row import optional_text
 from llava_moe.data.readers.tree import files_below, folder_of, name_of
 from llava_moe.data.readers.waited_lock import waited_lock
 from llava_moe.errors import UserError
-from llava_moe.structured_text import parse_json
+from llava_moe.text.structured_text import parse_json
 
 Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".tsv", ".parquet", ".txt", ".bin", "-ubyte", "-ubyte.gz")

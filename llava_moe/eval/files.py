@@ -13,9 +13,9 @@ from typing import Any
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Decoding, Facts, Measure, ModelFacts, ScoreRow
-from llava_moe.own_files import MAYBE_NUMBER, NUMBER, misfit, read_object
-from llava_moe.regular_file import read_regular
-from llava_moe.structured_text import parse_json
+from llava_moe.files.own_files import MAYBE_NUMBER, NUMBER, misfit, read_object
+from llava_moe.files.regular_file import read_regular
+from llava_moe.text.structured_text import parse_json
 
 AGAIN = "delete it and evaluate again"
 ANSWER = {"question_id": str, "prediction": str, "references": [str], "score": {str: MAYBE_NUMBER}}

@@ -10,7 +10,7 @@ from llava_moe.data.images.transform import judge_image
 
 
 class Judged(Protocol):
-    """An item of a benchmark, as :class:`~llava_moe.eval.published.Item` has it."""
+    """An item of a benchmark, as :class:`~llava_moe.eval.published_benchmark.Item` has it."""
 
     @property
     def id(self) -> str: ...

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from llava_moe.eval.benchmark import ALL_DOMAINS
 from llava_moe.eval.download import Download
-from llava_moe.eval.published import Item
+from llava_moe.eval.published_benchmark import Item
 
 REMEDY_MIXLORA = "or extract MixLoRA's evaluation data there"
 

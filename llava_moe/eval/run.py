@@ -16,6 +16,14 @@ from transformers import LlavaForConditionalGeneration, PreTrainedModel
 from llava_moe.data.encode import Encoder
 from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.errors import UserError
+from llava_moe.eval.answer_shards import (
+    PartCounter,
+    appending,
+    part_path,
+    read_parts,
+    refuse_second_writer,
+    remove_parts,
+)
 from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, ModelFacts, Question
 from llava_moe.eval.files import (
     answer_line,
@@ -26,11 +34,10 @@ from llava_moe.eval.files import (
     write_atomically,
     write_result,
 )
-from llava_moe.eval.generate import Answerer, LocalModel
-from llava_moe.eval.parts import PartCounter, appending, part_path, read_parts, refuse_second_writer, remove_parts
+from llava_moe.eval.generation.generate import Answerer, LocalModel
+from llava_moe.eval.generation.server import ServerError
 from llava_moe.eval.question_hash import question_hashes
 from llava_moe.eval.ranks import ALONE, Ranks
-from llava_moe.eval.server import ServerError
 
 OnProgress = Callable[[int, int], None]
 """Called with (questions answered by all processes, questions in all)."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from llava_moe.eval.benchmark import ALL_DOMAINS
 from llava_moe.eval.metrics.mme import MME_COGNITION, MME_PERCEPTION
-from llava_moe.eval.sheet import Sheet
+from llava_moe.eval.results.score_matrix import Sheet
 
 TOLERANCE = 1e-6
 Scores = Mapping[str, np.ndarray]

@@ -11,7 +11,7 @@ from typing import Any
 from llava_moe.data.images.reading import ImageReading
 from llava_moe.export.held_out import StaticCost
 from llava_moe.export.proof import Comparison
-from llava_moe.markdown import markdown_code, markdown_text
+from llava_moe.text.markdown import markdown_code, markdown_text
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 from transformers import LlavaProcessor
 
 from llava_moe.export.published import write_json
-from llava_moe.regular_file import read_regular
-from llava_moe.structured_text import parse_json
+from llava_moe.files.regular_file import read_regular
+from llava_moe.text.structured_text import parse_json
 
 PROCESSOR, PREPROCESSOR, TOKENIZER = "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
-from llava_moe.structured_text import parse_json
+from llava_moe.text.structured_text import parse_json
 
 WEIGHTS, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"

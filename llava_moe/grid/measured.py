@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from llava_moe.errors import UserError
+from llava_moe.files.own_files import NUMBER, read_object
 from llava_moe.grid.effects import Effect, Stratum, effect_of
-from llava_moe.own_files import NUMBER, read_object
-from llava_moe.structured_text import parse_json
+from llava_moe.text.structured_text import parse_json
 
 FILE = "measured.json"
 _REMEDY = "delete the cell's folder and run again"

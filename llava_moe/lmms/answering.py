@@ -13,7 +13,7 @@ from PIL import Image
 from llava_moe.assemble import Assembled
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, Turn
 from llava_moe.eval.benchmark import Question
-from llava_moe.eval.generate import iterate_answers, question_turns
+from llava_moe.eval.generation.generate import iterate_answers, question_turns
 from llava_moe.lmms.likelihood import Likelihood, answer_likelihood
 from llava_moe.lmms.requests import Asked, read_generation_kwargs, read_question
 

@@ -15,7 +15,7 @@ from llava_moe.data.batch import collate
 from llava_moe.data.conversation import ASSISTANT, BadRecord, Conversation, ImageRef, Turn
 from llava_moe.data.encode import IGNORED
 from llava_moe.errors import UserError
-from llava_moe.eval.generate import answering
+from llava_moe.eval.generation.generate import answering
 
 
 @dataclass(frozen=True)

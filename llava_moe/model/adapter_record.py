@@ -11,8 +11,8 @@ from pathlib import Path
 
 from llava_moe.embedded_base import say
 from llava_moe.errors import UserError
+from llava_moe.files.own_files import read_object
 from llava_moe.model.recorded_weights import BaseWeights
-from llava_moe.own_files import read_object
 
 ADAPTER_RECORD = "base.json"
 TOKENIZER = "tokenizer"

@@ -8,8 +8,8 @@ from typing import Any
 from transformers.utils import cached_file
 
 from llava_moe.errors import UserError
-from llava_moe.regular_file import check_regular, read_regular
-from llava_moe.structured_text import StructuredTextError, decode, parse_json
+from llava_moe.files.regular_file import check_regular, read_regular
+from llava_moe.text.structured_text import StructuredTextError, decode, parse_json
 
 
 def read_chat_template(reference: str) -> str | None:

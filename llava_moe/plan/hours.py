@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llava_moe.plan.devices import Device
-from llava_moe.plan.fit import Need
+from llava_moe.plan.max_row_length import Need
 from llava_moe.plan.steps import Steps
 
 # Of what data sheets name, what a large matrix product and a copy reach (H200: 788 of 989 TFLOP/s, 4.3 of 4.8 TB/s).

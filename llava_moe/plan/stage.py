@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llava_moe.plan.devices import Device
-from llava_moe.plan.fit import Bench, Choice, Need, longest_rows, nearest_fit
 from llava_moe.plan.hours import Hours, hours_of
-from llava_moe.plan.spread import Memory, Parallel, spread
+from llava_moe.plan.max_row_length import Bench, Choice, Need, longest_rows, nearest_fit
 from llava_moe.plan.steps import Steps
+from llava_moe.plan.zero_partition import Memory, Parallel, spread
 
 # Rows are planned at the length that was asked for and at these multiples of it.
 MULTIPLES = (1, 2, 4)

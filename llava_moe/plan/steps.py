@@ -9,7 +9,7 @@ import numpy as np
 
 from llava_moe.data.mixture import EpochPlan, Mixture
 from llava_moe.data.source_index import SourceIndex
-from llava_moe.plan.rows import Seating, seat_steps, supervised_of
+from llava_moe.plan.dummy_rows import Seating, seat_steps, supervised_of
 
 # Steps that are seated to see their rows; of a longer run, this many spread evenly over it.
 MOST_SEATED = 1000

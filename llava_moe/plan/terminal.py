@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from llava_moe.plan.devices import GIB
-from llava_moe.plan.fit import Need
 from llava_moe.plan.hours import Hours
-from llava_moe.plan.spread import Memory, Parallel
+from llava_moe.plan.max_row_length import Need
 from llava_moe.plan.stage import StagePlan
+from llava_moe.plan.zero_partition import Memory, Parallel
 
 PARTS = {
     "weights": "weights",

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from llava_moe.assemble import Assembled, Recipe, new_model_without_weights
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
-from llava_moe.plan.hollow import Hollow
-from llava_moe.plan.rows import Row, hollow_batch
+from llava_moe.plan.dummy_rows import Row, hollow_batch
+from llava_moe.plan.fake_tensors import Hollow
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.loop import LoopSettings, Objective, take_step
 from llava_moe.train.optimizer import OptimizerSettings, build_optimizer

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from llava_moe.eval.benchmark import BenchmarkResult, Measure
-from llava_moe.eval.stage_scores import BLIND, StageScores
-from llava_moe.inline_svg import INK, STYLE, inline_svg
+from llava_moe.eval.results.stage_scores import BLIND, StageScores
+from llava_moe.pages.inline_svg import INK, STYLE, inline_svg
 from llava_moe.report.stage_log import StageLog
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 _MOST_POINTS = 160
 _MOST_LETTERS = 90

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from llava_moe.domain_colors import PALETTE
-from llava_moe.eval.bootstrap import Interval
-from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
-from llava_moe.eval.comparison_table import (
+from llava_moe.eval.files import write_atomically
+from llava_moe.eval.results.bootstrap import Interval
+from llava_moe.eval.results.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
+from llava_moe.eval.results.comparison_table import (
     comparison_table,
     loss_explanation,
     loss_table,
@@ -23,10 +23,10 @@ from llava_moe.eval.comparison_table import (
     shown_difference,
     shown_value,
 )
-from llava_moe.eval.disagreements import Disagreement
-from llava_moe.eval.files import write_atomically
-from llava_moe.eval.table import TextTable, title_of
-from llava_moe.html_page import page_template
+from llava_moe.eval.results.disagreements import Disagreement
+from llava_moe.eval.results.table import TextTable, title_of
+from llava_moe.pages.domain_colors import PALETTE
+from llava_moe.pages.html_page import page_template
 from llava_moe.report.pictures import picture_of
 
 _WIDTH, _HEIGHT, _MARGIN = 260.0, 16.0, 6.0

@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from llava_moe.domain_colors import colors_of
 from llava_moe.eval.benchmark import BenchmarkResult, Measure
 from llava_moe.eval.files import write_atomically
-from llava_moe.eval.stage_scores import BLIND, StageScores
-from llava_moe.eval.stage_table import stage_notes, stage_table
-from llava_moe.eval.table import TextTable, domain_table, kind_table, paper_table
-from llava_moe.html_page import page_template
+from llava_moe.eval.results.stage_scores import BLIND, StageScores
+from llava_moe.eval.results.stage_table import stage_notes, stage_table
+from llava_moe.eval.results.table import TextTable, domain_table, kind_table, paper_table
+from llava_moe.pages.domain_colors import colors_of
+from llava_moe.pages.html_page import page_template
 from llava_moe.report.charts import loss_chart, score_chart, step_charts
 from llava_moe.report.examples import ShownAnswer
 from llava_moe.report.stage_log import (
@@ -32,7 +32,7 @@ from llava_moe.report.stage_log import (
     count_reasons,
     last_expert_shares,
 )
-from llava_moe.secrets_in_text import without_secrets
+from llava_moe.text.secrets import without_secrets
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 

@@ -9,8 +9,8 @@ from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.question_hash import question_hash
-from llava_moe.eval.scored import scored_benchmarks
-from llava_moe.eval.stage_scores import read_stage_scores
+from llava_moe.eval.results.scored_run import scored_benchmarks
+from llava_moe.eval.results.stage_scores import read_stage_scores
 from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.report.examples import ShownAnswer, choose_examples

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from llava_moe.errors import UserError
-from llava_moe.own_files import misfit, read_text
+from llava_moe.files.own_files import misfit, read_text
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import FIGURES, Setup
 from llava_moe.reproduce.sheet import Sheet
-from llava_moe.structured_text import parse_yaml
+from llava_moe.text.structured_text import parse_yaml
 
 INDEX = Path(__file__).with_name("index.yaml")
 _SHAPE = {str: {"paper": str, "figures": {str: {"title": str, "reason?": str}}}}

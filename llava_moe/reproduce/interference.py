@@ -20,12 +20,12 @@ from matplotlib.figure import Figure
 from llava_moe.analyze.interference_page import NEAR_ZERO
 from llava_moe.analyze.interference_result import FIRST_ORDER
 from llava_moe.analyze.matrix_chart import matrix_chart
-from llava_moe.domain_colors import PALETTE
+from llava_moe.files.own_files import read_object
 from llava_moe.grid.cell import Words
 from llava_moe.grid.effects import effect_over_seeds
 from llava_moe.grid.measured import Compared
-from llava_moe.inline_svg import STYLE, inline_svg
-from llava_moe.own_files import read_object
+from llava_moe.pages.domain_colors import PALETTE
+from llava_moe.pages.inline_svg import STYLE, inline_svg
 from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup

@@ -11,9 +11,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llava_moe.domain_colors import PALETTE
 from llava_moe.grid.measured import KINDS, Compared, Kind
-from llava_moe.inline_svg import INK, STYLE, inline_svg
+from llava_moe.pages.domain_colors import PALETTE
+from llava_moe.pages.inline_svg import INK, STYLE, inline_svg
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways, size_of
 

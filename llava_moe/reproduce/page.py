@@ -12,8 +12,8 @@ from markupsafe import Markup
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.grid.measured import Compared
-from llava_moe.html_page import page_template
-from llava_moe.inline_svg import standalone_svg
+from llava_moe.pages.html_page import page_template
+from llava_moe.pages.inline_svg import standalone_svg
 from llava_moe.reproduce.curves import curve_picture
 from llava_moe.reproduce.index import Entry, module_of
 from llava_moe.reproduce.results import Results

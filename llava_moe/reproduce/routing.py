@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
+from llava_moe.files.own_files import NUMBER, read_object
 from llava_moe.grid.effects import LEVEL, Effect
 from llava_moe.grid.student_t import quantile, two_sided
-from llava_moe.own_files import NUMBER, read_object
 
 FILE = "analyze/routing.json"
 _REMEDY = "delete the cell's folder and run again"

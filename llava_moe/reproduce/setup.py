@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_moe.errors import UserError
+from llava_moe.files.own_files import misfit, read_text
 from llava_moe.grid.measured import Measures, Score
-from llava_moe.own_files import misfit, read_text
-from llava_moe.structured_text import StructuredTextError, parse_yaml
+from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 
 FIGURES = Path(__file__).with_name("figures")
 SCALES = Path(__file__).with_name("scales.yaml")
@@ -81,7 +81,7 @@ class Setup:
         """One of ``axes``.
 
         Args:
-            shape: as of :mod:`llava_moe.own_files`.
+            shape: as of :mod:`llava_moe.files.own_files`.
 
         Raises:
             UserError: the yaml lacks it at this scale, or it has another shape.

@@ -103,7 +103,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing, as :func:`~llava_moe.inline_svg.inline_svg` gives it.
+    """A drawing, as :func:`~llava_moe.pages.inline_svg.inline_svg` gives it.
 
     Attributes:
         name: of its own file, ``NAME.svg``.

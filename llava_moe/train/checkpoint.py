@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from llava_moe.errors import FULL_DISK, UserError
-from llava_moe.own_files import read_text
-from llava_moe.run_places import absent_run
+from llava_moe.files.own_files import read_text
+from llava_moe.files.run_places import absent_run
 from llava_moe.train.state import RunState
 
 if TYPE_CHECKING:

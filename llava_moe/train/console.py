@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from llava_moe.fitted_bar import FittedBar, clock, live
+from llava_moe.terminal.fitted_bar import FittedBar, clock, live
+from llava_moe.text.escape_control import visible
 from llava_moe.train.log import StepRecord
 from llava_moe.train.validation import in_words
-from llava_moe.visible import visible
 
 _SECONDS_BETWEEN_LINES = 10
 

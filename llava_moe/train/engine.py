@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from llava_moe.regular_file import check_regular
+from llava_moe.files.regular_file import check_regular
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
 
 

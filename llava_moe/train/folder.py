@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any
 
 from llava_moe.errors import UserError
-from llava_moe.own_files import read_object
-from llava_moe.regular_file import check_regular
+from llava_moe.files.own_files import read_object
+from llava_moe.files.regular_file import check_regular
 from llava_moe.train.checkpoint import last_checkpoint, write_atomically
 from llava_moe.train.state import RunState
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from llava_moe.errors import UserError
-from llava_moe.own_files import read_objects, read_text
+from llava_moe.files.own_files import read_objects, read_text
 from llava_moe.train.loss import StepSums
 from llava_moe.train.state import RunState
 

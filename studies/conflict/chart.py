@@ -8,8 +8,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from llava_moe.domain_colors import colors_of
-from llava_moe.inline_svg import INK, STYLE, inline_svg
+from llava_moe.pages.domain_colors import colors_of
+from llava_moe.pages.inline_svg import INK, STYLE, inline_svg
 from studies.conflict.contrasts import MEASURES, Contrast
 
 _TITLES = {

@@ -19,7 +19,7 @@ from llava_moe.data.batch import collate
 from llava_moe.data.readers.splits import is_read
 from llava_moe.errors import UserError
 from llava_moe.eval.files import answers_path, read_answers, read_result, write_atomically
-from llava_moe.eval.sheet import make_sheet
+from llava_moe.eval.results.score_matrix import make_sheet
 from llava_moe.eval.tasks import reopen_benchmark
 
 FILE = "measured.json"

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.tasks.demo import CAVEATS
-from llava_moe.html_page import page_template
-from llava_moe.inline_svg import standalone_svg
+from llava_moe.pages.html_page import page_template
+from llava_moe.pages.inline_svg import standalone_svg
 from studies.conflict.cells import cells_of
 from studies.conflict.chart import effect_chart
 from studies.conflict.contrasts import Contrast, Found, find_contrasts

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.errors import StoppedBySignalError, UserError
-from llava_moe.fitted_bar import FittedBar, passing
+from llava_moe.terminal.console import VisibleConsole
+from llava_moe.terminal.fitted_bar import FittedBar, passing
 from llava_moe.train.folder import FolderLock
-from llava_moe.visible_console import VisibleConsole
 from studies.conflict.cells import Cell, cells_of
 from studies.conflict.make_cell import CellMaker
 from studies.conflict.results import CELLS, Result, append_result, read_results

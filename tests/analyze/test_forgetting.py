@@ -9,7 +9,7 @@ from llava_moe.analyze.forgetting import measure_forgetting, summarize
 from llava_moe.analyze.forgetting_scores import TrainedPart, choose_parts, read_losses
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import BenchmarkResult, Decoding, Facts, Measure, ScoreRow
-from llava_moe.eval.bootstrap import Interval
+from llava_moe.eval.results.bootstrap import Interval
 
 
 def by_loops(scores: list[list[float]]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from llava_moe.assemble import restore
 from llava_moe.cli import run
 from llava_moe.data.encode import Encoder
 from llava_moe.eval.benchmark import Question
-from llava_moe.eval.generate import answer_questions
+from llava_moe.eval.generation.generate import answer_questions
 
 QUESTION = "What colour is the square?"
 Refused = Callable[..., str]

@@ -25,7 +25,7 @@ from llava_moe.data.template import Rendered
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.ranks import ALONE
 from tests.distributed.test_eval_ranks import NUM_QUESTIONS, write_charts
-from tests.eval.test_endpoint import Server
+from tests.eval.generation.test_endpoint import Server
 
 Refused = Callable[..., str]
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_moe.cli import run
-from llava_moe.eval.blind import BLIND_FOLDER, BlindBenchmark, grey_image
+from llava_moe.eval.grey_images import BLIND_FOLDER, BlindBenchmark, grey_image
 from llava_moe.eval.question_hash import question_hash
 from llava_moe.eval.tasks.demo import open_demo_benchmark
 from tests.commands.conftest import Refusal

@@ -35,7 +35,7 @@ from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.records import Source
 from llava_moe.errors import UserError
 from llava_moe.model.attention import CHOICES
-from llava_moe.structured_text import parse_yaml, yaml_comments
+from llava_moe.text.structured_text import parse_yaml, yaml_comments
 
 Refused = Callable[..., str]
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,9 +15,9 @@ import yaml
 from markdown_it import MarkdownIt
 
 from llava_moe.commands.hydra_words import quote
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 from tests.browser import document, needs_browser
-from tests.eval.test_endpoint import Server, answer
+from tests.eval.generation.test_endpoint import Server, answer
 from tests.forked_commands import CommandServer
 from tests.report.test_report import Page
 

@@ -15,8 +15,8 @@ import yaml
 from llava_moe.cli import run
 from llava_moe.commands.ls_runs import line_of, run_folders, run_lines
 from llava_moe.errors import UserError
-from llava_moe.eval.scored import read_scored
-from llava_moe.run_places import absent_run
+from llava_moe.eval.results.scored_run import read_scored
+from llava_moe.files.run_places import absent_run
 from llava_moe.train.checkpoint import newest_checkpoint
 from tests.conftest import Trained
 

@@ -15,7 +15,7 @@ import yaml
 from llava_moe.commands.hydra_words import prepare_override
 from llava_moe.commands.reporting import next_commands
 from llava_moe.commands.typed_words import as_typed, listed, words_of_job
-from llava_moe.shell_words import named, shell
+from llava_moe.text.shell_words import named, shell
 from tests.conftest import Trained
 from tests.forked_commands import CommandServer, ForkedCommand
 

@@ -10,7 +10,7 @@ import pytest
 
 from llava_moe.commands.own_yamls import refuse_unbounded
 from llava_moe.errors import UserError
-from tests.test_structured_text import BOMB, MERGES
+from tests.text.test_structured_text import BOMB, MERGES
 
 Refused = Callable[..., str]
 

@@ -21,7 +21,7 @@ from llava_moe.data.images.reading import AS_LLAVA, ImageReading
 from tests.commands.test_eval_model import CPU, NO_MODEL
 from tests.datatools.prepare.own_data import write_page
 from tests.distributed.test_eval_ranks import stir
-from tests.eval.test_endpoint import Server
+from tests.eval.generation.test_endpoint import Server
 
 Refused = Callable[..., str]
 QUESTION = "What colour is the square?"

@@ -13,7 +13,7 @@ from llava_moe.data.images.transform import open_image
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, BenchmarkResult, Question, ScoreRow
 from llava_moe.eval.files import headline, read_result, write_result
 from llava_moe.eval.protocol import PROTOCOLS
-from llava_moe.eval.table import all_tables
+from llava_moe.eval.results.table import all_tables
 from llava_moe.eval.tasks import Places, benchmark_names, benchmark_summaries, open_benchmark
 from llava_moe.eval.tasks.demo import MIN_COMPARED
 from tests.eval.tasks.published import LAYOUTS

@@ -11,7 +11,7 @@ from llava_moe.errors import UserError
 from llava_moe.eval.baselines import TWIN_MARK, is_twin
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, BenchmarkResult, Question
 from llava_moe.eval.metrics import exact_match
-from llava_moe.eval.table import domain_table, markdown_tables
+from llava_moe.eval.results.table import domain_table, markdown_tables
 from llava_moe.eval.tasks import benchmark_summaries, demo, open_benchmark
 from llava_moe.eval.tasks.demo import DemoBenchmark, open_demo_benchmark
 

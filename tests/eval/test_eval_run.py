@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from llava_moe.errors import UserError
-from llava_moe.eval import generate
 from llava_moe.eval.files import read_answers, read_result, write_atomically
-from llava_moe.eval.generate import answer_questions
+from llava_moe.eval.generation import generate
+from llava_moe.eval.generation.generate import answer_questions
 from llava_moe.eval.run import model_fingerprint, run_benchmark
 from llava_moe.eval.tasks.demo import DemoBenchmark, open_demo_benchmark
 

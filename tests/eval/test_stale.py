@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from llava_moe.eval.benchmark import Question
-from llava_moe.eval.generate import Generated
+from llava_moe.eval.generation.generate import Generated
 from llava_moe.eval.question_hash import question_hash
 from llava_moe.eval.ranks import Ranks
+from llava_moe.eval.results.scored_run import open_asked, read_scored
 from llava_moe.eval.run import answerer_fingerprint, ask_benchmark, model_fingerprint
-from llava_moe.eval.scored import open_asked, read_scored
 from llava_moe.eval.tasks import Places, open_benchmark
 from tests.eval.tasks.published import LAYOUTS
 

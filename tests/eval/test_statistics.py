@@ -9,7 +9,7 @@ import pytest
 
 from llava_moe.eval.benchmark import Answer, Benchmark
 from llava_moe.eval.protocol import PROTOCOLS
-from llava_moe.eval.sheet import Sheet, make_sheet, scores_of
+from llava_moe.eval.results.score_matrix import Sheet, make_sheet, scores_of
 from llava_moe.eval.statistics import YES_NO, find_statistic, find_statistics, ratio, statistic_of
 from llava_moe.eval.tasks import Places, open_benchmark
 from llava_moe.eval.tasks.demo import open_demo_benchmark

@@ -13,7 +13,7 @@ from llava_moe.assemble import Assembled
 from llava_moe.data.conversation import ASSISTANT, USER, Conversation, Turn
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding, Question
-from llava_moe.eval.generate import answer_questions
+from llava_moe.eval.generation.generate import answer_questions
 from llava_moe.lmms import answering
 from llava_moe.lmms.answering import Replies, turns_of
 from llava_moe.lmms.likelihood import answer_likelihood

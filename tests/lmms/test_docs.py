@@ -16,7 +16,7 @@ from llava_moe.adapters import NoAdapter
 from llava_moe.assemble import Recipe, new_model, processor_of
 from llava_moe.data.template import Template
 from llava_moe.eval.benchmark import Question
-from llava_moe.eval.generate import answer_questions
+from llava_moe.eval.generation.generate import answer_questions
 from llava_moe.lmms import task_folder
 from llava_moe.model import FromShape
 from tests.lmms.conftest import TEXT, VISION

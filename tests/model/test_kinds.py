@@ -19,7 +19,7 @@ from llava_moe.data.conversation import USER, Turn
 from llava_moe.data.template import Rendered
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
-from llava_moe.eval.generate import answer_questions, iterate_answers
+from llava_moe.eval.generation.generate import answer_questions, iterate_answers
 from llava_moe.model import (
     FromCheckpoint,
     FromShape,

@@ -22,7 +22,7 @@ from PIL import Image
 
 from llava_moe.assemble import Assembled, processor_of, restore
 from llava_moe.eval.benchmark import Question
-from llava_moe.eval.generate import LocalModel
+from llava_moe.eval.generation.generate import LocalModel
 from llava_moe.eval.ranks import ALONE
 from llava_moe.eval.tasks import open_benchmark
 

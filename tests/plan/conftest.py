@@ -14,7 +14,7 @@ from llava_moe.assemble import Recipe
 from llava_moe.commands.stage import objective_of
 from llava_moe.data.template import Template
 from llava_moe.model import FromShape, TrainableParts
-from llava_moe.plan.fit import Bench
+from llava_moe.plan.max_row_length import Bench
 from llava_moe.plan.steps import SourceSteps, Steps
 from llava_moe.plan.trace import Blueprint
 from llava_moe.train.optimizer import OptimizerSettings

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from llava_moe.plan.devices import Device, device_named
-from llava_moe.plan.fit import Choice, Need
+from llava_moe.plan.dummy_rows import Row, Seating
 from llava_moe.plan.hours import REACHED_OF_PRODUCTS, TIMES_AN_OPERATION, hours_of
-from llava_moe.plan.rows import Row, Seating
-from llava_moe.plan.spread import Memory, Parallel
+from llava_moe.plan.max_row_length import Choice, Need
 from llava_moe.plan.steps import SourceSteps, Steps
 from llava_moe.plan.trace import Traced
+from llava_moe.plan.zero_partition import Memory, Parallel
 
 CPU = Device("cpu", 1 << 34, 1e11, 1e11, None, operation_seconds=2e-6)
 STEPS = Steps(10, 10, (SourceSteps("charts", "charts", 40, 40, 4000, 400, False),), (), (), (), 100)

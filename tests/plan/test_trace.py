@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from llava_moe.adapters import LlavaMole, Lora, MixLora, NoAdapter
 from llava_moe.assemble import Assembled, new_model
 from llava_moe.model import prepare_stage, recompute_activations
-from llava_moe.plan.hollow import FLOPS, Hollow
-from llava_moe.plan.rows import Row, hollow_batch
+from llava_moe.plan.dummy_rows import Row, hollow_batch
+from llava_moe.plan.fake_tensors import FLOPS, Hollow
 from llava_moe.plan.trace import Blueprint, trace
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.loop import LoopSettings, take_step

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from llava_moe.errors import UserError
-from llava_moe.eval.bootstrap import Interval
-from llava_moe.eval.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
-from llava_moe.eval.disagreements import Disagreement
+from llava_moe.eval.results.bootstrap import Interval
+from llava_moe.eval.results.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
+from llava_moe.eval.results.disagreements import Disagreement
 from llava_moe.report.comparison import draw_interval, write_comparison_page
 from llava_moe.report.pictures import picture_of
 from tests.browser import document, needs_browser

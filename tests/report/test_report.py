@@ -16,10 +16,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
-from llava_moe.domain_colors import colors_of
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Measure, Question, ScoreRow
-from llava_moe.eval.stage_scores import BLIND, MAJORITY, OTHER, StageLine, StageScores
-from llava_moe.inline_svg import STYLE
+from llava_moe.eval.results.stage_scores import BLIND, MAJORITY, OTHER, StageLine, StageScores
+from llava_moe.pages.domain_colors import colors_of
+from llava_moe.pages.inline_svg import STYLE
 from llava_moe.report.charts import loss_chart, score_chart, step_charts
 from llava_moe.report.examples import choose_examples, thumbnail
 from llava_moe.report.page import duration, write_report

@@ -23,8 +23,8 @@ from llava_moe.adapters.core.shown import shown
 from llava_moe.adapters.core.target_model import Body
 from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.errors import UserError
-from llava_moe.regular_file import check_regular, open_regular, read_regular
-from llava_moe.structured_text import StructuredTextError, parse_json
+from llava_moe.files.regular_file import check_regular, open_regular, read_regular
+from llava_moe.text.structured_text import StructuredTextError, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"

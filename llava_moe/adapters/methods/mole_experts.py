@@ -24,7 +24,7 @@ from llava_moe.adapters.formats.projector import lora_alone
 from llava_moe.adapters.methods.lora import low_rank_scale
 from llava_moe.adapters.methods.peft_lora import read_lora
 from llava_moe.errors import UserError
-from llava_moe.own_files import read_text
+from llava_moe.files.own_files import read_text
 
 _STEP = re.compile(r"step-(\d{1,18})")
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from llava_moe.inline_svg import INK, STYLE, inline_svg
+from llava_moe.pages.inline_svg import INK, STYLE, inline_svg
 
 KIND_INKS = {
     "all": INK,

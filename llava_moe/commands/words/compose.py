@@ -17,7 +17,7 @@ from llava_moe.commands.settings import settle
 from llava_moe.commands.target_limits import MOLE
 from llava_moe.commands.typed_words import as_typed, told_how_to_go_on
 from llava_moe.errors import UserError
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 MERGES = ("linear", "normalized_linear", "svd", "ties", "dare_ties")
 # Settings of MoLE that compose takes by their bare names.

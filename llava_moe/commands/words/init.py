@@ -12,7 +12,7 @@ from llava_moe.commands.limits import FilePath, Limit, OrNull, PathOrMapping, as
 from llava_moe.commands.path_mappings import is_mapping, read_mapping
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.errors import UserError
-from llava_moe.shell_words import shell
+from llava_moe.text.shell_words import shell
 
 IMAGES = "images"
 LIMITS: dict[str, Limit] = {IMAGES: OrNull(PathOrMapping())}

@@ -12,7 +12,7 @@ from llava_moe.commands.named_files import find_starts
 from llava_moe.commands.typed_words import as_typed
 from llava_moe.commands.words import reproduce
 from llava_moe.plan.devices import expect_known
-from llava_moe.shell_words import shell
+from llava_moe.text.shell_words import shell
 
 LIMITS: dict[str, Limit] = {
     "device": OrNull(Text()),

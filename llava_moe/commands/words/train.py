@@ -22,9 +22,9 @@ from llava_moe.commands.stages import Stage, experiment_name, plan_stages
 from llava_moe.commands.sweep_size import swept_keys
 from llava_moe.commands.typed_words import as_typed, is_sweep, key_of, told_how_to_go_on, words_of_job
 from llava_moe.embedded_base import EMBEDDED
+from llava_moe.terminal.console import VisibleConsole
+from llava_moe.text.escape_control import visible
 from llava_moe.train.folder import is_finished
-from llava_moe.visible import visible
-from llava_moe.visible_console import VisibleConsole
 
 
 def main(words: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from llava_moe.data.images.reading import ImageReading
 from llava_moe.data.images.tiff_pages import split_page
 from llava_moe.data.images.transform import ImageTransform, judge_image
 from llava_moe.data.readers.content import hash_of
-from llava_moe.regular_file import open_regular
+from llava_moe.files.regular_file import open_regular
 
 
 def image_key(ref: ImageRef, root: str | None, transform: ImageTransform, reading: ImageReading) -> bytes:

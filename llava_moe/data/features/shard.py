@@ -30,8 +30,8 @@ from safetensors.torch import save_file
 
 from llava_moe.data.features.shape import FeatureShape
 from llava_moe.data.features.store import Seen
-from llava_moe.regular_file import open_regular
-from llava_moe.structured_text import StructuredTextError, parse_json
+from llava_moe.files.regular_file import open_regular
+from llava_moe.text.structured_text import StructuredTextError, parse_json
 
 SUFFIX = ".safetensors"
 _FACTS = ("keys", "checks", "images", "pixels", "dark")

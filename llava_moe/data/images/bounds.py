@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava_moe.regular_file import open_regular
+from llava_moe.files.regular_file import open_regular
 
 Content = bytes | mmap.mmap
 

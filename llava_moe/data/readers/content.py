@@ -13,8 +13,8 @@ from fsspec.core import url_to_fs
 
 from llava_moe.data.readers.files import is_address, open_raw, unreachable
 from llava_moe.errors import UserError
-from llava_moe.regular_file import open_regular, read_regular
-from llava_moe.structured_text import parse_json
+from llava_moe.files.regular_file import open_regular, read_regular
+from llava_moe.text.structured_text import parse_json
 
 BLOCK = 1 << 20
 SETTLED_NS = 2_000_000_000

@@ -20,7 +20,7 @@ from llava_moe.data.readers.packed import PACKED, remedy_for, unpacked
 from llava_moe.data.readers.parquet_batches import bounded_batches
 from llava_moe.data.readers.splits import WORDS
 from llava_moe.errors import UserError
-from llava_moe.regular_file import check_regular, open_regular
+from llava_moe.files.regular_file import check_regular, open_regular
 
 SUFFIXES = (".parquet", ".json", ".jsonl", ".ndjson")
 _WANTED = ".parquet, .json or .jsonl"

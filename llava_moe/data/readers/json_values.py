@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_moe.data.conversation import BadRecord
-from llava_moe.structured_text import doubled_key, half_pair, is_too_deep
+from llava_moe.text.structured_text import doubled_key, half_pair, is_too_deep
 
 _MOST_DIGITS = 4300
 """Python reads longer integers in quadratic time and refuses them."""

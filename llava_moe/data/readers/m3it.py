@@ -33,7 +33,7 @@ from llava_moe.data.readers.tree import (
     split_of,
 )
 from llava_moe.errors import UserError
-from llava_moe.structured_text import StructuredTextError, parse_json
+from llava_moe.text.structured_text import StructuredTextError, parse_json
 
 INSTRUCTIONS = "instructions.json"
 SEED = 1234

@@ -15,7 +15,7 @@ from llava_moe.data.conversation import BadRecord
 from llava_moe.data.readers.image_refs import IMAGE_KEYS, find_images, is_empty, items_of
 from llava_moe.data.readers.json_values import SpelledNumber
 from llava_moe.data.readers.media_keys import refuse_unread
-from llava_moe.structured_text import half_pair
+from llava_moe.text.structured_text import half_pair
 
 Row = dict[str, Any]
 

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from llava_moe.errors import UserError
-from llava_moe.regular_file import read_regular
-from llava_moe.structured_text import parse_json
+from llava_moe.files.regular_file import read_regular
+from llava_moe.text.structured_text import parse_json
 
 MANIFEST = "manifest.json"
 PREPARING = ".preparing"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from llava_moe.shell_words import shell
+from llava_moe.text.shell_words import shell
 
 DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
 """What the standard library calls a table of such an ending."""

@@ -13,7 +13,7 @@ from llava_moe.datatools.check.findings import Findings
 from llava_moe.datatools.check.run_check import Checked
 from llava_moe.datatools.check.scan import Found, read_ref
 from llava_moe.datatools.check.table import KindRow, first_found, kind_rows, place_of
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 SIDE = 224
 MOST_IMAGES = 3

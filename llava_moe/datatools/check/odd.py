@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llava_moe.data.images.odd_files import CUT
 from llava_moe.datatools.check.findings import Findings
 from llava_moe.datatools.check.scan import Found
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 ODD_KINDS = ("image_empty", "image_not_image", "image_other_format", "image_unreadable")
 """Kinds whose details say what the file is and what to do."""

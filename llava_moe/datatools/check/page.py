@@ -11,7 +11,7 @@ from llava_moe.datatools.check.files import PAGE
 from llava_moe.datatools.check.run_check import Checked
 from llava_moe.datatools.check.table import kind_rows
 from llava_moe.eval.files import write_atomically
-from llava_moe.html_page import page_template
+from llava_moe.pages.html_page import page_template
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 

@@ -14,7 +14,7 @@ from llava_moe.data.source import check_has_images, check_image_root
 from llava_moe.datatools.check.scan import Job
 from llava_moe.datatools.check.stage_view import View
 from llava_moe.errors import UserError
-from llava_moe.regular_file import open_regular
+from llava_moe.files.regular_file import open_regular
 
 BLOCK = 1 << 22
 

@@ -25,8 +25,8 @@ from llava_moe.datatools.prepare.preparation import differences
 from llava_moe.datatools.prepare.shard_file import PART
 from llava_moe.datatools.prepare.shard_maker import Made, rejected_name, shard_name
 from llava_moe.errors import FULL_DISK, UserError
-from llava_moe.regular_file import read_regular
-from llava_moe.structured_text import parse_json
+from llava_moe.files.regular_file import read_regular
+from llava_moe.text.structured_text import parse_json
 
 REJECTED = "rejected.jsonl"
 BEGUN = "begun"

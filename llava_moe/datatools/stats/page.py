@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llava_moe.html_page import page_template
+from llava_moe.pages.html_page import page_template
 
 
 def render(template: str, **values: Any) -> str:

@@ -19,8 +19,8 @@ from llava_moe.datatools.stats.rows_terminal import (
     tokens_line,
 )
 from llava_moe.datatools.stats.token_pieces import Piece, Token
-from llava_moe.domain_colors import colors_of
-from llava_moe.visible import visible
+from llava_moe.pages.domain_colors import colors_of
+from llava_moe.text.escape_control import visible
 
 _KINDS = {"supervised": "t", "image": "i", "prompt": "p"}
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from llava_moe.datatools.stats.pictures import half_blocks
 from llava_moe.datatools.stats.rows import Row, RowTokens, Segment
 from llava_moe.datatools.stats.token_pieces import Piece
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 TAUGHT = Style(color="green", bold=True)
 IMAGE = Style(color="yellow")

@@ -13,7 +13,7 @@ from llava_moe.datatools.stats.stage import StageAccount
 from llava_moe.datatools.stats.tables import stage_tables
 from llava_moe.datatools.stats.terminal import seating_lines, summary_line, warning_lines
 from llava_moe.datatools.stats.token_counts import Tally
-from llava_moe.domain_colors import colors_of
+from llava_moe.pages.domain_colors import colors_of
 
 _BARS = (("samples", "of_samples"), ("tokens", "of_tokens"), ("supervised", "of_supervised"), ("loss", "of_loss"))
 

@@ -10,7 +10,7 @@ from llava_moe.datatools.stats.lengths import sparkline
 from llava_moe.datatools.stats.mixture_formula import CountBesideFormula
 from llava_moe.datatools.stats.stage import StageAccount
 from llava_moe.datatools.stats.text_table import TextTable
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 
 @dataclass(frozen=True)

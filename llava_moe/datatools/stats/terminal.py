@@ -8,7 +8,7 @@ from rich.text import Text
 from llava_moe.datatools.stats.stage import StageAccount
 from llava_moe.datatools.stats.tables import count, percent, stage_tables
 from llava_moe.datatools.stats.text_table import rich_tables
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 
 def print_account(account: StageAccount, console: Console) -> None:

@@ -1,7 +1,7 @@
 """One benchmark a file, found by existing; and files of the user's own, by their paths.
 
-A module here is a benchmark if it has ``BENCHMARK`` (:class:`~llava_moe.eval.published.Published`: data from a place)
-or ``open_benchmark(limit, seed)`` (data of its own).
+A module here is a benchmark if it has ``BENCHMARK`` (:class:`~llava_moe.eval.published_benchmark.Published`: data from
+a place) or ``open_benchmark(limit, seed)`` (data of its own).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.own.benchmark import open_own
 from llava_moe.eval.own.names import is_file, name_of_file
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL, find_protocol
-from llava_moe.eval.published import Published, open_published
+from llava_moe.eval.published_benchmark import Published, open_published
 
 DEFAULT_ROOT = "data/benchmarks"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from llava_moe.eval.download import Download, Row, texts_of
 from llava_moe.eval.metrics import chartqa_relaxed_accuracy
 from llava_moe.eval.protocol import Wording
-from llava_moe.eval.published import Item, Published, Scorer
+from llava_moe.eval.published_benchmark import Item, Published, Scorer
 
 _PARTS = {"0": "human", "1": "augmented", "machine": "augmented"}
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from llava_moe.eval.class_images import REMEDY_PICKLE, class_names, read_classes, score_classes
 from llava_moe.eval.mixlora_files import REMEDY_MIXLORA
-from llava_moe.eval.published import Published, Scorer
+from llava_moe.eval.published_benchmark import Published, Scorer
 
 NAMES = class_names("airplane automobile bird cat deer dog frog horse ship truck")
 QUESTION = "Classify the main object in the image."

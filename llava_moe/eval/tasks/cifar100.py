@@ -9,7 +9,7 @@ from functools import partial
 
 from llava_moe.eval.class_images import REMEDY_PICKLE, class_names, read_classes
 from llava_moe.eval.mixlora_files import REMEDY_MIXLORA
-from llava_moe.eval.published import Published
+from llava_moe.eval.published_benchmark import Published
 from llava_moe.eval.tasks import cifar10
 
 NAMES = class_names(

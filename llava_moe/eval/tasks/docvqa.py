@@ -13,7 +13,7 @@ from llava_moe.eval.benchmark import Submission
 from llava_moe.eval.download import Download, texts_of
 from llava_moe.eval.metrics import docvqa_anls, docvqa_anls_due
 from llava_moe.eval.protocol import SHORT_ANSWER, Wording
-from llava_moe.eval.published import Item, Published, Scored, Scorer
+from llava_moe.eval.published_benchmark import Item, Published, Scored, Scorer
 
 VAL = ("val_v1.0_withQT.json", "val_v1.0.json")
 

@@ -14,7 +14,7 @@ from llava_moe.eval.download import Download
 from llava_moe.eval.intervals import mean_of
 from llava_moe.eval.metrics import mmbench_circular, mmbench_extract
 from llava_moe.eval.protocol import OPTION_LETTER, Wording
-from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
+from llava_moe.eval.published_benchmark import Item, Published, Scored, Scorer, mean_scores
 
 ROTATION = 1_000_000
 NAMES = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from llava_moe.eval.protocol import Wording
-from llava_moe.eval.published import Published
+from llava_moe.eval.published_benchmark import Published
 from llava_moe.eval.tasks import mmbench
 
 LETTER = "请直接回答选项字母。"

@@ -14,7 +14,7 @@ from llava_moe.eval.download import Download
 from llava_moe.eval.metrics import mme_answer_parse, mme_answer_parse_lmms_eval, mme_score
 from llava_moe.eval.metrics.mme import MME_COGNITION, MME_PERCEPTION
 from llava_moe.eval.protocol import SHORT_ANSWER, Wording
-from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
+from llava_moe.eval.published_benchmark import Item, Published, Scored, Scorer, mean_scores
 
 Parse = Callable[[str], str]
 ASKED = " Please answer yes or no."

@@ -20,7 +20,7 @@ from llava_moe.eval.metrics import (
     yes_no_extract,
 )
 from llava_moe.eval.protocol import QUESTION_ALONE, Wording
-from llava_moe.eval.published import Item, Published, Scorer
+from llava_moe.eval.published_benchmark import Item, Published, Scorer
 
 
 def read(download: Download) -> Iterator[Item]:

@@ -13,7 +13,7 @@ from llava_moe.eval.download import Download
 from llava_moe.eval.metrics import pope_answer_parse, pope_metrics, pope_metrics_lmms_eval
 from llava_moe.eval.mixlora_files import mixlora_items
 from llava_moe.eval.protocol import SHORT_ANSWER, Wording
-from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
+from llava_moe.eval.published_benchmark import Item, Published, Scored, Scorer, mean_scores
 
 SETS = ("random", "popular", "adversarial")
 _MIXLORA = {"random": "pope_rand", "popular": "pope_pop", "adversarial": "pope_adv"}

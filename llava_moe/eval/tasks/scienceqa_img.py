@@ -12,7 +12,7 @@ from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS
 from llava_moe.eval.download import Download, Row
 from llava_moe.eval.protocol import LLAVA_MOLE, MIXLORA, OPTION_LETTER, Wording
-from llava_moe.eval.published import Item, Published, Scorer
+from llava_moe.eval.published_benchmark import Item, Published, Scorer
 
 LETTERS = "ABCDE"
 _STARTS, _SAYS = re.compile(r"([A-E])\. "), re.compile(r"The answer is ([A-E])")

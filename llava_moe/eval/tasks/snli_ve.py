@@ -12,7 +12,7 @@ from llava_moe.eval.benchmark import Expected
 from llava_moe.eval.download import Download
 from llava_moe.eval.metrics import classification_exact, classification_has_word
 from llava_moe.eval.mixlora_files import REMEDY_MIXLORA, mixlora_items
-from llava_moe.eval.published import Item, Published, Scorer
+from llava_moe.eval.published_benchmark import Item, Published, Scorer
 
 LABELS = ("entailment", "neutral", "contradiction")
 

@@ -12,7 +12,7 @@ from llava_moe.eval.download import Download, texts_of
 from llava_moe.eval.metrics import textvqa_accuracy, vqa_normalizer_textvqa
 from llava_moe.eval.mixlora_files import mixlora_items
 from llava_moe.eval.protocol import Wording
-from llava_moe.eval.published import Item, Published, Scorer
+from llava_moe.eval.published_benchmark import Item, Published, Scorer
 
 SHORT = "\nAnswer the question using a single word or phrase."
 REMEDY = (

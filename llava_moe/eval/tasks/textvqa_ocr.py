@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from llava_moe.errors import UserError
 from llava_moe.eval.download import Download
 from llava_moe.eval.protocol import Wording
-from llava_moe.eval.published import Item, Published
+from llava_moe.eval.published_benchmark import Item, Published
 from llava_moe.eval.tasks import textvqa
 
 OCR = "\nReference OCR token: {ocr_tokens}"

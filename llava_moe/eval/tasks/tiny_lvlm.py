@@ -13,7 +13,7 @@ from llava_moe.eval.benchmark import Expected, Measure
 from llava_moe.eval.download import Download, texts_of
 from llava_moe.eval.metrics import tiny_lvlm_overall, tiny_lvlm_word_match
 from llava_moe.eval.protocol import LLAVA_1_5, LMMS_EVAL, QUESTION_ALONE, Wording
-from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
+from llava_moe.eval.published_benchmark import Item, Published, Scored, Scorer, mean_scores
 
 ABILITIES = (
     "Visual_Reasoning",

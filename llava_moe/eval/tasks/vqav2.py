@@ -13,7 +13,7 @@ from llava_moe.eval.benchmark import Submission
 from llava_moe.eval.download import Download, texts_of
 from llava_moe.eval.metrics import vqa_normalizer_vqav2, vqav2_accuracy
 from llava_moe.eval.protocol import SHORT_ANSWER, Wording
-from llava_moe.eval.published import Item, Published, Scored, Scorer
+from llava_moe.eval.published_benchmark import Item, Published, Scored, Scorer
 
 QUESTIONS = "v2_OpenEnded_mscoco_val2014_questions.json"
 ANNOTATIONS = "v2_mscoco_val2014_annotations.json"

@@ -12,7 +12,7 @@ from llava_moe.eval.download import Download
 from llava_moe.eval.metrics import yes_no_extract, yes_no_metrics
 from llava_moe.eval.mixlora_files import REMEDY_MIXLORA, mixlora_items
 from llava_moe.eval.protocol import Wording
-from llava_moe.eval.published import Item, Published, Scored, Scorer, mean_scores
+from llava_moe.eval.published_benchmark import Item, Published, Scored, Scorer, mean_scores
 
 _LABELS = {"1": "yes", "0": "no", "true": "yes", "false": "no"}
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from llava_moe.domain_colors import PALETTE
-from llava_moe.inline_svg import STYLE, inline_svg
+from llava_moe.pages.domain_colors import PALETTE
+from llava_moe.pages.inline_svg import STYLE, inline_svg
 from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.routing import FILE, Bits, Routing, bits_of, read_routing

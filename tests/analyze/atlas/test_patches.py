@@ -9,7 +9,7 @@ import numpy as np
 from llava_moe.analyze.atlas.counts import RecordRouting
 from llava_moe.analyze.atlas.patches import expert_color, patch_map
 from llava_moe.data.encode import Example
-from llava_moe.domain_colors import PALETTE
+from llava_moe.pages.domain_colors import PALETTE
 
 SIDE = 3
 KINDS_T = np.array([1, *[0] * 9, 1, 2], dtype=np.int8)

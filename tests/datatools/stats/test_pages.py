@@ -30,7 +30,7 @@ from llava_moe.datatools.stats.stage import StageAccount, Training, account_stag
 from llava_moe.datatools.stats.stats_page import stats_json, stats_page
 from llava_moe.datatools.stats.tables import count
 from llava_moe.datatools.stats.terminal import print_account
-from llava_moe.domain_colors import colors_of
+from llava_moe.pages.domain_colors import colors_of
 from tests.browser import draw, needs_browser
 
 MakeStream = Callable[..., StepStream]

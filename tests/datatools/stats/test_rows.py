@@ -14,7 +14,7 @@ from rich.console import Console
 from llava_moe.data.stream import StepStream
 from llava_moe.datatools.stats.rows import Row, first_rows
 from llava_moe.datatools.stats.rows_terminal import hole_line, print_legend, print_row, segment_text
-from llava_moe.visible import visible
+from llava_moe.text.escape_control import visible
 
 MakeStream = Callable[..., StepStream]
 

@@ -12,18 +12,18 @@ from llava_moe.data.conversation import Turn
 from llava_moe.data.encode import IGNORED, Encoder
 from llava_moe.eval.baselines import TWIN_MARK, is_twin
 from llava_moe.eval.benchmark import Answer, Question
-from llava_moe.eval.blind import BlindBenchmark
-from llava_moe.eval.comparison import Comparison, compare_benchmark
-from llava_moe.eval.comparison_table import comparison_table
-from llava_moe.eval.endpoint import question_messages
-from llava_moe.eval.generate import question_turns, trained_prompts
+from llava_moe.eval.generation.endpoint import question_messages
+from llava_moe.eval.generation.generate import question_turns, trained_prompts
+from llava_moe.eval.grey_images import BlindBenchmark
 from llava_moe.eval.headline import HeadlineBenchmark
 from llava_moe.eval.own.benchmark import OwnBenchmark, open_own, token_f1
 from llava_moe.eval.own.reading import read_own_file
 from llava_moe.eval.protocol import LLAVA_1_5, LLAVA_MOLE
 from llava_moe.eval.question_hash import question_hash
-from llava_moe.eval.scored import read_scored
-from llava_moe.eval.table import domain_table
+from llava_moe.eval.results.comparison import Comparison, compare_benchmark
+from llava_moe.eval.results.comparison_table import comparison_table
+from llava_moe.eval.results.scored_run import read_scored
+from llava_moe.eval.results.table import domain_table
 from tests.eval.own.files import asking, paint, write_lines, write_questions
 from tests.eval.scored_runs import guesser, write_scored
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, Measure, Question
-from llava_moe.eval.published import Item
-from llava_moe.eval.table import shown
+from llava_moe.eval.published_benchmark import Item
+from llava_moe.eval.results.table import shown
 from llava_moe.eval.tasks import Places, open_benchmark
 from llava_moe.eval.tasks.scienceqa_img import read_letter, score_lmms_eval
 from tests.eval.tasks.published import LAYOUTS, MIXLORA, write_mixlora

@@ -1,0 +1,1 @@
+"""What comes of answers: scores, intervals, comparisons, leaks, and their tables."""

@@ -1,0 +1,1 @@
+"""Files opened safely, and our own files read back."""

@@ -1,0 +1,1 @@
+"""What is written to a terminal: the console, streams, the progress bar."""

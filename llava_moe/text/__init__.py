@@ -1,0 +1,1 @@
+"""Text to values, and text made safe to show: JSON and YAML, control characters, Markdown, secrets, shell words."""
