@@ -75,7 +75,7 @@ def _answers(
             for way in slices.values()
         ]
     high, low = slices[ranked[0]], slices[ranked[-1]]
-    is_better = f"{high.name}, the best slice on {domain}, do better than all layers"
+    is_better = f"{high.name}, the best slice on {domain} by held-out loss, do better than all layers"
     differs = f"slices differ: {high.name} do better on {domain} than {low.name}"
     return [
         contrast(results, is_better, whole, high, [domain], expected="better"),
