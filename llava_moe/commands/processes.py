@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -37,11 +37,9 @@ class Processes:
             torch.distributed.barrier(group=self.group)
 
     def leave(self) -> None:
-        """Leave the others: after it nothing can be asked of them.
+        """Leave the others: after it nothing can be asked of them, and this object holds nothing of theirs.
 
-        Gloo lets go of a collective's tensors in a thread of its own, a little later than the collective returns. Where
-        the interpreter ends in between, the thread finds none to let go with and the process aborts (status -6),
-        whatever it has done well. Destroying the group waits for the thread; this object must not hold on to it.
+        What DeepSpeed still holds of its groups lives on; ``cli.end_rank`` ends the process whatever lives.
         """
         if self.engine == "deepspeed":
             from llava_moe.train.deepspeed_engine import leave_processes
@@ -56,12 +54,14 @@ def training_together(parallel: Mapping[str, Any]) -> Iterator[Processes]:
     processes = join_processes(parallel)
     try:
         yield processes
-        processes.wait()
     except (UserError, StoppedBySignalError, ToldElsewhereError):
         # Between collectives, where NCCL's groups may still wait for a rank that is elsewhere, and gloo's do not.
         if processes.device.type == "cpu":
             processes.leave()
         raise
+    # The training is finished and saved: a rank that is lost here costs the others neither scores nor report.
+    with suppress(RuntimeError):
+        processes.wait()
     processes.leave()
 
 

@@ -31,6 +31,15 @@ class BackgroundCalls:
         self._calls.put((future, call))
         return future
 
+    def within(self, call: Callable[[], Any], seconds: float) -> tuple[Any, BaseException | None]:
+        """What the call gives, and what went wrong with it; it has a time to end in."""
+        asked = self.submit(call)
+        done, _ = wait([asked], timeout=seconds)
+        if not done:
+            return None, TimeoutError(f"no answer in {seconds:g} s")
+        error = asked.exception()
+        return (None, error) if error else (asked.result(), None)
+
     def send(self, call: Callable[[], Any]) -> None:
         """Have a call made whose answer nobody needs; :meth:`trouble` tells where it failed."""
         self._sent.append(self.submit(call))
@@ -45,12 +54,6 @@ class BackgroundCalls:
     def forget(self) -> None:
         """Hear no more of the calls that were sent."""
         self._sent.clear()
-
-    def ended(self, call: Callable[[], Any], seconds: float) -> BaseException | None:
-        """What went wrong with the last call, which has a time to end in."""
-        end = self.submit(call)
-        done, _ = wait([end], timeout=seconds)
-        return end.exception() if done else TimeoutError(f"no answer in {seconds:g} s")
 
     def end(self) -> None:
         """Let the thread end behind the calls that it has."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from llava_moe.errors import FULL_DISK, UserError
+from llava_moe.files.checkpoint_names import ASIDE, checkpoint_folders, is_checkpoint_name, step_of_name
 from llava_moe.files.own_files import read_text
 from llava_moe.files.run_places import absent_run
 from llava_moe.train.state import RunState
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 MARKER = "COMPLETE"
 # The name of a stage's folder in the folder of an experiment of several: its number first.
 STAGE_NAME = re.compile(r"(\d+)-[\w.-]+")
-# Of six digits or, from a million steps on, of more: names sort as numbers, never as text.
-_NAME = re.compile(r"step-(\d{1,18})")
 WriteWeights = Callable[[Path, Mapping[str, "torch.Tensor"]], None]
 
 
@@ -78,7 +77,7 @@ def pointed_at(pointer: Path) -> str | None:
         return None
     remedy = f"write the name of a checkpoint into it, or delete it: {pointer.name} is then found without it"
     name = read_text(pointer, remedy).strip()
-    if not _NAME.fullmatch(name):
+    if not is_checkpoint_name(name):
         raise UserError(f"{pointer} is damaged (it names no checkpoint); {remedy}")
     return name
 
@@ -108,25 +107,18 @@ def stage_folders(folder: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint's folder is named by.
+    """The step of a checkpoint: its name says it, or its own file where somebody has renamed or linked it.
 
     Raises:
-        UserError: it has another name: somebody has renamed it.
+        UserError: neither does.
     """
-    named = _NAME.fullmatch(checkpoint.absolute().name)
-    if named is None:
-        raise UserError(f"{checkpoint} is a checkpoint of another name than its step's: name it as step-000500 is")
-    return int(named[1])
+    named = step_of_name(checkpoint.absolute().name)
+    return load_state(checkpoint).step if named is None else named
 
 
 def complete_checkpoints(checkpoints: Path) -> list[Path]:
     """The complete checkpoints in a run's folder ``checkpoints``, oldest first."""
-    return [path for path in _checkpoints_in(checkpoints) if is_complete(path)]
-
-
-def _checkpoints_in(checkpoints: Path) -> list[Path]:
-    """Whole or not, oldest first; a folder of another name, such as a copy that somebody keeps, is none of ours."""
-    return sorted((path for path in checkpoints.glob("step-*") if _NAME.fullmatch(path.name)), key=step_of)
+    return [path for path in checkpoint_folders(checkpoints) if is_complete(path)]
 
 
 def is_complete(path: Path) -> bool:
@@ -225,7 +217,7 @@ def _publish(partial: Path, final: Path, checkpoints: Path) -> None:
     (partial / MARKER).write_text("")
     _sync(partial)
     # One that is there already is complete too: it stays findable until the new one stands in its place.
-    aside = final.with_name(f"{final.name}.old")
+    aside = final.with_name(final.name + ASIDE)
     if final.exists():
         os.replace(final, aside)
     os.replace(partial, final)
@@ -252,7 +244,7 @@ def _remove(checkpoint: Path) -> None:
 
 def _prune(checkpoints: Path, newest: Path, keep_last: int) -> None:
     kept = {newest.name, pointed_at(checkpoints / "best")}
-    older = [path for path in _checkpoints_in(checkpoints) if path.name not in kept]
+    older = [path for path in checkpoint_folders(checkpoints) if path.name not in kept]
     for path in older[: max(0, len(older) - (keep_last - 1))]:
         _remove(path)
 

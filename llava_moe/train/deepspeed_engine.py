@@ -58,7 +58,7 @@ def start_processes() -> tuple[int, int, torch.device]:
 
 
 def leave_processes() -> None:
-    """Destroy the process group that :func:`start_processes` joined, if it is there, and wait for its threads."""
+    """Destroy the process group that :func:`start_processes` joined, if it is there."""
     if dist.is_initialized():
         import deepspeed
 

@@ -11,8 +11,8 @@ from llava_moe.errors import UserError
 from llava_moe.train.background_calls import BackgroundCalls, named
 from llava_moe.train.log import StepRecord, scalars_of
 
-# How long the end of a run waits for a disk that does not answer.
-FINISH_SECONDS = 30
+# How long the begin and the end of a run wait for a disk that does not answer.
+PATIENCE_SECONDS = 30.0
 
 
 class TensorBoard:
@@ -38,12 +38,12 @@ class TensorBoard:
             raise UserError("log.tensorboard=true needs TensorBoard: pip install 'llava-moe[train]'") from error
         self._tell = tell
         self._calls = BackgroundCalls("tensorboard")
-        begin = self._calls.submit(partial(SummaryWriter, str(folder), purge_step=last_step + 1 if last_step else None))
-        self._writer: Any = None
-        if trouble := begin.exception():
+        # At the start, too: what a run that was killed before its first checkpoint wrote is none of this one's.
+        begin = partial(SummaryWriter, str(folder), purge_step=last_step + 1 if last_step else 0)
+        self._writer: Any
+        self._writer, trouble = self._calls.within(begin, PATIENCE_SECONDS)
+        if trouble:
             self._tell(f"tensorboard does not begin ({named(trouble)}): no curves there; log.jsonl has every number")
-        else:
-            self._writer = begin.result()
 
     def write(self, record: StepRecord) -> None:
         self._send(scalars_of(record), record.fields["step"])
@@ -53,7 +53,7 @@ class TensorBoard:
 
     def close(self) -> None:
         self._notice()
-        if self._writer is not None and (trouble := self._calls.ended(self._writer.close, FINISH_SECONDS)):
+        if self._writer is not None and (trouble := self._calls.within(self._writer.close, PATIENCE_SECONDS)[1]):
             self._tell(f"tensorboard: its last curves were not written ({named(trouble)}); log.jsonl has every number")
         self._writer = None
         self._calls.end()

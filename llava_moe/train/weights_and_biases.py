@@ -100,12 +100,12 @@ class WeightsAndBiases:
         import wandb
 
         self._notice()
-        if self._run is not None and (trouble := self._calls.ended(self._run.finish, FINISH_SECONDS + 10)):
+        if self._run is not None and (trouble := self._calls.within(self._run.finish, FINISH_SECONDS + 10)[1]):
             place = Path(self._run.dir).parent
             self._tell(f"wandb: not everything was uploaded ({named(trouble)}); later: wandb sync {place}")
         self._run = None
         # What failed was told: torn down here, it has nothing to say when the process ends.
-        self._calls.ended(wandb.teardown, FINISH_SECONDS + 10)
+        self._calls.within(wandb.teardown, FINISH_SECONDS + 10)
         self._calls.end()
 
     def _begin(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str) -> Any:
@@ -122,10 +122,11 @@ class WeightsAndBiases:
         begin = partial(wandb.init, dir=str(folder), name=name, project=project, resume="allow", settings=settings)
         modes: tuple[Literal["online", "offline"], ...] = (mode,) if mode == "offline" else (mode, "offline")
         for tried in modes:
-            started = self._calls.submit(lambda: begin(mode=tried, id=_run_id(folder)))  # noqa: B023
-            trouble = started.exception()
+            run, trouble = self._calls.within(
+                lambda: begin(mode=tried, id=_run_id(folder)),  # noqa: B023
+                START_SECONDS + 10,
+            )
             if trouble is None:
-                run = started.result()
                 self._tell(f"  wandb: {run.url}" if tried == "online" else f"  wandb, offline: {Path(run.dir).parent}")
                 return run
             self._tell(f"wandb: {tried} does not begin ({named(trouble)})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,7 @@ def rank_of(rank, port):
                     value = torch.ones(300)
                     held.append(weakref.ref(value))
                     torch.distributed.all_reduce(value, group=group)
-                    del value
+                    del value, group
             if how == "error":
                 raise UserError("what both ranks are told")
     except UserError:
@@ -65,3 +66,39 @@ def test_when_a_rank_ends_no_thread_holds_what_it_exchanged(how: str, status: in
     ended = subprocess.run(words, env=told, capture_output=True, text=True, timeout=240)
     assert "still held" not in ended.stdout
     assert f"statuses{f' {status}' * 2 * NUM_PAIRS}\n" in ended.stdout, ended.stdout + ended.stderr[-3000:]
+
+
+ENDING = """
+import os, sys
+import torch
+from llava_moe.cli import end_rank
+
+statuses = []
+for pair in range(int(sys.argv[1])):
+    ranks = []
+    for rank in range(2):
+        ranks.append(os.fork())
+        if not ranks[-1]:
+            meeting = f"file://{sys.argv[2]}/{pair}"
+            torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+            group = torch.distributed.new_group(backend="gloo")
+            sys.setswitchinterval(100)
+            for _ in range(5):
+                value = torch.randn(300)
+                torch.distributed.all_reduce(value, group=group)
+                del value
+            print("said", flush=False)
+            end_rank(3)
+    statuses += [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
+print("statuses", *statuses)
+"""
+
+
+def test_a_rank_ends_with_its_own_status_whatever_threads_still_hold(tmp_path: Path) -> None:
+    """With ``sys.exit`` in the place of ``end_rank`` about one rank in four ends with -6."""
+    words = [sys.executable, "-c", ENDING, "8", str(tmp_path)]
+    ended = subprocess.run(
+        words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
+    )
+    assert f"statuses{' 3' * 16}\n" in ended.stdout, ended.stdout + ended.stderr[-3000:]
+    assert ended.stdout.count("said") == 16

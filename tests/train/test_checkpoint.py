@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,8 +63,39 @@ def test_a_copy_that_somebody_keeps_beside_them_is_neither_taken_nor_pruned(tmp_
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-000015"
 
 
-def test_a_checkpoint_that_was_renamed_is_told(tmp_path: Path) -> None:
-    renamed = save(tmp_path, 5).rename(tmp_path / "mine")
-    assert (renamed / MARKER).is_file()
-    with pytest.raises(UserError, match="mine is a checkpoint of another name than its step's"):
+def test_a_checkpoint_that_was_renamed_or_linked_tells_its_step_by_itself(tmp_path: Path) -> None:
+    saved = save(tmp_path, 5)
+    (tmp_path / "newest").symlink_to(saved)
+    assert step_of(saved) == step_of(tmp_path / "newest") == 5
+    renamed = saved.rename(tmp_path / "mine")
+    assert (renamed / MARKER).is_file() and step_of(renamed) == 5
+    (renamed / "state.json").unlink()
+    with pytest.raises(UserError, match=r"mine.*state\.json"):
         step_of(renamed)
+
+
+def test_a_kill_at_any_rename_leaves_a_whole_checkpoint_to_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, num_kills = os.replace, 0
+    for killed_at in range(1, 5):
+        run, calls = tmp_path / str(killed_at), iter(range(1, 99))
+        run.mkdir()
+        save(run, 5)
+
+        def replace(source: str, target: str, killed_at: int = killed_at, calls: Iterator[int] = calls) -> None:
+            if next(calls) == killed_at:
+                raise KeyboardInterrupt
+            rename(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            try:
+                save(run, 5)
+            except KeyboardInterrupt:
+                num_kills += 1
+        found = last_checkpoint(run)
+        assert found is not None and step_of(found) == 5 and (found / "state.json").is_file(), killed_at
+        save(run, 10, keep_last=1)
+        assert names_in(run) == ["step-000010"]
+    assert num_kills == 3, "set aside, put in place, named as the last"

@@ -49,6 +49,17 @@ def test_tensorboard_reads_every_number_and_nothing_that_a_killed_run_wrote_beyo
     assert not told
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_no_point_behind(tmp_path: Path) -> None:
+    for num_steps, loss in ((5, 7.0), (3, 5.0)):
+        curves = TensorBoard(tmp_path, 0, pytest.fail)
+        curves.write_scores(0, {"held_out_loss": loss})
+        for step in range(1, num_steps + 1):
+            curves.write(record(step, loss))
+        curves.close()
+    assert curve(tmp_path, "loss") == [(1, 5.0), (2, 5.0), (3, 5.0)]
+    assert curve(tmp_path, "validation/held_out_loss") == [(0, 5.0)]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_a_full_disk_is_told_once_and_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
@@ -58,7 +69,7 @@ def test_a_full_disk_is_told_once_and_training_goes_on(tmp_path: Path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(RecordWriter, "write", full)
-    monkeypatch.setattr(tensorboard, "FINISH_SECONDS", 5.0)
+    monkeypatch.setattr(tensorboard, "PATIENCE_SECONDS", 5.0)
     # More than the writer's queue holds, which nobody empties once its thread has ended.
     for step in range(1, 100):
         curves.write(record(step))
@@ -75,7 +86,7 @@ def test_a_disk_that_does_not_answer_keeps_no_step_waiting(tmp_path: Path, monke
     curves = TensorBoard(tmp_path, 0, told.append)
     answer = threading.Event()
     monkeypatch.setattr(SummaryWriter, "add_scalar", lambda *_: answer.wait())
-    monkeypatch.setattr(tensorboard, "FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(tensorboard, "PATIENCE_SECONDS", 0.2)
     for step in range(1, 10):
         curves.write(record(step))
     curves.close()
@@ -92,3 +103,18 @@ def test_a_folder_that_cannot_be_made_leaves_training_alone(tmp_path: Path) -> N
     curves.close()
     (line,) = told
     assert line.startswith("tensorboard does not begin (") and "log.jsonl has every number" in line
+
+
+def test_a_folder_that_does_not_answer_keeps_no_training_from_its_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(SummaryWriter, "__init__", lambda *_, **__: answer.wait() and None)
+    monkeypatch.setattr(tensorboard, "PATIENCE_SECONDS", 0.2)
+    told: list[str] = []
+    curves = TensorBoard(tmp_path, 0, told.append)
+    curves.write(record(1))
+    curves.close()
+    answer.set()
+    (line,) = told
+    assert line.startswith("tensorboard does not begin (TimeoutError no answer in 0.2 s)")

@@ -24,9 +24,8 @@ from llava_moe.adapters.formats.projector import lora_alone
 from llava_moe.adapters.methods.lora import low_rank_scale
 from llava_moe.adapters.methods.peft_lora import read_lora
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoint_names import checkpoint_folders
 from llava_moe.files.own_files import read_text
-
-_STEP = re.compile(r"step-(\d{1,18})")
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,7 @@ def _complete_checkpoints(run: Path) -> list[Path]:
     pointer = checkpoints / "last"
     remedy = "write the name of a checkpoint into it, or delete it"
     named = [checkpoints / read_text(pointer, remedy).strip()] if pointer.is_file() else []
-    # As numbers: from a million steps on the names have seven digits.
-    numbered = {path: int(name[1]) for path in checkpoints.glob("step-*") if (name := _STEP.fullmatch(path.name))}
-    found = [*named, *sorted(numbered, key=numbered.__getitem__, reverse=True)]
+    found = [*named, *reversed(checkpoint_folders(checkpoints))]
     return [step for step in found if (step / "COMPLETE").is_file()]
 
 
