@@ -150,6 +150,7 @@ def _contrast(one: Contrast) -> dict[str, Any]:
         "after": dict(one.after.labels),
         "measure": one.kind,
         "domains": one.domains,
+        "expected": one.expected,
         "parameters": _rounded(one.parameters),
         "flops": _rounded(one.flops),
         **_compared(one.compared),
