@@ -1,4 +1,4 @@
-"""Names of a run's checkpoints: ``step-000500``, by the step's number, whoever looks for them."""
+"""Names of a run's checkpoints: ``step-000500``, by the number of the step."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class TensorBoard:
     """Scalars for TensorBoard.
 
     All calls are made by a thread of their own: TensorBoard's writer raises where its disk is full, and where its own
-    thread has ended on that, a call may wait for ever. After a failure a line says so and nothing more is written;
+    thread has ended on that, a call may wait forever. After a failure a line says so and nothing more is written;
     ``log.jsonl`` has every number.
 
     Args:
