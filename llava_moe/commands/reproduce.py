@@ -72,6 +72,8 @@ def open_figure(plain: Mapping[str, Any]) -> tuple[Entry, Setup, Grid]:
     setup = read_setup(entry.paper, entry.figure, plain["size"])
     if plain["seeds"] is not None:
         setup = replace(setup, seeds=tuple(plain["seeds"]))
+    if plain["samples"] is not None:
+        setup = setup.with_samples(plain["samples"])
     if plain["more"]:
         setup = replace(setup, both=(*setup.both, *shlex.split(plain["more"])))
     build = Build(setup)

@@ -173,7 +173,8 @@ llava-moe analyze INSTRUMENT --help tells more.""",
 Runs that are there are not made again; killed and started again it goes on; a run that fails is told, the rest goes on.
 Writes to runs/reproduce/PAPER-FIGURE-SCALE/: index.html, results.json, drawings, and in cells/ every run.
 Keys: seeds=[0,1,2], at_once=1, only=RUN (and what it starts from), commands=true (print, make nothing),
-more="WORD ..." (words of llava-moe train for every run), cells=FOLDER (runs that figures share), out=FOLDER.""",
+samples=600 (of each source in an epoch, for a shorter try), more="WORD ..." (words of llava-moe train for every run),
+cells=FOLDER (runs that figures share), out=FOLDER.""",
     ),
     "ls": Command(
         "list what there is to choose from: exp, model, data, adapter, recipe, benchmark, run",

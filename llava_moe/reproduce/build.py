@@ -55,7 +55,7 @@ class Build:
         all_words = (*setup.words, *setup.both, f"seed={seed}", f"domains=[{','.join(domains)}]", *caps, *words)
         return self._add(
             Cell(
-                name=_name(model, on, *labels.values(), seed=seed),
+                name=self._name_of_run(model, on, *labels.values(), seed=seed),
                 words=all_words,
                 start=self.stage1(seed),
                 measured=(*(self.measured() if is_measured else ()), *more),
@@ -84,7 +84,7 @@ class Build:
         is_merge = any(word.startswith("method=") and word != "method=mole" for word in words)
         return self._add(
             Cell(
-                name=_name(model, on, *labels.values(), seed=seed),
+                name=self._name_of_run(model, on, *labels.values(), seed=seed),
                 words=(*words, f"seed={seed}"),
                 command="compose",
                 reads="merge" if is_merge else "gates",
@@ -111,6 +111,9 @@ class Build:
         """The commands that measure every cell: its answers scored, then item by item."""
         return ("eval", *self.setup.eval), (_MEASURE, self.setup.measures.as_word())
 
+    def _name_of_run(self, *parts: object, seed: int) -> str:
+        return _name(*parts, *filter(None, [self.setup.runs_called]), seed=seed)
+
     def _add(self, cell: Cell) -> str:
         there = self._cells.setdefault(cell.name, cell)
         if (there.words, there.start, there.experts) != (cell.words, cell.start, cell.experts):
@@ -129,3 +132,10 @@ def models_of(setup: Setup) -> Mapping[str, Mapping[str, Any]]:
         UserError: the yaml has no such axis.
     """
     return setup.axis("models", {str: {"label": str, "words": [str]}})
+
+
+def note_of_hard(setup: Setup) -> tuple[str, ...]:
+    """Where the released code's router stands, if its runs are not among those of this scale."""
+    if "llava_mole_hard" in models_of(setup):
+        return ()
+    return ("router=hard, as released, stands beside it in Figs. 1 and 6 at this scale, and at scale=full here too.",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ class Setup:
             it.
         measures: what every cell of stage 2 is measured on; ``eval``: the words that score it.
         axes: what this figure's module varies, as it pleases.
+        runs_called: a part of the name of each run of stage 2, where a word of the user's makes them other than the
+            yaml's; figures that share a folder of runs do not meet each other's then.
     """
 
     paper: str
@@ -71,11 +73,25 @@ class Setup:
     measures: Measures
     axes: Mapping[str, Any]
     published: tuple[Published, ...]
+    runs_called: str = ""
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The domains in their order."""
         return tuple(self.samples)
+
+    def with_samples(self, num: int) -> Setup:
+        """The same figure with ``num`` samples of each source in an epoch; its runs carry the number in their names.
+
+        Raises:
+            UserError: a domain is taken as its experiment has it, without sources by name.
+        """
+        unnamed = [domain for domain, sources in self.samples.items() if not sources]
+        if unnamed:
+            told = f"samples={num}: at scale={self.scale} this figure takes {unnamed[0]} whole, as its experiment has it"
+            raise UserError(f"{told}: leave samples= away, or name the sources under {self.scale}.samples in its yaml")
+        samples = {domain: dict.fromkeys(sources, num) for domain, sources in self.samples.items()}
+        return replace(self, samples=samples, runs_called=f"n{num}")
 
     def axis(self, name: str, shape: Any) -> Any:
         """One of ``axes``.

@@ -18,20 +18,26 @@ from tests.reproduce.written_cells import grid_of, setup_of, write_cells
 
 def test_each_rank_is_trained_alone_and_mixed_with_twice_the_rank_as_alpha() -> None:
     cells = grid_of(setup_of("llava_mole", "fig4")).by_name
-    assert len(cells) == 3 * (1 + 3 * (1 + 4))
-    hard, wide = cells["llava_mole_hard-general_documents-r2-seed1"], cells["lora_wide-general_documents-r32-seed1"]
-    assert {"adapter.router=hard", "adapter.r=2", "adapter.lora_alpha=4", "adapter.num_experts=3"} <= set(hard.words)
+    assert len(cells) == 3 * (1 + 3 * (1 + 3))
+    mole, wide = cells["llava_mole-general_documents-r2-seed1"], cells["lora_wide-general_documents-r32-seed1"]
+    assert {"adapter.r=2", "adapter.lora_alpha=4", "adapter.num_experts=3"} <= set(mole.words)
     assert {"adapter.r=71", "adapter.lora_alpha=142", "domains=[general,documents]"} <= set(wide.words)
     assert "domains=[general]" in cells["lora-general-r32-seed0"].words
 
 
-@pytest.mark.parametrize("scale", ["demo", "full"])
-def test_the_shared_rank_has_the_runs_of_figures_1_and_3(scale: str) -> None:
+def test_hard_routing_stands_beside_at_full_size() -> None:
+    hard = grid_of(setup_of("llava_mole", "fig4", "full")).by_name["llava_mole_hard-general_documents-r64-seed0"]
+    assert {"adapter.router=hard", "adapter.r=64", "adapter.lora_alpha=128", "adapter.num_experts=3"} <= set(hard.words)
+
+
+@pytest.mark.parametrize(
+    ("scale", "models"),
+    [("demo", ("lora", "llava_mole")), ("full", ("lora", "llava_mole", "llava_mole_hard"))],
+)
+def test_the_shared_rank_has_the_runs_of_figures_1_and_3(scale: str, models: tuple[str, ...]) -> None:
     own, first, third = (grid_of(setup_of("llava_mole", figure, scale)) for figure in ("fig4", "fig1", "fig3"))
     assert {"stage1-seed0", "lora-general-seed0"} <= set(own.by_name) & set(first.by_name)
-    assert {f"{model}-general_documents-seed0" for model in ("lora", "llava_mole", "llava_mole_hard")} <= set(
-        third.by_name
-    )
+    assert {f"{model}-general_documents-seed0" for model in models} <= set(own.by_name) & set(third.by_name)
     for other in (first, third):
         shared = set(own.by_name) & set(other.by_name)
         assert all(own.settings[name] == other.settings[name] for name in shared)
@@ -70,6 +76,13 @@ def test_what_a_rank_hides_is_a_difference_of_differences(tmp_path: Path) -> Non
     assert hidden.effect.value == pytest.approx(hidden.after - hidden.before)
 
 
+def test_the_page_at_full_size_holds_hard_routing_against_both(tmp_path: Path) -> None:
+    setup = replace(setup_of("llava_mole", "fig4", "full"), seeds=(0, 1))
+    results = write_cells(tmp_path / "cells", setup, hidden_by_rank, num_items=12)
+    page = write_page(find("llava_mole", "4"), setup, results, tmp_path, "llava-moe reproduce").page.read_text()
+    assert "LLaVA-MoLE, router=hard, rank 64" in page and "stands beside it in Figs. 1 and 6" not in page
+
+
 def test_the_page_draws_ranks_and_parameters_with_the_runs_that_are_there(tmp_path: Path) -> None:
     setup = replace(setup_of("llava_mole", "fig4"), seeds=(0, 1))
     results = write_cells(tmp_path / "cells", setup, hidden_by_rank, num_items=12)
@@ -88,5 +101,5 @@ def test_a_page_of_no_run_says_so(tmp_path: Path) -> None:
     results = write_cells(tmp_path / "cells", setup, lambda *_: 0.5)
     results.cards.clear()
     written = write_page(find("llava_mole", "4"), setup, results, tmp_path, "llava-moe reproduce")
-    assert "0 of 48 runs are there" in written.page.read_text()
+    assert "0 of 39 runs are there" in written.page.read_text()
     assert not [*tmp_path.glob("*.svg")]

@@ -22,6 +22,7 @@ LIMITS: dict[str, Limit] = {
     "table": OrNull(Whole(1)),
     "size": Choice(SCALE_NAMES),
     "seeds": OrNull(ListOf(Whole(0), shortest=1)),
+    "samples": OrNull(Whole(1)),
     "at_once": Whole(1, 1024),
     "only": OrNull(Text()),
     "commands": FLAG,

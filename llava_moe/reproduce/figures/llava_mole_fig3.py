@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llava_moe.reproduce.bars import bar_chart, level_table
-from llava_moe.reproduce.build import Build, models_of
+from llava_moe.reproduce.build import Build, models_of, note_of_hard
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
 from llava_moe.reproduce.sheet import Contrast, Picture, Sheet, Table, Ways, contrast, interval, shown
@@ -62,6 +62,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
         contrasts=tuple(more),
         ways=tuple(_of_mixture(setup, "mix").values()),
         ours=ours,
+        notes=note_of_hard(setup),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from llava_moe.grid.measured import Items, Measured, compare
 from llava_moe.reproduce.bars import level_table
-from llava_moe.reproduce.build import Build, models_of
+from llava_moe.reproduce.build import Build, models_of, note_of_hard
 from llava_moe.reproduce.lines import Curve, by_parameters, line_chart
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
@@ -42,6 +42,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
         ways=tuple(way for of_rank in ways.values() for name, way in of_rank.items() if name != _ALONE),
         ours=_ours(results, ways, general, documents),
         notes=(
+            *note_of_hard(setup),
             "What a rank hides: the cost of mixing at the highest rank against that at the lowest, each beside a LoRA "
             f"of {general} alone of its own rank.",
             "Equal parameters: the LoRA of LLaVA-MoLE's size, rank by rank. Equal operations: a kernel that executes "
@@ -140,13 +141,12 @@ def _more(setup: Setup, results: Results, ways: Mapping[int, Mapping[str, Ways]]
     general, *_ = setup.domains
     found = []
     for of_rank in ways.values():
-        alone, lora, mole, hard, wide = (
-            of_rank[name] for name in (_ALONE, "lora", "llava_mole", "llava_mole_hard", "lora_wide")
-        )
+        alone, lora, mole, wide = (of_rank[name] for name in (_ALONE, "lora", "llava_mole", "lora_wide"))
+        hard = of_rank.get("llava_mole_hard")
         for kind in ("accuracy", "loss"):
             found += [contrast(results, "", alone, way, [general], kind) for way in (lora, mole)]
             for domain in _mixed(setup):
-                pairs = ((lora, mole), (wide, mole), (lora, hard), (hard, mole))
+                pairs = [(lora, mole), (wide, mole), *([] if hard is None else [(lora, hard), (hard, mole)])]
                 found += [contrast(results, "", before, after, [domain], kind) for before, after in pairs]
     return found
 

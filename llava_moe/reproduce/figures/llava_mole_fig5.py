@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_moe.reproduce.bars import level_table
-from llava_moe.reproduce.build import Build, models_of
+from llava_moe.reproduce.build import Build, models_of, note_of_hard
 from llava_moe.reproduce.lines import Curve, line_chart
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
@@ -48,6 +48,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
         ways=tuple(of_mix),
         ours=_ours(setup, results),
         notes=(
+            *note_of_hard(setup),
             f"Trained on {', '.join(setup.domains)}: which domains the paper's figure was trained on is not available "
             "to us.",
             f"Equal parameters: the rank goes down as experts are added, so that all are as large as {_shared(setup)} "
@@ -85,9 +86,10 @@ def _more(setup: Setup, results: Results) -> list[Contrast]:
     for kind in ("accuracy", "loss"):
         for experts, mole in ways[_MOLE].items():
             found += [contrast(results, "", lora, mole, [domain], kind) for domain in setup.domains]
-            found.append(contrast(results, "", ways[_HARD][experts], mole, setup.domains, kind))
+            if _HARD in ways:
+                found.append(contrast(results, "", ways[_HARD][experts], mole, setup.domains, kind))
         shared = ways[_MOLE][_shared(setup)]
-        for of_model in (ways[_MOLE], ways[_HARD], ways[_EVEN]):
+        for of_model in ways.values():
             start = of_model.get(_shared(setup), shared)
             found += [
                 contrast(results, "", start, way, setup.domains, kind) for way in of_model.values() if way != start
