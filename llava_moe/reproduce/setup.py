@@ -88,7 +88,9 @@ class Setup:
         """
         unnamed = [domain for domain, sources in self.samples.items() if not sources]
         if unnamed:
-            told = f"samples={num}: at scale={self.scale} this figure takes {unnamed[0]} whole, as its experiment has it"
+            told = (
+                f"samples={num}: at scale={self.scale} this figure takes {unnamed[0]} whole, as its experiment has it"
+            )
             raise UserError(f"{told}: leave samples= away, or name the sources under {self.scale}.samples in its yaml")
         samples = {domain: dict.fromkeys(sources, num) for domain, sources in self.samples.items()}
         return replace(self, samples=samples, runs_called=f"n{num}")
