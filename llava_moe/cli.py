@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from llava_moe.commands.hydra_words import prepare_override
 from llava_moe.commands.table import COMMANDS, SECOND_WORDS, Command
+from llava_moe.config.hydra_words import prepare_override
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

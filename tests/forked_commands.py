@@ -26,7 +26,7 @@ from typing import IO, Any
 MODULES = (
     # The last three are loaded late, by every command that reads records or draws its charts.
     *("transformers", "matplotlib.backends.backend_svg", "pandas", "datasets", "pyarrow.dataset"),
-    *("llava_moe.commands.train", "llava_moe.commands.stage", "llava_moe.commands.eval", "llava_moe.report.charts"),
+    *("llava_moe.commands.train", "llava_moe.runs.stage", "llava_moe.commands.eval", "llava_moe.report.charts"),
 )
 # Two numbers come back: the process id, and at the end the exit status.
 NUMBER = struct.Struct("q")

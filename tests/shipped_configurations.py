@@ -11,7 +11,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 
-from llava_moe.commands.config_folder import config_folder
+from llava_moe.config.config_folder import config_folder
 
 
 @contextmanager

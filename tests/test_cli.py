@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from llava_moe.cli import run
-from llava_moe.commands.config_folder import config_folder
 from llava_moe.commands.table import COMMANDS, DATA_COMMANDS
+from llava_moe.config.config_folder import config_folder
 from tests.forked_commands import CommandServer
 
 

@@ -73,7 +73,7 @@ def test_an_installed_wheel_finds_its_configurations_and_its_demo(built: tuple[P
         "llava_moe/demo/base/language_model/tokenizer.json",
         "llava_moe/pages/head.html.j2",
         "llava_moe/pages/page.css.j2",
-        "llava_moe/report/page.html.j2",
+        "llava_moe/train/page.html.j2",
         "llava_moe/data_recipes/llava_mix665k.py",
         "llava_moe/lmms_tasks/vsr.yaml",
         "llava_moe/lmms_tasks/_shared_yaml",

@@ -12,21 +12,11 @@ import numpy as np
 from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder, Example
-from llava_moe.data.records import Records, Source
-from llava_moe.data.source_index import SourceIndex
+from llava_moe.data.held_out import HeldOutSource
 from llava_moe.errors import UserError
 
 By = Literal["domain", "task"]
 _CHUNK = 1024
-
-
-@dataclass(frozen=True)
-class HeldOutSource:
-    """A source of records that were not trained on: its description, its reader, and its usable records."""
-
-    source: Source
-    records: Records
-    index: SourceIndex
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The wiring of each command: the only files that see a Hydra configuration."""
+"""One thin file a command: what it does with its judged words."""

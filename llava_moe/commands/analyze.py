@@ -10,9 +10,9 @@ import torch
 import transformers
 
 from llava_moe.commands.analyze_run import Session
-from llava_moe.commands.processes import answering_together
-from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import ToldElsewhereError
+from llava_moe.runs.processes import answering_together
+from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 
 PIECES_STAND = "finished pieces are kept: run the same command again to go on"

@@ -12,14 +12,15 @@ from rich.console import Console
 
 from llava_moe.adapters import NoAdapter
 from llava_moe.analyze.output import Output, write_output
-from llava_moe.analyze.records import HeldOutRecords, HeldOutSource, draw_records
+from llava_moe.analyze.records import HeldOutRecords, draw_records
 from llava_moe.assemble import Assembled, read_config, recipe_of, restore
-from llava_moe.commands.console import say_notes
-from llava_moe.commands.held_out_sources import held_out_sources
 from llava_moe.commands.reporting import write_run_report
+from llava_moe.data.held_out import HeldOutSource
 from llava_moe.errors import UserError
 from llava_moe.eval.ranks import Ranks
 from llava_moe.eval.run import answerer_fingerprint
+from llava_moe.runs.console import say_notes
+from llava_moe.runs.held_out_sources import held_out_sources
 from llava_moe.terminal.fitted_bar import FittedBar, passing
 from llava_moe.train.checkpoint import (
     MARKER,

@@ -30,17 +30,17 @@ from llava_moe.commands.analyze_run import (
     open_run,
     settings_asked,
 )
-from llava_moe.commands.console import say_notes
-from llava_moe.commands.processes import Processes
-from llava_moe.commands.settings import optimizer_of
-from llava_moe.commands.stage import objective_of, trainable_parts
-from llava_moe.commands.stage_data import OpenData, fingerprint_samples, open_data
 from llava_moe.commands.words.analyze_transfer import FEWEST, START
+from llava_moe.config.settings import optimizer_of
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
 from llava_moe.eval.run import answerer_fingerprint
 from llava_moe.model import prepare_stage, recompute_activations
+from llava_moe.runs.console import say_notes
+from llava_moe.runs.processes import Processes
+from llava_moe.runs.stage import objective_of, trainable_parts
+from llava_moe.runs.stage_data import OpenData, fingerprint_samples, open_data
 from llava_moe.terminal.fitted_bar import clock
 
 PASSES_OF_TRAINING = 3

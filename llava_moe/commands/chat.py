@@ -15,9 +15,9 @@ from llava_moe.chat.answer import Decoding
 from llava_moe.chat.line import image_path
 from llava_moe.chat.session import Session, open_picture
 from llava_moe.chat.terminal import Terminal
-from llava_moe.commands.console import say_notes
-from llava_moe.commands.image_reading import reading_asked
 from llava_moe.data.images.transform import ImageTransform
+from llava_moe.runs.console import say_notes
+from llava_moe.runs.image_reading import reading_asked
 from llava_moe.terminal.console import VisibleConsole
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _talk(plain: Mapping[str, Any]) -> int:
 
 def _open(plain: Mapping[str, Any]) -> Assembled:
     from llava_moe.assemble import restore
-    from llava_moe.commands.eval_model import open_named
+    from llava_moe.runs.scored_model import open_named
 
     if plain["run"] is None:
         return open_named(plain["model"], plain["dtype"], reading=reading_asked(plain["data"]))

@@ -8,9 +8,7 @@ from functools import partial
 
 from llava_moe.assemble import Recipe as ModelRecipe
 from llava_moe.assemble import encoder_of, recipe_of
-from llava_moe.commands.cache_folder import cache_folder
-from llava_moe.commands.settings import mixture_of
-from llava_moe.commands.stages import Stage
+from llava_moe.config.settings import mixture_of
 from llava_moe.data.encode import Encoder
 from llava_moe.data.readers.splits import is_read
 from llava_moe.data.records import Records, Source
@@ -21,6 +19,8 @@ from llava_moe.datatools.check.sources import Trouble
 from llava_moe.datatools.check.stage_view import View
 from llava_moe.datatools.prepare.recipe import Recipe, Repair, load_recipe, recipe_names
 from llava_moe.errors import UserError
+from llava_moe.runs.cache_folder import cache_folder
+from llava_moe.runs.stages import Stage
 
 # UReader's ratios are made by repeating records in its file.
 REPEATS_ON_PURPOSE = ("ureader",)

@@ -16,17 +16,14 @@ from llava_moe.commands.compare_axes import Asked
 from llava_moe.commands.compare_grid import Compared, stage_of
 from llava_moe.commands.compare_held_out import refuse_unmeasured
 from llava_moe.commands.compare_scores import measure_changed_again
-from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.grid_hours import estimate
 from llava_moe.commands.grid_runs import command_of, make_runs, say_failures, say_line
-from llava_moe.commands.own_questions import training_benchmarks
 from llava_moe.commands.reporting import chat_with
-from llava_moe.commands.run_names import SEED, joined
-from llava_moe.commands.settings import is_embedded, sources_of
-from llava_moe.commands.typed_words import key_of
 from llava_moe.compare.best import Best
 from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.page import write_page
+from llava_moe.config.as_typed import key_of
+from llava_moe.config.settings import is_embedded, sources_of
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.files.own_files import read_object
@@ -34,6 +31,9 @@ from llava_moe.grid.cell import Cell
 from llava_moe.plan.terminal import duration
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways
+from llava_moe.runs.console import open_console, open_progress, say_next
+from llava_moe.runs.own_questions import training_benchmarks
+from llava_moe.runs.run_names import SEED, joined
 from llava_moe.text.shell_words import shell
 
 FOLDER = Path("runs/compare")

@@ -13,15 +13,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from llava_moe.commands.compose_config import split_flags
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.free_text import FREE_TEXT
-from llava_moe.commands.limits import TRAIN, Limit, ListOf, OrNull, ValueRange, as_word
-from llava_moe.commands.odd_words import refuse_sizes
-from llava_moe.commands.run_names import rank
-from llava_moe.commands.sweep_size import refuse_large_sweep
-from llava_moe.commands.typed_words import SWEEP_FLAGS, as_item, as_typed, key_of
+from llava_moe.config.as_typed import SWEEP_FLAGS, as_item, as_typed, key_of
+from llava_moe.config.compose import split_flags
+from llava_moe.config.config_folder import config_folder
+from llava_moe.config.free_text import FREE_TEXT
+from llava_moe.config.limits import TRAIN, Limit, ListOf, OrNull, ValueRange, as_word
+from llava_moe.config.odd_words import refuse_sizes
+from llava_moe.config.sweep_size import refuse_large_sweep
 from llava_moe.errors import UserError
+from llava_moe.runs.run_names import rank
 from llava_moe.text.structured_text import parse_yaml
 
 # Null in their file, a list where they are given.

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llava_moe.commands.compare_axes import SCORING, Asked
-from llava_moe.commands.compose_config import compose_again, resolved
-from llava_moe.commands.hydra_words import prepare_override
-from llava_moe.commands.limits import TRAIN, check_settings
-from llava_moe.commands.named_files import find_data, find_starts
-from llava_moe.commands.path_mappings import words_with_own_data
-from llava_moe.commands.run_names import SEED, apart, as_folder, digest, joined, mixture_name, value_names
-from llava_moe.commands.settings import is_embedded, sources_of
-from llava_moe.commands.stages import Stage, plan_stages
-from llava_moe.commands.typed_words import as_typed, key_of
+from llava_moe.config.as_typed import as_typed, key_of
+from llava_moe.config.compose import compose_again, resolved
+from llava_moe.config.hydra_words import prepare_override
+from llava_moe.config.limits import TRAIN, check_settings
+from llava_moe.config.path_mappings import words_with_own_data
+from llava_moe.config.settings import is_embedded, sources_of
 from llava_moe.errors import UserError
 from llava_moe.grid.cell import Cell, Grid, Words
+from llava_moe.runs.named_files import find_data, find_starts
+from llava_moe.runs.run_names import SEED, apart, as_folder, digest, joined, mixture_name, value_names
+from llava_moe.runs.stages import Stage, plan_stages
 from llava_moe.text.structured_text import parse_yaml
 from llava_moe.train.folder import flatten
 
@@ -250,7 +250,7 @@ class _Run:
         own = [as_typed(word) for word in stage.words if key_of(word) not in dropped]
         more = ["eval.benchmarks=[]"] if stage.config["eval"]["benchmarks"] else []
         if (images := stage.config["eval"]["images"]) is not None:
-            from llava_moe.commands.own_questions import images_word
+            from llava_moe.runs.own_questions import images_word
 
             # Of files that are asked on the way alone: those of others are none of the training's.
             more += images_word("eval.images", images, stage.config["eval"]["during"]) or ["eval.images=null"]

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from llava_moe.analyze.records import HeldOutSource
 from llava_moe.assemble import encoder_of, recipe_of
-from llava_moe.commands.held_out_sources import held_out_sources
-from llava_moe.commands.processes import Processes
-from llava_moe.commands.settings import is_embedded
-from llava_moe.commands.stage_data import open_data
-from llava_moe.data.held_out import image_groups, least_share
+from llava_moe.config.settings import is_embedded
+from llava_moe.data.held_out import HeldOutSource, image_groups, least_share
 from llava_moe.errors import UserError
+from llava_moe.runs.held_out_sources import held_out_sources
+from llava_moe.runs.processes import Processes
+from llava_moe.runs.stage_data import open_data
 
 FEWEST = 2
 """Records of a domain: an interval needs two items."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llava_moe.commands.named_files import know_benchmarks
-from llava_moe.commands.own_questions import images_word, training_benchmarks
-from llava_moe.commands.run_names import digest
-from llava_moe.commands.typed_words import listed
+from llava_moe.config.as_typed import listed
 from llava_moe.errors import UserError
 from llava_moe.eval.question_hash import question_hashes
 from llava_moe.eval.tasks import called, is_own
 from llava_moe.grid.card import read_card, write_card
 from llava_moe.grid.cell import Grid, Words
 from llava_moe.grid.measured import Measures, Score
+from llava_moe.runs.named_files import know_benchmarks
+from llava_moe.runs.own_questions import images_word, training_benchmarks
+from llava_moe.runs.run_names import digest
 
 MEASURE = "llava_moe.commands.measure_items"
 DEMO = "demo"

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.free_text import FREE_TEXT, MIXTURE_ENDINGS, NO_PATHS
 from llava_moe.commands.table import COMMANDS, SECOND_WORDS
+from llava_moe.config.config_folder import config_folder
+from llava_moe.config.free_text import FREE_TEXT, MIXTURE_ENDINGS, NO_PATHS
 from llava_moe.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -101,7 +101,7 @@ def _offers(words: Sequence[str], part: str) -> list[str]:
     if rest and rest[-1] in FOLDER_FLAGS:
         return [one for one in _files(part) if one.endswith("/")]
     if command == "ls":
-        from llava_moe.commands.choices import KINDS
+        from llava_moe.config.choices import KINDS
 
         return [*KINDS, "--config-dir"]
     if command == "completion":
@@ -119,11 +119,11 @@ def _offers(words: Sequence[str], part: str) -> list[str]:
 
 
 def _values(command: str, key: str, value: str, rest: Sequence[str]) -> list[str]:
-    from llava_moe.commands.limits import EVAL, TRAIN, Choice, OrNull
+    from llava_moe.config.limits import EVAL, TRAIN, Choice, OrNull
 
     bare = key.lstrip("+")
     if bare in _groups():
-        from llava_moe.commands.choices import names_of
+        from llava_moe.config.choices import names_of
 
         ends = (*MIXTURE_ENDINGS, "/") if value else MIXTURE_ENDINGS
         own = [one for one in _files(value) if one.endswith(ends)] if bare == "data" else []
@@ -149,9 +149,9 @@ def _keys(command: str, part: str, rest: Sequence[str]) -> list[str]:
     from hydra.plugins.completion_plugin import CompletionPlugin
     from omegaconf import OmegaConf
 
-    from llava_moe.commands.compose_config import composed_for_keys
-    from llava_moe.commands.described_keys import TAKES_TRAINS
-    from llava_moe.commands.own_yamls import split_folders
+    from llava_moe.config.compose import composed_for_keys
+    from llava_moe.config.described_keys import TAKES_TRAINS
+    from llava_moe.config.own_yamls import split_folders
 
     own = config_folder() / f"{command}.yaml"
     takes_trains = command in TAKES_TRAINS

@@ -11,16 +11,16 @@ from typing import Any
 import transformers
 from rich.console import Console
 
-from llava_moe.commands.compose_config import as_yaml
-from llava_moe.commands.console import say_next
-from llava_moe.commands.curve_viewers import settle_viewers
-from llava_moe.commands.processes import training_together
-from llava_moe.commands.settings import fingerprint
-from llava_moe.commands.stage import check_stage, train_stage
-from llava_moe.commands.stages import RUNS, set_threads
-from llava_moe.commands.standing import standing
-from llava_moe.commands.stop_signals import StopSignals
-from llava_moe.commands.typed_words import without
+from llava_moe.config.as_typed import without
+from llava_moe.config.compose import as_yaml
+from llava_moe.config.settings import fingerprint
+from llava_moe.runs.console import say_next
+from llava_moe.runs.curve_viewers import settle_viewers
+from llava_moe.runs.processes import training_together
+from llava_moe.runs.stage import check_stage, train_stage
+from llava_moe.runs.stages import RUNS, set_threads
+from llava_moe.runs.standing import standing
+from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.shell_words import named, shell
 from llava_moe.train.folder import is_finished

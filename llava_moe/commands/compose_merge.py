@@ -28,19 +28,19 @@ from llava_moe.assemble import (
     refuse_strange_base,
     restore,
 )
-from llava_moe.commands.compose_config import as_yaml
-from llava_moe.commands.compose_start import refuse_other_bases
-from llava_moe.commands.console import say_notes
-from llava_moe.commands.environment import describe_environment, fingerprint_files
 from llava_moe.commands.export_data import open_held_out
-from llava_moe.commands.settings import mixture_of
 from llava_moe.compose.base_parts import common_start
+from llava_moe.compose.expert_bases import refuse_other_bases
 from llava_moe.compose.pick import Candidate, Picked
 from llava_moe.compose.static_merge import METHODS, StaticMerge, merge
+from llava_moe.config.compose import as_yaml
+from llava_moe.config.settings import mixture_of
 from llava_moe.errors import UserError
 from llava_moe.export.held_out import domain_loss
 from llava_moe.model.adapter_record import record_of_adapter
 from llava_moe.model.recorded_weights import fingerprint_start
+from llava_moe.runs.console import say_notes
+from llava_moe.runs.environment import describe_environment, fingerprint_files
 from llava_moe.text.structured_text import parse_json
 from llava_moe.train.checkpoint import MARKER, last_checkpoint, write_atomically
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderLock, claim_configuration

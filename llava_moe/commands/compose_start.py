@@ -10,21 +10,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llava_moe.adapters import NoAdapter
-from llava_moe.adapters.formats.native_format import read_settings
-from llava_moe.adapters.formats.projector import PROJECTOR, read_projector
-from llava_moe.adapters.methods.mole_experts import adapter_folder
+from llava_moe.adapters.formats.projector import PROJECTOR
 from llava_moe.assemble import (
     Assembled,
     load_lineage,
@@ -33,66 +30,16 @@ from llava_moe.assemble import (
     recipe_of,
     refuse_strange_base,
 )
-from llava_moe.commands.compose_config import as_yaml
 from llava_moe.compose.base_parts import run_of
+from llava_moe.compose.expert_bases import Ground, ground_of
+from llava_moe.config.compose import as_yaml
 from llava_moe.errors import UserError
-from llava_moe.export.published import published_name
-from llava_moe.files.regular_file import check_regular
-from llava_moe.model.adapter_record import refuse_other_adapter
 from llava_moe.model.recorded_weights import RECORD
 from llava_moe.train.checkpoint import MARKER, is_full, write_atomically
 from llava_moe.train.folder import FINISHED, claim_configuration
 from llava_moe.train.state import RunState
 
 STEP = "step-000000"
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What one PEFT folder tells of its base.
-
-    Attributes:
-        expert: the folder as the user named it.
-        projector: the projector that it carries, by names in the model.
-        files: where each tensor of the base beside it is, by published name.
-    """
-
-    expert: str
-    projector: Mapping[str, Tensor]
-    files: Mapping[str, Path]
-
-    def tensor(self, name: str) -> Tensor | None:
-        """The tensor of this name in the model, or ``None`` where the folder tells nothing of it.
-
-        Raises:
-            UserError: there is a base beside it that lacks the tensor, or whose file cannot be read.
-        """
-        if name in self.projector:
-            return self.projector[name]
-        if not self.files:
-            return None
-        published = published_name(name)
-        key = next((key for key in (published, published.replace(".vision_model.", ".")) if key in self.files), None)
-        if key is None:
-            raise UserError(f"experts: the base beside {self.expert} has no {published}: it is another model's")
-        with _opened(self.files[key]) as file:
-            tensor: Tensor = file.get_tensor(key)
-        return tensor
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        check_regular(path)
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({error}): export again, or copy it again") from error
-
-
-def _names_in(path: Path) -> list[str]:
-    with _opened(path) as file:
-        return list(file.keys())
 
 
 def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Path | None, place: Path) -> Path | None:
@@ -109,7 +56,7 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
     Raises:
         UserError: the experts stand on bases that differ, or on one that does not fit the model.
     """
-    grounds = [ground for expert in experts if run_of(expert) is None and (ground := _ground_of(expert)) is not None]
+    grounds = [ground for expert in experts if run_of(expert) is None and (ground := ground_of(expert)) is not None]
     if not grounds:
         return start
     recipe = replace(recipe_of(plain), adapter=NoAdapter(), init_from=None)
@@ -121,38 +68,6 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
     if parts and (run := next((expert for expert in experts if run_of(expert) is not None), None)):
         _refuse(run, grounds[0].expert, next(iter(parts)))
     return _write(parts, plain, [ground.expert for ground in grounds], place, assembled) if parts else start
-
-
-def refuse_other_bases(experts: Sequence[object], assembled: Assembled) -> tuple[str, ...]:
-    """Refuse experts that were trained on another base than the one that was opened.
-
-    Returns:
-        Lines to tell of those whose base cannot be told.
-
-    Raises:
-        UserError: naming the first of them.
-    """
-    notes: list[str] = []
-    for expert in experts:
-        if isinstance(expert, str) and (run := run_of(expert)) is not None:
-            notes += refuse_strange_base(run, assembled.weights, is_start=True)
-        elif isinstance(expert, str):
-            ground = _ground_of(expert)
-            has_own_base = ground is not None and bool(ground.files)
-            note = refuse_other_adapter(adapter_folder(Path(expert)), assembled.weights, has_own_base=has_own_base)
-            notes += [note] if note else []
-    return tuple(notes)
-
-
-def _ground_of(expert: str) -> Ground | None:
-    folder = adapter_folder(Path(expert))
-    named = read_settings(folder).get("base_model_name_or_path")
-    beside = folder / named if isinstance(named, str) and named and not Path(named).is_absolute() else None
-    files: dict[str, Path] = {}
-    for path in sorted(beside.glob("*.safetensors")) if beside is not None and beside.is_dir() else ():
-        files |= dict.fromkeys(_names_in(path), path)
-    projector = read_projector(folder)
-    return Ground(expert, projector, files) if projector or files else None
 
 
 def _differing(model: nn.Module, grounds: Sequence[Ground]) -> dict[str, Tensor]:

@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_moe.commands.account_words import begin, of_ones_own
-from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
-from llava_moe.commands.console import open_console, open_progress, say_next
+from llava_moe.commands.data_job import begin, of_ones_own
 from llava_moe.commands.job import Job
-from llava_moe.commands.own_questions import training_benchmarks
 from llava_moe.data.ordered_prefetch import num_cores
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.datatools.check.eval_sets import AskedSet, asked_of, open_asked
@@ -27,6 +24,9 @@ from llava_moe.datatools.check.sources import Trouble
 from llava_moe.errors import UserError
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.tasks import is_own
+from llava_moe.runs.cache_folder import cache_folder
+from llava_moe.runs.console import open_console, open_progress, say_next
+from llava_moe.runs.own_questions import training_benchmarks
 from llava_moe.text.shell_words import named
 
 FOLDER = Path("checks")

@@ -10,11 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_moe.commands.cache_folder import cache_folder
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.console import say_next
 from llava_moe.commands.prepare_progress import PrepareProgress
-from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.config.config_folder import config_folder
 from llava_moe.data.readers.shards import MANIFEST, PREPARING, Manifest, read_manifest
 from llava_moe.datatools.prepare.preparation import Choices, Preparation, settle_preparation
 from llava_moe.datatools.prepare.recipe import Recipe
@@ -22,6 +19,9 @@ from llava_moe.datatools.prepare.run import prepare
 from llava_moe.datatools.prepare.table import account_lines, account_table
 from llava_moe.datatools.prepare.tokens import TextTokenizer
 from llava_moe.errors import UserError
+from llava_moe.runs.cache_folder import cache_folder
+from llava_moe.runs.console import say_next
+from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.shell_words import as_place, named, shell
 from llava_moe.text.structured_text import parse_yaml

@@ -9,22 +9,22 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from llava_moe.commands.account_words import (
+from llava_moe.commands.data_job import (
     begin,
     next_commands,
     of_ones_own,
     open_stage,
     seats_of,
 )
-from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.job import Job
-from llava_moe.commands.stages import Stage
 from llava_moe.data.stream import StepStream
 from llava_moe.datatools.stats.rows import first_rows
 from llava_moe.datatools.stats.rows_page import StageRows, rows_page
 from llava_moe.datatools.stats.rows_terminal import print_legend, print_row
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
+from llava_moe.runs.console import open_console, open_progress, say_next
+from llava_moe.runs.stages import Stage
 from llava_moe.text.escape_control import visible
 
 

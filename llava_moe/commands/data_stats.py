@@ -7,21 +7,21 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_moe.commands.account_words import (
+from llava_moe.commands.data_job import (
     begin,
     next_commands,
     of_ones_own,
     open_stage,
     seats_of,
 )
-from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.job import Job
-from llava_moe.commands.stages import Stage
 from llava_moe.datatools.stats.groups import Opened
 from llava_moe.datatools.stats.stage import StageAccount, Training, account_stage
 from llava_moe.datatools.stats.stats_page import stats_json, stats_page
 from llava_moe.datatools.stats.terminal import print_account
 from llava_moe.eval.files import write_atomically
+from llava_moe.runs.console import open_console, open_progress, say_next
+from llava_moe.runs.stages import Stage
 from llava_moe.terminal.fitted_bar import FittedBar, passing
 
 

@@ -15,12 +15,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from llava_moe.commands.cache_folder import cache_folder
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.environment import installed
-from llava_moe.commands.settings import embedded_images
+from llava_moe.config.config_folder import config_folder
+from llava_moe.config.settings import embedded_images
 from llava_moe.embedded_base import PART_FILES, checked_version
 from llava_moe.errors import UserError
+from llava_moe.runs.cache_folder import cache_folder
+from llava_moe.runs.environment import installed
 from llava_moe.terminal.console import VisibleConsole
 
 Finding = tuple[str, str, str, str]

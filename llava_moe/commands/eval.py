@@ -11,16 +11,9 @@ import torch
 import transformers
 from rich.console import Console
 
-from llava_moe.commands.cache_folder import cache_folder
-from llava_moe.commands.console import say_next, say_notes
-from llava_moe.commands.eval_model import ScoredModel, open_model, scored_model
 from llava_moe.commands.eval_next import folder_of, next_of_scores
 from llava_moe.commands.eval_progress import EvalProgress
 from llava_moe.commands.eval_words import check_words
-from llava_moe.commands.image_reading import tell_dark
-from llava_moe.commands.own_questions import image_folders
-from llava_moe.commands.processes import answering_together
-from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import ToldElsewhereError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.generation.endpoint import Endpoint
@@ -33,6 +26,13 @@ from llava_moe.eval.results.stage_table import stage_notes, stage_table
 from llava_moe.eval.results.table import paper_table, rich_table, rich_tables
 from llava_moe.eval.run import ask_benchmark, has_changed
 from llava_moe.eval.tasks import Places, open_benchmark
+from llava_moe.runs.cache_folder import cache_folder
+from llava_moe.runs.console import say_next, say_notes
+from llava_moe.runs.image_reading import tell_dark
+from llava_moe.runs.own_questions import image_folders
+from llava_moe.runs.processes import answering_together
+from llava_moe.runs.scored_model import ScoredModel, open_model, scored_model
+from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 
 ANSWERS_STAND = "answers so far are kept: run the same command again to go on"

@@ -8,13 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_moe.commands.console import say_next
 from llava_moe.commands.eval_judge import judge_run
 from llava_moe.commands.eval_leaks import report_leaks
 from llava_moe.commands.eval_losses import RunLosses, compare_losses, measure_losses, read_losses
 from llava_moe.commands.eval_next import asked_alike, is_run
 from llava_moe.commands.eval_words import results_wanted
-from llava_moe.commands.typed_words import listed
+from llava_moe.config.as_typed import listed
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.eval.grey_images import BLIND_FOLDER
@@ -30,6 +29,7 @@ from llava_moe.eval.results.comparison_table import (
 from llava_moe.eval.results.latex import latex_comparison
 from llava_moe.eval.results.scored_run import read_scored, refuse_unscored, run_labels, scored_benchmarks, word_of
 from llava_moe.eval.tasks import called
+from llava_moe.runs.console import say_next
 from llava_moe.terminal.console import VisibleConsole, print_whole
 from llava_moe.text.shell_words import named, shell
 

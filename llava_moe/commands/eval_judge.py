@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llava_moe.commands.console import say_next
 from llava_moe.commands.eval_leaks import opened_benchmark, scored_runs, shown_questions
-from llava_moe.commands.eval_model import server_of
-from llava_moe.commands.typed_words import listed
+from llava_moe.config.as_typed import listed
 from llava_moe.errors import UserError
 from llava_moe.eval.generation.server import ChatServer
 from llava_moe.eval.judging.judge import Verdicts, judge_answers, judged_path, write_verdicts
+from llava_moe.runs.console import say_next
+from llava_moe.runs.named_server import server_of
 from llava_moe.terminal.fitted_bar import FittedBar, passing
 from llava_moe.text.shell_words import shell
 

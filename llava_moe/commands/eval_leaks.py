@@ -37,10 +37,10 @@ def report_leaks(config: Mapping[str, Any], names: Sequence[str] | None, console
     """
     from llava_moe.commands.check_console import CheckBar
     from llava_moe.commands.check_views import open_views
-    from llava_moe.commands.console import open_progress
     from llava_moe.data.ordered_prefetch import num_cores
     from llava_moe.datatools.check.eval_sets import asked_of
     from llava_moe.datatools.check.train_eval_overlap import find_trained
+    from llava_moe.runs.console import open_progress
 
     run = Path(config["run"])
     folder = Path(config["out"]) if config["out"] else run
@@ -96,7 +96,7 @@ def _show(report: LeakReport, console: Console) -> None:
 def trained_stages(run: Path) -> list[Any]:
     """The stages that a run's weights come from, the one that it was started from first."""
     from llava_moe.assemble import lineage, newest_checkpoint, read_config
-    from llava_moe.commands.stages import Stage
+    from llava_moe.runs.stages import Stage
 
     folders = [checkpoint.parent.parent for checkpoint in reversed(lineage(newest_checkpoint(run)))]
     return [Stage(folder, read_config(folder), folder.name) for folder in folders]

@@ -16,8 +16,8 @@ from llava_moe.eval.results.comparison import Cell, ComparedLosses, LossRow
 from llava_moe.files.own_files import read_objects
 from llava_moe.grid.effects import Effect, Stratum, effect_of
 from llava_moe.grid.measured import FILE, Items, Measures, read_measured
-from llava_moe.report.stage_log import REMEDY, VALIDATION
 from llava_moe.train.checkpoint import newest_checkpoint
+from llava_moe.train.stage_log import REMEDY, VALIDATION
 
 VALIDATIONS = "validation.jsonl"
 _MEAN = "mean of domains"
@@ -72,7 +72,7 @@ def measure_losses(folder: Path) -> None:
     # Here and not above: nothing else that compares runs loads a model.
     from llava_moe.assemble import read_config
     from llava_moe.commands.measure_items import measure
-    from llava_moe.commands.settings import mixture_of
+    from llava_moe.config.settings import mixture_of
 
     stage = newest_checkpoint(folder).parent.parent
     config = read_config(stage)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_moe.commands.typed_words import listed, without
+from llava_moe.config.as_typed import listed, without
 from llava_moe.eval.benchmark import BenchmarkResult
 from llava_moe.eval.files import result_path
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL

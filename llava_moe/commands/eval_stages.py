@@ -10,9 +10,6 @@ from rich.console import Console
 
 from llava_moe.assemble import restore, restore_base
 from llava_moe.commands.eval import evaluate, evaluate_run
-from llava_moe.commands.eval_model import ScoredModel, scored_model, with_questions
-from llava_moe.commands.own_questions import training_benchmarks
-from llava_moe.commands.stages import Stage
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.files import answers_path, read_answers, read_result
@@ -20,6 +17,9 @@ from llava_moe.eval.generation.generate import LocalModel
 from llava_moe.eval.headline import NO_PICTURE_FOLDER, HeadlineBenchmark
 from llava_moe.eval.question_hash import question_hashes
 from llava_moe.eval.results.stage_scores import StageScores, read_stage_scores
+from llava_moe.runs.own_questions import training_benchmarks
+from llava_moe.runs.scored_model import ScoredModel, scored_model, with_questions
+from llava_moe.runs.stages import Stage
 
 
 def refuse_unpaired(settings: Mapping[str, Any], benchmarks: Sequence[Benchmark]) -> None:

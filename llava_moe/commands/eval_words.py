@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_moe.commands.image_keys import refuse_for_run
-from llava_moe.commands.limits import EVAL, check_settings
-from llava_moe.commands.named_files import know_benchmarks
-from llava_moe.commands.out_folder import refuse_unwritable
+from llava_moe.config.image_keys import refuse_for_run
+from llava_moe.config.limits import EVAL, check_settings
 from llava_moe.errors import UserError
-from llava_moe.eval.generation.server import ChatServer
 from llava_moe.eval.protocol import find_protocol
+from llava_moe.runs.named_files import know_benchmarks
+from llava_moe.runs.named_server import server_of
+from llava_moe.runs.out_folder import refuse_unwritable
 from llava_moe.train.checkpoint import newest_checkpoint
 
 # Keys that mean something for one kind of model alone, and the key that makes it that kind.
@@ -52,7 +50,7 @@ def check_words(config: Mapping[str, Any], num_processes: int = 1) -> None:
 
 def _check_images(config: Mapping[str, Any]) -> None:
     if config["images"] is not None:
-        from llava_moe.commands.own_questions import image_folders
+        from llava_moe.runs.own_questions import image_folders
 
         image_folders("images", config["images"], config["benchmarks"])
 
@@ -101,22 +99,3 @@ def check_one_model(config: Mapping[str, Any], num_processes: int = 1) -> None:
 def _ways(config: Mapping[str, Any]) -> dict[str, Any]:
     model = config["model"]
     return {"run": config["run"], "model.path": model["path"], "model.endpoint": model["endpoint"]}
-
-
-def server_of(given: Mapping[str, Any]) -> ChatServer:
-    """The server of ``model.endpoint=``; its key comes from the environment.
-
-    Raises:
-        UserError: no address, or an environment variable that is not set.
-    """
-    named = given["api_key_env"]
-    key = os.environ.get(named or "LLAVA_MOE_API_KEY")
-    if named is not None and not key:
-        # In the place of a name many a key has been given.
-        told = named if re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", named) else ""
-        raise UserError(
-            f"model.api_key_env={told}: no such variable in the environment, or it is empty; set it, and give its name "
-            "here, not the key"
-        )
-    settings = {name: given[name] for name in ("timeout", "attempts") if given[name] is not None}
-    return ChatServer(given["endpoint"], given["name"], key.strip() if key else None, **settings)

@@ -33,10 +33,9 @@ from llava_moe.assemble import (
     refuse_strange_base,
     with_adapter,
 )
-from llava_moe.commands.console import say_next, say_notes
 from llava_moe.commands.export_data import card_of, domains_of, open_held_out
-from llava_moe.commands.limits import BY_DOMAIN
-from llava_moe.commands.settings import is_embedded
+from llava_moe.config.limits import BY_DOMAIN
+from llava_moe.config.settings import is_embedded
 from llava_moe.errors import UserError
 from llava_moe.export.card import cost_table
 from llava_moe.export.held_out import StaticCost, mean_mixings, static_costs
@@ -52,6 +51,7 @@ from llava_moe.export.mixing import (
 from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
+from llava_moe.runs.console import say_next, say_notes
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.shell_words import named
 from llava_moe.train.checkpoint import is_full

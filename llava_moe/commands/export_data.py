@@ -12,8 +12,7 @@ import numpy as np
 from llava_moe.adapters import NoAdapter
 from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.assemble import Assembled, Recipe
-from llava_moe.commands.cache_folder import cache_folder
-from llava_moe.commands.settings import mixture_of
+from llava_moe.config.settings import mixture_of
 from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder, Example
@@ -27,6 +26,7 @@ from llava_moe.export.places import without_places
 from llava_moe.export.proof import Comparison
 from llava_moe.files.own_files import NUMBER, damaged_beside, read_sound_objects
 from llava_moe.model import Architecture, FromCheckpoint, FromParts
+from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.text.markdown import markdown_code
 from llava_moe.train.state import RunState
 

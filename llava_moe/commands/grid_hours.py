@@ -10,11 +10,11 @@ import torch
 from rich.console import Console
 
 from llava_moe.commands.plan import bound_stage
-from llava_moe.commands.stages import Stage
 from llava_moe.grid.child import NUM_THREADS
 from llava_moe.plan.devices import Device, device_named
 from llava_moe.plan.hours import hours_of
 from llava_moe.plan.max_row_length import Need
+from llava_moe.runs.stages import Stage
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llava_moe.commands.console import open_progress
-from llava_moe.commands.stop_signals import StopSignals
 from llava_moe.errors import StoppedBySignalError
 from llava_moe.grid.card import Card
 from llava_moe.grid.cell import Cell, Grid
 from llava_moe.grid.runner import Failure, Outcome, Runner, Watcher
+from llava_moe.runs.console import open_progress
+from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.fitted_bar import FittedBar, passing
 from llava_moe.text.shell_words import shell
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from llava_moe.commands.console import open_console
-from llava_moe.commands.described_keys import COMMANDS, TAKES_TRAINS, Key, keys_of, sections, spoken
 from llava_moe.commands.help_page import defaults_of, page, where_of
-from llava_moe.commands.known_keys import ELSEWHERE, suggest
 from llava_moe.commands.table import COMMANDS as ALL_COMMANDS
+from llava_moe.config.described_keys import COMMANDS, TAKES_TRAINS, Key, keys_of, sections, spoken
+from llava_moe.config.known_keys import ELSEWHERE, suggest
 from llava_moe.errors import UserError
+from llava_moe.runs.console import open_console
 from llava_moe.terminal.console import visible_text
 
 MARKDOWN = "--markdown"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_moe.commands.console import open_console, open_progress, say_next
 from llava_moe.commands.init_guess import Guess, guess_source
 from llava_moe.commands.init_yaml import yaml_of
 from llava_moe.data.held_out import image_groups, lies_below
 from llava_moe.errors import UserError
+from llava_moe.runs.console import open_console, open_progress, say_next
 from llava_moe.text.shell_words import named, shell
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_moe.commands.cache_folder import cache_folder
 from llava_moe.commands.init_tables import table_remedy
 from llava_moe.data.auto_format import reading_formats, tell_format
 from llava_moe.data.conversation import BadRecord, Conversation, image_identity, record_key
@@ -22,6 +21,7 @@ from llava_moe.data.readers.splits import EVERY, TRAIN
 from llava_moe.data.records import AUTO, Records, Source
 from llava_moe.data.source import find_files, open_records, prepared_folder
 from llava_moe.errors import UserError
+from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.text.shell_words import shell
 
 MOST_READ = 5_000

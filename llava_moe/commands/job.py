@@ -9,15 +9,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.commands.compose_config import compose_again, resolved, run_composed
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.known_keys import suggest
-from llava_moe.commands.limits import Limit, check_settings
-from llava_moe.commands.out_folder import refuse_unwritable
-from llava_moe.commands.stages import Stage, plan_stages
-from llava_moe.commands.stop_signals import StopSignals
-from llava_moe.commands.typed_words import as_typed
+from llava_moe.config.as_typed import as_typed
+from llava_moe.config.compose import compose_again, resolved, run_composed
+from llava_moe.config.config_folder import config_folder
+from llava_moe.config.known_keys import suggest
+from llava_moe.config.limits import Limit, check_settings
 from llava_moe.errors import UserError
+from llava_moe.runs.out_folder import refuse_unwritable
+from llava_moe.runs.stages import Stage, plan_stages
+from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.text.shell_words import shell
 from llava_moe.text.structured_text import parse_yaml
 

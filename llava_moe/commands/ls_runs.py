@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llava_moe.commands.config_folder import config_folder
+from llava_moe.config.config_folder import config_folder
 from llava_moe.errors import UserError
 from llava_moe.files.own_files import MAYBE_NUMBER, misfit, read_object, read_sound_objects
 from llava_moe.files.regular_file import read_regular

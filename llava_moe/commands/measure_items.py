@@ -18,16 +18,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llava_moe.analyze.records import HeldOutSource
 from llava_moe.assemble import Assembled, read_config, restore
-from llava_moe.commands.cache_folder import cache_folder
-from llava_moe.commands.held_out_sources import held_out_sources
-from llava_moe.commands.settings import mixture_of
-from llava_moe.commands.stage import trainable_parts
-from llava_moe.commands.stage_validation import draw
+from llava_moe.config.settings import mixture_of
 from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Example
+from llava_moe.data.held_out import HeldOutSource
 from llava_moe.data.readers.splits import is_read
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
@@ -39,6 +35,10 @@ from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.files.own_files import read_objects
 from llava_moe.grid.measured import FILE, Measures
 from llava_moe.model import prepare_stage
+from llava_moe.runs.cache_folder import cache_folder
+from llava_moe.runs.held_out_sources import held_out_sources
+from llava_moe.runs.stage import trainable_parts
+from llava_moe.runs.stage_validation import draw
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.loss import cross_entropy_N, targets_of

@@ -12,15 +12,11 @@ import torch
 from rich.console import Console
 
 from llava_moe.assemble import Recipe, encoder_of, newest_checkpoint, recipe_of
-from llava_moe.commands.account_words import begin
-from llava_moe.commands.console import open_console, open_progress, say_next
+from llava_moe.commands.data_job import begin
 from llava_moe.commands.job import Job
 from llava_moe.commands.plan_data import plan_data
 from llava_moe.commands.plan_probe import Probed, probe_stage
-from llava_moe.commands.processes import zero_of
-from llava_moe.commands.settings import optimizer_of
-from llava_moe.commands.stage import objective_of, trainable_parts
-from llava_moe.commands.stages import Stage
+from llava_moe.config.settings import optimizer_of
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
@@ -32,6 +28,10 @@ from llava_moe.plan.stage import StagePlan, as_plain, plan_stage
 from llava_moe.plan.terminal import print_plan, size
 from llava_moe.plan.trace import Blueprint
 from llava_moe.plan.zero_partition import Parallel, parallel_of
+from llava_moe.runs.console import open_console, open_progress, say_next
+from llava_moe.runs.processes import zero_of
+from llava_moe.runs.stage import objective_of, trainable_parts
+from llava_moe.runs.stages import Stage
 
 
 def plan(job: Job) -> int:

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from llava_moe.commands.account_words import open_stage
+from llava_moe.commands.data_job import open_stage
 from llava_moe.commands.plan_features import features_note
-from llava_moe.commands.settings import mixture_of
-from llava_moe.commands.stage import num_steps_of, steps_note
-from llava_moe.commands.stages import Stage
+from llava_moe.config.settings import mixture_of
 from llava_moe.data.encode import Encoder
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.readers.splits import settled
@@ -26,6 +24,8 @@ from llava_moe.data.stream import StepStream
 from llava_moe.datatools.prepare.recipe import load_recipe
 from llava_moe.errors import UserError
 from llava_moe.plan.steps import Steps, count_steps, stand_in
+from llava_moe.runs.stage import num_steps_of, steps_note
+from llava_moe.runs.stages import Stage
 
 # Text tokens of a sample that nobody has seen: their logarithms are normal with this deviation. The share that is
 # learned is of all its tokens. Assumptions.

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_moe.assemble import DTYPES, recipe_of
-from llava_moe.commands.stage_features import cache_of
 from llava_moe.data.features.shape import FeatureShape
 from llava_moe.data.features.wanted import num_image_uses, wanted_records
 from llava_moe.data.stream import StepStream
 from llava_moe.model import read_base
 from llava_moe.plan.terminal import size
+from llava_moe.runs.stage_features import cache_of
 
 
 def features_note(config: Mapping[str, Any], stream: StepStream, num_steps: int) -> str | None:

@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from llava_moe.commands.compose_config import compose_again, resolved
-from llava_moe.commands.console import open_console, open_progress, say_next, say_notes
 from llava_moe.commands.grid_hours import device_of_runs
-from llava_moe.commands.hydra_words import prepare_override
 from llava_moe.commands.plan import bound_stage
 from llava_moe.commands.reproduce import open_figure
-from llava_moe.commands.stages import plan_stages
+from llava_moe.config.compose import compose_again, resolved
+from llava_moe.config.hydra_words import prepare_override
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.grid.cell import Cell, Words
@@ -25,6 +23,8 @@ from llava_moe.plan.devices import Device
 from llava_moe.plan.hours import hours_of
 from llava_moe.plan.max_row_length import Traces
 from llava_moe.plan.terminal import size
+from llava_moe.runs.console import open_console, open_progress, say_next, say_notes
+from llava_moe.runs.stages import plan_stages
 from llava_moe.terminal.fitted_bar import FittedBar, passing
 from llava_moe.text.shell_words import shell
 

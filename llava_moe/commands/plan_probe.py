@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from llava_moe.commands.compose_config import as_yaml
-from llava_moe.commands.processes import Processes
-from llava_moe.commands.stage import train_stage
-from llava_moe.commands.stages import Stage
-from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.config.compose import as_yaml
 from llava_moe.files.own_files import read_objects
+from llava_moe.runs.processes import Processes
+from llava_moe.runs.stage import train_stage
+from llava_moe.runs.stages import Stage
+from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 
 STEPS = 20

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.assemble import lineage, read_config
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.settings import is_embedded
-from llava_moe.commands.typed_words import is_sweep, key_of, without
+from llava_moe.config.as_typed import is_sweep, key_of, without
+from llava_moe.config.config_folder import config_folder
+from llava_moe.config.settings import is_embedded
 from llava_moe.data.images.paths import PICTURES
 from llava_moe.errors import UserError
 from llava_moe.files.own_files import read_object

@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llava_moe.commands.console import open_console, say_next
 from llava_moe.commands.grid_runs import command_of, make_runs, say_failures, say_line
 from llava_moe.grid.cell import Grid
 from llava_moe.grid.runner import Outcome
@@ -20,6 +19,7 @@ from llava_moe.reproduce.index import Entry, entries, find, module_of
 from llava_moe.reproduce.page import write_page
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup, read_setup
+from llava_moe.runs.console import open_console, say_next
 from llava_moe.terminal.console import print_whole
 from llava_moe.text.shell_words import named, shell
 

@@ -11,15 +11,15 @@ from typing import Any
 import transformers
 from rich.console import Console
 
-from llava_moe.commands.compose_config import as_yaml
-from llava_moe.commands.console import say_next
-from llava_moe.commands.curve_viewers import settle_viewers
-from llava_moe.commands.judge_stages import judge_stages
-from llava_moe.commands.processes import training_together
-from llava_moe.commands.stage import check_stage, train_stage
-from llava_moe.commands.stages import Stage, set_threads
-from llava_moe.commands.standing import standing
-from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.config.compose import as_yaml
+from llava_moe.runs.console import say_next
+from llava_moe.runs.curve_viewers import settle_viewers
+from llava_moe.runs.judge_stages import judge_stages
+from llava_moe.runs.processes import training_together
+from llava_moe.runs.stage import check_stage, train_stage
+from llava_moe.runs.stages import Stage, set_threads
+from llava_moe.runs.standing import standing
+from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.train.folder import is_finished
 
@@ -58,7 +58,7 @@ def train(plain: Mapping[str, Any], stages: Sequence[Stage], typed: Sequence[str
 def _check(config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     """Refuse now what would stop the run later: hours of training must not end at a benchmark's mistyped name."""
     from llava_moe.commands.eval_stages import refuse_unpaired
-    from llava_moe.commands.own_questions import training_benchmarks
+    from llava_moe.runs.own_questions import training_benchmarks
 
     planned = {str(stage.folder) for stage in stages}
     for stage in stages:

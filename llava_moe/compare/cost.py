@@ -8,9 +8,9 @@ import numpy as np
 
 from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.tables import NONE
-from llava_moe.report.stage_log import StageLog
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Table, Ways, share, size_of
+from llava_moe.train.stage_log import StageLog
 
 HEADER = (
     "",

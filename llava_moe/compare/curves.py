@@ -19,8 +19,8 @@ from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.levels import legend_columns
 from llava_moe.pages.domain_colors import PALETTE
 from llava_moe.pages.inline_svg import STYLE, inline_svg
-from llava_moe.report.stage_log import StageLog
 from llava_moe.reproduce.sheet import Picture
+from llava_moe.train.stage_log import StageLog
 
 ALL = "all domains"
 _MOST_PANELS = 4

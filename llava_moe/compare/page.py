@@ -21,8 +21,8 @@ from llava_moe.eval.files import write_atomically
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.grid.measured import Kind
 from llava_moe.pages.html_page import page_template
-from llava_moe.report.stage_log import read_stage
 from llava_moe.reproduce.results import Results
+from llava_moe.train.stage_log import read_stage
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 PAGE, NUMBERS = "index.html", "results.json"

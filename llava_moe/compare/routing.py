@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_moe.compare.tables import NONE, PLUS_MINUS
-from llava_moe.report.stage_log import ExpertShares, StageLog, last_expert_shares
+from llava_moe.train.stage_log import ExpertShares, StageLog, last_expert_shares
 
 
 @dataclass(frozen=True)

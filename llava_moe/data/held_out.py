@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from llava_moe.data.records import Source
+from llava_moe.data.records import Records, Source
 from llava_moe.errors import UserError
 
 if TYPE_CHECKING:
     from llava_moe.data.source_index import SourceIndex  # which loads torch
+
+
+@dataclass(frozen=True)
+class HeldOutSource:
+    """A source of records that were not trained on: its description, its reader, and its usable records."""
+
+    source: Source
+    records: Records
+    index: SourceIndex
 
 
 class Shown(Protocol):

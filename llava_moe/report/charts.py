@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from llava_moe.eval.benchmark import BenchmarkResult, Measure
 from llava_moe.eval.results.stage_scores import BLIND, StageScores
 from llava_moe.pages.inline_svg import INK, STYLE, inline_svg
-from llava_moe.report.stage_log import StageLog
 from llava_moe.text.escape_control import visible
+from llava_moe.train.stage_log import StageLog
 
 _MOST_POINTS = 160
 _MOST_LETTERS = 90

@@ -24,7 +24,8 @@ from llava_moe.pages.domain_colors import colors_of
 from llava_moe.pages.html_page import page_template
 from llava_moe.report.charts import loss_chart, score_chart, step_charts
 from llava_moe.report.examples import ShownAnswer
-from llava_moe.report.stage_log import (
+from llava_moe.text.secrets import without_secrets
+from llava_moe.train.stage_log import (
     DomainAccount,
     ExpertShares,
     StageLog,
@@ -32,7 +33,6 @@ from llava_moe.report.stage_log import (
     count_reasons,
     last_expert_shares,
 )
-from llava_moe.text.secrets import without_secrets
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 

@@ -15,7 +15,7 @@ from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.report.examples import ShownAnswer, choose_examples
 from llava_moe.report.page import write_report
-from llava_moe.report.stage_log import read_stage
+from llava_moe.train.stage_log import read_stage
 
 
 def report_run(root: Path, *, next_commands: Sequence[str] = (), stages: Sequence[Path] | None = None) -> Path:

@@ -14,7 +14,7 @@ import torch
 
 from llava_moe.assemble import Assembled, read_config, restore
 from llava_moe.commands.measure_items import examples_of, nats_of, rows_of
-from llava_moe.commands.settings import mixture_of
+from llava_moe.config.settings import mixture_of
 from llava_moe.data.batch import collate
 from llava_moe.data.readers.splits import is_read
 from llava_moe.errors import UserError

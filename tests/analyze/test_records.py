@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_moe.analyze.records import HeldOutRecords, HeldOutSource, draw_records
+from llava_moe.analyze.records import HeldOutRecords, draw_records
 from llava_moe.data.encode import Encoder
+from llava_moe.data.held_out import HeldOutSource
 from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records

@@ -13,14 +13,14 @@ from llava_moe.commands import compare_grid
 from llava_moe.commands.compare_axes import Asked, read_axes
 from llava_moe.commands.compare_grid import Compared, first_values, open_grid, words_of
 from llava_moe.commands.compare_scores import measure_changed_again
-from llava_moe.commands.compose_config import run_composed
-from llava_moe.commands.hydra_words import prepare_override
-from llava_moe.commands.run_names import apart, as_folder, job_name, mixture_name, value_names
-from llava_moe.commands.sweep_size import swept_keys
+from llava_moe.config.compose import run_composed
+from llava_moe.config.hydra_words import prepare_override
+from llava_moe.config.sweep_size import swept_keys
 from llava_moe.errors import UserError
 from llava_moe.grid.card import Card, read_card, write_card
 from llava_moe.grid.cell import Grid
 from llava_moe.grid.measured import Measures
+from llava_moe.runs.run_names import apart, as_folder, job_name, mixture_name, value_names
 from tests.eval.own.files import write_questions
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from llava_moe.cli import run
-from llava_moe.commands.hydra_words import prepare_override
-from llava_moe.commands.typed_words import as_typed
+from llava_moe.config.as_typed import as_typed
+from llava_moe.config.hydra_words import prepare_override
 from llava_moe.data.mixture import Mixture
 
 Refused = Callable[..., str]

@@ -19,11 +19,11 @@ from llava_moe.assemble import open_checkpoint
 from llava_moe.chat.answer import Decoding
 from llava_moe.chat.session import Session
 from llava_moe.cli import run
-from llava_moe.commands.eval_model import ScoredModel, open_model
 from llava_moe.data.conversation import USER, Turn
 from llava_moe.data.template import Rendered
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.ranks import ALONE
+from llava_moe.runs.scored_model import ScoredModel, open_model
 from tests.distributed.test_eval_ranks import NUM_QUESTIONS, write_charts
 from tests.eval.generation.test_endpoint import Server
 

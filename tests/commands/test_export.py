@@ -24,7 +24,7 @@ from llava_moe.adapters import load_adapter
 from llava_moe.assemble import read_config, restore
 from llava_moe.cli import run
 from llava_moe.commands.export_data import base_in_words
-from llava_moe.commands.settings import mixture_of
+from llava_moe.config.settings import mixture_of
 from llava_moe.data.source import open_records
 from llava_moe.model import FromCheckpoint, FromParts
 

@@ -20,17 +20,17 @@ from llava_moe.adapters.core.router import ROUTER_MODES
 from llava_moe.adapters.methods.mole_units import GRANULARITIES
 from llava_moe.assemble import ADAPTERS, ARCHITECTURES
 from llava_moe.cli import run
-from llava_moe.commands.choices import names_of
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.described_keys import COMMANDS, SOURCE_KEY, TYPED, NameIn, keys_of, limits_of, spoken
 from llava_moe.commands.help import all_words
 from llava_moe.commands.help_page import page
-from llava_moe.commands.known_keys import dotted, source_keys
-from llava_moe.commands.limits import SOURCE, Choice, Either, Limit, ListOf, OrNull, Real, Whole
 from llava_moe.commands.table import COMMANDS as ALL_COMMANDS
 from llava_moe.commands.table import SECOND_WORDS
-from llava_moe.commands.target_limits import TARGETS
 from llava_moe.commands.words.reproduce import with_scale, with_size
+from llava_moe.config.choices import names_of
+from llava_moe.config.config_folder import config_folder
+from llava_moe.config.described_keys import COMMANDS, SOURCE_KEY, TYPED, NameIn, keys_of, limits_of, spoken
+from llava_moe.config.known_keys import dotted, source_keys
+from llava_moe.config.limits import SOURCE, Choice, Either, Limit, ListOf, OrNull, Real, Whole
+from llava_moe.config.target_limits import TARGETS
 from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.records import Source
 from llava_moe.errors import UserError

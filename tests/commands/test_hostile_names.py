@@ -14,7 +14,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from llava_moe.commands.hydra_words import quote
+from llava_moe.config.hydra_words import quote
 from llava_moe.text.escape_control import visible
 from tests.browser import document, needs_browser
 from tests.eval.generation.test_endpoint import Server, answer

@@ -18,9 +18,10 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.cli import run
-from llava_moe.commands import stage, stage_run
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.readers import store
+from llava_moe.runs import run_recorder as stage_run
+from llava_moe.runs import stage
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.log import JsonLines
 from llava_moe.train.state import RunState

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from llava_moe.analyze.records import HeldOutSource
 from llava_moe.commands import measure_items
 from llava_moe.commands.measure_items import HeldOut, questions_of
+from llava_moe.data.held_out import HeldOutSource
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer
 from llava_moe.eval.tasks.demo import open_demo_benchmark

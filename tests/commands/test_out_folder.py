@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llava_moe.commands.out_folder import refuse_foreign, refuse_unwritable
 from llava_moe.errors import UserError
+from llava_moe.runs.out_folder import refuse_foreign, refuse_unwritable
 from tests.commands.conftest import Refusal
 
 

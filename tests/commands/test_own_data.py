@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llava_moe.cli import run
-from llava_moe.commands.config_folder import config_folder
+from llava_moe.config.config_folder import config_folder
 from tests.commands.test_rates import stages_of
 from tests.commands.test_train import records_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_moe.commands.own_yamls import refuse_unbounded
+from llava_moe.config.own_yamls import refuse_unbounded
 from llava_moe.errors import UserError
 from tests.text.test_structured_text import BOMB, MERGES
 

@@ -145,7 +145,7 @@ def test_evaluation_sees_what_the_run_was_trained_to_see(trained: Path, tmp_path
 
 
 def test_a_checkpoint_without_a_run_takes_the_same_keys(trained: Path, tmp_path: Path) -> None:
-    from llava_moe.commands.eval_model import open_model
+    from llava_moe.runs.scored_model import open_model
 
     assert run(["export", f"run={trained / 'lying'}", "to=hf", f"out={tmp_path / 'hf'}", "dtype=fp32"]) == 0
     config = {"run": None, "batch_size": 4, "dtype": "fp32", "model": NO_MODEL | {"path": str(tmp_path / "hf")}}

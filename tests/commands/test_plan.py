@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-import llava_moe.commands.stage as stage_module
+import llava_moe.runs.stage as stage_module
 from llava_moe.cli import run
 
 Refused = Callable[..., str]

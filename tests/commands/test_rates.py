@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from llava_moe.cli import run
-from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.hydra_words import prepare_override
-from llava_moe.commands.rates import PARTS, notes_on_old_words
-from llava_moe.commands.stage import trainable_parts
-from llava_moe.commands.stages import Stage, plan_stages
+from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.hydra_words import prepare_override
+from llava_moe.config.rates import PARTS, notes_on_old_words
 from llava_moe.errors import UserError
 from llava_moe.model import stages as model_stages
+from llava_moe.runs.stage import trainable_parts
+from llava_moe.runs.stages import Stage, plan_stages
 from tests.commands.conftest import Refusal
 from tests.commands.test_train import assert_same_run, num_logged
 from tests.forked_commands import CommandServer

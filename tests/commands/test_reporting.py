@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from llava_moe.commands import reporting
-from llava_moe.commands.path_mappings import without_implied_data
 from llava_moe.commands.reporting import chat_with, next_commands
-from llava_moe.commands.typed_words import told_how_to_go_on
+from llava_moe.config.as_typed import told_how_to_go_on
+from llava_moe.config.path_mappings import without_implied_data
 from llava_moe.errors import StoppedBySignalError
 
 EMBEDDED = {"general": {"path": "embedded:general.parquet"}}

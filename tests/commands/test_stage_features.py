@@ -186,7 +186,7 @@ def test_a_damaged_file_is_computed_again(
 def test_features_that_vanish_while_training_are_one_line(
     tiny_words: list[str], tmp_path: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llava_moe.commands import stage
+    from llava_moe.runs import stage
 
     opened = stage.open_features
 
@@ -216,13 +216,13 @@ def test_a_tower_that_trains_is_refused(tiny_words: list[str], tmp_path: Path, r
 def test_what_has_no_room_is_refused_before_it_is_computed(
     tiny_words: list[str], tmp_path: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llava_moe.commands.stage_features.free_memory", lambda: 20_000)
+    monkeypatch.setattr("llava_moe.runs.stage_features.free_memory", lambda: 20_000)
     line = refused("train", *tiny_words, "model.cache_features=memory", f"out={tmp_path / 'run'}")
     assert "memory is free" in line and "model.cache_features=disk" in line
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 20_000_000_000_000))
     assert run(["train", *tiny_words, "model.cache_features=disk", f"out={tmp_path / 'run'}"]) == 0
     monkeypatch.setattr("llava_moe.data.features.disk.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1))
-    monkeypatch.setattr("llava_moe.commands.stage.refuse_small_disk", lambda *_: None)
+    monkeypatch.setattr("llava_moe.runs.stage.refuse_small_disk", lambda *_: None)
     words = ["model.cache_features=disk", "model.architecture.vision.num_hidden_layers=4", f"out={tmp_path / 'other'}"]
     assert "free space" in refused("train", *tiny_words, *words)
 

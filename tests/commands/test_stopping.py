@@ -17,12 +17,13 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_moe.cli import run
 from llava_moe.commands import eval as eval_command
-from llava_moe.commands import stage, stage_run
-from llava_moe.commands.stage_validation import StageValidation
 from llava_moe.data import encode
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
+from llava_moe.runs import run_recorder as stage_run
+from llava_moe.runs import stage
+from llava_moe.runs.stage_validation import StageValidation
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.log import JsonLines
 from tests.commands.test_train import assert_same_run, records_of

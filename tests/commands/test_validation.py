@@ -14,9 +14,9 @@ import torch
 
 from llava_moe.assemble import newest_checkpoint, restore
 from llava_moe.cli import run
-from llava_moe.commands import stage_validation
-from llava_moe.commands.stage_run import StageRun
 from llava_moe.eval.files import read_result
+from llava_moe.runs import stage_validation
+from llava_moe.runs.run_recorder import StageRun
 from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.loss import StepSums
 from llava_moe.train.state import RunState

@@ -19,7 +19,7 @@ NUM_PAIRS = 4
 RANKS = """
 import os, sys, weakref
 import deepspeed, torch
-from llava_moe.commands.processes import training_together
+from llava_moe.runs.processes import training_together
 from llava_moe.errors import UserError
 
 how, first_port, num_pairs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

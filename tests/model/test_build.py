@@ -111,7 +111,7 @@ def test_a_checkpoint_of_the_wrong_kind_is_refused(parts: FromParts, vision: str
 def test_a_7b_of_random_shape_is_llava_1_5s_on_the_meta_device(tokenizer_folder: Path) -> None:
     import yaml
 
-    from llava_moe.commands.config_folder import config_folder
+    from llava_moe.config.config_folder import config_folder
 
     shape = yaml.safe_load((config_folder() / "model" / "random_7b.yaml").read_text())["architecture"]
     fields = {key: value for key, value in shape.items() if key not in ("_target_", "tokenizer")}

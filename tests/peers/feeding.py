@@ -29,9 +29,9 @@ from rich.table import Table
 
 from llava_moe import cli
 from llava_moe.assemble import encoder_of, recipe_of
-from llava_moe.commands.compose_config import resolved
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.settings import mixture_of, settle
+from llava_moe.config.compose import resolved
+from llava_moe.config.config_folder import config_folder
+from llava_moe.config.settings import mixture_of, settle
 from llava_moe.data.encode import Encoder
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.pack import CostModel, seat_step

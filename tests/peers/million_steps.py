@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.commands.settings import settle
+from llava_moe.config.settings import settle
 from tests.peers.million_records import peak
 
 WORDS = ("exp=mix_general", "data=mine", "model=tiny", "train.dtype=fp32", "train.max_length=1500", "train.max_steps=1")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _index(path: Path) -> None:
-    from llava_moe.commands.compose_config import resolved, run_composed
+    from llava_moe.config.compose import resolved, run_composed
 
     def job(config: DictConfig, words: list[str]) -> int:
         _measure(settle(resolved(config)))
@@ -53,10 +53,10 @@ def _index(path: Path) -> None:
 
 def _measure(config: dict[str, Any]) -> None:
     from llava_moe.assemble import encoder_of, recipe_of
-    from llava_moe.commands.cache_folder import cache_folder
-    from llava_moe.commands.settings import mixture_of
+    from llava_moe.config.settings import mixture_of
     from llava_moe.data.source import open_records
     from llava_moe.data.source_index import index_source
+    from llava_moe.runs.cache_folder import cache_folder
 
     (source,) = mixture_of(config).sources
     encoder = encoder_of(recipe_of(config))

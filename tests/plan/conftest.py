@@ -11,12 +11,12 @@ import pytest
 
 from llava_moe.adapters import LlavaMole, NoAdapter
 from llava_moe.assemble import Recipe
-from llava_moe.commands.stage import objective_of
 from llava_moe.data.template import Template
 from llava_moe.model import FromShape, TrainableParts
 from llava_moe.plan.max_row_length import Bench
 from llava_moe.plan.steps import SourceSteps, Steps
 from llava_moe.plan.trace import Blueprint
+from llava_moe.runs.stage import objective_of
 from llava_moe.train.optimizer import OptimizerSettings
 
 VISION = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,

@@ -24,7 +24,7 @@ from llava_moe.report.charts import loss_chart, score_chart, step_charts
 from llava_moe.report.examples import choose_examples, thumbnail
 from llava_moe.report.page import duration, write_report
 from llava_moe.report.run import report_run, stage_folders
-from llava_moe.report.stage_log import (
+from llava_moe.train.stage_log import (
     StageLog,
     account_domains,
     count_reasons,

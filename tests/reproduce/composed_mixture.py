@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hydra import compose, initialize_config_dir
 
-from llava_moe.commands.compose_config import resolved
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.hydra_words import prepare_override
-from llava_moe.commands.settings import mixture_of, settle
+from llava_moe.config.compose import resolved
+from llava_moe.config.config_folder import config_folder
+from llava_moe.config.hydra_words import prepare_override
+from llava_moe.config.settings import mixture_of, settle
 from llava_moe.data.mixture import Mixture
 from llava_moe.grid.cell import Cell
 

@@ -8,10 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from llava_moe.assemble import recipe_of
-from llava_moe.commands.compose_config import resolved
-from llava_moe.commands.config_folder import config_folder
-from llava_moe.commands.hydra_words import prepare_override
-from llava_moe.commands.settings import mixture_of, settle
+from llava_moe.config.compose import resolved
+from llava_moe.config.config_folder import config_folder
+from llava_moe.config.hydra_words import prepare_override
+from llava_moe.config.settings import mixture_of, settle
 from llava_moe.errors import UserError
 from llava_moe.reproduce.index import entries, find, module_of
 from llava_moe.reproduce.setup import FIGURES, SCALE_NAMES, read_setup

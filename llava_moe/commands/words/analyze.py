@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.commands.limits import Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
 from llava_moe.commands.table import ANALYZE_COMMANDS
+from llava_moe.config.limits import Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 
 
@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> int:
         near = difflib.get_close_matches(name, list(ANALYZE_COMMANDS), n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"analyze {name} is not an instrument{meant}: there is {', '.join(ANALYZE_COMMANDS)}")
-    from llava_moe.commands.compose_config import resolved, run_composed
+    from llava_moe.config.compose import resolved, run_composed
 
     primary = f"analyze_{name}"
     judge = importlib.import_module(f"llava_moe.commands.words.{primary}").judge
@@ -77,7 +77,7 @@ def judge_run(instrument: str, plain: Mapping[str, Any], limits: Mapping[str, Li
     Raises:
         UserError: the first setting that cannot be followed.
     """
-    from llava_moe.commands.out_folder import refuse_unwritable
+    from llava_moe.runs.out_folder import refuse_unwritable
     from llava_moe.train.checkpoint import newest_checkpoint
 
     check_settings(plain, limits)

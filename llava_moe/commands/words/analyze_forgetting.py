@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_moe.commands.limits import FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
-from llava_moe.commands.named_files import know_benchmarks
-from llava_moe.commands.out_folder import refuse_unwritable
+from llava_moe.config.limits import FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
+from llava_moe.runs.named_files import know_benchmarks
+from llava_moe.runs.out_folder import refuse_unwritable
 from llava_moe.train.checkpoint import newest_checkpoint
 
 LIMITS: dict[str, Limit] = {

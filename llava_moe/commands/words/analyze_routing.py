@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.commands.limits import Choice, Limit, ListOf, OrNull, Real, Whole
 from llava_moe.commands.words.analyze import ON_RECORDS, judge_run
+from llava_moe.config.limits import Choice, Limit, ListOf, OrNull, Real, Whole
 from llava_moe.errors import UserError
 
 

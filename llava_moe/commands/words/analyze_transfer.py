@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llava_moe.commands.limits import FLAG, Choice, Limit, ListOf, Real, Whole
 from llava_moe.commands.words.analyze import ON_RECORDS, Checkpoint, judge_run
+from llava_moe.config.limits import FLAG, Choice, Limit, ListOf, Real, Whole
 from llava_moe.errors import UserError
 
 START = "start"

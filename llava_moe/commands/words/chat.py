@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.chat.line import image_path, refuse_no_file
-from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.image_keys import refuse_for_run
-from llava_moe.commands.limits import EVAL, READING, SHARED, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
+from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.image_keys import refuse_for_run
+from llava_moe.config.limits import EVAL, READING, SHARED, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import newest_checkpoint
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.commands.compose_config import compose_again, resolved, run_composed
-from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
-from llava_moe.commands.out_folder import refuse_foreign
-from llava_moe.commands.rates import notes_on_old_words
-from llava_moe.commands.settings import settle
-from llava_moe.commands.target_limits import MOLE
-from llava_moe.commands.typed_words import as_typed, told_how_to_go_on
+from llava_moe.config.as_typed import as_typed, told_how_to_go_on
+from llava_moe.config.compose import compose_again, resolved, run_composed
+from llava_moe.config.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
+from llava_moe.config.rates import notes_on_old_words
+from llava_moe.config.settings import settle
+from llava_moe.config.target_limits import MOLE
 from llava_moe.errors import UserError
+from llava_moe.runs.out_folder import refuse_foreign
 from llava_moe.text.escape_control import visible
 
 MERGES = ("linear", "normalized_linear", "svd", "ties", "dare_ties")

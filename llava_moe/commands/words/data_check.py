@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_moe.commands.job import Job, run_job
-from llava_moe.commands.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Whole
+from llava_moe.config.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Whole
 
 LIMITS: dict[str, Limit] = {
     "out": OrNull(FilePath()),

@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.hydra_words import quote
-from llava_moe.commands.limits import (
+from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.hydra_words import quote
+from llava_moe.config.limits import (
     FLAG,
     TRAIN,
     Choice,
@@ -24,8 +24,8 @@ from llava_moe.commands.limits import (
     Whole,
     check_settings,
 )
-from llava_moe.commands.out_folder import refuse_unwritable
 from llava_moe.errors import UserError
+from llava_moe.runs.out_folder import refuse_unwritable
 
 LIMITS: dict[str, Limit] = {
     "recipe": OrNull(Either((Text(), ListOf(Text())))),

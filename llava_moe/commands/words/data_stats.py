@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_moe.commands.job import Job, run_job
-from llava_moe.commands.limits import FilePath, Limit, OrNull, Whole
-from llava_moe.commands.named_files import find_data
+from llava_moe.config.limits import FilePath, Limit, OrNull, Whole
+from llava_moe.runs.named_files import find_data
 
 LIMITS: dict[str, Limit] = {"out": OrNull(FilePath()), "epochs": OrNull(Whole(1)), "ranks": Whole(1)}
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from llava_moe.commands.compose_config import resolved, run_composed
 from llava_moe.commands.eval_words import check_words, results_wanted
-from llava_moe.commands.typed_words import words_of_job
+from llava_moe.config.as_typed import words_of_job
+from llava_moe.config.compose import resolved, run_composed
 
 
 def main(words: Sequence[str]) -> int:

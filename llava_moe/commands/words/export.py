@@ -8,11 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.limits import BY_DOMAIN, Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
-from llava_moe.commands.out_folder import refuse_unwritable
-from llava_moe.commands.stop_signals import StopSignals
+from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.limits import BY_DOMAIN, Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
+from llava_moe.runs.out_folder import refuse_unwritable
+from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.train.checkpoint import newest_checkpoint
 
 LIMITS: dict[str, Limit] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llava_moe.commands.typed_words import as_typed
+from llava_moe.config.as_typed import as_typed
 
 
 def main(words: Sequence[str]) -> int:

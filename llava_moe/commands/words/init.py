@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_moe.commands.free_text import MIXTURE_ENDINGS
-from llava_moe.commands.limits import FilePath, Limit, OrNull, PathOrMapping, as_word, check_settings
-from llava_moe.commands.path_mappings import is_mapping, read_mapping
-from llava_moe.commands.typed_words import as_typed
+from llava_moe.config.as_typed import as_typed
+from llava_moe.config.free_text import MIXTURE_ENDINGS
+from llava_moe.config.limits import FilePath, Limit, OrNull, PathOrMapping, as_word, check_settings
+from llava_moe.config.path_mappings import is_mapping, read_mapping
 from llava_moe.errors import UserError
 from llava_moe.text.shell_words import shell
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llava_moe.commands.compose_config import compose_again, resolved, run_composed
 from llava_moe.commands.job import Job, run_job
-from llava_moe.commands.limits import FLAG, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
-from llava_moe.commands.named_files import find_starts
-from llava_moe.commands.typed_words import as_typed
 from llava_moe.commands.words import reproduce
+from llava_moe.config.as_typed import as_typed
+from llava_moe.config.compose import compose_again, resolved, run_composed
+from llava_moe.config.limits import FLAG, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
 from llava_moe.plan.devices import expect_known
+from llava_moe.runs.named_files import find_starts
 from llava_moe.text.shell_words import shell
 
 LIMITS: dict[str, Limit] = {

@@ -9,12 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.limits import FLAG, Choice, Either, FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
-from llava_moe.commands.out_folder import refuse_unwritable
-from llava_moe.commands.typed_words import as_typed
+from llava_moe.config.as_typed import as_typed
+from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.limits import FLAG, Choice, Either, FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.reproduce.setup import SCALE_NAMES
+from llava_moe.runs.out_folder import refuse_unwritable
 
 LIMITS: dict[str, Limit] = {
     "paper": OrNull(Text()),

@@ -10,18 +10,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.commands.compose_config import resolved, run_composed
-from llava_moe.commands.named_files import find_data, find_starts, know_benchmarks
-from llava_moe.commands.out_folder import refuse_foreign
-from llava_moe.commands.path_mappings import without_implied_data
-from llava_moe.commands.rates import notes_on_old_words
-from llava_moe.commands.run_names import job_name
-from llava_moe.commands.settings import is_embedded, sources_of
-from llava_moe.commands.stage_changes import refuse_longer_start, runs_to_go_on_with
-from llava_moe.commands.stages import Stage, experiment_name, plan_stages
-from llava_moe.commands.sweep_size import swept_keys
-from llava_moe.commands.typed_words import as_typed, is_sweep, key_of, told_how_to_go_on, words_of_job
+from llava_moe.config.as_typed import as_typed, is_sweep, key_of, told_how_to_go_on, words_of_job
+from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.path_mappings import without_implied_data
+from llava_moe.config.rates import notes_on_old_words
+from llava_moe.config.settings import is_embedded, sources_of
+from llava_moe.config.sweep_size import swept_keys
 from llava_moe.embedded_base import EMBEDDED
+from llava_moe.runs.named_files import find_data, find_starts, know_benchmarks
+from llava_moe.runs.out_folder import refuse_foreign
+from llava_moe.runs.run_names import job_name
+from llava_moe.runs.stage_changes import refuse_longer_start, runs_to_go_on_with
+from llava_moe.runs.stages import Stage, experiment_name, plan_stages
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.escape_control import visible
 from llava_moe.train.folder import is_finished

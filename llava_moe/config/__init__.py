@@ -1,0 +1,1 @@
+"""Words to a resolved, judged configuration: the one meeting with Hydra."""

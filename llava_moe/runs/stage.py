@@ -1,0 +1,285 @@
+"""One stage = one run = one folder: build everything from a configuration and hand it to the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from llava_moe.assemble import (
+    DTYPES,
+    Assembled,
+    new_model,
+    newest_checkpoint,
+    recipe_of,
+    refuse_strange_base,
+    weights_writer,
+)
+from llava_moe.compose.expert_bases import refuse_other_bases
+from llava_moe.config.as_typed import command_elsewhere
+from llava_moe.config.settings import mixture_of, optimizer_of
+from llava_moe.data.source import find_files
+from llava_moe.data.stream import StepStream
+from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
+from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_embedded
+from llava_moe.runs.console import say_notes
+from llava_moe.runs.disk_space import refuse_small_disk
+from llava_moe.runs.environment import describe_environment
+from llava_moe.runs.processes import Processes, zero_of
+from llava_moe.runs.run_recorder import StageRun
+from llava_moe.runs.stage_accounts import set_accounts_right
+from llava_moe.runs.stage_changes import changes_told, lengthened
+from llava_moe.runs.stage_darkness import WatchedStream
+from llava_moe.runs.stage_data import (
+    OpenData,
+    fingerprint_images,
+    fingerprint_samples,
+    open_data,
+    open_quarantine,
+    refuse_changed_data,
+)
+from llava_moe.runs.stage_features import check_features, open_features
+from llava_moe.runs.stage_validation import check_validation, open_validation
+from llava_moe.runs.standing import told_with_checkpoint
+from llava_moe.runs.stop_signals import StopSignals
+from llava_moe.terminal.console import VisibleConsole
+from llava_moe.text.escape_control import visible
+from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, load_state, write_atomically
+from llava_moe.train.engine import Engine, LocalEngine
+from llava_moe.train.folder import ENVIRONMENT, FINISHED, Claim, FolderLock, claim_configuration, is_finished
+from llava_moe.train.loop import LoopSettings, Objective, train
+from llava_moe.train.memory import memory_errors_explained
+from llava_moe.train.schedule import Schedule, few_steps_note
+from llava_moe.train.state import RunState
+
+
+def check_stage(config: Mapping[str, Any]) -> None:
+    """Refuse what can be told from a configuration and the disk, before anything is built or written.
+
+    Raises:
+        UserError: settings that no adapter, model part or source has, a missing data file, or no run to start from.
+    """
+    recipe = recipe_of(config)
+    trainable_parts(config)
+    check_features(config)
+    check_validation(config)
+    for source in mixture_of(config).sources:
+        find_files(source)
+    if recipe.init_from is not None:
+        newest_checkpoint(Path(recipe.init_from))
+
+
+def train_stage(
+    config: dict[str, Any],
+    config_text: str,
+    folder: Path,
+    title: str,
+    processes: Processes,
+    console: Console,
+    stop_signals: StopSignals,
+) -> None:
+    """Train one stage in ``folder`` to its end, resuming what is there; return at once if it is finished.
+
+    Raises:
+        UserError: the folder is in use, or belongs to another configuration; bad data; a full disk; out of memory.
+        StoppedBySignalError: stopped by a signal with a checkpoint saved.
+    """
+    if processes.rank > 0:
+        with memory_errors_explained():
+            _train_locked(config, folder, title, processes, VisibleConsole(quiet=True), stop_signals)
+        return
+    with FolderLock(folder), memory_errors_explained():
+        claim = claim_configuration(folder, config, config_text, command_elsewhere(folder))
+        _train_locked(config, folder, title, processes, console, stop_signals, claim)
+
+
+def _train_locked(
+    config: dict[str, Any],
+    folder: Path,
+    title: str,
+    processes: Processes,
+    console: Console,
+    stop_signals: StopSignals,
+    claim: Claim | None = None,
+) -> None:
+    recipe = recipe_of(config)
+    if is_finished(folder, config):
+        refuse_other_embedded(folder, recipe.architecture)
+        return
+    console.print(Text.assemble((visible(title), "bold"), f"  {visible(str(folder))}"))
+    if processes.rank == 0:
+        set_accounts_right(folder, console)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        refuse_other_embedded(folder, recipe.architecture)
+    assembled = new_model(recipe, processes.device)
+    say_notes(console, assembled.notes)
+    say_notes(console, refuse_other_bases((config["adapter"] or {}).get("experts") or (), assembled))
+    groups = prepare_stage(
+        assembled.model,
+        trainable_parts(config),
+        assembled.attached.trainable_parameters() if "adapter" in config["stage"]["learning_rates"] else {},
+    )
+    if processes.rank == 0:
+        refuse_small_disk(folder, groups)
+    data = open_data(config, assembled.encoder, processes, console)
+    if checkpoint is not None:
+        refuse_changed_data(folder, data, is_moved=claim is not None and bool(claim.places))
+        say_notes(console, refuse_strange_base(folder, assembled.weights))
+        refuse_changed_start(checkpoint, assembled.start)
+    if claim is not None:
+        claim.confirm()
+    quarantine = None
+    if processes.rank == 0:
+        quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
+    write_weights = weights_writer(assembled)
+    stream = _stream(config, assembled, data, processes)
+    state = RunState() if checkpoint is None else load_state(checkpoint)
+    steps = num_steps_of(config, stream)
+    features = open_features(config, assembled, stream, processes, steps, state, console)
+    engine = _engine(config, assembled, groups, processes)
+    watched = WatchedStream(stream if features is None else features.feed(stream), console)
+    schedule = Schedule(steps, config["train"]["warmup_ratio"])
+    _announce(console, assembled, groups, schedule)
+    if note := steps_note(config, schedule.num_steps):
+        console.print(f"  {note}", style="yellow", highlight=False, markup=False)
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint, engine)
+        console.print(f"resuming at step {state.step} from {checkpoint.name}")
+        for note in changes_told(claim, schedule.num_steps):
+            console.print(f"  {note}", highlight=False, markup=False)
+    else:
+        torch.manual_seed(config["seed"] * 1009 + processes.rank)
+    if processes.rank == 0:
+        _write_environment(folder, data, assembled, claim, state.step, schedule.num_steps)
+    objective = objective_of(assembled)
+    validation = open_validation(
+        config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
+    )
+    run = StageRun(
+        *(config, folder, title, engine, write_weights, stream, quarantine, schedule, state, console, stop_signals),
+        validation,
+    )
+    explained = told_with_checkpoint(folder, stop_signals.standing)
+    with explained, memory_errors_explained(), run, stop_signals.deferred(run.say_stopping):
+        state = train(
+            engine,
+            watched,
+            objective if features is None else features.read_in(objective),
+            schedule,
+            [group.learning_rate for group in groups],
+            run,
+            LoopSettings(
+                domains=data.mixture.domains,
+                log_every=config["log"]["every"],
+                save_every=config["train"]["save_every"],
+                max_nonfinite_steps=config["train"]["max_nonfinite_steps"],
+            ),
+            state,
+            run.validate,
+        )
+    watched.tell(engine)
+    if processes.rank == 0:
+        write_atomically(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
+    engine.barrier()
+
+
+def _write_environment(
+    folder: Path, data: OpenData, assembled: Assembled, claim: Claim | None, first_step: int, num_steps: int
+) -> None:
+    told = describe_environment(fingerprint_samples(data), assembled) | {"images": fingerprint_images(data)}
+    told |= {"num_steps": num_steps}
+    write_atomically(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
+
+
+def _engine(
+    config: Mapping[str, Any], assembled: Assembled, groups: Sequence[ParameterGroup], processes: Processes
+) -> Engine:
+    train_config = config["train"]
+    if train_config["activation_checkpointing"]:
+        recompute_activations(assembled.model)
+    if processes.engine == "local":
+        return LocalEngine(assembled.model, groups, optimizer_of(config), processes.device)
+    from llava_moe.train.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(
+        assembled.model,
+        groups,
+        optimizer_of(config),
+        zero_of(config["parallel"]),
+        processes.device,
+        DTYPES[train_config["dtype"]],
+    )
+
+
+def _stream(config: Mapping[str, Any], assembled: Assembled, data: OpenData, processes: Processes) -> StepStream:
+    train_config, size = config["train"], assembled.base.image_size
+    # A rank whose row has no image would leave the collectives of the vision tower to the others and hang them.
+    null_image = None if processes.engine == "local" else np.zeros((3, size, size), dtype=np.uint8)
+    return StepStream(
+        mixture=data.mixture,
+        indexes=data.indexes,
+        records=data.records,
+        encoder=assembled.encoder,
+        global_batch_size=train_config["global_batch_size"],
+        tokens_per_micro_batch=train_config["tokens_per_micro_batch"],
+        rank=processes.rank,
+        world=processes.world,
+        num_workers=config["data"]["num_workers"],
+        null_image=null_image,
+        pin_memory=processes.device.type == "cuda",
+    )
+
+
+def num_steps_of(config: Mapping[str, Any], stream: StepStream) -> int:
+    """Optimizer steps of the whole run."""
+    if config["train"]["max_steps"] is not None:
+        return int(config["train"]["max_steps"])
+    return sum(stream.steps_in_epoch(epoch) for epoch in range(int(config["train"]["epochs"])))
+
+
+def steps_note(config: Mapping[str, Any], num_steps: int) -> str | None:
+    """A line on a run of few optimizer steps, with what to change; None for a longer one."""
+    train_config = config["train"]
+    return few_steps_note(num_steps, train_config["global_batch_size"], train_config["max_steps"])
+
+
+def objective_of(assembled: Assembled) -> Objective:
+    """What the loop minimises and counts, of an assembled model."""
+    attached = assembled.attached
+    routed, balanced = attached.is_routed, attached.has_balance_loss
+    return Objective(
+        inputs_of=assembled.inputs_of,
+        load_balance_coef=attached.load_balance_coef,
+        auxiliary_loss=(lambda is_real, totals: attached.auxiliary_loss(is_real, "sum", totals)) if balanced else None,
+        balance_totals=attached.balance_totals if attached.balances_by_step else None,
+        expert_totals=attached.expert_totals if routed else None,
+        mark_prompts=attached.mark_prompts if routed else None,
+    )
+
+
+def _announce(
+    console: Console,
+    assembled: Assembled,
+    groups: Sequence[ParameterGroup],
+    schedule: Schedule,
+) -> None:
+    parts = ", ".join(f"{group.part} {group.num_parameters:,} at {group.learning_rate:g}" for group in groups)
+    total = sum(parameter.numel() for parameter in assembled.model.parameters())
+    console.print(f"  trains {parts}; {total:,} parameters in all", highlight=False)
+    console.print(f"  attention: {assembled.attention.name} ({assembled.attention.reason})", highlight=False)
+    steps = "1 step" if schedule.num_steps == 1 else f"{schedule.num_steps:,} steps"
+    console.print(f"  {steps}, {schedule.num_warmup_steps} of them warm-up", highlight=False)
+
+
+def trainable_parts(config: Mapping[str, Any]) -> TrainableParts:
+    """What trains in the stage, at which rates."""
+    layers = config["stage"]["vision_layers"]
+    return TrainableParts(config["stage"]["learning_rates"], None if layers is None else (layers[0], layers[1]))
