@@ -19,6 +19,7 @@ from llava_moe.config.config_folder import config_folder
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.config.settings import mixture_of, optimizer_of, settle
 from llava_moe.data.source_index import SourceIndex
+from llava_moe.datatools.prepare.recipe import recipes_folder
 from llava_moe.errors import UserError
 from llava_moe.model import TrainableParts
 
@@ -199,7 +200,7 @@ def test_published_data_is_looked_for_in_prepared_folders_under_one_root(data: s
 
 
 def read_recipe(name: str) -> Any:
-    path = config_folder().parent / "data_recipes" / f"{name}.py"
+    path = recipes_folder() / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -55,7 +55,7 @@ def told(page: str) -> tuple[list[list[str]], list[list[str]]]:
 @pytest.mark.slow
 def test_an_adapter_a_format_a_benchmark_and_an_instrument_are_added_as_their_pages_say(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    for name in ("llava_moe", "configs", "tests", "data_recipes"):
+    for name in ("llava_moe", "configs", "tests", "tools"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", checkout)
     tests, commands = [], []

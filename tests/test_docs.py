@@ -15,7 +15,7 @@ from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
 from tests.shown_commands import LAUNCHERS, PAGES, README, ROOT, blocks_of, shown_commands, write_shown_files
 
-FOLDERS = ("docs/contributing", "data_recipes", "studies")
+FOLDERS = ("docs/contributing", "data_recipes", "tools", "studies")
 LINKING = [*PAGES, *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
 NUM_WORDS, NUM_WORDS_OF_A_SENTENCE = 900, 20
 """What the README may have at most: it is read in a minute."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from data_recipes.demo_base.version import versioned, weights_now
 from llava_moe import embedded_base
 from llava_moe.cli import run
 from llava_moe.embedded_base import (
@@ -21,6 +20,7 @@ from llava_moe.embedded_base import (
     read_version,
 )
 from llava_moe.errors import UserError
+from tools.demo_assets.base.version import versioned, weights_now
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the base, which the package takes for its own."""
     folder = shutil.copytree(base_folder(), tmp_path / "base")
     monkeypatch.setattr(embedded_base, "base_folder", lambda: folder)
-    monkeypatch.setattr("data_recipes.demo_base.version.base_folder", lambda: folder)
+    monkeypatch.setattr("tools.demo_assets.base.version.base_folder", lambda: folder)
     monkeypatch.setattr("llava_moe.model.build.base_folder", lambda: folder)
     return folder
 
 
 def test_the_shipped_files_are_those_of_the_version_that_they_say_they_are() -> None:
-    told = "the base's files changed: python -m data_recipes.demo_base.version NUMBER gives them a version of their own"
+    told = "the base's files changed: python -m tools.demo_assets.base.version NUMBER gives them a version of their own"
     found = {part: embedded_base.fingerprint_part(part) for part in PART_FILES}
     here = read_version()
     assert found == here.parts and here.fingerprint == fingerprint_whole(found), told

@@ -34,13 +34,13 @@ PRIVATE = {
         *("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks"),
         *("_is_view", "_version"),
     },
-    # How Hydra writes a value of its grammar; what comes back is held by tests/config/test_compare_grid.py.
+    # How Hydra writes a value of its grammar; what comes back is held by tests/commands/test_compare_grid.py.
     "commands.compare_axes": {"_get_value_element_as_str"},
-    # Hydra's own completion of keys; its matches are held by tests/config/test_completion.py, in real shells.
+    # Hydra's own completion of keys; its matches are held by tests/commands/test_completion.py, in real shells.
     "commands.completion": {"_get_matches"},
     "config.compose": {"hydra._internal.utils", "_actions"},
     "config.hydra_settings": {"hydra._internal.config_loader_impl", "hydra._internal.hydra"},
-    # A file of sources as a member of the group data; what it reads is held by tests/config/test_own_mixtures.py.
+    # A file of sources as a member of the group data; what it reads is held by tests/commands/test_own_mixtures.py.
     "config.own_mixtures": {"_get_header_dict", "_normalize_file_name", "hydra._internal.config_repository"},
     "data.ordered_prefetch": {"_shutdown_workers"},
     # lmms-eval's own hook for models; its copy is held by tests/lmms.

@@ -35,6 +35,7 @@ ALLOWED = {
     "compose": {"model", "adapters", "assemble", "train.checkpoint", "export.published"},
     "lmms": {"data", "eval", "assemble"},
     "datatools": {"data", "eval"},
+    "recipes": {"datatools.prepare.recipe", "data"},
     "plan": {"data", "model", "adapters", "assemble", "train"},
     "analyze": {"data", "adapters", "assemble", "train", "eval"},
     "grid": {"train.folder", "eval.files"},

@@ -73,14 +73,14 @@ def test_an_installed_wheel_finds_its_configurations_and_its_demo(built: tuple[P
         "llava_moe/demo/base/language_model/tokenizer.json",
         "llava_moe/pages/head.html.j2",
         "llava_moe/pages/page.css.j2",
-        "llava_moe/train/page.html.j2",
-        "llava_moe/data_recipes/llava_mix665k.py",
+        "llava_moe/report/page.html.j2",
+        "llava_moe/recipes/llava_mix665k.py",
         "llava_moe/lmms_tasks/vsr.yaml",
         "llava_moe/lmms_tasks/_shared_yaml",
         "llava_moe/lmms_tasks/named/vsr.jsonl",
     }
     # The recipes of the demo's own pictures and base model stay in the checkout.
-    assert not [name for name in names if "demo_images" in name]
+    assert not [name for name in names if "demo_assets" in name or name.startswith("tools")]
     listed = run(command, command.parent, "ls", "exp", "recipe")
     assert "mix_general_doc_med" in listed and "sharegpt4v_pt" in listed
 

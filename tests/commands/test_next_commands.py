@@ -122,7 +122,7 @@ def test_own_data_is_sent_to_itself_and_every_line_runs(
     assert "image=" in lines[0] and "data.held_out" in lines[2]
     for line in lines[:-1]:
         as_printed(line)
-    # Its trainings are those of tests/config/test_compare.py.
+    # Its trainings are those of tests/commands/test_compare.py.
     assert len(as_printed(lines[-1], "commands=true").output.splitlines()) == 2
     assert len(list((tmp_path / "runs").iterdir())) == 1  # the one with a share held out
     html = (tmp_path / "a run" / "report.html").read_text()

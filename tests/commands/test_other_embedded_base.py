@@ -11,13 +11,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import llava_moe
-from data_recipes.demo_base.version import versioned
 from llava_moe import embedded_base
 from llava_moe.cli import run
 from llava_moe.embedded_base import VERSION_FILE, base_folder, read_version
 from llava_moe.errors import UserError
 from llava_moe.model.adapter_record import ADAPTER_RECORD
 from tests.commands.conftest import Refusal
+from tools.demo_assets.base.version import versioned
 
 BEFORE = str(read_version())
 FROZEN = "stage.learning_rates={adapter: 1e-3}"
@@ -60,7 +60,7 @@ def upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str
         tensors = load_file(path)
         tensors["model.layers.1.mlp.up_proj.weight"].mul_(1.5)
         save_file(tensors, path, metadata={"format": "pt"})
-        for place in ("llava_moe.embedded_base", "llava_moe.model.build", "data_recipes.demo_base.version"):
+        for place in ("llava_moe.embedded_base", "llava_moe.model.build", "tools.demo_assets.base.version"):
             monkeypatch.setattr(f"{place}.base_folder", lambda: folder)
         (folder / VERSION_FILE).write_text(json.dumps(versioned(read_version().version + 1)))
         return str(embedded_base.read_version())

@@ -1,6 +1,6 @@
 """Recipes: what a published data set is, how to get it, and how its files become records.
 
-A recipe is a page of Python, ``data_recipes/NAME.py``, that sets ``RECIPE``; the user's own is such a file by path.
+A recipe is a page of Python, ``recipes/NAME.py``, that sets ``RECIPE``; the user's own is such a file by path.
 """
 
 from __future__ import annotations
@@ -123,10 +123,8 @@ class Recipe:
 
 
 def recipes_folder() -> Path:
-    """Folder of the recipe pages: inside an installed wheel, or beside the package in a checkout."""
-    package = Path(__file__).resolve().parents[2]
-    inside = package / "data_recipes"
-    return inside if inside.is_dir() else package.parent / "data_recipes"
+    """Folder of the recipe pages that come with the package."""
+    return Path(__file__).resolve().parents[2] / "recipes"
 
 
 def recipe_names() -> list[str]:
@@ -163,5 +161,5 @@ def _load_page(path: Path) -> Recipe:
         raise UserError(f"recipe {path}: the page does not run ({type(error).__name__}: {error}); fix it") from error
     recipe = page.get("RECIPE")
     if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe {path}: the page sets no RECIPE = Recipe(...); see the pages of data_recipes/")
+        raise UserError(f"recipe {path}: the page sets no RECIPE = Recipe(...); see the pages of llava_moe/recipes/")
     return recipe

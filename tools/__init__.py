@@ -1,0 +1,1 @@
+"""Programs that made files of this project; nothing of the package imports them."""
