@@ -71,8 +71,10 @@ def run(arguments: list[str]) -> int:
     if told := _secret_in(rest):
         return _complain(told)
     if any(word in ("-h", "--help") for word in rest):
-        command = SECOND_WORDS.get(name, {}).get(rest[0], COMMANDS[name])
-        return _say(f"{command.summary}\n\n{command.usage}")
+        try:
+            return _say(_help_of(name, rest[0]))
+        except UserError as error:
+            return _complain(str(error))
     # Trap: OpenMP's threads spin while they wait. Beside other busy processes a step of the demo then takes ten times
     # as long (measured: 23 s against 2.5 s); libgomp reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -103,6 +105,16 @@ def run(arguments: list[str]) -> int:
         return 1
     finally:
         sys.argv = before
+
+
+def _help_of(name: str, second: str) -> str:
+    command = SECOND_WORDS.get(name, {}).get(second)
+    if command is None and name == "analyze":
+        from llava_moe.commands.instruments import help_of
+
+        command = help_of(second)
+    command = command or COMMANDS[name]
+    return f"{command.summary}\n\n{command.usage}"
 
 
 def _overview() -> str:

@@ -18,6 +18,7 @@ GROUND = {
     "files": {"errors", "text"},
     "terminal": {"text"},
     "pages": {"text"},
+    "plugins": {"errors"},
     "kv_cache": set(),
     "packed_rows": {"kv_cache"},
     "embedded_base": {"errors", "files"},
@@ -35,7 +36,7 @@ ALLOWED = {
     "compose": {"model", "adapters", "assemble", "train.checkpoint", "export.published"},
     "lmms": {"data", "eval", "assemble"},
     "datatools": {"data", "eval"},
-    "recipes": {"datatools.prepare.recipe", "data"},
+    "recipes": {"datatools.prepare", "data"},
     "plan": {"data", "model", "adapters", "assemble", "train"},
     "analyze": {"data", "adapters", "assemble", "train", "eval"},
     "grid": {"train.folder", "eval.files"},
@@ -49,7 +50,7 @@ ALLOWED = {
         *("datatools", "plan", "analyze"),
     },
     # Commands are loaded by name, and import nothing of cli: that would be a circle.
-    "cli": {"commands.table", "config.hydra_words"},
+    "cli": {"commands.table", "commands.instruments", "config.hydra_words"},
     "": {"assemble"},
     "__main__": {"cli"},
 }
@@ -75,6 +76,7 @@ CATCH_ALLS = {
     **dict.fromkeys(("eval.generation.endpoint", "eval.judging.judge", "commands.export", "commands.compose_start"), 1),
     **dict.fromkeys([f"datatools.prepare.{name}" for name in ("recipe", "preparation", "workers", "chunks")], 1),
     **dict.fromkeys(("data.readers.files", "model.build"), 3),
+    "plugins": 2,
 }
 
 

@@ -16,16 +16,10 @@ from llava_moe.adapters.formats.native_format import config_from, named, read_se
 from llava_moe.adapters.formats.projector import carries_projector
 from llava_moe.adapters.formats.saved_modules import put_in_place, saved_modules
 from llava_moe.adapters.formats.sizes_on_file import refuse_sizes
-from llava_moe.adapters.methods.llava_mole import LlavaMole
 from llava_moe.adapters.methods.lora import Lora
-from llava_moe.adapters.methods.mixlora import MixLora
-from llava_moe.adapters.methods.mole import Mole
-from llava_moe.adapters.methods.no_adapter import NoAdapter
 from llava_moe.adapters.methods.peft_lora import read_lora
+from llava_moe.adapters.registry import METHODS
 from llava_moe.errors import UserError
-
-# Methods that write our own format. Plain LoRA is PEFT's.
-METHODS: tuple[type[Method], ...] = (LlavaMole, MixLora, Mole, NoAdapter)
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
@@ -110,8 +104,8 @@ def _read_own(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]
 
 
 def _method(name: object, folder: Path) -> type[Method]:
-    for method in METHODS:
-        if method.method == name:
-            return method
-    known = ", ".join(method.method for method in METHODS)
-    raise UserError(f"{folder} holds an adapter of method {shown(name)}; known are {known} and PEFT's LORA")
+    # A plain LoRA has PEFT's format, never our own.
+    known = [one for one in METHODS if one != Lora.method]
+    if isinstance(name, str) and name in known:
+        return METHODS[name]
+    raise UserError(f"{folder} holds an adapter of method {shown(name)}; known are {', '.join(known)} and PEFT's LORA")

@@ -56,13 +56,13 @@ def write_output(folder: Path, instrument: str, output: Output) -> Path:
 
 
 def render_page(template: Path, **values: Any) -> str:
-    """A page from ``analyze/<instrument>.html.j2``, which extends ``instrument.html.j2``.
+    """A page from ``<instrument>.html.j2``, which extends our ``instrument.html.j2`` and may lie anywhere.
 
     ``|signed`` writes a number with its sign and two decimals (or as many as told), a dash where there is none;
     ``|shade`` is the style of a cell that holds it; ``|is_known`` is whether there is one.
     """
     filters: dict[str, Any] = {"signed": _signed, "shade": _shade, "is_known": math.isfinite}
-    return page_template(template, **filters).render(**values)
+    return page_template(template, Path(__file__).parent, **filters).render(**values)
 
 
 def finite(value: Any) -> Any:

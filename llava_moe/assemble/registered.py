@@ -7,14 +7,13 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from llava_moe.adapters import Lora
 from llava_moe.adapters.core.field_types import first_misfit
-from llava_moe.adapters.load import METHODS
+from llava_moe.adapters.registry import ADAPTERS
 from llava_moe.errors import UserError
 from llava_moe.model import Architecture
 
-_ADAPTERS: tuple[type, ...] = (Lora, *METHODS)
-ADAPTERS: dict[str, type] = {f"llava_moe.adapters.{one.__name__}": one for one in _ADAPTERS}
+__all__ = ["ADAPTERS", "ARCHITECTURES", "from_target"]
+
 ARCHITECTURES: dict[str, type] = {f"llava_moe.model.{one.__name__}": one for one in get_args(Architecture)}
 
 
@@ -28,9 +27,9 @@ def from_target(node: Mapping[str, Any], registered: Mapping[str, type]) -> Any:
         UserError: another class, or fields that it does not have.
     """
     target = node.get("_target_")
-    kind = registered.get(target) if isinstance(target, str) else None
-    if kind is None:
+    if not isinstance(target, str) or target not in registered:
         raise UserError(f"_target_={target} is none of {', '.join(registered)}: take a file of llava-moe ls")
+    kind: Any = registered[target]
     name = kind.__name__
     values = {key: value for key, value in node.items() if key != "_target_"}
     known = [field.name for field in fields(kind)]

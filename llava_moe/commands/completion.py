@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from llava_moe.commands.instruments import summaries
 from llava_moe.commands.table import COMMANDS, SECOND_WORDS
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.free_text import FREE_TEXT, MIXTURE_ENDINGS, NO_PATHS
@@ -93,9 +94,10 @@ def _offers(words: Sequence[str], part: str) -> list[str]:
     if command not in COMMANDS:
         return []
     if command in SECOND_WORDS:
+        seconds = [*(summaries() if command == "analyze" else SECOND_WORDS[command])]
         if not rest:
-            return [*SECOND_WORDS[command], "--help"]
-        if rest[0] not in SECOND_WORDS[command]:
+            return [*seconds, "--help"]
+        if rest[0] not in seconds:
             return []
         command, rest = f"{command}_{rest[0]}", rest[1:]
     if rest and rest[-1] in FOLDER_FLAGS:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from llava_moe.config.choices import GROUPS, KINDS
-from llava_moe.config.config_folder import config_folder
+from llava_moe.config.config_folder import shipped_folders
 from llava_moe.config.free_text import MIXTURE_ENDINGS
 from llava_moe.config.known_keys import suggest
 from llava_moe.config.own_yamls import MOST_BYTES, split_folders
@@ -54,7 +54,8 @@ def entries(kind: str, folders: Sequence[Path] = ()) -> list[tuple[str, str]]:
     if kind in GROUPS:
         shipped = [
             (path.stem, summary_of(path) + _version_in(path))
-            for path in sorted((config_folder() / kind).glob("*.yaml"))
+            for folder in shipped_folders()
+            for path in sorted((folder / kind).glob("*.yaml"))
         ]
         return shipped + _own_entries(kind, folders)
     if kind == "benchmark":

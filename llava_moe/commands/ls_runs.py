@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llava_moe.config.config_folder import config_folder
+from llava_moe.config.config_folder import shipped_folders
 from llava_moe.errors import UserError
 from llava_moe.files.own_files import MAYBE_NUMBER, misfit, read_object, read_sound_objects
 from llava_moe.files.regular_file import read_regular
@@ -169,7 +169,7 @@ def _held_out(folder: Path) -> str:
 
 def _adapter(target: str) -> str:
     """The name that ``adapter=`` has for a class, as ``ls adapter`` lists them; the class's own for another."""
-    for path in (config_folder() / "adapter").glob("*.yaml"):
+    for path in (path for folder in shipped_folders() for path in (folder / "adapter").glob("*.yaml")):
         if parse_yaml(path.read_bytes()).get("_target_") == target:
             return path.stem
     return target.rpartition(".")[2]

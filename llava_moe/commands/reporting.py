@@ -12,7 +12,7 @@ from typing import Any
 
 from llava_moe.assemble import lineage, read_config
 from llava_moe.config.as_typed import is_sweep, key_of, without
-from llava_moe.config.config_folder import config_folder
+from llava_moe.config.config_folder import shipped_folders
 from llava_moe.config.settings import is_embedded
 from llava_moe.data.images.paths import PICTURES
 from llava_moe.errors import UserError
@@ -177,7 +177,7 @@ def _adapter_of(words: Sequence[str], config: Mapping[str, Any]) -> str | None:
     if typed:
         return typed[-1]
     target = (config["adapter"] or {}).get("_target_")
-    shipped = sorted((config_folder() / "adapter").glob("*.yaml"))
+    shipped = [path for folder in shipped_folders() for path in sorted((folder / "adapter").glob("*.yaml"))]
     return next((path.stem for path in shipped if parse_yaml(path.read_bytes()).get("_target_") == target), None)
 
 

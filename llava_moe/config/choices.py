@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llava_moe.config.config_folder import config_folder
+from llava_moe.config.config_folder import shipped_folders
 from llava_moe.config.own_yamls import own_folders
 
 GROUPS = ("exp", "model", "data", "adapter", "stage", "parallel", "scale")
@@ -13,5 +13,5 @@ KINDS = (*GROUPS, "recipe", "benchmark", "run")
 
 def names_of(group: str, words: Sequence[str] = ()) -> list[str]:
     """Names that may stand behind ``group=``, those in the folders of ``--config-dir`` among the words too."""
-    folders = [config_folder(), *own_folders(words)]
+    folders = [*shipped_folders(), *own_folders(words)]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})

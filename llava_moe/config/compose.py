@@ -23,7 +23,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llava_moe.config.config_folder import config_folder
+from llava_moe.config.config_folder import config_folder, shipped_folders
 from llava_moe.config.free_text import MIXTURE_ENDINGS, OPEN_ENDED
 from llava_moe.config.hydra_settings import held_to_ours, refuse_words
 from llava_moe.config.hydra_words import prepare_override, quote
@@ -286,7 +286,7 @@ def explain(error: Exception, name: str, words: Sequence[str]) -> str:
 
 def choices(group: str, words: Sequence[str] = ()) -> list[str]:
     """Names that may stand after ``group=``, those of the user's own ``--config-dir`` among them."""
-    folders = [config_folder(), *_own_folders(words)]
+    folders = [*shipped_folders(), *_own_folders(words)]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llava_moe.config.config_folder import config_folder
+from llava_moe.config.config_folder import shipped_folders
 from llava_moe.config.limits import as_word
 from llava_moe.errors import UserError
 from llava_moe.text.structured_text import parse_yaml
@@ -88,7 +88,8 @@ def _compare(found: Mapping[str, Any], known: Mapping[str, Any], prefix: str) ->
 
 
 def _read(name: str) -> dict[str, Any]:
-    content = parse_yaml((config_folder() / f"{name}.yaml").read_bytes())
+    places = [folder / f"{name}.yaml" for folder in shipped_folders()]
+    content = parse_yaml(next(path for path in places if path.is_file()).read_bytes())
     assert isinstance(content, dict)
     return content
 

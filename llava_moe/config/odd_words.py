@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_moe.config.config_folder import config_folder
+from llava_moe.config.config_folder import config_folder, shipped_folders
 from llava_moe.config.free_text import FREE_TEXT
 from llava_moe.config.known_keys import suggest
 from llava_moe.config.limits import LONGEST_NAME, LONGEST_PATH
@@ -81,7 +81,7 @@ def _refuse_size(key: str, word: str) -> None:
 
 def _meant(command: str, word: str, groups: set[str]) -> str:
     for group in ("exp", *sorted(groups)):
-        if _is_choice(group, word, [config_folder()]):
+        if _is_choice(group, word, shipped_folders()):
             return f" (did you mean {group}={word}?)"
     if command in BARE and len(word) <= LONGEST_NAME and Path(word).exists():
         return f" (did you mean {BARE[command]}{word}?)"
@@ -98,7 +98,7 @@ def _refuse_path(group: str, value: str, own_folders: Sequence[Path]) -> None:
     is_path = "/" in value or value.endswith((*YAML, *RECORDS))
     if not is_path and not value.startswith(("[", "{", "$")) and value != "null":
         return
-    if is_path and ".." not in value and _is_choice(group, value, [config_folder(), *own_folders]):
+    if is_path and ".." not in value and _is_choice(group, value, [*shipped_folders(), *own_folders]):
         return
     told = f"{group}={value}: a name stands there, of a file {group}/NAME.yaml"
     if not is_path:

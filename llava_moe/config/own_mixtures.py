@@ -29,6 +29,7 @@ from llava_moe.config.own_yamls import MOST_BYTES
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
 from llava_moe.files.regular_file import read_regular
+from llava_moe.plugins import config_folders
 from llava_moe.text.escape_control import visible
 from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 
@@ -59,8 +60,10 @@ def own_mixtures() -> Iterator[None]:
             _Folder(one, tell_once) if one.scheme() == _Folder.scheme() and one.path != shipped else one
             for one in self.sources
         ]
+        kind = next(type(one) for one in self.sources if one.scheme() == _Folder.scheme())
+        packaged = [_Folder(kind("plugin", f"file://{folder}"), tell_once) for folder in config_folders()]
         # Hydra holds that its own is the last.
-        self.sources = [*sources[:-1], _Files(), *sources[-1:]]
+        self.sources = [*sources[:-1], *packaged, _Files(), *sources[-1:]]
 
     ConfigRepository.initialize_sources = with_ours  # type: ignore[method-assign]
     try:

@@ -13,22 +13,23 @@ from markupsafe import Markup
 from llava_moe.text.escape_control import visible
 
 
-def page_template(file: Path, **filters: Callable[[Any], str]) -> Template:
+def page_template(file: Path, *more: Path, **filters: Callable[[Any], str]) -> Template:
     """The template in ``file``, which begins with ``head.html.j2``: a policy under which a browser runs no script.
 
     Values are escaped, control characters and marks of direction in them written out; an unknown name is an error;
     ``|thousands`` groups digits.
 
     Args:
+        more: folders of templates that it extends or includes, beside its own.
         filters: more filters by name.
     """
-    return _environment(file.parent, tuple(filters.items())).get_template(file.name)
+    return _environment((file.parent, *more), tuple(filters.items())).get_template(file.name)
 
 
 @lru_cache(maxsize=16)  # It keeps its compiled templates, which take longer than a page, and sees where one changed.
-def _environment(folder: Path, filters: tuple[tuple[str, Callable[[Any], str]], ...]) -> Environment:
+def _environment(folders: tuple[Path, ...], filters: tuple[tuple[str, Callable[[Any], str]], ...]) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader([folder, Path(__file__).parent]),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         finalize=_made_visible,
         undefined=StrictUndefined,

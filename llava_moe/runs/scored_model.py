@@ -163,10 +163,8 @@ def _asked_so(fingerprint: str, encoder: Encoder) -> str:
 
 
 def _is_causal(assembled: Assembled) -> bool:
-    """Whether no token depends on a later one: these adapters choose by the whole prompt."""
-    from llava_moe.adapters import MixLora, Mole
-
-    return not isinstance(assembled.attached.config, MixLora | Mole)
+    """Whether no token depends on a later one: some adapters choose by the whole prompt."""
+    return not assembled.attached.config.decides_per_example
 
 
 def _dtype_of(assembled: Assembled) -> str:

@@ -80,9 +80,16 @@ class Fitting:
 
 
 class Method(Protocol):
-    """An adapter method: a frozen dataclass of its hyper-parameters, which is also its yaml."""
+    """An adapter method: a frozen dataclass of its hyper-parameters, which is also its yaml.
+
+    Attributes:
+        method: its name, in files and as an entry point.
+        decides_per_example: whether something is chosen or weighted by more than the tokens up to this one, such as the
+            whole prompt. Prompts that begin alike then share no cache when they are answered.
+    """
 
     method: ClassVar[str]
+    decides_per_example: ClassVar[bool]
 
     def dress(self, body: Body, segments: Segments) -> Fitting:
         """Build the modules for ``body``; :func:`attach` puts them on."""

@@ -61,6 +61,7 @@ class LlavaMole:
     """
 
     method: ClassVar[str] = "llava_mole"
+    decides_per_example: ClassVar[bool] = False
     later_fields: ClassVar[tuple[str, ...]] = ("expert_layers", "shared_A", "dispatch")
 
     num_experts: int | Sequence[int] = 3

@@ -40,6 +40,7 @@ class Lora:
     """
 
     method: ClassVar[str] = "lora"
+    decides_per_example: ClassVar[bool] = False
 
     r: int = 32
     lora_alpha: float = 64

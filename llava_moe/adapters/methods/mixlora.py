@@ -51,6 +51,7 @@ class MixLora:
     """
 
     method: ClassVar[str] = "mixlora"
+    decides_per_example: ClassVar[bool] = True
 
     num_factors: int = 16
     r: int = 4

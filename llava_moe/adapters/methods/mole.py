@@ -54,6 +54,7 @@ class Mole:
     """
 
     method: ClassVar[str] = "mole"
+    decides_per_example: ClassVar[bool] = True
 
     experts: Sequence[str | Expert]
     granularity: str = "matrix"

@@ -20,6 +20,7 @@ class NoAdapter:
     """Attaching it leaves the model untouched; the handle has no parameters, no routing and a balance loss of 0."""
 
     method: ClassVar[str] = "none"
+    decides_per_example: ClassVar[bool] = False
 
     def dress(self, body: Body, segments: Segments) -> Fitting:
         """Nothing."""

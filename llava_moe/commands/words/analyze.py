@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.commands.table import ANALYZE_COMMANDS
+from llava_moe.commands.instruments import find, summaries
 from llava_moe.config.limits import Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 
@@ -46,27 +45,28 @@ ON_RECORDS: dict[str, Limit] = {
 def main(words: Sequence[str]) -> int:
     """Run the instrument that the first word names; without a word, list them."""
     if not words:
-        lines = [f"  {name:<14}{command.summary}" for name, command in ANALYZE_COMMANDS.items()]
+        lines = [f"  {name:<14}{summary}" for name, summary in summaries().items()]
         told = "\n".join(["llava-moe analyze INSTRUMENT run=FOLDER [key=value ...]", "", *lines])
         sys.stdout.write(f"{told}\n\nllava-moe analyze INSTRUMENT --help tells more.\n")
         return 0
     name, rest = words[0], words[1:]
-    if name not in ANALYZE_COMMANDS:
-        near = difflib.get_close_matches(name, list(ANALYZE_COMMANDS), n=1)
+    known = list(summaries())
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"analyze {name} is not an instrument{meant}: there is {', '.join(ANALYZE_COMMANDS)}")
+        raise UserError(f"analyze {name} is not an instrument{meant}: there is {', '.join(known)}")
     from llava_moe.config.compose import resolved, run_composed
 
     primary = f"analyze_{name}"
-    judge = importlib.import_module(f"llava_moe.commands.words.{primary}").judge
+    instrument = find(name)
 
     def begin(plain: dict[str, Any]) -> int:
         # Of several processes one alone speaks, once they have met.
         if os.environ.get("WORLD_SIZE", "1") == "1":
-            judge(plain)
+            instrument.judge(plain)
         from llava_moe.commands.analyze import analyze
 
-        return analyze(name, plain, judge)
+        return analyze(plain, instrument)
 
     return run_composed(primary, rest, lambda config, _: begin(resolved(config, primary)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from llava_moe.data.conversation import BadRecord
@@ -22,6 +21,7 @@ from llava_moe.data.readers.records import records_row
 from llava_moe.data.readers.row import Row, faulty_row
 from llava_moe.data.readers.tree import split_within
 from llava_moe.data.readers.ureader import UReader
+from llava_moe.plugins import Plugin, Registry, lacking
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,20 @@ class PlainReader:
         return self.make_row(record, number)
 
 
-FORMATS: Mapping[str, Reader] = MappingProxyType(
+def _judged(plugin: Plugin, found: Any) -> Reader:
+    """The reader of another package: an object, or a class that is made without arguments.
+
+    Raises:
+        UserError: naming what it lacks.
+    """
+    reader: Reader = found() if isinstance(found, type) else found
+    if lack := lacking(reader, {"find": None, "records": None, "row": None}):
+        raise plugin.refused(f"{lack}; docs/contributing/a_format.md says what a format has")
+    return reader
+
+
+FORMATS: Registry[Reader] = Registry(
+    "formats",
     {
         "llava": PlainReader(llava_row),
         "records": PlainReader(records_row),
@@ -54,8 +67,10 @@ FORMATS: Mapping[str, Reader] = MappingProxyType(
         "pathvqa": PathVqaReader(),
         "conflict": ConflictReader(),
         "part": PartReader(),
-    }
+    },
+    _judged,
 )
+"""By what ``format=`` says: ours, and those of installed packages (``llava_moe.formats``)."""
 
 
 def row_of(reader: Reader, record: Any, number: int) -> Row:

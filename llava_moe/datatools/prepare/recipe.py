@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llava_moe.datatools.prepare.subsample import Draw
 from llava_moe.errors import UserError
+from llava_moe.plugins import Plugin, plugins
 
 SPLITS = ("train", "val", "test")
 
@@ -128,8 +129,15 @@ def recipes_folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in recipes_folder().glob("*.py") if not path.stem.startswith("_"))
+    """Names of the recipes that come with the package, and of those of installed packages (``llava_moe.recipes``).
+
+    Raises:
+        UserError: one of these has the name of one of ours.
+    """
+    ours, others = {path.stem for path in recipes_folder().glob("*.py") if path.stem[0] != "_"}, plugins("recipes")
+    for name in ours & others.keys():
+        raise others[name].refused("has the name of one of llava-moe's own")
+    return sorted({*ours, *others})
 
 
 def load_recipe(name_or_file: str) -> Recipe:
@@ -147,8 +155,17 @@ def load_recipe(name_or_file: str) -> Recipe:
             meant = f" (did you mean {near[0]}?)" if near else ""
             known = ", ".join(names)
             raise UserError(f"recipe={name_or_file}: no such recipe{meant}; there are {known}, or your own .py page")
+        if name_or_file in plugins("recipes"):
+            return _load_plugin(plugins("recipes")[name_or_file])
         path = recipes_folder() / f"{name_or_file}.py"
     return _load_page(path)
+
+
+def _load_plugin(plugin: Plugin) -> Recipe:
+    recipe = plugin.load()
+    if not isinstance(recipe, Recipe):
+        raise plugin.refused("is no Recipe(...)")
+    return recipe
 
 
 def _load_page(path: Path) -> Recipe:

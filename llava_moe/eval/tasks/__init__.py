@@ -1,7 +1,8 @@
-"""One benchmark a file, found by existing; and files of the user's own, by their paths.
+"""One benchmark a file, found by existing; those of installed packages; and files of the user's own, by their paths.
 
 A module here is a benchmark if it has ``BENCHMARK`` (:class:`~llava_moe.eval.published_benchmark.Published`: data from
-a place) or ``open_benchmark(limit, seed)`` (data of its own).
+a place) or ``open_benchmark(limit, seed)`` (data of its own). So is one that an installed package offers
+(``llava_moe.benchmarks``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
@@ -21,6 +23,7 @@ from llava_moe.eval.own.benchmark import open_own
 from llava_moe.eval.own.names import is_file, name_of_file
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL, find_protocol
 from llava_moe.eval.published_benchmark import Published, open_published
+from llava_moe.plugins import Plugin, lacking, plugins
 
 DEFAULT_ROOT = "data/benchmarks"
 
@@ -60,14 +63,47 @@ class Places:
 
 def benchmark_names() -> list[str]:
     """Names of all benchmarks, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted([*_ours(), *_others()])
+
+
+def _ours() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+
+
+def _others() -> Mapping[str, Plugin]:
+    """The benchmarks of installed packages.
+
+    Raises:
+        UserError: one has the name of ours.
+    """
+    others = plugins("benchmarks")
+    for name in others.keys() & set(_ours()):
+        raise others[name].refused("has the name of one of llava-moe's own")
+    return others
+
+
+def _module(name: str) -> Any:
+    """A benchmark's module.
+
+    Raises:
+        UserError: that of an installed package does not load, or is no benchmark.
+    """
+    others = _others()
+    if name not in others:
+        return importlib.import_module(f"{__name__}.{name}")
+    module = others[name].load()
+    if not isinstance(getattr(module, "BENCHMARK", None), Published) and lacking(module, {"open_benchmark": None}):
+        told = "has neither BENCHMARK nor open_benchmark(); docs/contributing/a_benchmark.md says what a benchmark has"
+        raise others[name].refused(told)
+    return module
 
 
 def benchmark_summaries() -> dict[str, str]:
     """Name -> first line of its file's docstring; nothing is imported."""
     folder = Path(__file__).parent
-    texts = {name: ast.get_docstring(ast.parse((folder / f"{name}.py").read_text())) for name in benchmark_names()}
-    return {name: (text or "").split("\n")[0].partition(": ")[2].rstrip(".") for name, text in texts.items()}
+    texts = {name: ast.get_docstring(ast.parse((folder / f"{name}.py").read_text())) for name in _ours()}
+    told = {name: (text or "").split("\n")[0].partition(": ")[2].rstrip(".") for name, text in texts.items()}
+    return told | {name: f"of the installed package {one.package}" for name, one in _others().items()}
 
 
 def open_benchmark(
@@ -95,7 +131,7 @@ def open_benchmark(
         _expect_name(named, "benchmark_paths")
     if is_own(name):
         return open_own(name, places.images_of(name_of_file(name)), preset, limit, seed)
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = _module(name)
     if not hasattr(module, "BENCHMARK"):
         own: Benchmark = replace(module.open_benchmark(limit, seed), protocol=preset, limit=limit, seed=seed)
         return own

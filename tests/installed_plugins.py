@@ -1,0 +1,23 @@
+"""Packages with entry points, as an installer leaves them, in a folder that Python imports from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write_package(folder: Path, name: str, entries: Mapping[str, str], modules: Mapping[str, str]) -> None:
+    """Write a distribution and its modules.
+
+    Args:
+        entries: ``group name`` (without ``llava_moe.``) to the value, such as ``adapters sora`` to ``mine:Sora``.
+        modules: path below ``folder`` to text.
+    """
+    record = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    record.mkdir(parents=True)
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = [f"[llava_moe.{key.split()[0]}]\n{key.split()[1]} = {value}\n" for key, value in entries.items()]
+    (record / "entry_points.txt").write_text("\n".join(lines))
+    for path, text in modules.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)

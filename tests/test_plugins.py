@@ -1,0 +1,183 @@
+"""What other packages offer: found without an import, and refused in one line where it is not what it must be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import MetadataPathFinder
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_moe import plugins as plugin_module
+from llava_moe.adapters.registry import ADAPTERS, METHODS
+from llava_moe.cli import run
+from llava_moe.data.readers.formats import FORMATS
+from llava_moe.datatools.prepare.recipe import load_recipe, recipe_names
+from llava_moe.errors import UserError
+from llava_moe.eval.tasks import benchmark_names, open_benchmark
+from tests.installed_plugins import write_package
+
+Install = Callable[..., None]
+ADAPTER = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+@dataclass(frozen=True)
+class Sora:
+    method: ClassVar[str] = "sora"
+    decides_per_example: ClassVar[bool] = False
+    r: int = 8
+
+    def dress(self, body, segments): ...
+    def write(self, folder, body, tensors): ...
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install packages of some modules, until the test ends."""
+    folder, before = tmp_path / "site", set(sys.modules)
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+
+    def forget() -> None:
+        MetadataPathFinder().invalidate_caches()
+        plugin_module.plugins.cache_clear()
+        plugin_module.config_folders.cache_clear()
+        for registry in (ADAPTERS, METHODS, FORMATS):
+            registry._loaded.clear()
+        for name in set(sys.modules) - before:
+            if name.split(".")[0] in ("mine", "other"):
+                del sys.modules[name]
+
+    def written(name: str, entries: Mapping[str, str], modules: Mapping[str, str]) -> None:
+        write_package(folder, name, entries, modules)
+        forget()
+
+    yield written
+    monkeypatch.undo()
+    forget()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert run([*words]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "Traceback" not in told
+    return told
+
+
+def test_a_plugin_is_found_without_being_imported(install: Install) -> None:
+    install("my-domains", {"adapters sora": "mine:Sora"}, {"mine.py": "raise AssertionError('imported')"})
+    assert "mine.Sora" in ADAPTERS and "sora" in METHODS and list(METHODS)[-1] == "sora"
+    assert "mine" not in sys.modules and len(METHODS) == 6
+
+
+def test_a_plugin_is_loaded_where_it_is_asked_for(install: Install) -> None:
+    install("my-domains", {"adapters sora": "mine:Sora"}, {"mine.py": ADAPTER})
+    assert ADAPTERS["mine.Sora"] is METHODS["sora"]
+    assert METHODS["sora"].method == "sora"
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        ("import no_such_library", "does not load (ModuleNotFoundError: No module named 'no_such_library')"),
+        ("Other = 1", "does not load (AttributeError"),
+        ("Sora = 3", "is no dataclass of an adapter's settings"),
+        (ADAPTER.replace("def write", "def save"), "lacks write()"),
+        (ADAPTER.replace("decides_per_example", "decides"), "lacks decides_per_example"),
+        (ADAPTER.replace("] = False", "] = 'no'"), "has a decides_per_example that is no bool"),
+        (ADAPTER.replace('"sora"', '"other"'), "calls itself other, which must be the name of its entry point"),
+    ],
+)
+def test_an_adapter_that_is_none_is_refused_by_its_package(module: str, told: str, install: Install) -> None:
+    install("my-domains", {"adapters sora": "mine:Sora"}, {"mine.py": module})
+    with pytest.raises(UserError, match="adapter sora of the installed package my-domains") as caught:
+        METHODS["sora"]
+    assert told in str(caught.value) and str(caught.value).endswith("uninstall my-domains")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "ask"),
+    [
+        ("adapters mixlora", "mine:Sora", lambda: METHODS["lora"]),
+        ("formats llava", "mine:Reader", lambda: FORMATS["llava"]),
+        ("benchmarks vsr", "mine", benchmark_names),
+        ("recipes m3it", "mine:RECIPE", recipe_names),
+    ],
+)
+def test_a_name_of_ours_is_refused(entry: str, value: str, ask: Callable[[], Any], install: Install) -> None:
+    install("my-domains", {entry: value}, {"mine.py": ""})
+    with pytest.raises(UserError, match=r"of the installed package my-domains has the name of one of llava-moe's own"):
+        ask()
+
+
+def test_one_name_of_two_packages_is_refused(install: Install) -> None:
+    install("my-domains", {"formats coco": "mine:Reader"}, {"mine.py": ""})
+    install("your-domains", {"formats coco": "other:Reader"}, {"other.py": ""})
+    with pytest.raises(UserError, match=r"format coco of the installed package .* uninstall one of the two packages"):
+        assert "coco" in FORMATS
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "module", "ask", "told"),
+    [
+        ("formats coco", "mine:Reader", "class Reader:\n    find = records = print", lambda: FORMATS["coco"], "row()"),
+        ("benchmarks counting", "mine", "BENCHMARK = 3", lambda: open_benchmark("counting"), "neither BENCHMARK nor"),
+        ("recipes coco", "mine:RECIPE", "RECIPE = {}", lambda: load_recipe("coco"), "is no Recipe"),
+    ],
+)
+def test_a_thing_that_answers_in_part_is_refused(
+    entry: str, value: str, module: str, ask: Callable[[], Any], told: str, install: Install
+) -> None:
+    install("my-domains", {entry: value}, {"mine.py": module})
+    with pytest.raises(UserError, match="of the installed package my-domains") as caught:
+        ask()
+    assert told in str(caught.value)
+
+
+def test_an_instrument_is_listed_helped_and_refused_in_one_line(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = "SUMMARY = 'how far'\nUSAGE = 'llava-moe analyze movement run=FOLDER'\ndef judge(plain): ...\n"
+    install("my-domains", {"instruments movement": "mine"}, {"mine.py": module})
+    assert run(["analyze"]) == 0 and "movement      of the installed package my-domains" in capsys.readouterr().out
+    assert "lacks measure()" in refused(capsys, "analyze", "movement", "--help")
+    (Path(sys.path[0]) / "mine.py").write_text(f"{module}def measure(plain, session): ...\n")
+    sys.modules.pop("mine")
+    assert run(["analyze", "movement", "--help"]) == 0
+    assert capsys.readouterr().out == "how far\n\nllava-moe analyze movement run=FOLDER\n"
+    assert "did you mean movement" in refused(capsys, "analyze", "movment")
+
+
+def test_yamls_of_a_package_are_chosen_listed_and_completed(
+    install: Install, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "# LoRA with ranks that turn off.\n_target_: mine.sora.Sora\nr: 8\n"
+    entries = {"adapters sora": "mine.sora:Sora", "configs mine": "mine.configs"}
+    install("my-domains", entries, {"mine/sora.py": ADAPTER, "mine/configs/adapter/sora.yaml": text})
+    assert run(["ls", "adapter"]) == 0 and "LoRA with ranks that turn off" in capsys.readouterr().out
+    assert run(["train", "adapter=sora", "adapter.r=4", "--cfg", "job"]) == 0
+    assert "_target_: mine.sora.Sora\n  r: 4" in capsys.readouterr().out
+    assert "did you mean sora" in refused(capsys, "train", "adapter=sorra")
+    assert "mine.sora" not in sys.modules
+
+
+def test_yamls_that_no_package_holds_are_refused(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("my-domains", {"configs mine": "mine.nowhere"}, {"mine/__init__.py": ""})
+    told = "config mine of the installed package my-domains names mine.nowhere, which is no package with a folder"
+    assert told in refused(capsys, "ls", "adapter")
+
+
+def test_a_yaml_that_names_a_class_nobody_offers_is_refused(
+    install: Install, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "_target_: mine.sora.Sora\nr: 8\n"
+    install("my-domains", {"configs mine": "mine.configs"}, {"mine/configs/adapter/sora.yaml": text})
+    told = refused(capsys, "train", "adapter=sora", "model=tiny", "train.max_steps=1")
+    assert "_target_=mine.sora.Sora is none of llava_moe.adapters.Lora" in told
+    assert not (tmp_path / "runs").exists()
