@@ -27,10 +27,11 @@ def _judged(plugin: Plugin, found: Any) -> type[Method]:
         raise plugin.refused("is no dataclass of an adapter's settings")
     if lack := lacking(found, _WANTED):
         raise plugin.refused(f"{lack}; docs/contributing/an_adapter.md says what an adapter has")
-    kind: type[Method] = found
+    kind: Any = found
     if kind.method != plugin.name:
         raise plugin.refused(f"calls itself {kind.method}, which must be the name of its entry point")
-    return kind
+    method: type[Method] = kind
+    return method
 
 
 METHODS: Registry[type[Method]] = Registry("adapters", {one.method: one for one in OURS}, _judged)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -17,11 +19,28 @@ __all__ = ["ADAPTERS", "ARCHITECTURES", "from_target"]
 ARCHITECTURES: dict[str, type] = {f"llava_moe.model.{one.__name__}": one for one in get_args(Architecture)}
 
 
-def from_target(node: Mapping[str, Any], registered: Mapping[str, type]) -> Any:
+@contextmanager
+def settings_named(kind: type, section: str) -> Iterator[None]:
+    """Put the section before a setting's name where an object speaks of its own: ``r=0`` becomes ``adapter.r=0``.
+
+    Raises:
+        UserError: what is raised inside.
+    """
+    try:
+        yield
+    except UserError as error:
+        first = re.match(r"\w+", str(error))
+        if first is None or first[0] not in {field.name for field in fields(kind)}:
+            raise
+        raise UserError(f"{section}.{error}") from error
+
+
+def from_target(node: Mapping[str, Any], registered: Mapping[str, type], section: str = "adapter") -> Any:
     """Build the object that a node's ``_target_`` names.
 
     Args:
         registered: the classes that may stand there: ``ADAPTERS`` or ``ARCHITECTURES``.
+        section: where the node stands in the configuration.
 
     Raises:
         UserError: another class, or fields that it does not have.
@@ -41,6 +60,7 @@ def from_target(node: Mapping[str, Any], registered: Mapping[str, type]) -> Any:
     if misfit := first_misfit(kind, values):
         raise UserError(f"{name}: {misfit}; fix that setting")
     try:
-        return kind(**values)
+        with settings_named(kind, section):
+            return kind(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {error}; fix that setting") from error

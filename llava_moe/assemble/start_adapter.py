@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,23 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_moe.adapters import Attached, Mole, NoAdapter, attach, load_adapter
 from llava_moe.adapters.formats.native_format import read_settings
+from llava_moe.assemble.registered import settings_named
 from llava_moe.assemble.spec import read_config
 from llava_moe.errors import UserError
+from llava_moe.run_config import RunConfig
 
 
 def attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path | None) -> Attached:
-    """Attach a fresh adapter, or one that starts from the adapter of a checkpoint."""
+    """Attach a fresh adapter, or one that starts from the adapter of a checkpoint.
+
+    Raises:
+        UserError: the adapter does not fit the model, or not what it starts from; with the key that is at fault.
+    """
+    with settings_named(type(config), "adapter"):
+        return _attach_from(model, config, start)
+
+
+def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path | None) -> Attached:
     if start is None or not (start / "adapter").is_dir():
         if start is not None and _trained_adapter(read_config(start.parent.parent)):
             raise UserError(f"init_from: {start / 'adapter'} is missing, which that run trained: copy the run again")
@@ -41,10 +51,9 @@ def attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path |
     return attached
 
 
-def _trained_adapter(config: Mapping[str, Any]) -> bool:
+def _trained_adapter(config: RunConfig) -> bool:
     """Whether a run with this configuration leaves an adapter in its checkpoints."""
-    target = str((config.get("adapter") or {}).get("_target_"))
-    return not target.endswith(".NoAdapter") and "adapter" in config["stage"]["learning_rates"]
+    return not str(config.adapter.get("_target_")).endswith(".NoAdapter") and config.trains_adapter
 
 
 def _difference(theirs: Any, ours: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ def refusal(folder: Path, door: Callable[[Any, Path], Any] = load_adapter) -> st
     assert time.process_time() - begin < 1
     assert {name: id(module) for name, module in model.named_modules()} == modules
     line = str(info.value)
-    assert str(folder) in line or (door is as_experts and "adapter." in line)
+    assert str(folder) in line or (door is as_experts and re.match(r"(experts|r)\b", line))
     assert "\n" not in line and "\x1b" not in line and len(line) < 600 + 2 * len(str(folder))
     return line
 

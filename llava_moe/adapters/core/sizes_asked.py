@@ -30,14 +30,14 @@ def refuse_oversized(linears: Mapping[str, nn.Linear], sizes: Mapping[str, int],
     for name, size in sizes.items():
         if size > max(widest, ALWAYS_TAKEN):
             raise UserError(
-                f"adapter.{name}={shown(size)} is more than any linear here can use, of which the widest has {widest} "
+                f"{name}={shown(size)} is more than any linear here can use, of which the widest has {widest} "
                 "inputs or outputs: lower it"
             )
     device = next((linear.weight.device for linear in linears.values()), torch.device("meta"))
     numbers = sum(width * (linear.in_features + linear.out_features) for linear in linears.values())
     needed, there = numbers * torch.get_default_dtype().itemsize, _memory_of(device)
     if there is not None and needed > there:
-        named = ", ".join(f"adapter.{name}={size}" for name, size in sizes.items())
+        named = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise UserError(
             f"an adapter of {named} has {numbers:,} numbers, {needed / 2**30:,.0f} GiB, and there are "
             f"{there / 2**30:,.0f} GiB of memory on {device.type}: lower them"

@@ -139,14 +139,14 @@ class Body:
         if missing or not targets:
             stray = matching(outside, _alone(missing[0], targets)) if missing else []
             raise UserError(
-                f"adapter.{setting} {shown(missing)} match no linear layer of {type(self.language_model).__name__}; "
+                f"{setting} {shown(missing)} match no linear layer of {type(self.language_model).__name__}; "
                 f"it has {self._leaves() or 'none'}"
                 + (f" ({stray[0]} is outside the language model, which alone is adapted)" if stray else "")
             )
         strays = matching(outside, targets) if isinstance(targets, str) else []
         if strays:
             raise UserError(
-                f"adapter.{setting}={shown(targets)} also matches {len(strays)} layers outside the language model, "
+                f"{setting}={shown(targets)} also matches {len(strays)} layers outside the language model, "
                 f"which alone is adapted ({strays[0]}): begin it with {re.escape(self.language_model_name + '.')}"
             )
         left_out = set(matching(self.linears, excluded))

@@ -85,22 +85,22 @@ class LlavaMole:
         if self.expert_layers is not None:
             object.__setattr__(self, "expert_layers", tuple(self.expert_layers))
         if self._most_experts < 1 or self._fewest_experts < 1:
-            raise UserError(f"adapter.num_experts={self.num_experts} must be at least 1")
+            raise UserError(f"num_experts={self.num_experts} must be at least 1")
         if self.dispatch not in DISPATCHES:
-            raise UserError(f"adapter.dispatch={self.dispatch!r} must be one of {', '.join(DISPATCHES)}")
+            raise UserError(f"dispatch={self.dispatch!r} must be one of {', '.join(DISPATCHES)}")
         if self.dispatch == "sorted" and (self.router == "dense" or self.shared_A):
             why = "router=dense uses all experts" if self.router == "dense" else "shared_A reads with one A"
-            raise UserError(f"adapter.dispatch=sorted needs tokens that visit one expert, but {why}: leave it out")
+            raise UserError(f"dispatch=sorted needs tokens that visit one expert, but {why}: leave it out")
         if self.router not in ROUTER_MODES:
-            raise UserError(f"adapter.router={self.router!r} must be one of {', '.join(ROUTER_MODES)}")
+            raise UserError(f"router={self.router!r} must be one of {', '.join(ROUTER_MODES)}")
         if self.load_balance not in LOAD_BALANCE_FORMS:
             known = ", ".join(LOAD_BALANCE_FORMS)
-            raise UserError(f"adapter.load_balance={self.load_balance!r} must be one of {known}")
+            raise UserError(f"load_balance={self.load_balance!r} must be one of {known}")
         coef = self.load_balance_coef
         if coef is not None and coef < 0:
-            raise UserError(f"adapter.load_balance_coef={coef} must not be negative")
+            raise UserError(f"load_balance_coef={coef} must not be negative")
         if coef and self._most_experts == 1:
-            raise UserError(f"adapter.load_balance_coef={coef} has nothing to balance with one expert; leave it out")
+            raise UserError(f"load_balance_coef={coef} has nothing to balance with one expert; leave it out")
         default = 0.01 if self._most_experts > 1 else 0.0
         object.__setattr__(self, "load_balance_coef", default if coef is None else coef)
         object.__setattr__(self, "target_modules", frozen_targets(self.target_modules))
@@ -120,7 +120,7 @@ class LlavaMole:
         experts, counts = body.select(self.expert_modules, setting="expert_modules"), self._experts_by_layer(body)
         if not experts.keys() & body.select(self.target_modules).keys():
             raise UserError(
-                f"adapter.expert_modules={self.expert_modules} names nothing of target_modules={self.target_modules}"
+                f"expert_modules={self.expert_modules} names nothing of target_modules={self.target_modules}"
             )
         sizes = {"r": self.r, "num_experts": self._most_experts}
         refuse_oversized(body.select(self.target_modules), sizes, self.r)
@@ -152,15 +152,15 @@ class LlavaMole:
         if len(counts) != num_layers:
             listed = f"[{','.join(map(str, counts))}]"
             raise UserError(
-                f"adapter.num_experts={listed} lists {len(counts)} layers, the model has {num_layers}: give one number "
+                f"num_experts={listed} lists {len(counts)} layers, the model has {num_layers}: give one number "
                 "for all layers, or one for each"
             )
         chosen = range(num_layers) if self.expert_layers is None else self.expert_layers
         strangers = [layer for layer in chosen if not 0 <= layer < num_layers]
         if strangers or not chosen:
-            raise UserError(f"adapter.expert_layers={list(chosen)} must name layers from 0 to {num_layers - 1}")
+            raise UserError(f"expert_layers={list(chosen)} must name layers from 0 to {num_layers - 1}")
         if self.load_balance == "pooled" and len({counts[layer] for layer in chosen} - {1}) > 1:
-            raise UserError("adapter.load_balance=pooled adds up layers of one num_experts: use per_layer")
+            raise UserError("load_balance=pooled adds up layers of one num_experts: use per_layer")
         return {layer: counts[layer] for layer in chosen}
 
     def _follow(
@@ -183,7 +183,7 @@ class LlavaMole:
 
     def _sorts(self, block: nn.Module, name: str, num_experts: int) -> bool:
         if self.dispatch == "sorted" and not is_gated_mlp(block):
-            raise UserError(f"adapter.dispatch=sorted runs a gated MLP, which {name} is not: use masked")
+            raise UserError(f"dispatch=sorted runs a gated MLP, which {name} is not: use masked")
         if self.dispatch != "auto":
             return self.dispatch == "sorted"
         chooses_one = self.router != "dense" and not self.shared_A

@@ -86,8 +86,8 @@ def frozen_targets(target_modules: str | Sequence[str]) -> str | tuple[str, ...]
 def check_low_rank(r: int, lora_alpha: float, lora_dropout: float) -> None:
     """Refuse what no low-rank adapter can be built from."""
     if r < 1:
-        raise UserError(f"adapter.r={r} must be at least 1")
+        raise UserError(f"r={r} must be at least 1")
     if not 0 < lora_alpha <= MOST_ALPHA:
-        raise UserError(f"adapter.lora_alpha={shown(lora_alpha)} must be above 0 and at most {MOST_ALPHA}")
+        raise UserError(f"lora_alpha={shown(lora_alpha)} must be above 0 and at most {MOST_ALPHA}")
     if not 0 <= lora_dropout < 1:
-        raise UserError(f"adapter.lora_dropout={lora_dropout} must be at least 0 and below 1")
+        raise UserError(f"lora_dropout={lora_dropout} must be at least 0 and below 1")

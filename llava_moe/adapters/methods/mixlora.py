@@ -69,15 +69,13 @@ class MixLora:
         assert self.lora_alpha is not None
         check_low_rank(self.r, self.lora_alpha, self.lora_dropout)
         if self.r > self.num_factors:
-            raise UserError(
-                f"adapter.r={self.r} factors cannot be chosen of adapter.num_factors={self.num_factors}: lower r"
-            )
+            raise UserError(f"r={self.r} factors cannot be chosen of num_factors={self.num_factors}: lower r")
         for name, known in (("router_grad", ROUTER_GRADS), ("routing", ROUTINGS)):
             if getattr(self, name) not in known:
-                raise UserError(f"adapter.{name}={getattr(self, name)!r} must be one of {', '.join(known)}")
+                raise UserError(f"{name}={getattr(self, name)!r} must be one of {', '.join(known)}")
         if self.as_released:
             if self.routing != "instance":
-                raise UserError(f"adapter.as_released routes by instance, not by {self.routing}: leave one out")
+                raise UserError(f"as_released routes by instance, not by {self.routing}: leave one out")
             object.__setattr__(self, "router_grad", "none")
         object.__setattr__(self, "target_modules", frozen_targets(self.target_modules))
 

@@ -67,23 +67,23 @@ class Mole:
         entries = [self.experts] if isinstance(self.experts, str) else list(self.experts)
         object.__setattr__(self, "experts", tuple(as_expert(entry) for entry in entries))
         if not self.experts:
-            raise UserError("adapter.experts is empty: name folders of LoRAs, such as experts=[runs/a,runs/b]")
+            raise UserError("experts is empty: name folders of LoRAs, such as experts=[runs/a,runs/b]")
         if len({isinstance(expert, str) for expert in self.experts}) > 1:
-            raise UserError("adapter.experts mixes folders and descriptions: give one or the other")
+            raise UserError("experts mixes folders and descriptions: give one or the other")
         names = [expert.name for expert in self.experts if isinstance(expert, Expert)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"adapter.experts has {twice[0]!r} twice, and tensors go by it: write the adapter again")
+            raise UserError(f"experts has {twice[0]!r} twice, and tensors go by it: write the adapter again")
         if self.granularity not in GRANULARITIES:
-            raise UserError(f"adapter.granularity={self.granularity!r} must be one of {', '.join(GRANULARITIES)}")
+            raise UserError(f"granularity={self.granularity!r} must be one of {', '.join(GRANULARITIES)}")
         if not self.temperature > 0:
-            raise UserError(f"adapter.temperature={self.temperature} must be above 0")
+            raise UserError(f"temperature={self.temperature} must be above 0")
         if not self.balance_coef >= 0:
-            raise UserError(f"adapter.balance_coef={self.balance_coef} must not be negative")
+            raise UserError(f"balance_coef={self.balance_coef} must not be negative")
         if self.mask is not None:
             mask = tuple(int(bit) for bit in self.mask)
             if len(mask) != len(self.experts) or not set(mask) <= {0, 1} or not any(mask):
                 wanted = f"{len(self.experts)} numbers 0 or 1, at least one of them 1"
-                raise UserError(f"adapter.mask={list(self.mask)} must be {wanted}, for as many experts")
+                raise UserError(f"mask={list(self.mask)} must be {wanted}, for as many experts")
             object.__setattr__(self, "mask", mask)
 
     def dress(self, body: Body, segments: Segments) -> Fitting:
@@ -114,9 +114,7 @@ class Mole:
         there = {body.short(name) for name in body.linears}
         for one in read:
             if strange := sorted(set(one.expert.targets) - there):
-                raise UserError(
-                    f"adapter.experts: {one.expert.name} adapts {strange[0]}, which this model does not have"
-                )
+                raise UserError(f"experts: {one.expert.name} adapts {strange[0]}, which this model does not have")
         mask = self.mask or [1] * len(read)
         return [one for one, bit in zip(read, mask, strict=True) if bit]
 
@@ -261,6 +259,6 @@ def _refuse_strangers(experts: Sequence[Expert]) -> None:
         others = {target for other in experts if other is not expert for target in other.targets}
         if len(experts) > 1 and not others & set(expert.targets):
             raise UserError(
-                f"adapter.experts: {expert.name} ({expert.origin}) shares no target with the others, so there is "
+                f"experts: {expert.name} ({expert.origin}) shares no target with the others, so there is "
                 "nothing to weigh: compose LoRAs that adapt the same linears"
             )

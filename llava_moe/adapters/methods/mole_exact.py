@@ -99,7 +99,7 @@ class ExactUnit:
             return []
         if not isinstance(cache, DynamicCache):
             raise UserError(
-                f"adapter.exact=true keeps a DynamicCache for each expert and cannot follow a {type(cache).__name__}"
+                f"exact=true keeps a DynamicCache for each expert and cannot follow a {type(cache).__name__}"
             )
         if cache not in self._caches:
             if self.gate.segments.cache_was_filled:

@@ -198,6 +198,6 @@ def as_expert(entry: Any) -> str | Expert:
         return str(entry)
     if isinstance(entry, Mapping) and entry.keys() == Expert.__dataclass_fields__.keys():
         if misfit := first_misfit(Expert, entry):
-            raise UserError(f"adapter.experts: {misfit}; write the adapter again")
+            raise UserError(f"experts: {misfit}; write the adapter again")
         return Expert(**entry)
-    raise UserError(f"adapter.experts holds {shown(entry)}: name folders of LoRAs, such as experts=[runs/a,runs/b]")
+    raise UserError(f"experts holds {shown(entry)}: name folders of LoRAs, such as experts=[runs/a,runs/b]")

@@ -17,13 +17,13 @@ from tests.adapters.tiny_decoders import TEXT
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (Lora(r=2_000_000), "adapter.r=2000000 is more than any linear here can use"),
+        (Lora(r=2_000_000), "r=2000000 is more than any linear here can use"),
         (Lora(r=10**30), "is more than any linear here can use"),
-        (LlavaMole(r=2_000_000), "adapter.r=2000000 is more"),
-        (LlavaMole(num_experts=1_000_000), "adapter.num_experts=1000000 is more"),
-        (LlavaMole(num_experts=(1_000_000, 2)), "adapter.num_experts=1000000 is more"),
-        (MixLora(num_factors=1_000_000), "adapter.num_factors=1000000 is more"),
-        (MixLora(num_factors=2_000_000, r=400_000), "adapter.num_factors=2000000 is more"),
+        (LlavaMole(r=2_000_000), "r=2000000 is more"),
+        (LlavaMole(num_experts=1_000_000), "num_experts=1000000 is more"),
+        (LlavaMole(num_experts=(1_000_000, 2)), "num_experts=1000000 is more"),
+        (MixLora(num_factors=1_000_000), "num_factors=1000000 is more"),
+        (MixLora(num_factors=2_000_000, r=400_000), "num_factors=2000000 is more"),
     ],
     ids=str,
 )
@@ -48,7 +48,7 @@ def test_sizes_that_together_fit_no_memory_are_named(monkeypatch: pytest.MonkeyP
         if fits:
             attach(model, LlavaMole(r=16, num_experts=4)).detach()
         else:
-            with pytest.raises(UserError, match=r"adapter.r=16, adapter.num_experts=4 has .* numbers.* memory on cpu"):
+            with pytest.raises(UserError, match=r"r=16, num_experts=4 has .* numbers.* memory on cpu"):
                 attach(model, LlavaMole(r=16, num_experts=4))
 
 

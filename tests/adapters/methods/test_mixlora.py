@@ -596,7 +596,7 @@ def test_as_released_no_router_learns(build_llama: Build) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"r": 17}, "r=17 factors cannot be chosen of adapter.num_factors=16"),
+        ({"r": 17}, "r=17 factors cannot be chosen of num_factors=16"),
         ({"r": 0}, "r=0 must be at least 1"),
         ({"r": -2}, "r=-2 must be at least 1"),
         ({"lora_alpha": 0}, "lora_alpha=0 must be above 0"),

@@ -679,7 +679,7 @@ def test_folders_that_hold_no_lora_are_refused(build_llama: Build, two: list[str
 
 def test_two_experts_of_one_name_are_refused() -> None:
     expert = Expert("doc", "runs/doc", 2, 4, 2.0, ("layers.0.mlp.up_proj",))
-    with pytest.raises(UserError, match=r"adapter\.experts has 'doc' twice"):
+    with pytest.raises(UserError, match=r"experts has 'doc' twice"):
         Mole([expert, replace(expert, origin="elsewhere")])
 
 
