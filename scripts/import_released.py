@@ -32,6 +32,7 @@ from llava_moe.config.config_folder import config_folder
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.config.settings import settle
 from llava_moe.errors import UserError
+from llava_moe.run_config import RunConfig
 from llava_moe.train.state import RunState
 
 
@@ -71,7 +72,7 @@ def read(given: argparse.Namespace) -> Released:
 def write_run(released: Released, out: Path, overrides: Sequence[str]) -> None:
     """Put the weights into their base, strictly, and write a run of one checkpoint."""
     config = configuration(released, overrides)
-    assembled = new_model(recipe_of(config), torch.device("cpu"))
+    assembled = new_model(recipe_of(RunConfig.of(config)), torch.device("cpu"))
     fill(assembled, released)
     checkpoint = out / "checkpoints" / "step-000000"
     checkpoint.mkdir(parents=True)

@@ -22,6 +22,7 @@ from llava_moe.data.source_index import SourceIndex
 from llava_moe.datatools.prepare.recipe import recipes_folder
 from llava_moe.errors import UserError
 from llava_moe.model import TrainableParts
+from llava_moe.run_config import RunConfig
 
 NAMED_BY_THE_INTERFACE = {
     *("demo", "pretrain_llava_558k", "pretrain_sharegpt4v", "mix_general", "mix_doc", "mix_med", "mix_general_doc"),
@@ -45,9 +46,9 @@ def composed_once(*words: str) -> dict:
 
 
 def build_all(config: dict) -> Recipe:
-    recipe = recipe_of(config)
-    mixture_of(config)
-    optimizer_of(config)
+    recipe = recipe_of(RunConfig.of(config))
+    mixture_of(RunConfig.of(config))
+    optimizer_of(RunConfig.of(config))
     layers = config["stage"]["vision_layers"]
     TrainableParts(config["stage"]["learning_rates"], None if layers is None else tuple(layers))
     return recipe
@@ -146,7 +147,7 @@ def test_the_headline_is_llava_mole_of_three_domains_on_vicuna_7b() -> None:
     assert config["train"]["global_batch_size"] == 128
     assert config["train"]["gradient_clipping"] == 0.0
     assert config["model"]["architecture"]["language_model"] == "lmsys/vicuna-7b-v1.5"
-    assert [s.name for s in mixture_of(config).sources] == ["m3it", "sharegpt4v_ft", "ureader", "pathvqa"]
+    assert [s.name for s in mixture_of(RunConfig.of(config)).sources] == ["m3it", "sharegpt4v_ft", "ureader", "pathvqa"]
     assert composed("exp=mix_general_doc_med", "adapter=none")["stage"]["learning_rates"] == {
         "projector": 2e-5,
         "language_model": 2e-5,
@@ -168,7 +169,7 @@ def test_scale_demo_changes_model_data_and_schedule_and_nothing_else() -> None:
     demo = composed("scale=demo", "exp=mix_doc", "adapter=llava_mole")
     for section in ("adapter", "parallel", "log", "domains", "seed", "eval"):
         assert full[section] == demo[section], section
-    assert [source.domain for source in mixture_of(demo).sources] == ["documents"]
+    assert [source.domain for source in mixture_of(RunConfig.of(demo)).sources] == ["documents"]
 
 
 def test_scale_evening_is_scale_demo_with_more_steps() -> None:
@@ -180,12 +181,14 @@ def test_scale_evening_is_scale_demo_with_more_steps() -> None:
 
 
 def test_one_experiment_picks_its_domains_and_ones_own_data_is_taken_whole(tmp_path: Path) -> None:
-    assert [source.domain for source in mixture_of(composed("exp=mix_general_med", "scale=demo")).sources] == [
+    assert [
+        source.domain for source in mixture_of(RunConfig.of(composed("exp=mix_general_med", "scale=demo"))).sources
+    ] == [
         "general",
         "medical",
     ]
     odd = str(tmp_path / "a, 'b' = ${c}.json")
-    (source,) = mixture_of(composed("exp=mix_doc", "data=mine", f"path={odd}")).sources
+    (source,) = mixture_of(RunConfig.of(composed("exp=mix_doc", "data=mine", f"path={odd}"))).sources
     assert source.path == odd
 
 
@@ -193,7 +196,9 @@ def test_one_experiment_picks_its_domains_and_ones_own_data_is_taken_whole(tmp_p
 def test_published_data_is_looked_for_in_prepared_folders_under_one_root(data: str) -> None:
     for root in ("data", "/mnt/my data, all of it"):
         words = () if root == "data" else (f"data.root={root}",)
-        for source in mixture_of(composed("exp=mix_general", f"data={data}", "domains=null", *words)).sources:
+        for source in mixture_of(
+            RunConfig.of(composed("exp=mix_general", f"data={data}", "domains=null", *words))
+        ).sources:
             assert (source.path, source.format, source.images) == (f"{root}/{source.recipe}", "auto", None)
             recipe = read_recipe(source.recipe)
             assert source.split == ("train" if len(recipe.splits) > 1 else None)
@@ -210,7 +215,7 @@ def read_recipe(name: str) -> Any:
 
 def test_a_raw_download_takes_the_place_of_a_prepared_folder() -> None:
     words = ("data.sources.m3it.format=m3it", "data.sources.m3it.path=raw/m3it")
-    first, *others = mixture_of(composed("exp=mix_general", *words)).sources
+    first, *others = mixture_of(RunConfig.of(composed("exp=mix_general", *words))).sources
     assert (first.format, first.path) == ("m3it", "raw/m3it")
     assert [source.path for source in others] == ["data/sharegpt4v_ft"]
 
@@ -240,7 +245,7 @@ def test_a_mix_takes_of_its_domains_what_its_name_and_its_comment_say(experiment
             factor = 1.0
     # A word at the end is about all.
     wanted = {domain: share * factor for domain, share in wanted.items()}
-    mixture = mixture_of(composed(f"exp={experiment}"))
+    mixture = mixture_of(RunConfig.of(composed(f"exp={experiment}")))
     counts = mixture.counts([index_of_size(SIZES[source.name]) for source in mixture.sources])
     given = dict.fromkeys(wanted, 0)
     for source, count in zip(mixture.sources, counts, strict=True):
@@ -260,7 +265,9 @@ def index_of_size(size: int) -> SourceIndex:
 
 def test_domain_scale_multiplies_repeats_caps_and_weights_of_a_domain() -> None:
     words = ("data.sources.pathvqa.cap=100", "data.sources.pathvqa.weight=3", "domain_scale={medical: 0.5}")
-    before, after = (mixture_of(composed("exp=mix_general_doc_med", *some)) for some in (words[:2], words))
+    before, after = (
+        mixture_of(RunConfig.of(composed("exp=mix_general_doc_med", *some))) for some in (words[:2], words)
+    )
     assert [(s.repeats, s.cap, s.weight) for s in before.sources[3:]] == [(20.35, 100, 3.0)]
     assert [(s.repeats, s.cap, s.weight) for s in after.sources[3:]] == [(10.175, 50, 1.5)]
     assert before.sources[:3] == after.sources[:3]
@@ -292,7 +299,7 @@ def test_domain_scale_multiplies_repeats_caps_and_weights_of_a_domain() -> None:
 )
 def test_a_schedule_or_scale_that_makes_no_sense_is_refused_in_a_line(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError) as refusal:
-        mixture_of(composed("exp=mix_general", *words))
+        mixture_of(RunConfig.of(composed("exp=mix_general", *words)))
     assert str(refusal.value).startswith(message) and "\n" not in str(refusal.value)
 
 
@@ -309,7 +316,7 @@ def test_adapter_sizes_at_7b_are_the_papers(tokenizer_folder: Path) -> None:
             f"model.architecture.tokenizer={tokenizer_folder}",
             f"adapter={adapter}",
         )
-        recipe = recipe_of(config)
+        recipe = recipe_of(RunConfig.of(config))
         with torch.device("meta"):
             base = build_base(recipe.architecture, torch.bfloat16)
             attached = attach(base.model, recipe.adapter)

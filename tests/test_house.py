@@ -19,6 +19,7 @@ GROUND = {
     "terminal": {"text"},
     "pages": {"text"},
     "plugins": {"errors"},
+    "run_config": set(),
     "kv_cache": set(),
     "packed_rows": {"kv_cache"},
     "embedded_base": {"errors", "files"},
@@ -182,6 +183,18 @@ def test_there_is_no_import_circle() -> None:
 
     for module in edges:
         visit(module, ())
+
+
+def test_a_configuration_is_read_by_key_above_the_runs_alone() -> None:
+    """Below ``commands/`` it is a ``RunConfig``: a mistyped key is no attribute, and mypy says so."""
+    found = []
+    for module, tree in modules().items():
+        if room(module) in ("config", "commands"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value).split(".")[-1] == "config":
+                found.append(f"{module}:{node.lineno}")
+    assert not found
 
 
 def test_heavy_and_configuration_libraries_stay_where_they_belong() -> None:

@@ -25,7 +25,7 @@ def lineage(checkpoint: Path) -> list[Path]:
 
 def _start_of(run: Path) -> Path | None:
     """What a run was started from: the folder it names, or the one of that name beside it where both were moved."""
-    named = read_config(run)["init_from"]
+    named = read_config(run).init_from
     if named is None:
         return None
     beside = run.absolute().parent / Path(named).name

@@ -20,6 +20,6 @@ def refuse_strange_base(run: Path, here: BaseWeights, *, is_start: bool = False)
     Raises:
         UserError: naming both bases.
     """
-    trained_in = DTYPES.get(read_config(run)["train"]["dtype"], here.dtype)
+    trained_in = DTYPES.get(read_config(run).train.dtype, here.dtype)
     note = refuse_other_base(run, trained_in, here, is_start=is_start)
     return (note,) if note else ()

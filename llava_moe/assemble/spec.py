@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -12,13 +11,14 @@ import torch
 
 from llava_moe.adapters import NoAdapter
 from llava_moe.assemble.registered import ADAPTERS, ARCHITECTURES, from_target
-from llava_moe.data.images.reading import AS_LLAVA, ImageReading
+from llava_moe.data.images.reading import ImageReading
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
 from llava_moe.files.own_files import misfit
 from llava_moe.files.regular_file import read_regular
 from llava_moe.model import Architecture
 from llava_moe.model.image_processor import ImageMode
+from llava_moe.run_config import DataConfig, RunConfig
 from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,8 +78,12 @@ SETTINGS = {
 """What every reader of a run's ``config.yaml`` relies on."""
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """A run's resolved ``config.yaml`` as plain containers."""
+def read_config(run: Path) -> RunConfig:
+    """A run's resolved ``config.yaml``.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} is missing: {run} is not a run's folder")
@@ -92,39 +96,39 @@ def read_config(run: Path) -> dict[str, Any]:
     if told := misfit(config, SETTINGS):
         raise UserError(f"{path} has another shape than it was written in ({told[:150]}): put it back")
     try:
-        _written_template(config)
-        _reading_of(config["data"])
+        typed = RunConfig.of(config)
+        _written_template(typed)
+        _reading_of(typed.data)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} has another shape than it was written in ({str(error)[:150]}): put it back") from error
-    return config
+    return typed
 
 
-def recipe_of(config: Mapping[str, Any]) -> Recipe:
+def recipe_of(config: RunConfig) -> Recipe:
     """The recipe that a resolved configuration describes."""
-    model, stage, train = config["model"], config["stage"], config["train"]
+    train = config.train
     return Recipe(
-        architecture=from_target(model["architecture"], ARCHITECTURES),
-        adapter=from_target(config["adapter"], ADAPTERS) if "adapter" in stage["learning_rates"] else NoAdapter(),
-        dtype=train["dtype"],
+        architecture=from_target(config.model.architecture, ARCHITECTURES, "model.architecture"),
+        adapter=from_target(config.adapter, ADAPTERS) if config.trains_adapter else NoAdapter(),
+        dtype=train.dtype,
         template=_written_template(config),
-        image_mode=stage["image_mode"],
-        max_length=train["max_length"],
-        over_length=train["over_length"],
-        attn_implementation=model["attn_implementation"],
-        init_from=config["init_from"],
-        seed=config["seed"],
-        reading=_reading_of(config["data"]),
+        image_mode=config.stage.image_mode,
+        max_length=train.max_length,
+        over_length=train.over_length,
+        attn_implementation=config.model.attn_implementation,
+        init_from=config.init_from,
+        seed=config.seed,
+        reading=_reading_of(config.data),
     )
 
 
-def _written_template(config: Mapping[str, Any]) -> Template:
-    kind, system = config["stage"]["template"], config["model"]["system"]
+def _written_template(config: RunConfig) -> Template:
+    kind, system = config.stage.template, config.model.system
     return Template(kind) if system is None else Template(kind, system)
 
 
-def _reading_of(data: Mapping[str, Any]) -> ImageReading:
+def _reading_of(data: DataConfig) -> ImageReading:
     """How a run reads images. A range counts outside its source where no other source gives another."""
-    ranges = {tuple(node["value_range"]) for node in data["sources"].values() if node.get("value_range")}
+    ranges = {tuple(node["value_range"]) for node in data.sources.values() if node.get("value_range")}
     value_range = ranges.pop() if len(ranges) == 1 else None
-    # A run that an earlier release trained says nothing of these: it read images as LLaVA does.
-    return ImageReading(data.get("exif", AS_LLAVA.exif), data.get("alpha", AS_LLAVA.alpha), value_range)
+    return ImageReading(data.exif, data.alpha, value_range)

@@ -109,7 +109,7 @@ def refuse_other_bases(folders: Sequence[Path]) -> None:
         UserError: naming two of them.
     """
     owners = [_owner(folder) for folder in folders]
-    dtypes = [read_config(owner)["train"]["dtype"] for owner in owners]
+    dtypes = [read_config(owner).train.dtype for owner in owners]
     for owner, dtype in zip(owners[1:], dtypes[1:], strict=True):
         refuse_unlike_bases(owners[0], owner, is_one_precision=dtype == dtypes[0])
 

@@ -44,7 +44,7 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
     records = open_records_of(run, plain, session, FEWEST)
     ranks, assembled = session.ranks, run.assembled
     parameters = ranks.together(lambda: chosen_parameters(assembled, plain["projector"]))
-    tokens_per_row = run.config["train"]["tokens_per_micro_batch"]
+    tokens_per_row = run.config.train.tokens_per_micro_batch
     steps = steps_to_take(
         parameters, records, plain["exact"], plain["exact_samples"], tokens_per_row, plain["step_size"]
     )

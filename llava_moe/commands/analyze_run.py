@@ -19,6 +19,7 @@ from llava_moe.data.held_out import HeldOutSource
 from llava_moe.errors import UserError
 from llava_moe.eval.ranks import Ranks
 from llava_moe.eval.run import answerer_fingerprint
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_notes
 from llava_moe.runs.held_out_sources import held_out_sources
 from llava_moe.terminal.fitted_bar import FittedBar, passing
@@ -57,7 +58,7 @@ class AnalyzedRun:
     root: Path
     checkpoint: Path
     folder: Path
-    config: Mapping[str, Any]
+    config: RunConfig
     assembled: Assembled
     fingerprint: str
 
@@ -217,5 +218,5 @@ def settings_asked(run: AnalyzedRun, records: HeldOutRecords, **more: Any) -> di
     kind of router is no weight.
     """
     keys = [example.key for example in records.examples]
-    asked = {"weights": run.fingerprint, "adapter": run.config["adapter"], "by": records.by}
+    asked = {"weights": run.fingerprint, "adapter": run.config.plain["adapter"], "by": records.by}
     return {**asked, "groups": records.names, "records": keys, **more}

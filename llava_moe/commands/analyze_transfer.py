@@ -57,14 +57,14 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
     costs = Costs(
         num_trainings=len(plain["seeds"]) * len(records.names),
         num_steps=plain["steps"],
-        batch_size=run.config["train"]["global_batch_size"],
+        batch_size=run.config.train.global_batch_size,
         num_measured=len(records.examples),
         gradients=_gradient_costs(parameters, records),
     )
     session.ranks.from_first(lambda: refuse_small_disk(run.folder, costs.gradients))
     training = short_training(run, plain, session)
     cells = Cells(
-        run.assembled, records, training, streams_of(run, data, session), run.config["train"]["tokens_per_micro_batch"]
+        run.assembled, records, training, streams_of(run, data, session), run.config.train.tokens_per_micro_batch
     )
     before_N, seconds = session.ranks.together(cells.losses_before)
     _tell_costs(costs, seconds, session)
@@ -92,14 +92,14 @@ def measure(plain: Mapping[str, Any], session: Session) -> int:
 
 def _training_asked(run: AnalyzedRun, plain: Mapping[str, Any], data: OpenData) -> dict[str, Any]:
     """What the short trainings depend on beside the weights that they start from."""
-    train = run.config["train"]
+    train = run.config.train
     return {
         "steps": plain["steps"],
         "rate": plain["rate"],
         "data": fingerprint_samples(data),
         "amounts": {source.name: [source.repeats, source.cap] for source in data.mixture.sources},
-        "stage": run.config["stage"],
-        "batch": [train["global_batch_size"], train["tokens_per_micro_batch"]],
+        "stage": run.config.plain["stage"],
+        "batch": [train.global_batch_size, train.tokens_per_micro_batch],
         "optimizer": asdict(optimizer_of(run.config)),
     }
 
@@ -168,7 +168,7 @@ def _parameters_to_compare(run: AnalyzedRun, plain: Mapping[str, Any]) -> Parame
     """The parameters whose gradients are compared with the transfer: all that train, of adapter and projector."""
     if not plain["gradients"] or isinstance(recipe_of(run.config).adapter, NoAdapter):
         return None
-    return chosen_parameters(run.assembled, "projector" in run.config["stage"]["learning_rates"])
+    return chosen_parameters(run.assembled, "projector" in run.config.stage.learning_rates)
 
 
 def _grams(
@@ -192,9 +192,9 @@ def _grams(
 def short_training(run: AnalyzedRun, plain: Mapping[str, Any], session: Session) -> ShortTraining:
     """What each short training is, by the run's own settings."""
     assembled, config = run.assembled, run.config
-    if config["train"]["activation_checkpointing"]:
+    if config.train.activation_checkpointing:
         recompute_activations(assembled.model)
-    has_adapter = "adapter" in config["stage"]["learning_rates"]
+    has_adapter = config.trains_adapter
     adapter = assembled.attached.trainable_parameters() if has_adapter else {}
     return ShortTraining(
         module=assembled.model,
@@ -209,7 +209,7 @@ def short_training(run: AnalyzedRun, plain: Mapping[str, Any], session: Session)
 
 def streams_of(run: AnalyzedRun, data: OpenData, session: Session) -> StreamOf:
     """The run's training records of one domain alone, in an order of the seed's."""
-    train = run.config["train"]
+    train = run.config.train
 
     def stream_of(domain: str, seed: int) -> StepStream:
         places = [place for place, source in enumerate(data.mixture.sources) if source.domain == domain]
@@ -219,9 +219,9 @@ def streams_of(run: AnalyzedRun, data: OpenData, session: Session) -> StreamOf:
             indexes=tuple(data.indexes[place] for place in places),
             records=tuple(data.records[place] for place in places),
             encoder=run.assembled.encoder,
-            global_batch_size=train["global_batch_size"],
-            tokens_per_micro_batch=train["tokens_per_micro_batch"],
-            num_workers=run.config["data"]["num_workers"],
+            global_batch_size=train.global_batch_size,
+            tokens_per_micro_batch=train.tokens_per_micro_batch,
+            num_workers=run.config.data.num_workers,
             pin_memory=session.device.type == "cuda",
         )
 

@@ -31,6 +31,7 @@ from llava_moe.grid.cell import Cell
 from llava_moe.plan.terminal import duration
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.sheet import Ways
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import open_console, open_progress, say_next
 from llava_moe.runs.own_questions import training_benchmarks
 from llava_moe.runs.run_names import SEED, joined
@@ -152,7 +153,7 @@ def _comparison(asked: Asked, compared: Compared, command: str) -> Comparison:
 
 
 def _notes(compared: Compared) -> list[str]:
-    limit = compared.ways[0].config["eval"]["held_out_limit"]
+    limit = compared.ways[0].config.eval.held_out_limit
     drawn = f"at most {limit:,} of a domain (eval.held_out_limit), the same for all runs" if limit else "all of them"
     notes = [f"Held-out loss is measured after training, on records that no run trained on, {drawn}."]
     if not compared.scoring.scores:
@@ -175,19 +176,19 @@ def _keep(compared: Compared, results: Results, asked: Asked, words: Sequence[st
     return commands
 
 
-def _form(config: Mapping[str, Any]) -> tuple[str, ...]:
+def _form(config: RunConfig) -> tuple[str, ...]:
     """The words of ``export`` that fit: MixLoRA's factors are no LoRAs, and are held as one domain has them."""
-    adapter = str((config["adapter"] or {}).get("_target_"))
+    adapter = str(config.adapter.get("_target_"))
     if adapter.endswith(".MixLora"):
         return "to=hf", f"static=by_domain={sources_of(config)[0].domain}"
     return ("to=hf",) if adapter.endswith(".NoAdapter") else ("to=peft",)
 
 
-def _longer(cell: Cell, folder: Path, config: Mapping[str, Any]) -> str:
+def _longer(cell: Cell, folder: Path, config: RunConfig) -> str:
     """The same training, twice as long, in a folder of its own beside the comparison's."""
-    train = config["train"]
-    key = "train.epochs" if train["max_steps"] is None else "train.max_steps"
-    length = f"{key}={2 * train[key.removeprefix('train.')]}"
+    train = config.train
+    key = "train.epochs" if train.max_steps is None else "train.max_steps"
+    length = f"{key}={2 * (train.epochs if train.max_steps is None else train.max_steps)}"
     kept = [word for word in cell.making(folder) if key_of(word) not in (key, "out")]
     place = folder.parent / joined(cell.name, "longer")
     return f"{shell('llava-moe', *kept, length, f'out={place}')}   # the same, twice as long"

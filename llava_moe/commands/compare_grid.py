@@ -17,6 +17,7 @@ from llava_moe.config.path_mappings import words_with_own_data
 from llava_moe.config.settings import is_embedded, sources_of
 from llava_moe.errors import UserError
 from llava_moe.grid.cell import Cell, Grid, Words
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.named_files import find_data, find_starts
 from llava_moe.runs.run_names import SEED, apart, as_folder, digest, joined, mixture_name, value_names
 from llava_moe.runs.stages import Stage, plan_stages
@@ -46,7 +47,7 @@ class Way:
     stages: tuple[Stage, ...]
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> RunConfig:
         """Of its last stage."""
         return self.stages[-1].config
 
@@ -171,7 +172,7 @@ def _refuse_equal(ways: Sequence[Way]) -> None:
     for way in ways:
         # A later stage starts from a folder that is named by the words; of a run of one stage it is a choice.
         places = ("out", "init_from") if len(way.stages) > 1 else ("out",)
-        flat = {key: value for key, value in flatten(way.config).items() if key not in places}
+        flat = {key: value for key, value in flatten(way.config.plain).items() if key not in places}
         starts = [stage.words for stage in way.stages[:-1]]
         told = json.dumps([starts, flat], sort_keys=True, default=str)
         if told in seen:
@@ -180,7 +181,7 @@ def _refuse_equal(ways: Sequence[Way]) -> None:
 
 
 def _refuse_several_bases(ways: Sequence[Way]) -> None:
-    bases = {json.dumps(way.config["model"]["architecture"], sort_keys=True, default=str): way for way in ways}
+    bases = {json.dumps(way.config.model.architecture, sort_keys=True, default=str): way for way in ways}
     if len(bases) > 1:
         first, other, *_ = bases.values()
         raise UserError(
@@ -192,7 +193,7 @@ def _refuse_several_bases(ways: Sequence[Way]) -> None:
 def _seeds(asked: Asked, way: Way) -> tuple[int, ...]:
     values = next((axis.values for axis in asked.axes if axis.key == SEED), None)
     if values is None:
-        return (int(way.config[SEED]),)
+        return (way.config.seed,)
     seeds = [parse_yaml(value) for value in values]
     for place, seed in enumerate(seeds):
         check_settings({SEED: seed}, {SEED: TRAIN[SEED]})
@@ -203,7 +204,7 @@ def _seeds(asked: Asked, way: Way) -> tuple[int, ...]:
 
 def _benchmarks(asked: Asked, ways: Sequence[Way]) -> list[str]:
     """Those that every run is asked: of runs on the demo its own, where none was typed."""
-    names = [*dict.fromkeys(ways[0].config["eval"]["benchmarks"])]
+    names = [*dict.fromkeys(ways[0].config.eval.benchmarks)]
     is_asked = any(key_of(word) == "eval.benchmarks" for word in asked.words)
     if not names and not is_asked and all(is_embedded(way.config) for way in ways):
         names = ["demo"]
@@ -230,7 +231,7 @@ def _cells(
                 words=run.words(number),
                 start=start,
                 measured=measured if is_last else (),
-                reads=f"{'last' if is_last else stage.folder.name} {_read(stage.config)}",
+                reads=f"{'last' if is_last else stage.folder.name} {_read(stage.config.plain)}",
                 labels={**(run.way.chosen if is_last else {FIRST_STAGE: stage.folder.name}), SEED: run.seed},
             )
             start = cells.setdefault(cell.name, cell).name
@@ -248,12 +249,12 @@ class _Run:
         stage = self.way.stages[number]
         dropped = (*SCORING, SEED, *(("init_from",) if number else ()))
         own = [as_typed(word) for word in stage.words if key_of(word) not in dropped]
-        more = ["eval.benchmarks=[]"] if stage.config["eval"]["benchmarks"] else []
-        if (images := stage.config["eval"]["images"]) is not None:
+        more = ["eval.benchmarks=[]"] if stage.config.eval.benchmarks else []
+        if (images := stage.config.eval.images) is not None:
             from llava_moe.runs.own_questions import images_word
 
             # Of files that are asked on the way alone: those of others are none of the training's.
-            more += images_word("eval.images", images, stage.config["eval"]["during"]) or ["eval.images=null"]
+            more += images_word("eval.images", images, stage.config.eval.during) or ["eval.images=null"]
         return (*self.asked.flags, *own, *more, f"{SEED}={self.seed}")
 
     def path(self, number: int) -> str:

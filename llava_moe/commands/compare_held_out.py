@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from llava_moe.assemble import encoder_of, recipe_of
 from llava_moe.config.settings import is_embedded
 from llava_moe.data.held_out import HeldOutSource, image_groups, least_share
 from llava_moe.errors import UserError
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.held_out_sources import held_out_sources
 from llava_moe.runs.processes import Processes
 from llava_moe.runs.stage_data import open_data
@@ -23,7 +23,7 @@ FEWEST = 2
 """Records of a domain: an interval needs two items."""
 
 
-def refuse_unmeasured(configs: Iterable[Mapping[str, Any]], console: Console) -> None:
+def refuse_unmeasured(configs: Iterable[RunConfig], console: Console) -> None:
     """Refuse data of one's own in which a domain has no records, or too few, that no run trains on.
 
     Each data is read once, as the first training would read it, and is found read then.
@@ -37,15 +37,15 @@ def refuse_unmeasured(configs: Iterable[Mapping[str, Any]], console: Console) ->
     """
     seen = set()
     for config in configs:
-        told = json.dumps([config["data"], config["domains"], config["eval"]["split"]], sort_keys=True, default=str)
+        told = json.dumps([config.plain["data"], config.domains, config.eval.split], sort_keys=True, default=str)
         if told not in seen and not is_embedded(config):
             _refuse_unmeasured(config, console)
         seen.add(told)
 
 
-def _refuse_unmeasured(config: Mapping[str, Any], console: Console) -> None:
-    encoder = encoder_of(recipe_of({**config, "init_from": None}))
-    share = config["data"]["held_out"]
+def _refuse_unmeasured(config: RunConfig, console: Console) -> None:
+    encoder = encoder_of(recipe_of(config.changed(init_from=None)))
+    share = config.data.held_out
     try:
         found, told = held_out_sources(config, encoder, None, torch.device("cpu"), console)
     except UserError as error:
@@ -62,7 +62,7 @@ def _refuse_unmeasured(config: Mapping[str, Any], console: Console) -> None:
     domain = short[0]
     records = "1 held-out record" if counts[domain] == 1 else f"{counts[domain]} held-out records"
     have = f"domain {domain} has {records} ({told}), and its loss needs {FEWEST}"
-    if not share or config["eval"]["split"]:
+    if not share or config.eval.split:
         raise UserError(f"{have}: give it more, or hold some out with data.held_out=0.1")
     data = open_data(config, encoder, Processes(0, 1, torch.device("cpu"), "local"), console, says=False)
     groups = image_groups([*data.indexes, *data.held_out])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llava_moe.config.as_typed import listed
 from llava_moe.errors import UserError
@@ -14,6 +13,7 @@ from llava_moe.eval.tasks import called, is_own
 from llava_moe.grid.card import read_card, write_card
 from llava_moe.grid.cell import Grid, Words
 from llava_moe.grid.measured import Measures, Score
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.named_files import know_benchmarks
 from llava_moe.runs.own_questions import images_word, training_benchmarks
 from llava_moe.runs.run_names import digest
@@ -39,7 +39,7 @@ class Scoring:
     measured: tuple[Words, ...]
 
 
-def scoring_of(config: Mapping[str, Any], benchmarks: Sequence[str], domains: Sequence[str]) -> Scoring:
+def scoring_of(config: RunConfig, benchmarks: Sequence[str], domains: Sequence[str]) -> Scoring:
     """Look the benchmarks up; files of one's own are read for what they ask now.
 
     Args:
@@ -61,11 +61,11 @@ def scoring_of(config: Mapping[str, Any], benchmarks: Sequence[str], domains: Se
         if name != DEMO:
             content, shown = own.get(name, ("", ""))
             scores[name] = Score(name, content=content, shown=shown)
-    images = images_word("images", config["eval"].get("images"), benchmarks)
+    images = images_word("images", config.eval.images, benchmarks)
     words = ("eval", listed("benchmarks", benchmarks), *images) if benchmarks else ()
-    limit = config["eval"]["limit"]
+    limit = config.eval.limit
     asking = ((*words, *(() if limit is None else (f"limit={limit}",))),) if words else ()
-    measures = Measures(tuple(domains), None, scores, True, config["eval"]["held_out_limit"])
+    measures = Measures(tuple(domains), None, scores, True, config.eval.held_out_limit)
     return Scoring(tuple(benchmarks), scores, words, (*asking, (MEASURE, measures.as_word())))
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from llava_moe.config.as_typed import without
 from llava_moe.config.compose import as_yaml
 from llava_moe.config.settings import fingerprint
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_next
 from llava_moe.runs.curve_viewers import settle_viewers
 from llava_moe.runs.processes import training_together
@@ -52,7 +53,7 @@ def compose(choices: Mapping[str, Any], plain: dict[str, Any], typed: Sequence[s
     console = VisibleConsole(soft_wrap=True)
     if not console.is_terminal:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
-    set_threads(plain)
+    set_threads(RunConfig.of(plain))
     started = time.monotonic()
     plain = _on_common_base(choices, plain)
     if choices["method"] == "mole":
@@ -86,14 +87,16 @@ def _train_gates(choices: Mapping[str, Any], plain: dict[str, Any], console: Con
     """Train MoLE's gates as any stage is trained; return the run's folder and whether this is the first process."""
     folder = Path(plain["out"]) if plain["out"] else RUNS / f"mole-{fingerprint(plain)}"
     with StopSignals(partial(standing, [folder])) as stop_signals:
+        config = RunConfig.of(plain)
         if not is_finished(folder, plain):
-            check_stage(plain)
-            for note in settle_viewers([plain["log"]]):
+            check_stage(config)
+            (config,), notes = settle_viewers([config])
+            for note in notes:
                 console.print(note, style="yellow", highlight=False, markup=False)
-        with training_together(plain["parallel"]) as processes:
+        with training_together(config.parallel) as processes:
             quiet = VisibleConsole(quiet=True) if processes.rank else console
             title = f"mole of {len(choices['experts'])} experts"
-            train_stage(plain, as_yaml(plain), folder, title, processes, quiet, stop_signals)
+            train_stage(config, as_yaml(config.plain), folder, title, processes, quiet, stop_signals)
     if processes.rank == 0:
         from llava_moe.commands.reporting import write_run_report
 

@@ -39,6 +39,7 @@ from llava_moe.errors import UserError
 from llava_moe.export.held_out import domain_loss
 from llava_moe.model.adapter_record import record_of_adapter
 from llava_moe.model.recorded_weights import fingerprint_start
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_notes
 from llava_moe.runs.environment import describe_environment, fingerprint_files
 from llava_moe.text.structured_text import parse_json
@@ -62,7 +63,7 @@ def write_merge(choices: Mapping[str, Any], plain: Mapping[str, Any], folder: Pa
     with _untrained_run(folder, {"experts": list(choices["experts"]), **told}, console) as run:
         if run is None:
             return
-        assembled = open_bare(plain)
+        assembled = open_bare(RunConfig.of(plain))
         say_notes(console, (*assembled.notes, *refuse_other_bases(choices["experts"], assembled)))
         lora = merge(assembled.model, choices["experts"], how, run.adapter)
         adapter = {"_target_": "llava_moe.adapters.Lora", **asdict(lora)}
@@ -89,7 +90,7 @@ def write_masked(choices: Mapping[str, Any], folder: Path, console: Console) -> 
             raise UserError(f"run={choices['run']}: its adapter is no composition, so there is nothing to mask")
         masked = drop_experts(assembled.attached, choices["mask"])
         masked.save(run.adapter)
-        before = read_config(source.parent.parent)
+        before = read_config(source.parent.parent).plain
         start = common_start([str(source)])
         settings = read_settings(run.adapter)
         kept = [one["name"] for one in settings["experts"]]
@@ -122,7 +123,7 @@ class UntrainedRun:
         (partial / MARKER).write_text("")
         partial.rename(self.folder / "checkpoints" / STEP)
         write_atomically(self.folder / "checkpoints" / "last", STEP + "\n")
-        environment = describe_environment(fingerprint_files(mixture_of(plain)), assembled)
+        environment = describe_environment(fingerprint_files(mixture_of(RunConfig.of(plain))), assembled)
         write_atomically(self.folder / ENVIRONMENT, json.dumps(environment, indent=1))
         write_atomically(self.folder / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
 
@@ -131,7 +132,7 @@ class UntrainedRun:
 def _untrained_run(folder: Path, composition: Mapping[str, Any], console: Console) -> Iterator[UntrainedRun | None]:
     """Hold a folder to write such a run; None where the same one stands there already."""
     with FolderLock(folder):
-        config = read_config(folder) if (folder / FINISHED).is_file() else {}
+        config = read_config(folder).plain if (folder / FINISHED).is_file() else {}
         if config.get("composition") == parse_json(json.dumps(composition)):
             console.print(f"{folder} was written before: nothing was done", highlight=False, markup=False)
             yield None
@@ -154,12 +155,12 @@ def merge_of(choices: Mapping[str, Any], plain: Mapping[str, Any]) -> StaticMerg
     return StaticMerge(choices["method"], weights, choices["density"], choices["rank"], plain["seed"], layers)
 
 
-def open_bare(plain: Mapping[str, Any]) -> Assembled:
+def open_bare(config: RunConfig) -> Assembled:
     """The base with its trained parts and no adapter, in eval mode."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    assembled = new_model(replace(recipe_of(plain), adapter=NoAdapter(), init_from=None), device)
-    if plain["init_from"] is not None:
-        start = newest_checkpoint(Path(plain["init_from"]))
+    assembled = new_model(replace(recipe_of(config), adapter=NoAdapter(), init_from=None), device)
+    if config.init_from is not None:
+        start = newest_checkpoint(Path(config.init_from))
         notes = refuse_strange_base(start.parent.parent, assembled.weights, is_start=True)
         load_lineage(assembled.model, start)
         assembled = replace(assembled, start=fingerprint_start(assembled.model), notes=notes)
@@ -173,8 +174,9 @@ def pick_best(choices: Mapping[str, Any], plain: Mapping[str, Any], run: Path) -
     Raises:
         UserError: a record or an adapter cannot be read.
     """
-    assembled = open_bare(plain)
-    held_out = open_held_out(plain, assembled, choices["split"], choices["limit"], plain["seed"])
+    config = RunConfig.of(plain)
+    assembled = open_bare(config)
+    held_out = open_held_out(config, assembled, choices["split"], choices["limit"], plain["seed"])
     candidates = []
     with tempfile.TemporaryDirectory() as place:
         for name, folder, kept in _candidates(choices, plain, run, assembled.model, Path(place)):

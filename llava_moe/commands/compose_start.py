@@ -35,6 +35,7 @@ from llava_moe.compose.expert_bases import Ground, ground_of
 from llava_moe.config.compose import as_yaml
 from llava_moe.errors import UserError
 from llava_moe.model.recorded_weights import RECORD
+from llava_moe.run_config import RunConfig
 from llava_moe.train.checkpoint import MARKER, is_full, write_atomically
 from llava_moe.train.folder import FINISHED, claim_configuration
 from llava_moe.train.state import RunState
@@ -59,7 +60,7 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
     grounds = [ground for expert in experts if run_of(expert) is None and (ground := ground_of(expert)) is not None]
     if not grounds:
         return start
-    recipe = replace(recipe_of(plain), adapter=NoAdapter(), init_from=None)
+    recipe = replace(recipe_of(RunConfig.of(plain)), adapter=NoAdapter(), init_from=None)
     assembled = new_model(recipe, torch.device("cpu"))
     if start is not None:
         refuse_strange_base(start, assembled.weights, is_start=True)

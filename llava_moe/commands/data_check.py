@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
@@ -24,6 +23,7 @@ from llava_moe.datatools.check.sources import Trouble
 from llava_moe.errors import UserError
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.tasks import is_own
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.console import open_console, open_progress, say_next
 from llava_moe.runs.own_questions import training_benchmarks
@@ -51,7 +51,7 @@ def check(job: Job) -> int:
             known=known_faults(views),
             num_processes=job.choices["num_processes"] or num_cores(),
             num_images=job.choices["sample_images"],
-            seed=job.config["seed"],
+            seed=job.config.seed,
             progress=bar,
         )
     checked.troubles[:0] = troubles
@@ -90,23 +90,23 @@ def _open_asked(job: Job) -> list[AskedSet]:
     return [_asked_set(job, name, scored.get(name)) for name in dict.fromkeys([*scored, *job.choices["against"]])]
 
 
-def _asked_set(job: Job, name: str, scored: Mapping[str, Any] | None) -> AskedSet:
+def _asked_set(job: Job, name: str, scored: RunConfig | None) -> AskedSet:
     """One evaluation set; ``scored`` is the configuration that is scored on it."""
     if scored is None or not is_own(name):
-        return open_asked(name, job.choices["against_images"], cache_folder(), job.config["seed"])
+        return open_asked(name, job.choices["against_images"], cache_folder(), job.config.seed)
     # The images of one's own questions are found as when they are asked.
     (benchmark,) = training_benchmarks(scored, [name])
     return asked_of(name, [question for question in benchmark.questions() if not is_twin(question.id)])
 
 
-def _scored(config: Mapping[str, Any]) -> list[str]:
-    return list(config["eval"]["benchmarks"])
+def _scored(config: RunConfig) -> list[str]:
+    return list(config.eval.benchmarks)
 
 
 def _notes(
     job: Job, checked: Checked, listed: Sequence[Quarantined], ambiguous: Sequence[str], asked: Sequence[AskedSet]
 ) -> list[str]:
-    share = min(stage.config["data"]["max_bad_share"] for stage in job.stages)
+    share = min(stage.config.data.max_bad_share for stage in job.stages)
     notes = [*bad_lines(checked.findings, share), *listed_lines(checked.findings)]
     elsewhere = sum(len(one.faults) for one in checked.findings) - len(listed)
     if elsewhere > 0 and len(checked.findings) > len({one.view.source.name for one in checked.findings}):

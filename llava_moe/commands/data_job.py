@@ -45,7 +45,7 @@ def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
         UserError: what ``train`` would refuse, a missing file say.
     """
     # Files that are not there are told before a tokenizer is looked for, on a hub maybe.
-    check_stage(stage.config | {"init_from": None})
+    check_stage(stage.config.changed(init_from=None))
     encoder = encoder_of(recipe_of(stage.config))
     alone = Processes(0, 1, torch.device("cpu"), "local")
     data = open_data(stage.config, encoder, alone, progress)
@@ -58,11 +58,11 @@ def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
 
 def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> Seats:
     """How training on ``num_ranks`` devices would seat samples."""
-    engine, train = stage.config["parallel"]["engine"], stage.config["train"]
+    engine, train = stage.config.parallel.engine, stage.config.train
     needs_image = engine == "deepspeed" or (engine == "auto" and num_ranks > 1)
     return Seats(
-        samples_per_step=train["global_batch_size"],
-        tokens_per_row=train["tokens_per_micro_batch"],
+        samples_per_step=train.global_batch_size,
+        tokens_per_row=train.tokens_per_micro_batch,
         num_ranks=num_ranks,
         null_image_tokens=encoder.num_image_tokens if needs_image else None,
     )

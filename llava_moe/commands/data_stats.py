@@ -44,13 +44,13 @@ def show_stats(job: Job) -> int:
 
 def _account(stage: Stage, choices: Mapping[str, Any], progress: Console) -> StageAccount:
     encoder, data = open_stage(stage, progress)
-    train = stage.config["train"]
+    train = stage.config.train
     with passing(FittedBar("  counting epochs"), progress) as bar:
         return account_stage(
             stage.title,
             Opened(data.mixture, data.indexes, data.held_out, data.accepted),
             seats_of(stage, encoder, choices["ranks"]),
-            Training(train["epochs"], train["max_steps"], choices["epochs"]),
+            Training(train.epochs, train.max_steps, choices["epochs"]),
             encoder.num_image_tokens,
             encoder.max_length,
             encoder.over_length,

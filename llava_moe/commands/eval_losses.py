@@ -76,7 +76,7 @@ def measure_losses(folder: Path) -> None:
 
     stage = newest_checkpoint(folder).parent.parent
     config = read_config(stage)
-    limit = config["eval"].get("held_out_limit", 0)
+    limit = config.eval.held_out_limit
     told = measure(stage, Measures(mixture_of(config).domains, None, {}, held_out=True, limit=limit))
     write_atomically(stage / FILE, json.dumps(told) + "\n")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -17,12 +16,13 @@ from llava_moe.eval.generation.generate import LocalModel
 from llava_moe.eval.headline import NO_PICTURE_FOLDER, HeadlineBenchmark
 from llava_moe.eval.question_hash import question_hashes
 from llava_moe.eval.results.stage_scores import StageScores, read_stage_scores
+from llava_moe.run_config import EvalConfig, RunConfig
 from llava_moe.runs.own_questions import training_benchmarks
 from llava_moe.runs.scored_model import ScoredModel, scored_model, with_questions
 from llava_moe.runs.stages import Stage
 
 
-def refuse_unpaired(settings: Mapping[str, Any], benchmarks: Sequence[Benchmark]) -> None:
+def refuse_unpaired(settings: EvalConfig, benchmarks: Sequence[Benchmark]) -> None:
     """Refuse to compare stages on a benchmark that scores no question by itself.
 
     Args:
@@ -31,8 +31,8 @@ def refuse_unpaired(settings: Mapping[str, Any], benchmarks: Sequence[Benchmark]
     Raises:
         UserError: naming the benchmark.
     """
-    asked = ["eval.stages=all"] if settings["stages"] == "all" else []
-    asked += ["eval.no_picture=true"] if settings["no_picture"] else []
+    asked = ["eval.stages=all"] if settings.stages == "all" else []
+    asked += ["eval.no_picture=true"] if settings.no_picture else []
     for benchmark in benchmarks if asked else ():
         if not HeadlineBenchmark(benchmark).is_by_question:
             raise UserError(
@@ -42,7 +42,7 @@ def refuse_unpaired(settings: Mapping[str, Any], benchmarks: Sequence[Benchmark]
 
 
 def evaluate_stages(
-    config: Mapping[str, Any], root: Path, stages: Sequence[Stage], console: Console
+    config: RunConfig, root: Path, stages: Sequence[Stage], console: Console
 ) -> tuple[list[BenchmarkResult], dict[str, StageScores]]:
     """Score a trained run, and what came before it where the settings ask for that.
 
@@ -53,8 +53,8 @@ def evaluate_stages(
     Returns:
         The final model's results, and by benchmark what each stage adds, where an earlier one was asked.
     """
-    settings = config["eval"]
-    benchmarks = training_benchmarks(config, settings["benchmarks"])
+    settings = config.eval
+    benchmarks = training_benchmarks(config, settings.benchmarks)
     results = evaluate_run(root, benchmarks, console)
     _evaluate_earlier(settings, root, stages, benchmarks, console)
     folders = [stage.folder for stage in stages]
@@ -63,17 +63,17 @@ def evaluate_stages(
 
 
 def _evaluate_earlier(
-    settings: Mapping[str, Any], root: Path, stages: Sequence[Stage], benchmarks: Sequence[Benchmark], console: Console
+    settings: EvalConfig, root: Path, stages: Sequence[Stage], benchmarks: Sequence[Benchmark], console: Console
 ) -> None:
     """Have the headline's questions answered by what the settings name; answers that stand are kept.
 
     Each stage's answers go into its own folder, those of the base into ``no_picture`` below ``root``.
     """
-    if settings["no_picture"]:
+    if settings.no_picture:
         unseeing = [HeadlineBenchmark(one, has_pictures=False) for one in benchmarks]
         model = scored_model(restore_base(stages[-1].folder), f"the base of {root}")
         _ask("the base before training, no picture", model, root / NO_PICTURE_FOLDER, unseeing, console)
-    for stage in stages[:-1] if settings["stages"] == "all" else ():
+    for stage in stages[:-1] if settings.stages == "all" else ():
         model = scored_model(with_questions(restore(stage.folder), stage.folder), str(stage.folder))
         _ask(f"after {stage.folder.name}", model, stage.folder, [*map(HeadlineBenchmark, benchmarks)], console)
 

@@ -51,6 +51,7 @@ from llava_moe.export.mixing import (
 from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_next, say_notes
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.shell_words import named
@@ -72,7 +73,7 @@ class Job:
 
     checkpoint: Path
     recipe: Recipe
-    run: dict[str, Any]
+    run: RunConfig
     partial: Path
     out: Path
     dtype: torch.dtype
@@ -102,7 +103,7 @@ def export(plain: dict[str, Any]) -> int:
             steps = _next_of_peft(out, *_to_peft(job))
         else:
             _to_hf(job, plain)
-            steps = _next_of_hf(out, is_embedded(run) and run["stage"]["template"] != "plain")
+            steps = _next_of_hf(out, is_embedded(run) and run.stage.template != "plain")
     console.print(f"exported: {out}\nhow to load it: {out / 'README.md'}", highlight=False, markup=False)
     if steps:
         say_next(console, steps)
@@ -124,7 +125,7 @@ def _next_of_hf(out: Path, reads_demo: bool) -> list[str]:
     return [f"llava-moe chat {here}", *([score] if reads_demo else [])]
 
 
-def _check_adapter(plain: dict[str, Any], run: dict[str, Any], recipe: Recipe) -> None:
+def _check_adapter(plain: dict[str, Any], run: RunConfig, recipe: Recipe) -> None:
     """Refuse what cannot be exported before a model is loaded."""
     if plain["to"] == "peft" and isinstance(recipe.adapter, NoAdapter):
         raise UserError(f"{plain['run']} has no adapter, so there is nothing for PEFT: use to=hf")

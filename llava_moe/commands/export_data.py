@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from llava_moe.export.places import without_places
 from llava_moe.export.proof import Comparison
 from llava_moe.files.own_files import NUMBER, damaged_beside, read_sound_objects
 from llava_moe.model import Architecture, FromCheckpoint, FromParts
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.text.markdown import markdown_code
 from llava_moe.train.state import RunState
@@ -39,18 +39,18 @@ class HeldOut:
     notes: tuple[str, ...]
 
 
-def domains_of(run: Mapping[str, Any]) -> tuple[str, ...]:
+def domains_of(run: RunConfig) -> tuple[str, ...]:
     """The domains of a run's data."""
     return mixture_of(run).domains
 
 
-def open_held_out(run: Mapping[str, Any], assembled: Assembled, split: str, limit: int, seed: int) -> HeldOut:
+def open_held_out(run: RunConfig, assembled: Assembled, split: str, limit: int, seed: int) -> HeldOut:
     """Encode up to ``limit`` records of each domain, of the split that the run did not train on where there is one.
 
     Raises:
         UserError: a file is gone, or no record of a domain can be read.
     """
-    mixture, length = mixture_of(run), run["train"]["tokens_per_micro_batch"]
+    mixture, length = mixture_of(run), run.train.tokens_per_micro_batch
     examples: dict[str, list[Example]] = {domain: [] for domain in mixture.domains}
     notes = []
     for source in mixture.sources:
@@ -103,7 +103,7 @@ def _packed(examples: Sequence[Example], length: int, encoder: Encoder) -> list[
 
 def card_of(
     checkpoint: Path,
-    run: Mapping[str, Any],
+    run: RunConfig,
     recipe: Recipe,
     form: str,
     prompt: str,
@@ -157,7 +157,7 @@ LOGGED = {"domains?": {str: {"samples": NUMBER, "supervised_tokens": NUMBER}}}
 """What is read of a line of ``log.jsonl``."""
 
 
-def _data_seen(folder: Path, run: Mapping[str, Any]) -> tuple[list[DomainData], int]:
+def _data_seen(folder: Path, run: RunConfig) -> tuple[list[DomainData], int]:
     """Samples and supervised tokens of each domain, summed over the run's log, and how many of its lines are damaged.
 
     Lines that a start again has set aside are damaged, too.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,6 +13,7 @@ from llava_moe.grid.child import NUM_THREADS
 from llava_moe.plan.devices import Device, device_named
 from llava_moe.plan.hours import hours_of
 from llava_moe.plan.max_row_length import Need
+from llava_moe.run_config import TrainConfig
 from llava_moe.runs.stages import Stage
 
 
@@ -44,17 +44,17 @@ def estimate(
     seconds, num_steps = 0.0, 0
     devices: dict[tuple[str, int | None], Device] = {}
     for name, stage in stages.items():
-        train = stage.config["train"]
-        kind = (train["dtype"], train["num_threads"])
+        train = stage.config.train
+        kind = (train.dtype, train.num_threads)
         if kind not in devices:
             devices[kind] = device_of_runs(None, train)
         bound = bound_stage(stage, devices[kind], 1, planned, {"probe": False}, progress)
-        parts, steps = frozenset(stage.config["stage"]["learning_rates"]), bound.bench.steps
+        parts, steps = frozenset(stage.config.stage.learning_rates), bound.bench.steps
         if parts not in traced:
             with progress.status(f"tracing {name}"):
                 traced[parts] = bound.bench.need(bound.asked)
         seating = steps.seat(bound.asked.tokens_per_row, 1, None)
-        hours = hours_of(replace(traced[parts], seating=seating), steps, devices[kind], train["dtype"], None)
+        hours = hours_of(replace(traced[parts], seating=seating), steps, devices[kind], train.dtype, None)
         if hours is None:
             return None
         seconds += num_runs[name] * hours.hours * 3600
@@ -62,11 +62,11 @@ def estimate(
     return Estimate(seconds, num_steps)
 
 
-def device_of_runs(name: str | None, train: Mapping[str, Any]) -> Device:
+def device_of_runs(name: str | None, train: TrainConfig) -> Device:
     """A device by name, or the machine at hand, whose CPU is measured on as many threads as a run of a grid has."""
     before = torch.get_num_threads()
-    torch.set_num_threads(train["num_threads"] or NUM_THREADS)
+    torch.set_num_threads(train.num_threads or NUM_THREADS)
     try:
-        return device_named(name, train["dtype"])
+        return device_named(name, train.dtype)
     finally:
         torch.set_num_threads(before)

@@ -15,6 +15,7 @@ from llava_moe.config.config_folder import config_folder
 from llava_moe.config.known_keys import suggest
 from llava_moe.config.limits import Limit, check_settings
 from llava_moe.errors import UserError
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.out_folder import refuse_unwritable
 from llava_moe.runs.stages import Stage, plan_stages
 from llava_moe.runs.stop_signals import StopSignals
@@ -37,7 +38,7 @@ class Job:
     """
 
     choices: Mapping[str, Any]
-    config: Mapping[str, Any]
+    config: RunConfig
     stages: tuple[Stage, ...]
     folder: Path
     words: str
@@ -63,7 +64,7 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
         if choices["out"]:
             refuse_unwritable(folder)
         with StopSignals(lambda: ""):
-            return job(Job(choices, plain, stages, folder, shell(*map(as_typed, rest))))
+            return job(Job(choices, RunConfig.of(plain), stages, folder, shell(*map(as_typed, rest))))
 
     return run_composed("train", rest, run)
 

@@ -35,6 +35,7 @@ from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.files.own_files import read_objects
 from llava_moe.grid.measured import FILE, Measures
 from llava_moe.model import prepare_stage
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.held_out_sources import held_out_sources
 from llava_moe.runs.stage import trainable_parts
@@ -86,7 +87,7 @@ class HeldOut:
             return []
         config = read_config(self.run)
         told: list[dict[str, Any]] = []
-        for source in mixture_of(config | {"domains": list(self.measures.domains)}).sources:
+        for source in mixture_of(config.changed(domains=list(self.measures.domains))).sources:
             if is_read(split, source.split) or is_read(source.split, split):
                 raise UserError(f"split={split}: source {source.name!r} trains on it; name another split")
             told += self._of_source(source.domain, examples_of(replace(source, split=split), self.assembled), config)
@@ -106,7 +107,7 @@ class HeldOut:
         if others := [domain for domain in domains if domain not in own]:
             # A run of some domains of its data is measured on those of the others, too. Of its own it is by its own
             # words: images that domains share would fall on another side, and it may have trained on them.
-            joint, _ = self._sources(config | {"domains": [*domains]})
+            joint, _ = self._sources(config.changed(domains=[*domains]))
             found += [one for one in joint if one.source.domain in others]
         sources = [one.source for one in found]
         told: list[dict[str, Any]] = []
@@ -122,18 +123,15 @@ class HeldOut:
     def _measured_domains(self) -> tuple[str, ...]:
         """Those that are asked for and that the run's data hold, whether it trained on them or not."""
         config = read_config(self.run)
-        follows = bool(config["data"].get("follows_domains"))
-        held = mixture_of(config | {"domains": None} if follows else config).domains
+        held = mixture_of(config.changed(domains=None) if config.data.follows_domains else config).domains
         return tuple(domain for domain in self.measures.domains if domain in held)
 
-    def _sources(self, config: Mapping[str, Any]) -> tuple[list[HeldOutSource], str]:
+    def _sources(self, config: RunConfig) -> tuple[list[HeldOutSource], str]:
         device = next(self.assembled.model.parameters()).device
         return held_out_sources(config, self.assembled.encoder, None, device, VisibleConsole(quiet=True))
 
-    def _of_source(
-        self, domain: str, examples: Iterator[Example], config: Mapping[str, Any]
-    ) -> Iterator[dict[str, Any]]:
-        for row in rows_of(examples, config["train"]["tokens_per_micro_batch"]):
+    def _of_source(self, domain: str, examples: Iterator[Example], config: RunConfig) -> Iterator[dict[str, Any]]:
+        for row in rows_of(examples, config.train.tokens_per_micro_batch):
             for example, nats in zip(row, self._nats(row), strict=True):
                 tokens = int((example.labels[1:] != -100).sum())
                 yield {"key": example.key[:16], "domain": domain, "tokens": tokens, "nats": nats}

@@ -39,7 +39,7 @@ def plan(job: Job) -> int:
     begin(job)
     console, progress = open_console(), open_progress()
     choices = job.choices
-    dtypes = [stage.config["train"]["dtype"] for stage in job.stages]
+    dtypes = [stage.config.train.dtype for stage in job.stages]
     device = device_named(choices["device"], dtypes[0])
     num_devices = choices["num_devices"] or max(1, torch.cuda.device_count() if choices["device"] is None else 1)
     planned = {str(stage.folder) for stage in job.stages}
@@ -74,8 +74,8 @@ def _check(stage: Stage, num_devices: int, planned: set[str]) -> None:
     config = stage.config
     recipe = recipe_of(config)
     trainable_parts(config)
-    zero_of(config["parallel"])
-    if config["parallel"]["engine"] == "local" and num_devices > 1:
+    zero_of(config.parallel)
+    if config.parallel.engine == "local" and num_devices > 1:
         raise UserError(f"parallel=single with num_devices={num_devices}: choose parallel=zero2 (or zero0, zero3)")
     if recipe.init_from is not None and recipe.init_from not in planned:
         newest_checkpoint(Path(recipe.init_from))
@@ -129,8 +129,8 @@ def bound_stage(
             f"probe=true trains on the data, and {data.missing[0]} is not there: get it first, or leave probe=true out"
         )
     recipe, notes = _without_cuda_kernels(recipe, device)
-    train = config["train"]
-    if device.is_gpu and train["dtype"] == "bf16" and not device.has_bf16:
+    train = config.train
+    if device.is_gpu and train.dtype == "bf16" and not device.has_bf16:
         notes = (*notes, f"{device.name} has no bf16 arithmetic: hours are those of fp16, which train does not offer")
     bench = Bench(
         blueprint=Blueprint(
@@ -139,15 +139,15 @@ def bound_stage(
             optimizer=optimizer_of(config),
             objective_of=objective_of,
             num_domains=len(data.mixture.domains),
-            activation_checkpointing=train["activation_checkpointing"],
+            activation_checkpointing=train.activation_checkpointing,
             on_gpu=device.is_gpu,
         ),
         steps=data.steps,
         image_bytes=3 * encoder.transform.size**2,
         null_image_tokens=encoder.num_image_tokens,
     )
-    parallel = parallel_of(config["parallel"], num_devices)
-    asked = Choice(train["tokens_per_micro_batch"], train["activation_checkpointing"], parallel)
+    parallel = parallel_of(config.parallel, num_devices)
+    asked = Choice(train.tokens_per_micro_batch, train.activation_checkpointing, parallel)
     return Bound(bench, asked, (*data.notes, *notes))
 
 
@@ -160,7 +160,7 @@ def _plan_stage(
     progress: Console,
 ) -> tuple[StagePlan, Probed | None]:
     bound = bound_stage(stage, device, num_devices, planned, choices, progress)
-    train = stage.config["train"]
+    train = stage.config.train
     with progress.status("tracing") as status:
         bound.bench.told = status.update
         plan = plan_stage(
@@ -168,9 +168,9 @@ def _plan_stage(
             bench=bound.bench,
             asked=bound.asked,
             device=device,
-            dtype=train["dtype"],
-            samples_per_step=train["global_batch_size"],
-            keep_last=train["keep_last"],
+            dtype=train.dtype,
+            samples_per_step=train.global_batch_size,
+            keep_last=train.keep_last,
             mfu=choices["mfu"],
             notes=bound.notes,
         )
@@ -186,8 +186,8 @@ def _with_probe(
 ) -> tuple[StagePlan, Probed | None]:
     if not choices["probe"] or not plan.fits:
         return plan, None
-    if stage.config["init_from"] in planned:
-        stage = replace(stage, config=stage.config | {"init_from": None})
+    if stage.config.init_from in planned:
+        stage = replace(stage, config=stage.config.changed(init_from=None))
     probed = probe_stage(stage)
     mean_tokens = plan.steps.tokens / plan.steps.num_steps
     seconds = probed.seconds_per_step * mean_tokens / max(1.0, probed.tokens_per_step)

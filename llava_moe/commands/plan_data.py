@@ -24,6 +24,7 @@ from llava_moe.data.stream import StepStream
 from llava_moe.datatools.prepare.recipe import load_recipe
 from llava_moe.errors import UserError
 from llava_moe.plan.steps import Steps, count_steps, stand_in
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.stage import num_steps_of, steps_note
 from llava_moe.runs.stages import Stage
 
@@ -125,29 +126,29 @@ def _indexes(stage: Stage, names: list[str], encoder: Encoder, progress: Console
     """The indexes of the sources that are there, by the way that training opens them."""
     if not names:
         return {}
-    data = dict(stage.config["data"])
+    data = dict(stage.config.plain["data"])
     nodes: Mapping[str, Any] = data["sources"]
     if len(names) < len(mixture_of(stage.config).sources):
         data |= {"sources": {name: nodes[name] for name in names}, "epoch_samples": None, "phases": []}
         data |= {"follows_domains": False}
-    _, opened = open_stage(replace(stage, config=stage.config | {"data": data}), progress)
+    _, opened = open_stage(replace(stage, config=stage.config.changed(data=data)), progress)
     return {source.name: index for source, index in zip(opened.mixture.sources, opened.indexes, strict=True)}
 
 
-def _stream(config: Mapping[str, Any], mixture: Mixture, indexes: list[SourceIndex], encoder: Encoder) -> StepStream:
+def _stream(config: RunConfig, mixture: Mixture, indexes: list[SourceIndex], encoder: Encoder) -> StepStream:
     """The stream itself says how many steps there are, and refuses what it would refuse in training."""
-    train = config["train"]
+    train = config.train
     nothing: Any = ((),) * len(indexes)
     return StepStream(
         mixture=mixture,
         indexes=indexes,
         records=nothing,
         encoder=encoder,
-        global_batch_size=train["global_batch_size"],
-        tokens_per_micro_batch=train["tokens_per_micro_batch"],
+        global_batch_size=train.global_batch_size,
+        tokens_per_micro_batch=train.tokens_per_micro_batch,
     )
 
 
-def _count(config: Mapping[str, Any], stream: StepStream, expected: list[str]) -> Steps:
+def _count(config: RunConfig, stream: StepStream, expected: list[str]) -> Steps:
     num_steps, size = num_steps_of(config, stream), stream.global_batch_size
     return count_steps(stream.mixture, stream.indexes, num_steps, stream.steps_in_epoch(), size, expected)

@@ -23,6 +23,7 @@ from llava_moe.plan.devices import Device
 from llava_moe.plan.hours import hours_of
 from llava_moe.plan.max_row_length import Traces
 from llava_moe.plan.terminal import size
+from llava_moe.run_config import TrainConfig
 from llava_moe.runs.console import open_console, open_progress, say_next, say_notes
 from llava_moe.runs.stages import plan_stages
 from llava_moe.terminal.fitted_bar import FittedBar, passing
@@ -102,25 +103,25 @@ def _kind(cell: Cell) -> Words:
 def _plan_cell(cell: Cell, choices: Mapping[str, Any], traces: Traces) -> CellPlan:
     words = [prepare_override(word) for word in cell.words]
     (stage,) = plan_stages(resolved(compose_again("train", words)), words)
-    train = stage.config["train"]
+    train = stage.config.train
     device, num_devices = _device(choices, train)
     another_model = "more=model=random_7b"
     bound = bound_stage(stage, device, num_devices, set(), choices, open_progress(), another_model)
     bound.bench.traces = traces
     need = bound.bench.need(bound.asked)
     steps, parallel = bound.bench.steps, bound.asked.parallel
-    hours = hours_of(need, steps, device, train["dtype"], choices["mfu"])
+    hours = hours_of(need, steps, device, train.dtype, choices["mfu"])
     room = device.usable if device.is_gpu else device.usable // parallel.num_devices
     return CellPlan(
         num_steps=steps.num_steps,
         device_hours=None if hours is None else hours.device_hours,
-        num_bytes=sum(need.traced.saved.values()) * (train["keep_last"] + 1),
+        num_bytes=sum(need.traced.saved.values()) * (train.keep_last + 1),
         fits=need.memory.total <= room,
         notes=bound.notes,
     )
 
 
-def _device(choices: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[Device, int]:
+def _device(choices: Mapping[str, Any], train: TrainConfig) -> tuple[Device, int]:
     here = max(1, torch.cuda.device_count() if choices["device"] is None else 1)
     return device_of_runs(choices["device"], train), choices["num_devices"] or here
 

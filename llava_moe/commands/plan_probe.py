@@ -11,6 +11,7 @@ import torch
 
 from llava_moe.config.compose import as_yaml
 from llava_moe.files.own_files import read_objects
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.processes import Processes
 from llava_moe.runs.stage import train_stage
 from llava_moe.runs.stages import Stage
@@ -45,18 +46,26 @@ def probe_stage(stage: Stage) -> Probed:
         UserError: whatever training would refuse; out of memory among it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = copy.deepcopy(stage.config)
-    config["train"] |= {"max_steps": STEPS, "save_every": 0}
-    config["log"] |= {"every": 1, "tensorboard": False, "wandb": "off"}
-    config["eval"] |= {"every": 0, "during": [], "best": None}
-    config["parallel"]["engine"] = "local"
+    plain = copy.deepcopy(dict(stage.config.plain))
+    plain["train"] |= {"max_steps": STEPS, "save_every": 0}
+    plain["log"] |= {"every": 1, "tensorboard": False, "wandb": "off"}
+    plain["eval"] |= {"every": 0, "during": [], "best": None}
+    plain["parallel"]["engine"] = "local"
     with (
         tempfile.TemporaryDirectory(prefix="llava-moe-probe-") as place,
         StopSignals(lambda: "nothing is kept of a probe") as stop_signals,
     ):
         folder = Path(place) / "run"
         processes = Processes(0, 1, device, "local")
-        train_stage(config, as_yaml(config), folder, stage.title, processes, VisibleConsole(quiet=True), stop_signals)
+        train_stage(
+            RunConfig.of(plain),
+            as_yaml(plain),
+            folder,
+            stage.title,
+            processes,
+            VisibleConsole(quiet=True),
+            stop_signals,
+        )
         records = read_objects(folder / "log.jsonl", "run it again")
     timed = records[WARM_UP:] or records
     return Probed(

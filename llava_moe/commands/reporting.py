@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from llava_moe.assemble import lineage, read_config
 from llava_moe.config.as_typed import is_sweep, key_of, without
@@ -18,6 +17,7 @@ from llava_moe.data.images.paths import PICTURES
 from llava_moe.errors import UserError
 from llava_moe.files.own_files import read_object
 from llava_moe.report.run import report_run
+from llava_moe.run_config import RunConfig
 from llava_moe.text.shell_words import as_place, named, shell
 from llava_moe.text.structured_text import parse_yaml
 from llava_moe.train.checkpoint import newest_checkpoint
@@ -39,7 +39,7 @@ def next_commands(root: Path, has_scores: bool, train_words: Sequence[str] | Non
     """
     checkpoint = newest_checkpoint(root)
     config = read_config(checkpoint.parent.parent)
-    if config["stage"]["template"] == "plain":
+    if config.stage.template == "plain":
         commands = [chat_with(root, config, "what it says of a picture")]
         return commands if train_words is None else [*commands, _stage_two(root, train_words)]
     kept = None if train_words is None else _words_of_others(train_words, checkpoint, config)
@@ -64,12 +64,12 @@ def _embedded(root: Path, has_scores: bool) -> list[str]:
     ]
 
 
-def _own(root: Path, config: Mapping[str, Any], train_words: Sequence[str] | None) -> list[str]:
+def _own(root: Path, config: RunConfig, train_words: Sequence[str] | None) -> list[str]:
     commands = [chat_with(root, config, "a picture of its own data")]
     if train_words is not None:
         where = without(train_words, lambda key: key == "out")
         commands.append(f"{shell('llava-moe', 'data', 'preview', *where)}   # what it learned from, token by token")
-        if not config["data"].get("held_out") and not config["eval"]["split"]:
+        if not config.data.held_out and not config.eval.split:
             kept = without(where, lambda key: key == "data.held_out")
             apart = shell("llava-moe", "train", *kept, "data.held_out=0.1", "eval.every=100")
             commands.append(f"{apart}   # with a tenth of the images kept apart: its loss on them")
@@ -92,19 +92,19 @@ def _words_told_by(root: Path) -> list[str] | None:
     return words[2:] if words[:2] == ["llava-moe", "train"] and not is_sweep(words) else None
 
 
-def chat_with(root: Path, config: Mapping[str, Any], why: str) -> str:
+def chat_with(root: Path, config: RunConfig, why: str) -> str:
     """The command that talks to a run, about a picture of its own data where one is soon found."""
     words = [named("run", root)]
     if picture := next(_pictures(config), None):
         words += [named("image", picture)]
-        if config["stage"]["template"] != "plain":
+        if config.stage.template != "plain":
             words += [shell("prompt=What does this picture show?")]
     return f"llava-moe chat {' '.join(words)}" + (f"   # {why}" if why else "")
 
 
-def _pictures(config: Mapping[str, Any]) -> Iterator[str]:
+def _pictures(config: RunConfig) -> Iterator[str]:
     """Image files below the image folders of the run's sources, as far as they are soon found."""
-    for source in config["data"]["sources"].values():
+    for source in config.data.sources.values():
         images = source.get("images")
         if isinstance(images, str):
             near = sorted(islice(_files_below(images), _MOST_ENTRIES))
@@ -134,10 +134,10 @@ def _stage_two(root: Path, words: Sequence[str]) -> str:
     )
 
 
-def _words_of_others(words: Sequence[str], checkpoint: Path, config: Mapping[str, Any]) -> list[str] | None:
+def _words_of_others(words: Sequence[str], checkpoint: Path, config: RunConfig) -> list[str] | None:
     """The words by which any adapter trains the same; None where its start is gone."""
     kept = without(words, lambda key: key in ("adapter", "out") or key.startswith("adapter."))
-    if config["init_from"] is None:
+    if config.init_from is None:
         return kept
     try:
         starts = lineage(checkpoint)[1:]
@@ -147,36 +147,36 @@ def _words_of_others(words: Sequence[str], checkpoint: Path, config: Mapping[str
         return kept
     # The newest that any adapter can start from: one that has none itself.
     fitting = next((one.parent.parent for one in starts if not (one / "adapter").is_dir()), None)
-    if fitting is None and "projector" not in config["stage"]["learning_rates"]:
+    if fitting is None and "projector" not in config.stage.learning_rates:
         return None  # its projector is the start's, and frozen: without that start it would be one of no training
     kept = without(kept, lambda key: key == "init_from")
     return kept if fitting is None else [*kept, f"init_from={as_place(fitting)}"]
 
 
-def _with_another(kept: Sequence[str], config: Mapping[str, Any]) -> str:
+def _with_another(kept: Sequence[str], config: RunConfig) -> str:
     """The same training with another adapter, in a folder of its own."""
     other, name = ("llava_mole", "LLaVA-MoLE") if _adapter_of((), config) == "lora" else ("lora", "plain LoRA")
     return f"{shell('llava-moe', 'train', *kept, f'adapter={other}')}   # the same story with {name}, to compare"
 
 
-def _compared(kept: Sequence[str], words: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+def _compared(kept: Sequence[str], words: Sequence[str], config: RunConfig) -> list[str]:
     """This adapter and another, trained by the same words and set on one page; nothing where it has no name."""
     own = _adapter_of(words, config)
     if own is None:
         return []
     adapters = ["lora", "llava_mole" if own == "lora" else own]
-    measured = [] if config["data"].get("held_out") or config["eval"]["split"] else ["data.held_out=0.1"]
+    measured = [] if config.data.held_out or config.eval.split else ["data.held_out=0.1"]
     kept = without(kept, lambda key: key == "data.held_out") if measured else kept
     command = shell("llava-moe", "compare", f"adapter=[{','.join(adapters)}]", *kept, *measured)
     return [f"{command}   # which adapter suits this data: both trained, one page"]
 
 
-def _adapter_of(words: Sequence[str], config: Mapping[str, Any]) -> str | None:
+def _adapter_of(words: Sequence[str], config: RunConfig) -> str | None:
     """The adapter's name: the one that was typed, else the shipped one that the run has."""
     typed = [word.partition("=")[2] for word in words if key_of(word) == "adapter"]
     if typed:
         return typed[-1]
-    target = (config["adapter"] or {}).get("_target_")
+    target = config.adapter.get("_target_")
     shipped = [path for folder in shipped_folders() for path in sorted((folder / "adapter").glob("*.yaml"))]
     return next((path.stem for path in shipped if parse_yaml(path.read_bytes()).get("_target_") == target), None)
 

@@ -46,7 +46,7 @@ def next_of_sweep(jobs: Sequence[Job], typed: Sequence[str]) -> list[str]:
     roots = [job.root for job in jobs]
     configs = [read_config(_last_stage(root)) for root in roots]
     chats = [chat_with(root, config, _told(job, jobs)) for root, config, job in zip(roots, configs, jobs, strict=True)]
-    if any(config["stage"]["template"] == "plain" for config in configs):
+    if any(config.stage.template == "plain" for config in configs):
         return chats
     if all(map(is_embedded, configs)):
         unscored = [f"llava-moe eval {named('run', root)}" for root in roots if not has_scores(root)]

@@ -57,7 +57,7 @@ def refuse_other_models(experts: Sequence[str], model: Mapping[str, Any]) -> Non
     """
     for expert in experts:
         run = run_of(expert)
-        theirs = None if run is None else read_config(run)["model"]["architecture"]
+        theirs = None if run is None else read_config(run).model.architecture
         if theirs is not None and theirs != model["architecture"]:
             raise UserError(
                 f"experts: {expert} was trained on {_say(theirs)}, and this composes on {_say(model['architecture'])}: "

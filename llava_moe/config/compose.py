@@ -9,7 +9,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -226,12 +226,12 @@ def _refuse_secrets(value: Any, place: str = "") -> None:
         raise UserError(refusal(place, value))
 
 
-def as_yaml(config: dict[str, Any]) -> str:
+def as_yaml(config: Mapping[str, Any]) -> str:
     """The YAML text of a resolved configuration."""
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=10_000)
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=10_000)
     # Trap: PyYAML writes Unicode's own line breaks as they are and reads them back as blanks; escaped they stay.
     if any(line_break in text for line_break in "\x85\u2028\u2029"):
-        text = yaml.safe_dump(config, sort_keys=False, width=10_000)
+        text = yaml.safe_dump(dict(config), sort_keys=False, width=10_000)
     return text
 
 

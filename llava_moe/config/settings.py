@@ -17,6 +17,7 @@ from llava_moe.config.rates import settle_rates
 from llava_moe.config.target_limits import check_target
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
+from llava_moe.run_config import RunConfig
 from llava_moe.train.folder import FREE_KEYS, UNNAMED_KEYS, flatten
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ def embedded_images() -> Path:
     return Path(__file__).resolve().parent.parent / "demo" / "images"
 
 
-def is_embedded(config: Mapping[str, Any]) -> bool:
+def is_embedded(config: RunConfig) -> bool:
     """Whether a run learns from the data that ships with the package, which the demo's questions are about."""
     # A source that was given no path is told of where the sources are read.
-    return all(str(source.get("path")).startswith(EMBEDDED) for source in config["data"]["sources"].values())
+    return all(str(source.get("path")).startswith(EMBEDDED) for source in config.data.sources.values())
 
 
 def settle(config: dict[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _check_together(config: Mapping[str, Any], spread: Sequence[str]) -> None:
         raise UserError(f"train.epochs={as_word(train['epochs'])} and train.max_steps=null: give one of them")
 
 
-def mixture_of(config: Mapping[str, Any]) -> Mixture:
+def mixture_of(config: RunConfig) -> Mixture:
     """The mixture of a configuration.
 
     Raises:
@@ -100,21 +101,20 @@ def mixture_of(config: Mapping[str, Any]) -> Mixture:
     """
     from llava_moe.data.mixture import Mixture
 
-    data = config["data"]
+    data = config.data
     return Mixture(
         sources=sources_of(config),
-        seed=config["seed"],
-        epoch_samples=data["epoch_samples"],
-        weights=data["weights"],
-        temperature=data["temperature"],
-        max_bad_share=data["max_bad_share"],
-        # A run that an earlier release made lacks these.
-        held_out=data.get("held_out", 0.0),
-        phases=_phases_of(data.get("phases")),
+        seed=config.seed,
+        epoch_samples=data.epoch_samples,
+        weights=data.weights,
+        temperature=data.temperature,
+        max_bad_share=data.max_bad_share,
+        held_out=data.held_out,
+        phases=_phases_of(data.phases),
     )
 
 
-def sources_of(config: Mapping[str, Any]) -> tuple[Source, ...]:
+def sources_of(config: RunConfig) -> tuple[Source, ...]:
     """The sources of a configuration, filtered by ``domains`` where the data follows it.
 
     ``domain_scale`` multiplies the repeats, the cap and the weight of a domain's sources, so that twice a domain is
@@ -123,15 +123,15 @@ def sources_of(config: Mapping[str, Any]) -> tuple[Source, ...]:
     Raises:
         UserError: unknown fields of a source, or a domain that no source has.
     """
-    data, domains = config["data"], config["domains"]
-    sources = [source_of(name, node) for name, node in data["sources"].items()]
-    if data["follows_domains"]:
+    data, domains = config.data, config.domains
+    sources = [source_of(name, node) for name, node in data.sources.items()]
+    if data.follows_domains:
         known = [source.domain for source in sources]
         if domains is not None:
             _refuse_unknown_domain(domains, known, "domains")
             sources = [source for source in sources if source.domain in domains]
-        scale = config.get("domain_scale") or {}
-        if scale and data.get("phases"):
+        scale = config.domain_scale or {}
+        if scale and data.phases:
             raise UserError("domain_scale and data.phases: phases say the weights themselves; give domain_scale=null")
         _refuse_unknown_domain(scale, known if domains is None else domains, "domain_scale")
         sources = [_scaled(source, scale.get(source.domain, 1.0)) for source in sources]
@@ -179,16 +179,16 @@ def source_of(name: str, node: Mapping[str, Any]) -> Source:
     return build(Source, {"name": name, **fields}, f"data.sources.{name}")
 
 
-def optimizer_of(config: Mapping[str, Any]) -> OptimizerSettings:
+def optimizer_of(config: RunConfig) -> OptimizerSettings:
     """AdamW's numbers."""
     from llava_moe.train.optimizer import OptimizerSettings
 
-    train = config["train"]
+    train = config.train
     return OptimizerSettings(
-        betas=(train["betas"][0], train["betas"][1]),
-        epsilon=train["epsilon"],
-        weight_decay=train["weight_decay"],
-        gradient_clipping=train["gradient_clipping"],
+        betas=(train.betas[0], train.betas[1]),
+        epsilon=train.epsilon,
+        weight_decay=train.weight_decay,
+        gradient_clipping=train.gradient_clipping,
     )
 
 

@@ -19,11 +19,10 @@ Offloading moves masters, AdamW and partitioned gradients (and, of stage 3, weig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from llava_moe.plan.trace import Traced
+from llava_moe.run_config import ParallelConfig
 
 BUCKET = 500_000_000
 LIVE_WEIGHTS = 1_000_000_000
@@ -144,10 +143,9 @@ def _with_zero(memory: Memory, traced: Traced, parallel: Parallel) -> Memory:
     return memory
 
 
-def parallel_of(config: Mapping[str, Any], num_devices: int) -> Parallel:
-    """What ``parallel=`` means on this many devices, as ``commands.processes`` settles it."""
-    engine = config["engine"]
-    if engine == "local" or (engine == "auto" and num_devices == 1):
+def parallel_of(config: ParallelConfig, num_devices: int) -> Parallel:
+    """What ``parallel=`` means on this many devices, as ``runs.processes`` settles it."""
+    if config.engine == "local" or (config.engine == "auto" and num_devices == 1):
         return Parallel(num_devices)
-    told = (config["extra"].get("zero_optimization") or {}).get("reduce_bucket_size", BUCKET)
-    return Parallel(num_devices, config["stage"], config["offload_optimizer"], config["offload_parameters"], int(told))
+    told = (config.extra.get("zero_optimization") or {}).get("reduce_bucket_size", BUCKET)
+    return Parallel(num_devices, config.stage, config.offload_optimizer, config.offload_parameters, int(told))

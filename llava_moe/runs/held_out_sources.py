@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,6 +14,7 @@ from llava_moe.data.readers.splits import settled
 from llava_moe.data.source import open_records
 from llava_moe.data.source_index import index_source
 from llava_moe.errors import UserError
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.processes import Processes
 from llava_moe.runs.stage_data import open_data
@@ -24,7 +23,7 @@ VALIDATION = "val"
 
 
 def held_out_sources(
-    config: Mapping[str, Any], encoder: Encoder, asked: str | None, device: torch.device, console: Console
+    config: RunConfig, encoder: Encoder, asked: str | None, device: torch.device, console: Console
 ) -> tuple[list[HeldOutSource], str]:
     """The sources of a run's held-out records, and which records these are, in words.
 
@@ -38,7 +37,7 @@ def held_out_sources(
         UserError: the run held nothing out and a source has no such split, or was trained on it.
     """
     mixture = mixture_of(config)
-    split = asked or config.get("eval", {}).get("split")
+    split = asked or config.eval.split
     if split is None and mixture.held_out:
         data = open_data(config, encoder, Processes(0, 1, device, "local"), console, says=False)
         triples = zip(mixture.sources, data.records, data.held_out, strict=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from llava_moe.config.settings import sources_of
 from llava_moe.errors import UserError
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.stages import Stage
 from llava_moe.train.checkpoint import newest_checkpoint
 
 
-def find_data(config: Mapping[str, Any]) -> None:
+def find_data(config: RunConfig) -> None:
     """Refuse sources whose files are not there.
 
     Raises:
@@ -20,8 +20,8 @@ def find_data(config: Mapping[str, Any]) -> None:
     """
     from llava_moe.data.source import find_files
 
-    _refuse_list(config["path"], "path", "one file, a folder of files or a pattern such as 'data/*.json' stands there")
-    _refuse_list(config["images"], "images", "one folder stands there, which the paths in the records start from")
+    _refuse_list(config.path, "path", "one file, a folder of files or a pattern such as 'data/*.json' stands there")
+    _refuse_list(config.images, "images", "one folder stands there, which the paths in the records start from")
     for source in sources_of(config):
         find_files(source)
 
@@ -38,7 +38,7 @@ def find_starts(stages: Sequence[Stage]) -> None:
         UserError: naming the first.
     """
     planned = {str(stage.folder) for stage in stages}
-    for start in (stage.config["init_from"] for stage in stages):
+    for start in (stage.config.init_from for stage in stages):
         if start is not None and start not in planned:
             newest_checkpoint(Path(start))
 

@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from llava_moe.config.path_mappings import is_mapping, read_mapping
 from llava_moe.data.readers.near import meant
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark
 from llava_moe.eval.tasks import Places, called, is_own, open_benchmark
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.named_files import know_benchmarks
 
@@ -61,7 +61,7 @@ def _folders(key: str, given: str, names: Sequence[str]) -> Mapping[str, str]:
     return read_mapping(key.rpartition(".")[2], given) if is_mapping(given) else dict.fromkeys(names, given)
 
 
-def training_benchmarks(config: Mapping[str, Any], names: Sequence[str]) -> list[Benchmark]:
+def training_benchmarks(config: RunConfig, names: Sequence[str]) -> list[Benchmark]:
     """The benchmarks that a training asks, at its end or on its way.
 
     Args:
@@ -71,8 +71,8 @@ def training_benchmarks(config: Mapping[str, Any], names: Sequence[str]) -> list
     Raises:
         UserError: there is no such benchmark, or its data cannot be used.
     """
-    settings = config["eval"]
+    settings = config.eval
     know_benchmarks(names)
-    words = [*settings["benchmarks"], *settings["during"]]
-    places = Places(cache=cache_folder(), images=image_folders("eval.images", settings.get("images"), words))
-    return [open_benchmark(one, settings["limit"], config["seed"], places=places) for one in dict.fromkeys(names)]
+    words = [*settings.benchmarks, *settings.during]
+    places = Places(cache=cache_folder(), images=image_folders("eval.images", settings.images, words))
+    return [open_benchmark(one, settings.limit, config.seed, places=places) for one in dict.fromkeys(names)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +14,7 @@ import torch
 
 from llava_moe.errors import StoppedBySignalError, ToldElsewhereError, UserError
 from llava_moe.eval.ranks import ALONE, Ranks
+from llava_moe.run_config import ParallelConfig
 
 if TYPE_CHECKING:
     from llava_moe.train.deepspeed_engine import ZeroSettings
@@ -49,7 +50,7 @@ class Processes:
 
 
 @contextmanager
-def training_together(parallel: Mapping[str, Any]) -> Iterator[Processes]:
+def training_together(parallel: ParallelConfig) -> Iterator[Processes]:
     """The processes that train together (:func:`join_processes`), left behind together at the end."""
     processes = join_processes(parallel)
     try:
@@ -65,14 +66,14 @@ def training_together(parallel: Mapping[str, Any]) -> Iterator[Processes]:
     processes.leave()
 
 
-def join_processes(parallel: Mapping[str, Any]) -> Processes:
+def join_processes(parallel: ParallelConfig) -> Processes:
     """Find the other processes of a launcher, if there are any.
 
     Raises:
         UserError: several processes with the engine of one, settings that DeepSpeed does not have, or no DeepSpeed.
     """
     world = _number_of_processes()
-    engine = parallel["engine"]
+    engine = parallel.engine
     if engine == "auto":
         engine = "local" if world == 1 else "deepspeed"
     if engine == "local":
@@ -120,13 +121,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def zero_of(parallel: Mapping[str, Any]) -> ZeroSettings:
+def zero_of(parallel: ParallelConfig) -> ZeroSettings:
     """DeepSpeed's settings."""
     from llava_moe.train.deepspeed_engine import ZeroSettings
 
-    return ZeroSettings(
-        parallel["stage"], parallel["offload_optimizer"], parallel["offload_parameters"], dict(parallel["extra"])
-    )
+    return ZeroSettings(parallel.stage, parallel.offload_optimizer, parallel.offload_parameters, dict(parallel.extra))
 
 
 def _number_of_processes() -> int:

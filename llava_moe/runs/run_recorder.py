@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.stream import StepStream
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.curve_viewers import open_viewers
 from llava_moe.runs.stage_validation import StageValidation
 from llava_moe.runs.stop_signals import StopSignals
@@ -29,7 +30,7 @@ class StageRun:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: RunConfig,
         folder: Path,
         title: str,
         engine: Engine,
@@ -43,7 +44,7 @@ class StageRun:
         validation: StageValidation | None = None,
     ) -> None:
         self.folder, self.engine, self.stream, self.quarantine_file = folder, engine, stream, quarantine
-        self.keep_last = config["train"]["keep_last"]
+        self.keep_last = config.train.keep_last
         self.write_weights = write_weights
         self.started = time.monotonic()
         self.stop_signals = stop_signals
@@ -52,10 +53,10 @@ class StageRun:
         self.sinks: list[LogSink] = []
         self.score_sinks: list[ScoreSink] = []
         if engine.rank == 0:
-            self.score_sinks = open_viewers(config["log"], folder, state.step, console)
+            self.score_sinks = open_viewers(config.log, folder, state.step, console)
             self.console = TrainingConsole(console, title, schedule.num_steps, state.step)
             self.score_sinks.append(self.console)
-            self.sinks = [JsonLines(folder / "log.jsonl", config["stage"]["name"], state.step), *self.score_sinks]
+            self.sinks = [JsonLines(folder / "log.jsonl", config.stage.name, state.step), *self.score_sinks]
 
     def __enter__(self) -> StageRun:
         return self

@@ -43,7 +43,7 @@ class ScoredModel(Generic[Asked]):
     notes: tuple[str, ...] = ()
 
 
-def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE) -> ScoredModel[Answerer]:
+def open_model(asked: Mapping[str, Any], device: torch.device, ranks: Ranks = ALONE) -> ScoredModel[Answerer]:
     """Load the model that the settings name, or greet its server.
 
     Raises:
@@ -51,13 +51,13 @@ def open_model(config: Mapping[str, Any], device: torch.device, ranks: Ranks = A
     """
     from llava_moe.assemble import restore
 
-    batch_size, given = config["batch_size"], config["model"]
+    batch_size, given = asked["batch_size"], asked["model"]
     if given["endpoint"] is not None:
-        return _served(server_of(given), batch_size, reading_asked(config.get("data") or {}))
+        return _served(server_of(given), batch_size, reading_asked(asked.get("data") or {}))
     if given["path"] is not None:
-        return _checkpoint(given, config["dtype"], device, batch_size, ranks, reading_asked(config.get("data") or {}))
-    assembled = with_questions(restore(config["run"], device, config["dtype"]), Path(config["run"]))
-    return scored_model(assembled, config["run"], batch_size, ranks)
+        return _checkpoint(given, asked["dtype"], device, batch_size, ranks, reading_asked(asked.get("data") or {}))
+    assembled = with_questions(restore(asked["run"], device, asked["dtype"]), Path(asked["run"]))
+    return scored_model(assembled, asked["run"], batch_size, ranks)
 
 
 def with_questions(assembled: Assembled, run: Path) -> Assembled:
@@ -73,7 +73,7 @@ def with_questions(assembled: Assembled, run: Path) -> Assembled:
     stages = stage_folders(own.resolve().parent)
     later = stages[stages.index(own.resolve()) + 1 :] if own.resolve() in stages else []
     for config in map(read_config, later):
-        if config["stage"]["template"] != "plain":
+        if config.stage.template != "plain":
             return replace(assembled, encoder=encoder_of(recipe_of(config)))
     return assembled
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_embedded
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_notes
 from llava_moe.runs.disk_space import refuse_small_disk
 from llava_moe.runs.environment import describe_environment
@@ -60,7 +60,7 @@ from llava_moe.train.schedule import Schedule, few_steps_note
 from llava_moe.train.state import RunState
 
 
-def check_stage(config: Mapping[str, Any]) -> None:
+def check_stage(config: RunConfig) -> None:
     """Refuse what can be told from a configuration and the disk, before anything is built or written.
 
     Raises:
@@ -77,7 +77,7 @@ def check_stage(config: Mapping[str, Any]) -> None:
 
 
 def train_stage(
-    config: dict[str, Any],
+    config: RunConfig,
     config_text: str,
     folder: Path,
     title: str,
@@ -96,12 +96,12 @@ def train_stage(
             _train_locked(config, folder, title, processes, VisibleConsole(quiet=True), stop_signals)
         return
     with FolderLock(folder), memory_errors_explained():
-        claim = claim_configuration(folder, config, config_text, command_elsewhere(folder))
+        claim = claim_configuration(folder, config.plain, config_text, command_elsewhere(folder))
         _train_locked(config, folder, title, processes, console, stop_signals, claim)
 
 
 def _train_locked(
-    config: dict[str, Any],
+    config: RunConfig,
     folder: Path,
     title: str,
     processes: Processes,
@@ -110,7 +110,7 @@ def _train_locked(
     claim: Claim | None = None,
 ) -> None:
     recipe = recipe_of(config)
-    if is_finished(folder, config):
+    if is_finished(folder, config.plain):
         refuse_other_embedded(folder, recipe.architecture)
         return
     console.print(Text.assemble((visible(title), "bold"), f"  {visible(str(folder))}"))
@@ -121,11 +121,11 @@ def _train_locked(
         refuse_other_embedded(folder, recipe.architecture)
     assembled = new_model(recipe, processes.device)
     say_notes(console, assembled.notes)
-    say_notes(console, refuse_other_bases((config["adapter"] or {}).get("experts") or (), assembled))
+    say_notes(console, refuse_other_bases(config.adapter.get("experts") or (), assembled))
     groups = prepare_stage(
         assembled.model,
         trainable_parts(config),
-        assembled.attached.trainable_parameters() if "adapter" in config["stage"]["learning_rates"] else {},
+        assembled.attached.trainable_parameters() if config.trains_adapter else {},
     )
     if processes.rank == 0:
         refuse_small_disk(folder, groups)
@@ -146,7 +146,7 @@ def _train_locked(
     features = open_features(config, assembled, stream, processes, steps, state, console)
     engine = _engine(config, assembled, groups, processes)
     watched = WatchedStream(stream if features is None else features.feed(stream), console)
-    schedule = Schedule(steps, config["train"]["warmup_ratio"])
+    schedule = Schedule(steps, config.train.warmup_ratio)
     _announce(console, assembled, groups, schedule)
     if note := steps_note(config, schedule.num_steps):
         console.print(f"  {note}", style="yellow", highlight=False, markup=False)
@@ -156,7 +156,7 @@ def _train_locked(
         for note in changes_told(claim, schedule.num_steps):
             console.print(f"  {note}", highlight=False, markup=False)
     else:
-        torch.manual_seed(config["seed"] * 1009 + processes.rank)
+        torch.manual_seed(config.seed * 1009 + processes.rank)
     if processes.rank == 0:
         _write_environment(folder, data, assembled, claim, state.step, schedule.num_steps)
     objective = objective_of(assembled)
@@ -178,9 +178,9 @@ def _train_locked(
             run,
             LoopSettings(
                 domains=data.mixture.domains,
-                log_every=config["log"]["every"],
-                save_every=config["train"]["save_every"],
-                max_nonfinite_steps=config["train"]["max_nonfinite_steps"],
+                log_every=config.log.every,
+                save_every=config.train.save_every,
+                max_nonfinite_steps=config.train.max_nonfinite_steps,
             ),
             state,
             run.validate,
@@ -199,11 +199,8 @@ def _write_environment(
     write_atomically(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
 
 
-def _engine(
-    config: Mapping[str, Any], assembled: Assembled, groups: Sequence[ParameterGroup], processes: Processes
-) -> Engine:
-    train_config = config["train"]
-    if train_config["activation_checkpointing"]:
+def _engine(config: RunConfig, assembled: Assembled, groups: Sequence[ParameterGroup], processes: Processes) -> Engine:
+    if config.train.activation_checkpointing:
         recompute_activations(assembled.model)
     if processes.engine == "local":
         return LocalEngine(assembled.model, groups, optimizer_of(config), processes.device)
@@ -213,14 +210,14 @@ def _engine(
         assembled.model,
         groups,
         optimizer_of(config),
-        zero_of(config["parallel"]),
+        zero_of(config.parallel),
         processes.device,
-        DTYPES[train_config["dtype"]],
+        DTYPES[config.train.dtype],
     )
 
 
-def _stream(config: Mapping[str, Any], assembled: Assembled, data: OpenData, processes: Processes) -> StepStream:
-    train_config, size = config["train"], assembled.base.image_size
+def _stream(config: RunConfig, assembled: Assembled, data: OpenData, processes: Processes) -> StepStream:
+    size = assembled.base.image_size
     # A rank whose row has no image would leave the collectives of the vision tower to the others and hang them.
     null_image = None if processes.engine == "local" else np.zeros((3, size, size), dtype=np.uint8)
     return StepStream(
@@ -228,27 +225,26 @@ def _stream(config: Mapping[str, Any], assembled: Assembled, data: OpenData, pro
         indexes=data.indexes,
         records=data.records,
         encoder=assembled.encoder,
-        global_batch_size=train_config["global_batch_size"],
-        tokens_per_micro_batch=train_config["tokens_per_micro_batch"],
+        global_batch_size=config.train.global_batch_size,
+        tokens_per_micro_batch=config.train.tokens_per_micro_batch,
         rank=processes.rank,
         world=processes.world,
-        num_workers=config["data"]["num_workers"],
+        num_workers=config.data.num_workers,
         null_image=null_image,
         pin_memory=processes.device.type == "cuda",
     )
 
 
-def num_steps_of(config: Mapping[str, Any], stream: StepStream) -> int:
+def num_steps_of(config: RunConfig, stream: StepStream) -> int:
     """Optimizer steps of the whole run."""
-    if config["train"]["max_steps"] is not None:
-        return int(config["train"]["max_steps"])
-    return sum(stream.steps_in_epoch(epoch) for epoch in range(int(config["train"]["epochs"])))
+    if config.train.max_steps is not None:
+        return int(config.train.max_steps)
+    return sum(stream.steps_in_epoch(epoch) for epoch in range(int(config.train.epochs)))
 
 
-def steps_note(config: Mapping[str, Any], num_steps: int) -> str | None:
+def steps_note(config: RunConfig, num_steps: int) -> str | None:
     """A line on a run of few optimizer steps, with what to change; None for a longer one."""
-    train_config = config["train"]
-    return few_steps_note(num_steps, train_config["global_batch_size"], train_config["max_steps"])
+    return few_steps_note(num_steps, config.train.global_batch_size, config.train.max_steps)
 
 
 def objective_of(assembled: Assembled) -> Objective:
@@ -279,7 +275,7 @@ def _announce(
     console.print(f"  {steps}, {schedule.num_warmup_steps} of them warm-up", highlight=False)
 
 
-def trainable_parts(config: Mapping[str, Any]) -> TrainableParts:
+def trainable_parts(config: RunConfig) -> TrainableParts:
     """What trains in the stage, at which rates."""
-    layers = config["stage"]["vision_layers"]
-    return TrainableParts(config["stage"]["learning_rates"], None if layers is None else (layers[0], layers[1]))
+    layers = config.stage.vision_layers
+    return TrainableParts(config.stage.learning_rates, None if layers is None else (layers[0], layers[1]))

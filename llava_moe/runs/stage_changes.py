@@ -52,10 +52,10 @@ def refuse_longer_start(stages: Sequence[Stage]) -> None:
         UserError: with the command that makes the last stage alone longer.
     """
     for one, following in pairwise(stages):
-        lengths = changed_lengths(one.folder, one.config)
+        lengths = changed_lengths(one.folder, one.config.plain)
         if lengths and has_trained(following.folder):
             last = stages[-1]
-            start = {"init_from": str(last.config["init_from"]), "out": str(last.folder)}
+            start = {"init_from": str(last.config.init_from), "out": str(last.folder)}
             words = [*(as_typed(word) for word in last.words), *(f"{key}={value}" for key, value in start.items())]
             raise UserError(
                 f"{one.folder} would be longer ({_said(lengths)}), and {following.folder.name} began from it as it is: "
@@ -72,7 +72,7 @@ def runs_to_go_on_with(stage: Stage, name: str) -> list[str]:
     notes = []
     for other in sorted(stage.folder.parent.glob(f"{glob.escape(name)}-*")):
         try:
-            changes = {} if other == stage.folder else changes_to_go_on(other, stage.config)
+            changes = {} if other == stage.folder else changes_to_go_on(other, stage.config.plain)
         except UserError:  # its files are damaged, which is no matter of this run's
             continue
         if changes:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +23,7 @@ from llava_moe.data.source import open_records
 from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.errors import UserError
 from llava_moe.files.own_files import read_object
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.processes import Processes
 from llava_moe.terminal.console import VisibleConsole
@@ -53,7 +52,7 @@ class OpenData:
 
 
 def open_data(
-    config: Mapping[str, Any], encoder: Encoder, processes: Processes, console: Console, says: bool = True
+    config: RunConfig, encoder: Encoder, processes: Processes, console: Console, says: bool = True
 ) -> OpenData:
     """Open and index every source of the mixture, the first process before the others, which then find the cache.
 
@@ -63,7 +62,7 @@ def open_data(
     lines = console if says else VisibleConsole(quiet=True)
     mixture, cache = mixture_of(config), cache_folder()
     # A run that an earlier release made lacks the key.
-    list_path = config["data"].get("quarantine")
+    list_path = config.data.quarantine
     listed = () if list_path is None else read_list(Path(list_path))
     if processes.rank > 0:
         processes.wait()

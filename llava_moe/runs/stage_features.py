@@ -39,6 +39,7 @@ from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
 from llava_moe.model.fingerprint import tower_fingerprint
 from llava_moe.model.tower_features import accept_features, features_of, num_dropped_in_front, refuse_changing_tower
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.free_memory import free_memory
 from llava_moe.runs.processes import Processes
@@ -75,20 +76,20 @@ class StageFeatures:
         return replace(objective, inputs_of=inputs_of)
 
 
-def cache_of(config: Mapping[str, Any]) -> str:
+def cache_of(config: RunConfig) -> str:
     """``off``, ``memory`` or ``disk``; a run that an earlier release made lacks the key."""
-    told = config["model"].get("cache_features", "off")
+    told = config.model.cache_features
     # YAML reads an unquoted off as false.
     return "off" if told is False else str(told)
 
 
-def check_features(config: Mapping[str, Any]) -> None:
+def check_features(config: RunConfig) -> None:
     """Refuse features kept of a tower that trains, before anything is built.
 
     Raises:
         UserError: naming both settings.
     """
-    rate = config["stage"]["learning_rates"].get("vision_tower")
+    rate = config.stage.learning_rates.get("vision_tower")
     if cache_of(config) != "off" and rate is not None:
         raise UserError(
             f"model.cache_features={cache_of(config)}: the vision tower trains (stage.learning_rates.vision_tower="
@@ -98,7 +99,7 @@ def check_features(config: Mapping[str, Any]) -> None:
 
 
 def open_features(
-    config: Mapping[str, Any],
+    config: RunConfig,
     assembled: Assembled,
     stream: StepStream,
     processes: Processes,
@@ -138,7 +139,7 @@ def shape_of(assembled: Assembled) -> FeatureShape:
 class _Job:
     """What it takes to compute the features of a stage."""
 
-    config: Mapping[str, Any]
+    config: RunConfig
     assembled: Assembled
     stream: StepStream
     processes: Processes

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -29,6 +28,7 @@ from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
 from llava_moe.eval.ranks import LostRankError, Ranks
 from llava_moe.eval.run import ask_benchmark
 from llava_moe.files.own_files import read_objects
+from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.own_questions import training_benchmarks
 from llava_moe.runs.processes import Processes
@@ -58,44 +58,44 @@ class HeldOut:
     records: tuple[Records, ...]
 
 
-def check_validation(config: Mapping[str, Any]) -> None:
+def check_validation(config: RunConfig) -> None:
     """Refuse what can be told before training: nothing to measure, or a score that will not be measured.
 
     Raises:
         UserError: naming the key, and for ``eval.best`` the nearest score there is.
     """
-    given, data = config["eval"], config["data"]
-    if not given["every"]:
-        if given["best"] is not None:
-            raise UserError(f"eval.best={given['best']} needs validations to choose among: give eval.every=STEPS")
-        if given["during"]:
-            raise UserError(f"eval.during={given['during']}: give eval.every=STEPS, the steps between two validations")
+    given = config.eval
+    if not given.every:
+        if given.best is not None:
+            raise UserError(f"eval.best={given.best} needs validations to choose among: give eval.every=STEPS")
+        if given.during:
+            raise UserError(f"eval.during={given.during}: give eval.every=STEPS, the steps between two validations")
         return
     sources = mixture_of(config).sources
-    has_held_out = given["split"] is not None or bool(data.get("held_out"))
+    has_held_out = given.split is not None or bool(config.data.held_out)
     for source in sources:
-        split = given["split"]
+        split = given.split
         # Either way round: split=all, of the source or of the measure, takes in the other.
         if split is not None and (is_read(split, source.split) or is_read(source.split, split)):
             raise _trained_on(split, source)
-    if not has_held_out and not given["during"]:
+    if not has_held_out and not given.during:
         there = "eval.split=val, " if any(source.split for source in sources) else ""
         raise UserError(
-            f"eval.every={given['every']} has nothing to measure: give {there}data.held_out=0.02 or eval.during="
+            f"eval.every={given.every} has nothing to measure: give {there}data.held_out=0.02 or eval.during="
         )
-    if given["during"] and config["parallel"]["stage"] == 3 and config["parallel"]["engine"] != "local":
+    if given.during and config.parallel.stage == 3 and config.parallel.engine != "local":
         raise UserError("eval.during= needs whole weights on each device: choose parallel=zero2, or score afterwards")
     known = [HELD_OUT_LOSS, *(f"{HELD_OUT_LOSS}.{name}" for name in mixture_of(config).domains)] if has_held_out else []
     for benchmark in _benchmarks_of(config):
         known += [f"{benchmark.name}.{name}" for name in _measure_names(benchmark)]
-    if given["best"] is not None and given["best"] not in known:
+    if given.best is not None and given.best not in known:
         shown = ", ".join(name for name in known if name.count(".") < 2)
-        near = suggest(given["best"], known)
-        raise UserError(f"eval.best={given['best']} will not be measured{near}: there is {shown}")
+        near = suggest(given.best, known)
+        raise UserError(f"eval.best={given.best} will not be measured{near}: there is {shown}")
 
 
-def _benchmarks_of(config: Mapping[str, Any]) -> list[Benchmark]:
-    return training_benchmarks(config, config["eval"]["during"])
+def _benchmarks_of(config: RunConfig) -> list[Benchmark]:
+    return training_benchmarks(config, config.eval.during)
 
 
 def _measure_names(benchmark: Benchmark) -> list[str]:
@@ -122,7 +122,7 @@ def _trained_on(split: str, source: Source) -> UserError:
 
 
 def open_held_out(
-    config: Mapping[str, Any], data: OpenData, encoder: Encoder, processes: Processes, console: Console
+    config: RunConfig, data: OpenData, encoder: Encoder, processes: Processes, console: Console
 ) -> HeldOut | None:
     """The records that ``eval.split`` names, or those that ``data.held_out`` keeps out; None where neither is given.
 
@@ -131,7 +131,7 @@ def open_held_out(
     Raises:
         UserError: a source has no such split, trains on records of it, or nothing of it is usable.
     """
-    split, limit = config["eval"]["split"], config["eval"]["held_out_limit"]
+    split, limit = config.eval.split, config.eval.held_out_limit
     if split is None and not data.mixture.held_out:
         return None
     records, indexes, sources = data.records, data.held_out, data.mixture.sources
@@ -148,7 +148,7 @@ def open_held_out(
         indexes = tuple(index_source(source, content, encoder, cache_folder()) for source, content in pairs)
         if processes.rank == 0:
             processes.wait()
-    indexes = draw(sources, indexes, limit, config["seed"])
+    indexes = draw(sources, indexes, limit, config.seed)
     for domain in data.mixture.domains:
         num_records = sum(len(i.rows) for s, i in zip(sources, indexes, strict=True) if s.domain == domain)
         console.print(f"  {num_records:,} held-out records of {domain} are measured", highlight=False, markup=False)
@@ -158,7 +158,7 @@ def open_held_out(
                 "cannot be measured: raise it, or leave eval.every= out"
             )
     whole = tuple(replace(source, repeats=1.0, cap=None) for source in sources)
-    return HeldOut(Mixture(whole, config["seed"], max_bad_share=data.mixture.max_bad_share), indexes, records)
+    return HeldOut(Mixture(whole, config.seed, max_bad_share=data.mixture.max_bad_share), indexes, records)
 
 
 def draw(sources: Sequence[Source], indexes: Sequence[SourceIndex], limit: int, seed: int) -> tuple[SourceIndex, ...]:
@@ -182,7 +182,7 @@ class StageValidation:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: RunConfig,
         folder: Path,
         assembled: Assembled,
         engine: Engine,
@@ -195,13 +195,13 @@ class StageValidation:
     ) -> None:
         self.folder, self.assembled, self.engine, self.objective = folder, assembled, engine, objective
         self.held_out, self.benchmarks, self.ranks = held_out, benchmarks, ranks
-        self.every, self.num_steps = config["eval"]["every"], num_steps
-        self.best_by = None if config["eval"]["best"] is None else BestBy(config["eval"]["best"])
+        self.every, self.num_steps = config.eval.every, num_steps
+        self.best_by = None if config.eval.best is None else BestBy(config.eval.best)
         self.file: JsonLines | None = None
         known: list[Validation] = []
         standing: Validation | None = None
         if engine.rank == 0:
-            self.file = JsonLines(folder / FILE, config["stage"]["name"], state.step)
+            self.file = JsonLines(folder / FILE, config.stage.name, state.step)
             known = read_validations(folder)
             standing = self._name_standing(known)
         known, standing = engine.gather((known, standing))[0]
@@ -310,7 +310,7 @@ def read_validations(folder: Path) -> list[Validation]:
 
 
 def open_validation(
-    config: Mapping[str, Any],
+    config: RunConfig,
     folder: Path,
     assembled: Assembled,
     data: OpenData,
@@ -329,7 +329,7 @@ def open_validation(
     Raises:
         UserError: as :func:`open_held_out`.
     """
-    if not config["eval"]["every"]:
+    if not config.eval.every:
         return None
     held_out = open_held_out(config, data, assembled.encoder, processes, console)
     steps = None

@@ -13,6 +13,7 @@ from llava_moe.config.compose import compose_again, resolved
 from llava_moe.config.limits import TRAIN, check_settings
 from llava_moe.config.settings import fingerprint, settle
 from llava_moe.errors import UserError
+from llava_moe.run_config import RunConfig
 from llava_moe.train.checkpoint import STAGE_NAME
 
 RUNS = Path("runs")
@@ -24,12 +25,12 @@ class Stage:
     """A stage to run: its folder, resolved configuration, title, and the words that compose it."""
 
     folder: Path
-    config: dict[str, Any]
+    config: RunConfig
     title: str
     words: tuple[str, ...] = ()
 
 
-def plan_stages(config: dict[str, Any], words: Sequence[str], called: str | None = None) -> list[Stage]:
+def plan_stages(plain: dict[str, Any], words: Sequence[str], called: str | None = None) -> list[Stage]:
     """The stages of an experiment with their folders; an experiment without ``stages`` is one stage.
 
     Args:
@@ -38,15 +39,15 @@ def plan_stages(config: dict[str, Any], words: Sequence[str], called: str | None
     Raises:
         UserError: a value that a setting cannot have, or a stage that is not described as one.
     """
-    check_settings(config, TRAIN)
+    check_settings(plain, TRAIN)
     name = experiment_name(words)
-    if config["stages"] is None:
-        own = settle(config, words)
+    if plain["stages"] is None:
+        own = settle(plain, words)
         folder = Path(own["out"]) if own["out"] else RUNS / f"{called or name}-{fingerprint(own)}"
-        return [Stage(folder, own, name, tuple(words))]
+        return [Stage(folder, RunConfig.of(own), name, tuple(words))]
     configs: list[dict[str, Any]] = []
     composed_of: list[tuple[str, ...]] = []
-    for entry in config["stages"]:
+    for entry in plain["stages"]:
         _check_entry(entry)
         ignored = ("exp", "out", *entry["ignores"])
         kept = [word for word in words if not any(_is_of(word, pattern) for pattern in ignored)]
@@ -61,12 +62,12 @@ def plan_stages(config: dict[str, Any], words: Sequence[str], called: str | None
         configs[number]["eval"] |= {"every": 0, "best": None}
         composed_of[number] = (*composed_of[number], "eval.every=0", "eval.best=null")
     digest = fingerprint({str(number): child for number, child in enumerate(configs)})
-    root = Path(config["out"]) if config["out"] else RUNS / f"{called or name}-{digest}"
+    root = Path(plain["out"]) if plain["out"] else RUNS / f"{called or name}-{digest}"
     stages: list[Stage] = []
-    for entry, child, child_words in zip(config["stages"], configs, composed_of, strict=True):
+    for entry, child, child_words in zip(plain["stages"], configs, composed_of, strict=True):
         if stages:
             child["init_from"] = str(stages[-1].folder)
-        stages.append(Stage(root / entry["name"], child, f"{name} {entry['name']}", child_words))
+        stages.append(Stage(root / entry["name"], RunConfig.of(child), f"{name} {entry['name']}", child_words))
     return stages
 
 
@@ -104,9 +105,9 @@ def _is_of(word: str, pattern: str) -> bool:
     return fnmatchcase(key_of(word), pattern.lstrip("~")) and (takes_away or not pattern.startswith("~"))
 
 
-def set_threads(config: Mapping[str, Any]) -> None:
+def set_threads(config: RunConfig) -> None:
     """Bound torch's CPU threads where the configuration does."""
-    if config["train"]["num_threads"] is not None:
+    if config.train.num_threads is not None:
         import torch
 
-        torch.set_num_threads(int(config["train"]["num_threads"]))
+        torch.set_num_threads(config.train.num_threads)

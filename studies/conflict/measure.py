@@ -34,11 +34,11 @@ def records_of(run: Path, assembled: Assembled, domains: Sequence[str], split: s
     config = read_config(run)
     told = []
     device = next(assembled.model.parameters()).device
-    for source in mixture_of(config | {"domains": list(domains)}).sources:
+    for source in mixture_of(config.changed(domains=list(domains))).sources:
         if is_read(split, source.split) or is_read(source.split, split):
             raise UserError(f"measure.split: source {source.name!r} trains on {split!r}; name another split")
         examples = examples_of(replace(source, split=split), assembled)
-        for row in rows_of(examples, config["train"]["tokens_per_micro_batch"]):
+        for row in rows_of(examples, config.train.tokens_per_micro_batch):
             batch = collate(row, range(len(row)), None, assembled.encoder.pad_token_id)
             nats = nats_of(assembled, batch.to(device)).tolist()
             for example, of_record in zip(row, nats, strict=True):

@@ -18,6 +18,7 @@ from llava_moe.config.config_folder import config_folder
 from llava_moe.config.known_keys import ELSEWHERE, dotted
 from llava_moe.config.settings import mixture_of, settle
 from llava_moe.errors import UserError
+from llava_moe.run_config import RunConfig
 
 Refused = Callable[..., str]
 
@@ -237,8 +238,8 @@ def test_a_value_out_of_bounds_is_named_with_what_it_may_be(word: str, composed:
     OmegaConf.update(config, key, yaml.safe_load(value) if value else value, force_add=True)
     with pytest.raises(UserError) as caught:
         plain = settle(resolved(config))
-        mixture_of(plain)
-        recipe_of(plain)
+        mixture_of(RunConfig.of(plain))
+        recipe_of(RunConfig.of(plain))
     line = str(caught.value)
     assert key in line and "\n" not in line
     assert re.search("give|choose|must be", line), line

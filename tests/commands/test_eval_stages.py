@@ -17,6 +17,7 @@ from llava_moe.commands.eval_stages import refuse_unpaired
 from llava_moe.errors import UserError
 from llava_moe.eval.files import read_answers, read_result
 from llava_moe.eval.tasks.demo import open_demo_benchmark
+from llava_moe.run_config import EvalConfig
 from tests.forked_commands import CommandServer
 
 WORDS = ("exp=demo", "model=tiny", "train.max_steps=1", "train.num_threads=1", "data.num_workers=0", "eval.limit=1")
@@ -135,9 +136,9 @@ def test_a_headline_that_is_no_mean_over_questions_is_refused_by_name() -> None:
         def score(self, question, prediction):
             return {"exact_match": 0.0}
 
-    refuse_unpaired({"stages": "last", "no_picture": False}, [Summed()])  # type: ignore[list-item]
-    for settings in ({"stages": "all", "no_picture": False}, {"stages": "last", "no_picture": True}):
+    refuse_unpaired(EvalConfig(stages="last", no_picture=False), [Summed()])  # type: ignore[list-item]
+    for settings in (EvalConfig(stages="all"), EvalConfig(no_picture=True)):
         with pytest.raises(UserError, match=r"and summed scores none by itself: take it out of eval.benchmarks="):
             refuse_unpaired(settings, [Summed()])  # type: ignore[list-item]
     with pytest.raises(UserError, match="stages=all compares"):
-        refuse_unpaired({"stages": "all", "no_picture": True}, [Summed()])  # type: ignore[list-item]
+        refuse_unpaired(EvalConfig(stages="all", no_picture=True), [Summed()])  # type: ignore[list-item]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,20 +16,26 @@ from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer
 from llava_moe.eval.tasks.demo import open_demo_benchmark
 from llava_moe.grid.measured import Measures, Score
+from llava_moe.run_config import RunConfig
+
+STAGE = {"template": "v1", "image_mode": "pad", "learning_rates": {}}
+TRAIN = {"dtype": "fp32", "max_length": 9, "over_length": "cut", "tokens_per_micro_batch": 9}
 
 
 class Data:
     """A run's data of two domains, of which the run trains on ``charts``; ``joint`` stands for a split of both."""
 
     def __init__(self, follows_domains: bool, domains: tuple[str, ...] = ("charts", "photos")) -> None:
-        self.config = {"data": {"follows_domains": follows_domains}, "domains": ["charts"]}
+        sections = {"model": {"architecture": {}}, "stage": STAGE, "train": TRAIN}
+        data = {"sources": {}, "follows_domains": follows_domains}
+        self.config = RunConfig.of({**sections, "data": data, "domains": ["charts"]})
         self.domains = domains
 
-    def mixture_of(self, config: Mapping[str, Any]) -> SimpleNamespace:
-        kept = config["domains"] if config["data"]["follows_domains"] else None
+    def mixture_of(self, config: RunConfig) -> SimpleNamespace:
+        kept = config.domains if config.data.follows_domains else None
         return SimpleNamespace(domains=tuple(one for one in self.domains if kept is None or one in kept))
 
-    def held_out_sources(self, config: Mapping[str, Any], *words: Any) -> tuple[list[HeldOutSource], str]:
+    def held_out_sources(self, config: RunConfig, *words: Any) -> tuple[list[HeldOutSource], str]:
         found = self.mixture_of(config).domains
         label = "joint" if len(found) > 1 else "own"
         sources = [cast(Any, SimpleNamespace(domain=one, name=label)) for one in found]

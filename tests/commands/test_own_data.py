@@ -51,9 +51,9 @@ def mine(own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def paths_of(*words: str) -> dict[str, str]:
     (stage,) = stages_of(*words)
-    assert stage.config["model"]["architecture"]["language_model"].startswith("embedded:")
-    assert stage.config["train"]["max_steps"] == 850
-    return {name: source["path"] for name, source in stage.config["data"]["sources"].items()}
+    assert stage.config.plain["model"]["architecture"]["language_model"].startswith("embedded:")
+    assert stage.config.plain["train"]["max_steps"] == 850
+    return {name: source["path"] for name, source in stage.config.plain["data"]["sources"].items()}
 
 
 def test_data_of_ones_own_stays_and_published_data_is_swapped(mine: Path, own_data: Path) -> None:
@@ -70,15 +70,15 @@ def test_data_of_ones_own_stays_and_published_data_is_swapped(mine: Path, own_da
     # Where a stage says its scale itself, and where each job of a sweep has its own experiment.
     assert paths_of("exp=staged", "--config-dir", str(mine)) == {"own": own}
     swept = stages_of("-m", "exp=own_file,mix_doc", *words)
-    assert [[*stage.config["data"]["sources"]] for stage in swept] == [["own"], [*EMBEDDED]]
+    assert [[*stage.config.plain["data"]["sources"]] for stage in swept] == [["own"], [*EMBEDDED]]
 
 
 def test_an_experiment_of_ones_own_keeps_the_parts_it_trains(mine: Path) -> None:
     words = ("exp=own_file", "--config-dir", str(mine), "scale=demo")
     (stage,) = stages_of(*words)
-    assert stage.config["stage"]["learning_rates"] == {"adapter": 1e-3, "projector": 1e-3, "vision_tower": 1e-5}
+    assert stage.config.plain["stage"]["learning_rates"] == {"adapter": 1e-3, "projector": 1e-3, "vision_tower": 1e-5}
     (stage,) = stages_of(*words, "~stage.learning_rates.vision_tower")
-    assert stage.config["stage"]["learning_rates"] == {"adapter": 1e-3, "projector": 1e-3}
+    assert stage.config.plain["stage"]["learning_rates"] == {"adapter": 1e-3, "projector": 1e-3}
 
 
 def test_the_configuration_is_printed_as_it_would_run(mine: Path, capfd: pytest.CaptureFixture[str]) -> None:

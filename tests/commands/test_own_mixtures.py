@@ -28,7 +28,7 @@ sources:
 
 def sources_of(*words: str) -> dict[str, Any]:
     (stage,) = stages_of("exp=mix_doc", *words)
-    return {name: dict(source) for name, source in stage.config["data"]["sources"].items()}
+    return {name: dict(source) for name, source in stage.config.plain["data"]["sources"].items()}
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_image_paths_start_from_the_files_folder_where_it_names_none(
 def test_several_files_are_a_sweep(mixture: Path, three_files: Path) -> None:
     (three_files / "one.yaml").write_text("sources: {a: {path: charts.json}}\n")
     swept = stages_of("-m", "exp=mix_doc", "data=data/two.yaml,one.yaml")
-    assert [[*stage.config["data"]["sources"]] for stage in swept] == [["charts", "photos"], ["a"]]
+    assert [[*stage.config.plain["data"]["sources"]] for stage in swept] == [["charts", "photos"], ["a"]]
 
 
 def test_a_mapping_of_domains_to_files_is_the_same_mixture_without_a_file(
@@ -239,5 +239,5 @@ def test_ls_lists_mixtures_here_and_yamls_of_a_folder(
 def test_a_stage_whose_data_keep_nothing_apart_is_not_measured(mixture: Path) -> None:
     mixture.write_text(f"held_out: 0.2\n{TEXT}")
     captions, own = stages_of("data=data/two.yaml", "eval.every=5", "eval.best=held_out_loss.charts")
-    assert [stage.config["eval"]["every"] for stage in (captions, own)] == [0, 5]
-    assert (captions.config["eval"]["best"], own.config["eval"]["best"]) == (None, "held_out_loss.charts")
+    assert [stage.config.plain["eval"]["every"] for stage in (captions, own)] == [0, 5]
+    assert (captions.config.plain["eval"]["best"], own.config.plain["eval"]["best"]) == (None, "held_out_loss.charts")

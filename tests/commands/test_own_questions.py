@@ -142,11 +142,11 @@ def test_in_an_experiment_of_ones_own_a_file_starts_from_the_experiments_folder(
     )
     words = ["exp=asked", "--config-dir", "mine", "scale=demo"]
     (stage,) = stages_of(*words)
-    assert stage.config["eval"]["during"] == ["pope", "mine/exp/../../set/questions.jsonl"]
-    assert stage.config["eval"]["images"] == "mine/exp/../../set"
+    assert stage.config.plain["eval"]["during"] == ["pope", "mine/exp/../../set/questions.jsonl"]
+    assert stage.config.plain["eval"]["images"] == "mine/exp/../../set"
     (stage,) = stages_of(*words, "eval.during=[set/questions.jsonl]", "eval.images={questions: set}")
-    assert stage.config["eval"]["during"] == ["set/questions.jsonl"]
-    assert stage.config["eval"]["images"] == "{questions: set}"
+    assert stage.config.plain["eval"]["during"] == ["set/questions.jsonl"]
+    assert stage.config.plain["eval"]["images"] == "{questions: set}"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def stages_of(*words: str) -> list[Stage]:
 
 def rates_of(*words: str) -> dict[str, float]:
     (stage,) = stages_of(*words)
-    return dict(stage.config["stage"]["learning_rates"])
+    return dict(stage.config.plain["stage"]["learning_rates"])
 
 
 def refusal_of(*words: str) -> str:
@@ -98,16 +98,16 @@ def test_unknown_parts_and_stages_that_train_nothing_are_refused(scale: Sequence
 def test_the_tower_of_sharegpt4vs_stage_is_frozen_by_one_word() -> None:
     for scale in SCALES:
         (stage,) = stages_of("exp=pretrain_sharegpt4v", "~stage.learning_rates.vision_tower", *scale)
-        assert stage.config["stage"]["learning_rates"].keys() == {"projector", "language_model"}
-        assert stage.config["stage"]["vision_layers"] is None
+        assert stage.config.plain["stage"]["learning_rates"].keys() == {"projector", "language_model"}
+        assert stage.config.plain["stage"]["vision_layers"] is None
 
 
 def test_in_an_experiment_of_stages_a_rate_goes_to_each_stage_that_trains_the_part() -> None:
-    usual = [stage.config["stage"]["learning_rates"] for stage in stages_of("exp=demo")]
+    usual = [stage.config.plain["stage"]["learning_rates"] for stage in stages_of("exp=demo")]
     assert [rates.keys() for rates in usual] == [{"projector"}, {"adapter", "projector"}]
 
     def told(*words: str) -> list[dict[str, float]]:
-        return [stage.config["stage"]["learning_rates"] for stage in stages_of("exp=demo", *words)]
+        return [stage.config.plain["stage"]["learning_rates"] for stage in stages_of("exp=demo", *words)]
 
     assert told("stage.learning_rates.adapter=7e-3") == [usual[0], usual[1] | {"adapter": 7e-3}]
     assert told("stage.learning_rates.projector=7e-3") == [{"projector": 7e-3}, usual[1] | {"projector": 7e-3}]

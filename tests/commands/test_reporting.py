@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -17,6 +17,7 @@ from llava_moe.commands.reporting import chat_with, next_commands
 from llava_moe.config.as_typed import told_how_to_go_on
 from llava_moe.config.path_mappings import without_implied_data
 from llava_moe.errors import StoppedBySignalError
+from llava_moe.run_config import DataConfig, RunConfig, StageConfig
 
 EMBEDDED = {"general": {"path": "embedded:general.parquet"}}
 MOLE = "llava_moe.adapters.LlavaMole"
@@ -166,7 +167,9 @@ def test_a_picture_to_ask_about_is_found_without_listing_a_folder_of_millions(
     (images / "a").mkdir(parents=True)
     (images / "a" / "b.jpg").touch()
     (images / "list.txt").touch()
-    config = {"stage": {"template": "v1"}, "data": {"sources": {"mine": {"images": str(images)}}}}
+    sources = {"mine": {"images": str(images)}}
+    stage = StageConfig(template="v1", image_mode="pad", learning_rates={})
+    config = cast(RunConfig, SimpleNamespace(stage=stage, data=DataConfig(sources)))
     assert f"image={images / 'a' / 'b.jpg'}" in chat_with(tmp_path, config, "")
     monkeypatch.setattr(reporting, "_MOST_ENTRIES", 3)
     seen = []
@@ -186,5 +189,5 @@ def test_a_picture_to_ask_about_is_found_without_listing_a_folder_of_millions(
     assert "image=0.png" in chat_with(tmp_path, config, "")
     assert len(seen) == 3
     monkeypatch.undo()
-    config["data"]["sources"]["mine"]["images"] = str(tmp_path / "gone")
+    sources["mine"]["images"] = str(tmp_path / "gone")
     assert "image=" not in chat_with(tmp_path, config, "")

@@ -58,7 +58,8 @@ class Installed:
     def __init__(self, site: Path, folder: Path) -> None:
         self.folder = folder
         place = os.pathsep.join([str(site), str(ROOT)])
-        self.environment = os.environ | {"PYTHONPATH": place, "LLAVA_MOE_CACHE": str(folder / "cache")}
+        self.environment = os.environ | {"PYTHONPATH": place, "COLUMNS": "200"}
+        self.environment |= {"LLAVA_MOE_CACHE": str(folder / "cache")}
 
     def __call__(self, *words: str) -> str:
         done = subprocess.run(

@@ -21,9 +21,10 @@ import os, sys, weakref
 import deepspeed, torch
 from llava_moe.runs.processes import training_together
 from llava_moe.errors import UserError
+from llava_moe.run_config import ParallelConfig
 
 how, first_port, num_pairs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-parallel = {"engine": "auto", "stage": 2, "offload_optimizer": False, "offload_parameters": False, "extra": {}}
+parallel = ParallelConfig()
 
 def rank_of(rank, port):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}

@@ -39,6 +39,7 @@ from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
 from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.data.stream import Step, StepStream
+from llava_moe.run_config import RunConfig
 
 COST = CostModel()
 RANKS = 8
@@ -88,7 +89,7 @@ def open_demo(cache: Path) -> DemoData:
     """The demo's instruction data, opened and indexed."""
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         config = settle(resolved(compose("train", list(DEMO))))
-    mixture, encoder = mixture_of(config), encoder_of(recipe_of(config))
+    mixture, encoder = mixture_of(RunConfig.of(config)), encoder_of(recipe_of(RunConfig.of(config)))
     records = tuple(open_records(source, cache) for source in mixture.sources)
     indexes = tuple(index_source(*pair, encoder, cache) for pair in zip(mixture.sources, records, strict=True))
     return DemoData(mixture, records, indexes, encoder)

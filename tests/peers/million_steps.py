@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.config.settings import settle
+from llava_moe.run_config import RunConfig
 from tests.peers.million_records import peak
 
 WORDS = ("exp=mix_general", "data=mine", "model=tiny", "train.dtype=fp32", "train.max_length=1500", "train.max_steps=1")
@@ -58,13 +59,13 @@ def _measure(config: dict[str, Any]) -> None:
     from llava_moe.data.source_index import index_source
     from llava_moe.runs.cache_folder import cache_folder
 
-    (source,) = mixture_of(config).sources
-    encoder = encoder_of(recipe_of(config))
+    (source,) = mixture_of(RunConfig.of(config)).sources
+    encoder = encoder_of(recipe_of(RunConfig.of(config)))
     started = time.monotonic()
     records = open_records(source, cache_folder())
     index = index_source(source, records, encoder, cache_folder())
     indexed = time.monotonic()
-    mixture_of(config).plan([index], 0)
+    mixture_of(RunConfig.of(config)).plan([index], 0)
     planned = time.monotonic()
     words = index.lengths.mean() - index.num_images.mean() * encoder.num_image_tokens
     print(

@@ -15,6 +15,7 @@ from llava_moe.config.settings import mixture_of, settle
 from llava_moe.errors import UserError
 from llava_moe.reproduce.index import entries, find, module_of
 from llava_moe.reproduce.setup import FIGURES, SCALE_NAMES, read_setup
+from llava_moe.run_config import RunConfig
 from tests.reproduce.written_cells import grid_of
 
 DRAWN = sorted(path.stem for path in FIGURES.glob("*.yaml"))
@@ -51,8 +52,8 @@ def test_every_training_of_every_figure_composes(name: str, scale: str) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         for cell in kinds.values():
             config = settle(resolved(compose("train", [prepare_override(word) for word in cell.words])))
-            recipe_of(config)
-            assert mixture_of(config).sources
+            recipe_of(RunConfig.of(config))
+            assert mixture_of(RunConfig.of(config)).sources
             assert ("embedded" in str(config["model"]["architecture"])) == (scale == "demo")
 
 

@@ -36,8 +36,10 @@ def release(words: list[str], folder: Path, script: ModuleType, r: int = 2) -> A
     from llava_moe.adapters import NoAdapter
     from llava_moe.adapters.released import Released
     from llava_moe.assemble import recipe_of
+    from llava_moe.run_config import RunConfig
 
-    architecture = recipe_of(script.configuration(Released(NoAdapter(), {}, {}, {}), words)).architecture
+    plain = script.configuration(Released(NoAdapter(), {}, {}, {}), words)
+    architecture = recipe_of(RunConfig.of(plain)).architecture
     assert isinstance(architecture, FromShape)
     llava = build_base(architecture, torch.float32).model
     language = LlamaForCausalLM(llava.config.text_config)
