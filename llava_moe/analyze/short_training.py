@@ -11,7 +11,8 @@ from torch import nn
 
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.log import StepRecord
-from llava_moe.train.loop import LoopSettings, Objective, Stream, train
+from llava_moe.train.loop import LoopSettings, Stream, train
+from llava_moe.train.objective import Objective
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState

@@ -1,8 +1,9 @@
 """One optimizer step of the real model, traced without content: memory by part, and arithmetic.
 
-What runs is training's own: the assembled model with its adapter, ``train.loop.take_step`` with its cross-entropy and
-balance loss, autograd, the engine of one process with its fp32 masters, and AdamW. Under DeepSpeed the model is traced
-with gradients that leave the device as soon as they are there; what DeepSpeed keeps instead is ``plan.spread``'s.
+What runs is training's own: the assembled model with its adapter, ``train.optimizer_step.take_step`` with its
+cross-entropy and balance loss, autograd, the engine of one process with its fp32 masters, and AdamW. Under DeepSpeed
+the model is traced with gradients that leave the device as soon as they are there; what DeepSpeed keeps instead is
+``plan.spread``'s.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recom
 from llava_moe.plan.dummy_rows import Row, hollow_batch
 from llava_moe.plan.fake_tensors import Hollow
 from llava_moe.train.engine import LocalEngine
-from llava_moe.train.loop import LoopSettings, Objective, take_step
+from llava_moe.train.objective import Objective
 from llava_moe.train.optimizer import OptimizerSettings, build_optimizer
+from llava_moe.train.optimizer_step import take_step
 
 CPU = torch.device("cpu")
 
@@ -105,24 +107,6 @@ class _Step:
     keys: tuple[str, ...] = ()
     bad: tuple[Any, ...] = ()
     padding_share: float = 0.0
-
-
-class _Run:
-    """A run that nothing is written of."""
-
-    stop_status = 0
-
-    def log(self, record: Any) -> None:
-        return None
-
-    def quarantine(self, bad: Sequence[Any]) -> None:
-        return None
-
-    def save(self, state: Any) -> None:
-        return None
-
-    def name_samples(self, keys: Sequence[str], epoch: int, index: int) -> list[str]:
-        return []
 
 
 class _Watched:
@@ -224,9 +208,8 @@ def _trace(blueprint: Blueprint, assembled: Assembled, row: Row, is_one_of_many:
     repeats = 2 if is_one_of_many and objective.balance_totals is not None else 1
     batches = tuple(hollow_batch(row, assembled.encoder, hollow.fake) for _ in range(repeats))
     watched = _Watched(engine, hollow, blueprint.is_sharded)
-    settings = LoopSettings(domains=tuple(str(number) for number in range(blueprint.num_domains)))
     hollow.mark()
-    take_step(watched, objective, _Step(batches), rates, settings, _Run())
+    take_step(watched, objective, _Step(batches), rates, blueprint.num_domains)
     peak, logits = watched.backward_peak, watched.backward_logits
     kept = watched.kept - before - watched.kept_logits
     at_peak = peak - before - logits

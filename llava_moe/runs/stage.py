@@ -54,8 +54,9 @@ from llava_moe.text.escape_control import visible
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, load_state, write_atomically
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, Claim, FolderLock, claim_configuration, is_finished
-from llava_moe.train.loop import LoopSettings, Objective, train
+from llava_moe.train.loop import LoopSettings, train
 from llava_moe.train.memory import memory_errors_explained
+from llava_moe.train.objective import Objective
 from llava_moe.train.schedule import Schedule, few_steps_note
 from llava_moe.train.state import RunState
 

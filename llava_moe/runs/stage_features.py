@@ -44,7 +44,7 @@ from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.free_memory import free_memory
 from llava_moe.runs.processes import Processes
 from llava_moe.terminal.fitted_bar import FittedBar, passing
-from llava_moe.train.loop import Objective
+from llava_moe.train.objective import Objective
 from llava_moe.train.state import RunState
 
 VERSION = 1

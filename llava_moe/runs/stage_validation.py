@@ -37,9 +37,9 @@ from llava_moe.runs.stage_data import OpenData
 from llava_moe.train.checkpoint import checkpoint_of, is_complete, name_best
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, StepRecord
-from llava_moe.train.loop import Objective
 from llava_moe.train.loss import StepSums
 from llava_moe.train.meeting import Meeting
+from llava_moe.train.objective import Objective
 from llava_moe.train.stage_log import VALIDATION
 from llava_moe.train.state import RunState
 from llava_moe.train.validation import HELD_OUT_LOSS, BestBy, Validation, held_out_sums, undisturbed

@@ -18,8 +18,9 @@ from torch import nn
 
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import loss_by_domain
-from llava_moe.train.loop import Objective, Step
-from llava_moe.train.loss import StepSums, cross_entropy_N, targets_of
+from llava_moe.train.loss import StepSums
+from llava_moe.train.objective import Objective
+from llava_moe.train.optimizer_step import Step
 
 HELD_OUT_LOSS = "held_out_loss"
 
@@ -146,10 +147,7 @@ def held_out_sums(engine: Engine, objective: Objective, steps: Iterable[Step], n
     for step in steps:
         for row in step.batches:
             batch = row.to(engine.device)
-            targets = targets_of(batch)
-            if objective.mark_prompts is not None:
-                objective.mark_prompts(batch.labels)
-            output = engine.forward(**objective.inputs_of(batch), logits_to_keep=targets.positions_N)
-            sums.add_losses(cross_entropy_N(output.logits[0], targets), targets.domains_N)
+            losses_N, targets = objective.token_losses_N(engine, batch)
+            sums.add_losses(losses_N, targets.domains_N)
             sums.add_row(batch, 0.0)
     return StepSums.from_flat(engine.sum(sums.flat()))

@@ -25,7 +25,8 @@ from llava_moe.data.template import Template
 from llava_moe.model import FromShape, ParameterGroup, TrainableParts, prepare_stage
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.log import StepRecord
-from llava_moe.train.loop import LoopSettings, Objective, train
+from llava_moe.train.loop import LoopSettings, train
+from llava_moe.train.objective import Objective
 from llava_moe.train.optimizer import OptimizerSettings
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState

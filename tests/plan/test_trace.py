@@ -18,7 +18,7 @@ from llava_moe.plan.dummy_rows import Row, hollow_batch
 from llava_moe.plan.fake_tensors import FLOPS, Hollow
 from llava_moe.plan.trace import Blueprint, trace
 from llava_moe.train.engine import LocalEngine
-from llava_moe.train.loop import LoopSettings, take_step
+from llava_moe.train.optimizer_step import take_step
 
 CPU = torch.device("cpu")
 SHORT = Row((90, 85, 80, 70), (1, 1, 1, 0), (9, 8, 12, 20))
@@ -39,10 +39,6 @@ class Step:
         self.batches = batches
 
 
-class Run:
-    stop_status = 0
-
-
 class RealStage:
     """The stage of a blueprint with its weights, and a step of rows with real pixels."""
 
@@ -61,8 +57,7 @@ class RealStage:
         self.batches = (replace(batch, pixel_values=pixels),) * num_rows
 
     def step(self) -> None:
-        settings = LoopSettings(domains=("a", "b", "c"))
-        take_step(self.engine, self.objective, Step(self.batches), self.rates, settings, Run())
+        take_step(self.engine, self.objective, Step(self.batches), self.rates, num_domains=3)
 
     def standing(self) -> int:
         """Bytes of weights, masters and optimizer state."""

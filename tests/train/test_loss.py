@@ -20,8 +20,9 @@ from llava_moe.data.batch import Batch, collate
 from llava_moe.data.encode import Example
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.log import StepRecord
-from llava_moe.train.loop import LoopSettings, Objective, train
+from llava_moe.train.loop import LoopSettings, train
 from llava_moe.train.loss import StepSums, cross_entropy_N, targets_of
+from llava_moe.train.objective import Objective
 from llava_moe.train.optimizer import OptimizerSettings
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
