@@ -6,17 +6,16 @@ import importlib.util
 import inspect
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from llava_moe.errors import UserError
-from llava_moe.train.background_calls import BackgroundCalls, named
-from llava_moe.train.log import StepRecord, scalars_of
+from llava_moe.train.background_calls import named
+from llava_moe.train.background_curves import BackgroundCurves, Tell
 
 Mode = Literal["off", "offline", "online"]
-Tell = Callable[[str], None]
 
 START_SECONDS = 60
 # How long the end of a run waits for what is not uploaded yet.
@@ -71,11 +70,8 @@ def _trouble_online() -> str | None:
         return " ".join(str(error).split()).rstrip(".")[:200]
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(BackgroundCurves):
     """Scalars for Weights & Biases.
-
-    All calls are made by a thread of their own: one that waits or fails keeps no step from training. After a failure
-    a line says so and nothing more is sent; ``log.jsonl`` has every number.
 
     Args:
         folder: the run's folder; a run that is resumed goes on under the id that is kept there.
@@ -86,24 +82,18 @@ class WeightsAndBiases:
     """
 
     def __init__(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str, tell: Tell) -> None:
-        self._tell = tell
-        self._calls = BackgroundCalls("wandb")
-        self._run = self._begin(folder, name, mode, project)
-
-    def write(self, record: StepRecord) -> None:
-        self._send(scalars_of(record), record.fields["step"])
-
-    def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        self._send({f"validation/{name}": value for name, value in scores.items()}, step)
+        super().__init__("wandb", tell)
+        self._viewer = self._begin(folder, name, mode, project)
 
     def close(self) -> None:
+        """Upload what was sent, within ``FINISH_SECONDS``; a line says where that failed and how to do it later."""
         import wandb
 
         self._notice()
-        if self._run is not None and (trouble := self._calls.within(self._run.finish, FINISH_SECONDS + 10)[1]):
-            place = Path(self._run.dir).parent
+        if self._viewer is not None and (trouble := self._calls.within(self._viewer.finish, FINISH_SECONDS + 10)[1]):
+            place = Path(self._viewer.dir).parent
             self._tell(f"wandb: not everything was uploaded ({named(trouble)}); later: wandb sync {place}")
-        self._run = None
+        self._viewer = None
         # What failed was told: torn down here, it has nothing to say when the process ends.
         self._calls.within(wandb.teardown, FINISH_SECONDS + 10)
         self._calls.end()
@@ -133,18 +123,9 @@ class WeightsAndBiases:
         self._tell("wandb: no curves there; log.jsonl has every number")
         return None
 
-    def _send(self, numbers: Mapping[str, float], step: int) -> None:
-        self._notice()
-        if self._run is not None:
-            self._calls.send(partial(self._run.log, dict(numbers), step=step))
-
-    def _notice(self) -> None:
-        """Give up on a wandb that failed or does not answer."""
-        trouble = self._calls.trouble()
-        if trouble is not None and self._run is not None:
-            self._tell(f"wandb stopped ({trouble}): its curves end here; training goes on, log.jsonl has every number")
-            self._run = None
-            self._calls.forget()
+    @staticmethod
+    def _add(viewer: Any, numbers: Mapping[str, float], step: int) -> None:
+        viewer.log(numbers, step=step)
 
 
 def _run_id(folder: Path) -> str:
