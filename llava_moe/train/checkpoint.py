@@ -273,7 +273,7 @@ def save_random_state(path: Path) -> None:
 
 
 def random_state() -> dict[str, torch.Tensor]:
-    """The state of torch's generators, by device."""
+    """The state of torch's generators: uint8 bytes by device, ``cpu`` and, where there is one, ``cuda``."""
     import torch
 
     states = {"cpu": torch.get_rng_state()}
@@ -292,7 +292,12 @@ def set_random_state(states: Mapping[str, torch.Tensor]) -> None:
 
 
 def load_random_state(path: Path) -> None:
-    """Restore what :func:`save_random_state` wrote."""
+    """Restore what :func:`save_random_state` wrote.
+
+    Raises:
+        UserError: there is no such file.
+        SafetensorError, ValueError: it is damaged.
+    """
     from safetensors.torch import load_file
 
     if not path.is_file():

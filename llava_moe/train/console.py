@@ -37,6 +37,11 @@ class TrainingConsole:
             self.live.start()
 
     def write(self, record: StepRecord) -> None:
+        """Show a step: on a terminal the bar moves, elsewhere a line comes at most every ten seconds, and for the last.
+
+        Loss is the mean over the supervised tokens of the last 20 records in nats, of all and by domain; speed is
+        their tokens a second; the time left follows from the mean since the start.
+        """
         bar = self.bar
         self.recent.append(record)
         bar.done, bar.facts = record.fields["step"], (f"{clock(bar.elapsed())} gone",)
@@ -50,6 +55,7 @@ class TrainingConsole:
             self.console.print(told, highlight=False, markup=False, soft_wrap=True)
 
     def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Print the scores of a validation after ``step`` in a line of their own."""
         text = f"{self.bar.title} {step}/{self.bar.total} {in_words(scores)}"
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -60,6 +66,7 @@ class TrainingConsole:
             os.write(2, f"llava-moe: {visible(text)}\n".encode())
 
     def close(self) -> None:
+        """Let the bar stand as it was last, with its numbers in the place of a message."""
         if self.live is not None:
             if self.recent:
                 self.bar.status, self.bar.is_notice = self._status(), False

@@ -30,6 +30,9 @@ class ZeroSettings:
         offload_optimizer: keep optimizer state and masters in CPU memory.
         offload_parameters: stage 3 only: keep the weights in CPU memory.
         extra: further keys of the DeepSpeed configuration, merged last.
+
+    Raises:
+        UserError: there is no such stage, or weights are to be offloaded at another than 3.
     """
 
     stage: int = 2
@@ -45,7 +48,11 @@ class ZeroSettings:
 
 
 def start_processes() -> tuple[int, int, torch.device]:
-    """Join the process group that torchrun or the deepspeed launcher describes; return rank, world and device."""
+    """Join the process group that torchrun or the deepspeed launcher describes; return rank, world and device.
+
+    Raises:
+        UserError: DeepSpeed is not installed.
+    """
     deepspeed = _import_deepspeed()
     on_cuda = torch.cuda.is_available()
     if not dist.is_initialized():
@@ -97,14 +104,20 @@ class DeepSpeedEngine:
         self.has_plain_gradients = stage == 0
 
     def forward(self, **inputs: Any) -> Any:
+        """Run the model; under ZeRO-3 each rank waits in it for all others."""
         return self.engine(**inputs)
 
     def backward(self, loss: torch.Tensor, is_last: bool) -> None:
+        """Add the gradients of ``loss``, a share of the global objective, summed over ranks; ``is_last`` as in ``Engine``."""
         self.engine.set_gradient_accumulation_boundary(is_last)
         # DeepSpeed divides the sum over ranks by their number; our losses are shares of a global mean already.
         self.engine.backward(loss * self.world, scale_wrt_gas=False)
 
     def step(self, learning_rates: Sequence[float]) -> float:
+        """Clip, update with one rate per parameter group, clear; return the L2 norm of the global gradient.
+
+        NaN where DeepSpeed tells none. What a gradient that is not finite does is left to DeepSpeed: see ``can_skip``.
+        """
         for group, rate in zip(self.engine.optimizer.param_groups, learning_rates, strict=True):
             group["lr"] = rate
         unsharded = [p.grad for p in self.live.values() if p.grad is not None] if self.has_plain_gradients else []
@@ -114,19 +127,30 @@ class DeepSpeedEngine:
         return float(norm) if norm is not None else float("nan")
 
     def skip(self) -> None:
+        """There is no way to.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError("DeepSpeed cannot drop the gradients of a step: see can_skip")
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """A new tensor, the sum over ranks; all ranks must call it."""
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     def gather(self, value: object) -> list[Any]:
+        """One picklable object of each rank, in rank order, on every rank; all ranks must call it."""
         collected: list[Any] = [None] * self.world
         dist.all_gather_object(collected, value)
         return collected
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """Full fp32 values of all trainable parameters by name, on the CPU of rank 0; empty on the others.
+
+        All ranks must call it.
+        """
         from deepspeed.utils import safe_get_full_fp32_param
 
         full = {}
@@ -139,9 +163,15 @@ class DeepSpeedEngine:
         return full
 
     def save(self, folder: Path) -> None:
+        """Write this rank's part of optimizer state and masters, under a name of the ZeRO stage; all ranks call it."""
         self.engine.save_checkpoint(str(folder), tag=self.tag, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote; all ranks call it.
+
+        Raises:
+            UserError: it was written by another number of processes or another stage, or holds more than tensors.
+        """
         from deepspeed.runtime.zero.utils import ZeRORuntimeException
 
         written = len(list(folder.glob("random-rank*.safetensors")))
@@ -159,6 +189,7 @@ class DeepSpeedEngine:
             raise UserError(f"{folder} holds no DeepSpeed state")
 
     def barrier(self) -> None:
+        """Wait for all ranks."""
         dist.barrier()
 
 

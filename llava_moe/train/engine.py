@@ -96,9 +96,11 @@ class LocalEngine:
         self.optimizer = build_optimizer(groups, self.masters, settings, fused=device.type == "cuda")
 
     def forward(self, **inputs: Any) -> Any:
+        """Run the model."""
         return self.module(**inputs)
 
     def backward(self, loss: torch.Tensor, is_last: bool) -> None:
+        """Add the gradients of ``loss`` to the masters', in fp32."""
         loss.backward()
         for name, parameter in self.live.items():
             master = self.masters[name]
@@ -109,6 +111,14 @@ class LocalEngine:
                 parameter.grad = None
 
     def step(self, learning_rates: Sequence[float]) -> float:
+        """Clip, update the masters with one rate per parameter group, copy them to the parameters, clear.
+
+        The whole gradient g is scaled by min(1, c / (|g| + 1e-6)), with c = ``gradient_clipping`` (0: not at all). One
+        that is not finite updates nothing.
+
+        Returns:
+            |g|, the L2 norm over all trained parameters before clipping.
+        """
         for group, rate in zip(self.optimizer.param_groups, learning_rates, strict=True):
             group["lr"] = rate
         limit = self.gradient_clipping if self.gradient_clipping > 0 else float("inf")
@@ -126,18 +136,23 @@ class LocalEngine:
         return float(norm)
 
     def skip(self) -> None:
+        """Clear the gradients of this step without an update."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The same tensor: there is one rank."""
         return values
 
     def gather(self, value: object) -> list[Any]:
+        """The value alone: there is one rank."""
         return [value]
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """Copies of the fp32 masters by name, on the CPU."""
         return {name: master.detach().to("cpu", copy=True) for name, master in self.masters.items()}
 
     def save(self, folder: Path) -> None:
+        """Write ``optimizer.safetensors``: ``master/<name>``, and for each key of AdamW's state ``<key>/<name>``."""
         tensors = {}
         for name, master in self.masters.items():
             tensors[f"master/{name}"] = master.detach()
@@ -148,6 +163,13 @@ class LocalEngine:
         )
 
     def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote into masters, parameters and optimizer.
+
+        Raises:
+            OSError: there is no such file, or it is no regular one.
+            SafetensorError: it is damaged.
+            ValueError: it lacks a parameter's state, or holds one of another shape or one that is not finite.
+        """
         check_regular(path := folder / "optimizer.safetensors")
         tensors = load_file(path)
         _refuse_misfits(tensors, {name: master.shape for name, master in self.masters.items()})
@@ -158,6 +180,7 @@ class LocalEngine:
                 self.optimizer.state[master] = _state_of(name, tensors, self.device)
 
     def barrier(self) -> None:
+        """Go on: there is one rank."""
         return None
 
 

@@ -66,6 +66,9 @@ class FolderLock:
 
     Args:
         only_looks: no run is begun here: what was written goes at the end in any case.
+
+    Raises:
+        UserError: on entering: another process works there, a file in it is a link, or the disk does not let us.
     """
 
     def __init__(self, folder: Path, only_looks: bool = False) -> None:
@@ -212,7 +215,11 @@ def claim_configuration(
 
 
 def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether a run has come to the end of the length that is asked, on what lies where it is looked for."""
+    """Whether a run has come to the end of the length that is asked, on what lies where it is looked for.
+
+    Raises:
+        UserError: what it was begun with is damaged.
+    """
     if not (folder / FINISHED).is_file():
         return False
     differing = _differing(folder, flatten(config))
@@ -220,12 +227,20 @@ def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
 
 
 def changed_lengths(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings of a run's length that differ from those it was begun with; none where nothing was trained."""
+    """The settings of a run's length that differ from those it was begun with; none where nothing was trained.
+
+    Raises:
+        UserError: what it was begun with is damaged.
+    """
     return {key: pair for key, pair in _differing(folder, flatten(config)).items() if key in LENGTHS}
 
 
 def changes_to_go_on(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Where a run differs from a configuration with which it could go on all the same; none where it could not."""
+    """Where a run differs from a configuration with which it could go on all the same; none where it could not.
+
+    Raises:
+        UserError: what it was begun with is damaged.
+    """
     differing = _differing(folder, flatten(config))
     is_allowed = all(key in LENGTHS or _is_place(key, pair) for key, pair in differing.items())
     return differing if is_allowed else {}

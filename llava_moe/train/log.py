@@ -44,7 +44,22 @@ class StepRecord:
         layer_names: Sequence[str],
         num_experts: Sequence[int],
     ) -> StepRecord:
-        """Assemble a record; ``loss`` is cross-entropy alone, ``sample_hash`` is SHA-256 over the ordered keys."""
+        """Assemble a record.
+
+        ``loss`` is the mean cross-entropy over supervised tokens in nats, without the balance loss;
+        ``load_balance_loss`` the mean over examples, not weighted; ``sample_hash`` SHA-256 over the ordered keys.
+
+        Args:
+            keys: record keys of all samples of the step, in plan order.
+            objective: what was minimized, in nats.
+            grad_norm: L2 norm of the global gradient before clipping.
+            learning_rate: the largest over parameter groups.
+            seconds: wall time of the step, the wait for its data among it.
+            padding_share: share of the first rank's tokens that belong to no real sample.
+            domains: names of the D domains.
+            expert_tokens, expert_entropy: ``[L, D, K]`` and ``[L, D]``; without either there is no ``experts``.
+            layer_names, num_experts: of the L layers; columns beyond a layer's own number are left out.
+        """
         tokens, supervised = int(sums.scalar("tokens")), int(sums.supervised_D.sum())
         record = {
             "step": state.step,
@@ -119,12 +134,21 @@ def _by_layer(
 class LogSink(Protocol):
     """Somewhere a record goes."""
 
-    def write(self, record: StepRecord) -> None: ...
-    def close(self) -> None: ...
+    def write(self, record: StepRecord) -> None:
+        """Take the record of a step."""
+        ...
+
+    def close(self) -> None:
+        """Take no more."""
+        ...
 
 
 class JsonLines:
-    """Appends to ``log.jsonl``; lines of steps after ``last_step`` (a killed run's) are dropped first."""
+    """Appends to ``log.jsonl``; lines of steps after ``last_step`` (a killed run's) are dropped first.
+
+    Raises:
+        UserError: a line that is there is damaged; the message names it.
+    """
 
     def __init__(self, path: Path, stage: str, last_step: int) -> None:
         self.stage, self.path = stage, path
@@ -135,6 +159,11 @@ class JsonLines:
         self.file = path.open("ab", buffering=0)
 
     def write(self, record: StepRecord) -> None:
+        """Append a record, with the stage's name first and null for each number that is not finite.
+
+        Raises:
+            UserError: the disk takes nothing; the line is owed, and :meth:`catch_up` tries again.
+        """
         # NaN is not JSON: a number that is not finite is written as null.
         line = json.dumps({"stage": self.stage, **_finite(record.fields)}, allow_nan=False)
         self._owed += (line + "\n").encode()
@@ -153,6 +182,7 @@ class JsonLines:
             raise UserError(f"cannot write {self.path} ({error.strerror}): see to the disk") from error
 
     def close(self) -> None:
+        """Close the file; raises nothing, whatever the disk says."""
         # A line that is owed was told as an error before, and is tried once more.
         with suppress(UserError, OSError):
             self.catch_up()
@@ -180,7 +210,7 @@ def _truncate(path: Path, last_step: int) -> None:
 
 
 def scalars_of(record: StepRecord) -> dict[str, float]:
-    """Flatten a record into named numbers for curve viewers."""
+    """Flatten a record into named numbers for curve viewers: ``loss``, ..., ``domains/<domain>/loss``, ..."""
     flat = {key: float(value) for key, value in record.fields.items() if isinstance(value, int | float)}
     for domain, values in record.fields["domains"].items():
         flat |= {f"domains/{domain}/{key}": float(value) for key, value in values.items()}
@@ -190,4 +220,6 @@ def scalars_of(record: StepRecord) -> dict[str, float]:
 class ScoreSink(LogSink, Protocol):
     """Somewhere records and the scores of a validation go."""
 
-    def write_scores(self, step: int, scores: Mapping[str, float]) -> None: ...
+    def write_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Take the scores of a validation after ``step`` by name, see ``Validation.scores``."""
+        ...

@@ -59,16 +59,20 @@ class StepSums:
 
     @staticmethod
     def zeros(num_domains: int, device: torch.device) -> StepSums:
+        """Sums of nothing, float64."""
+
         def empty(size: int) -> torch.Tensor:
             return torch.zeros(size, dtype=torch.float64, device=device)
 
         return StepSums(empty(num_domains), empty(num_domains), empty(num_domains), empty(len(SCALARS)))
 
     def add_losses(self, losses_N: torch.Tensor, domains_N: torch.Tensor) -> None:
+        """Add the cross-entropy of N supervised tokens in nats, each to its domain (int64, 0 to D - 1)."""
         self.loss_D.index_add_(0, domains_N, losses_N.detach().double())
         self.supervised_D.index_add_(0, domains_N, torch.ones_like(losses_N, dtype=torch.float64))
 
     def add_row(self, batch: Batch, balance_sum: torch.Tensor | float) -> None:
+        """Count a row's examples and tokens, and add its balance loss, summed over its real examples."""
         firsts_S = torch.tensor([0, *batch.segment_lengths[:-1]], device=self.loss_D.device).cumsum(0)
         domains_S = batch.domains[0, firsts_S][batch.is_real]
         self.samples_D.index_add_(0, domains_S, torch.ones_like(domains_S, dtype=torch.float64))
@@ -85,20 +89,27 @@ class StepSums:
         )
 
     def flat(self) -> torch.Tensor:
+        """All sums as one float64 ``[3 D + 5]``, to be added up over ranks."""
         return torch.cat([self.loss_D, self.supervised_D, self.samples_D, self.scalars])
 
     @staticmethod
     def from_flat(flat: torch.Tensor) -> StepSums:
+        """The sums that a sum of :meth:`flat` holds."""
         num_domains = (flat.numel() - len(SCALARS)) // 3
         loss_D, supervised_D, samples_D, scalars = flat.split([num_domains] * 3 + [len(SCALARS)])
         return StepSums(loss_D, supervised_D, samples_D, scalars)
 
     def scalar(self, name: str) -> float:
+        """One of ``SCALARS``.
+
+        Raises:
+            ValueError: it is none of them.
+        """
         return float(self.scalars[SCALARS.index(name)])
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy over all supervised tokens, in nats; 0 when nothing is supervised."""
+        """Mean cross-entropy over all supervised tokens, ``sum(loss_D) / sum(supervised_D)`` in nats; 0 without any."""
         return float(self.loss_D.sum()) / max(1.0, float(self.supervised_D.sum()))
 
 

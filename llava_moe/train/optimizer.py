@@ -14,13 +14,19 @@ class ParameterGroup(Protocol):
     """Parameters that share a learning rate."""
 
     @property
-    def part(self) -> str: ...
+    def part(self) -> str:
+        """Which part of the model they are, such as ``adapter`` or ``projector``."""
+        ...
 
     @property
-    def learning_rate(self) -> float: ...
+    def learning_rate(self) -> float:
+        """The rate at factor 1 of the schedule."""
+        ...
 
     @property
-    def parameters(self) -> Mapping[str, nn.Parameter]: ...
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Them by name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,19 @@ def build_optimizer(
     settings: OptimizerSettings,
     fused: bool,
 ) -> torch.optim.AdamW:
-    """AdamW over ``tensors`` (parameters or their fp32 masters, by name), one parameter group per part."""
+    """AdamW over ``tensors`` (parameters or their fp32 masters, by name), one parameter group per part.
+
+    With gradient g at update t, rate r, decay w and b1, b2, eps of ``settings`` (arXiv 1711.05101, algorithm 2):
+
+        m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
+        x = x - r w x - r (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+
+    Args:
+        fused: take torch's one kernel for all of it, as on a GPU; else torch chooses.
+
+    Raises:
+        KeyError: a group has a parameter that is not among ``tensors``.
+    """
     return torch.optim.AdamW(
         [
             {"params": [tensors[name] for name in group.parameters], "lr": group.learning_rate, "part": group.part}

@@ -27,6 +27,7 @@ class Schedule:
 
     @property
     def num_warmup_steps(self) -> int:
+        """w = min(ceil(n * ``warmup_ratio``), n - 1), and at least 0."""
         return max(0, min(math.ceil(self.num_steps * self.warmup_ratio), self.num_steps - 1))
 
     def factor(self, step: int) -> float:

@@ -28,6 +28,11 @@ class RunState:
     nonfinite_steps: int = 0
 
     def write(self, path: Path) -> None:
+        """Write it as one JSON object.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @staticmethod
