@@ -46,7 +46,7 @@ class BackgroundCurves(ABC):
     def _send(self, numbers: Mapping[str, float], step: int) -> None:
         self._notice()
         if self._viewer is not None:
-            self._calls.send(partial(self._add, self._viewer, dict(numbers), step))
+            self._calls.send(partial(self._add, self._viewer, numbers, step))
 
     def _notice(self) -> None:
         """Give up on a viewer that failed or does not answer."""

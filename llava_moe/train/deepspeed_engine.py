@@ -108,7 +108,7 @@ class DeepSpeedEngine:
         return self.engine(**inputs)
 
     def backward(self, loss: torch.Tensor, is_last: bool) -> None:
-        """Add the gradients of ``loss``, a share of the global objective, summed over ranks; ``is_last`` as in ``Engine``."""
+        """Add the gradients of ``loss``, a share of the global objective, to the sum over ranks."""
         self.engine.set_gradient_accumulation_boundary(is_last)
         # DeepSpeed divides the sum over ranks by their number; our losses are shares of a global mean already.
         self.engine.backward(loss * self.world, scale_wrt_gas=False)

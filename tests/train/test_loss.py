@@ -5,121 +5,58 @@ Shape suffixes: T tokens of a row, N supervised tokens, V vocabulary, D domains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from llava_moe.data.batch import Batch, collate
-from llava_moe.data.encode import Example
-from llava_moe.train.engine import LocalEngine
-from llava_moe.train.log import StepRecord
 from llava_moe.train.loop import LoopSettings, train
 from llava_moe.train.loss import StepSums, cross_entropy_N, targets_of
-from llava_moe.train.objective import Objective
-from llava_moe.train.optimizer import OptimizerSettings
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
+from tests.tiny_training import (
+    CPU,
+    DOMAINS,
+    OBJECTIVE,
+    SAMPLES,
+    VOCABULARY,
+    Bigram,
+    KeptRun,
+    ListedStep,
+    engine_of,
+    example,
+    rows_of,
+    token_losses,
+)
 
-CPU = torch.device("cpu")
-VOCABULARY, WIDTH = 23, 6
-DOMAINS = ("general", "documents", "medical")
 IMAGE = np.zeros((3, 2, 2), dtype=np.uint8)
-# (domain, supervised?) of each token behind <s>: 1 is supervised. Samples differ much in how much they teach.
-SAMPLES = [(0, "0011"), (2, "01110111111"), (1, "0000001"), (0, "1"), (2, "00100"), (0, "01010101")]
 
 
-def example(domain: int, supervised: str, is_hole: bool = False) -> Example:
-    draw = np.random.default_rng(len(supervised) * 7 + domain)
-    ids = np.append(1, draw.integers(3, VOCABULARY, len(supervised)))
-    labels = np.where(np.array([False, *(mark == "1" for mark in supervised)]), ids, -100)
-    if is_hole:
-        labels[:] = -100
-    return Example(ids, labels, np.empty((0, 3, 2, 2), dtype=np.uint8), domain, "key", is_hole)
-
-
-def rows_of(seats: Sequence[Sequence[int]]) -> list[Batch]:
-    return [collate([example(*SAMPLES[at]) for at in row], list(row), None, 0) for row in seats]
-
-
-class Bigram(nn.Module):
-    """Logits of the next token from the token alone: packing cannot matter, so a plain loop is the reference."""
-
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Embedding(VOCABULARY, WIDTH, dtype=dtype)
-        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False, dtype=dtype)
-
-    def forward(self, input_ids: torch.Tensor, logits_to_keep: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.head(self.embed(input_ids)[:, logits_to_keep]))
-
-
-def token_losses(model: Bigram, at: int) -> torch.Tensor:
-    """Cross-entropy of each supervised token of a sample by itself, one token after another."""
-    one = example(*SAMPLES[at])
-    losses = []
-    for place in range(1, len(one.input_ids)):
-        if one.labels[place] != -100:
-            logits_V = model.head(model.embed(torch.tensor(one.input_ids[place - 1])))
-            losses.append(F.cross_entropy(logits_V.float(), torch.tensor(one.labels[place])))
-    return torch.stack(losses)
-
-
-@dataclass(frozen=True)
-class OneStep:
+class OneStep(ListedStep):
     """A stream of one optimizer step."""
-
-    batches: Sequence[Batch]
-    epoch: int = 0
-    index: int = 0
-    keys: Sequence[str] = ()
-    bad: Sequence[Any] = ()
-    padding_share: float = 0.0
 
     def steps_in_epoch(self, epoch: int) -> int:
         return 1
 
-    def iterate(self, epoch: int, first_step: int) -> Iterator[OneStep]:
+    def iterate(self, epoch: int, first_step: int) -> Generator[ListedStep, None, None]:
         yield self
-
-
-class Folder:
-    """A run's folder that keeps the records."""
-
-    stop_status = 0
-
-    def __init__(self) -> None:
-        self.records: list[Mapping[str, Any]] = []
-
-    def log(self, record: StepRecord) -> None:
-        self.records.append(record.fields)
-
-    def quarantine(self, bad: Sequence[Any]) -> None: ...
-    def save(self, state: RunState) -> None: ...
-    def name_samples(self, keys: Sequence[str], epoch: int, index: int) -> list[str]:
-        return []
 
 
 def take_step(batches: Sequence[Batch]) -> tuple[Mapping[str, Any], dict[str, torch.Tensor]]:
     """One step of the loop on ``batches``: its record and the gradients that reached the optimizer."""
     model = Bigram()
-    group = SimpleNamespace(part="all", learning_rate=0.0, parameters=dict(model.named_parameters()))
-    engine = LocalEngine(model, [group], OptimizerSettings(gradient_clipping=0.0), CPU)
+    engine = engine_of(model)
     gradients: dict[str, torch.Tensor] = {}
     engine.optimizer.register_step_pre_hook(
         lambda *_: gradients.update({name: master.grad.clone() for name, master in engine.masters.items()})
     )
-    folder = Folder()
-    objective = Objective(lambda batch: {"input_ids": batch.input_ids})
-    train(engine, OneStep(batches), objective, Schedule(1), [0.0], folder, LoopSettings(DOMAINS), RunState())
-    return folder.records[0], gradients
+    run = KeptRun()
+    train(engine, OneStep(batches), OBJECTIVE, Schedule(1), [0.0], run, LoopSettings(DOMAINS), RunState())
+    return run.records[0], gradients
 
 
 SEATINGS = [
