@@ -108,7 +108,7 @@ def test_micro_batches_add_up_in_fp32() -> None:
                 expected[name] = gradient if name not in expected else expected[name] + gradient
         engine.backward(loss_of(engine, number), is_last=number == 63)
     for name, master in engine.masters.items():
-        assert master.grad.dtype == torch.float32
+        assert master.grad is not None and master.grad.dtype == torch.float32
         assert master.grad.equal(expected[name]), name
         assert not master.grad.equal(master.grad.bfloat16().float()), name  # a bf16 sum would have been rounded
         assert engine.live[name].grad is None

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -33,9 +34,10 @@ class Rank:
         return total
 
 
-def in_two_ranks(work: Callable[[Meeting], object]) -> list[object]:
+def in_two_ranks(work: Callable[[Meeting], object]) -> list[Any]:
     """What ``work`` gives or raises in each rank."""
-    given, barrier = {}, threading.Barrier(2, timeout=5)
+    given: dict[int, torch.Tensor] = {}
+    barrier = threading.Barrier(2, timeout=5)
     meetings = [Meeting(Rank(rank, given, barrier)) for rank in (0, 1)]  # type: ignore[arg-type]
 
     def outcome(meeting: Meeting) -> object:
@@ -97,6 +99,7 @@ def test_a_stop_that_all_have_agreed_on_is_kept_for_no_meeting() -> None:
     def stop() -> None:
         raise StoppedBySignalError("stopped", STOPPED)
 
-    given, barrier = {}, threading.Barrier(2, timeout=5)
+    given: dict[int, torch.Tensor] = {}
+    barrier = threading.Barrier(2, timeout=5)
     with pytest.raises(StoppedBySignalError):
         Meeting(Rank(0, given, barrier)).attempt(stop)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -31,6 +31,7 @@ from tests.tiny_training import (
 )
 
 Gradients = dict[str, torch.Tensor]
+NOT_ASKED = {0: 0, 1: 0}
 
 
 class Rank(LocalEngine):
@@ -73,40 +74,39 @@ def mean_by_hand(samples: list[int]) -> tuple[float, Gradients]:
     return loss.item(), {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
 
 
-def test_the_mean_is_over_the_tokens_of_all_ranks_and_rows() -> None:
-    seats = {0: [[0, 3], [2]], 1: [[1, 4], [5]]}
+def in_two_ranks(
+    seats: Mapping[int, list[list[int]]], asked: Mapping[int, int] = NOT_ASKED
+) -> list[tuple[StepOutcome, Gradients]]:
+    """A step of each rank with its own rows, and the exit status that a signal asks of it."""
     given: dict[int, torch.Tensor] = {}
     barrier = threading.Barrier(2, timeout=10)
+    # Before any thread is there: they would draw their weights from one generator.
+    ranks = [Rank(rank, given, barrier) for rank in (0, 1)]
     with ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(lambda rank: stepped(Rank(rank, given, barrier), seats[rank]), (0, 1)))
+        return list(pool.map(lambda one: stepped(one, seats[one.rank], stop_status=lambda: asked[one.rank]), ranks))
+
+
+def test_the_mean_is_over_the_tokens_of_all_ranks_and_rows() -> None:
     loss, gradients = mean_by_hand([0, 3, 2, 1, 4, 5])
-    for outcome, seen in outcomes:
+    for outcome, seen in in_two_ranks({0: [[0, 3], [2]], 1: [[1, 4], [5]]}):
         assert outcome.objective == outcome.sums.loss == pytest.approx(loss, abs=1e-6)
         assert outcome.sums.samples_D.tolist() == [3, 1, 2]
         for name, gradient in gradients.items():
             assert (seen[name] - gradient).abs().max() < 1e-7, name
 
 
-def test_a_signal_in_one_rank_is_heard_by_all_and_the_strongest_wins() -> None:
-    asked = {0: STOPPED, 1: INTERRUPTED}
-    given: dict[int, torch.Tensor] = {}
-    barrier = threading.Barrier(2, timeout=10)
-    for wanted, of_rank in ((INTERRUPTED, asked), (STOPPED, {0: 0, 1: STOPPED}), (0, {0: 0, 1: 0})):
-        with ThreadPoolExecutor(2) as pool:
-            outcomes = list(
-                pool.map(
-                    lambda rank, of_rank=of_rank: stepped(
-                        Rank(rank, given, barrier), [[rank]], stop_status=lambda: of_rank[rank]
-                    ),
-                    (0, 1),
-                )
-            )
-        assert [outcome.stop_status for outcome, _ in outcomes] == [wanted] * 2
+@pytest.mark.parametrize(
+    ("asked", "heard"),
+    [({0: STOPPED, 1: INTERRUPTED}, INTERRUPTED), ({0: 0, 1: STOPPED}, STOPPED), ({0: 0, 1: 0}, 0)],
+)
+def test_a_signal_in_one_rank_is_heard_by_all_and_the_strongest_wins(asked: dict[int, int], heard: int) -> None:
+    outcomes = in_two_ranks({0: [[0]], 1: [[1]]}, asked)
+    assert [outcome.stop_status for outcome, _ in outcomes] == [heard] * 2
 
 
 def test_the_balance_loss_is_a_mean_over_examples_with_its_weight() -> None:
-    engine = engine_of(Bigram())
-    scale = engine.module.head.weight
+    model = Bigram()
+    engine, scale = engine_of(model), model.head.weight
 
     def balance(is_real: torch.Tensor, totals: torch.Tensor | None) -> torch.Tensor:
         assert totals is None
@@ -161,11 +161,16 @@ def test_routing_of_all_rows_is_added_up() -> None:
 
 
 def test_what_is_asked_and_called_comes_in_its_order() -> None:
-    engine, order = engine_of(Bigram()), []
+    engine = engine_of(Bigram())
+    order: list[str] = []
     backward, step = engine.backward, engine.step
 
-    def noted(name: str, call: Any) -> Any:
-        return lambda *given, **named: (order.append(name), call(*given, **named))[1]
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*given: Any, **named: Any) -> Any:
+            order.append(name)
+            return call(*given, **named)
+
+        return note
 
     engine.backward = noted("backward", backward)  # type: ignore[method-assign]
     engine.step = noted("update", step)  # type: ignore[method-assign]
@@ -174,7 +179,8 @@ def test_what_is_asked_and_called_comes_in_its_order() -> None:
 
 
 def test_only_the_last_backward_of_a_step_is_the_last() -> None:
-    engine, told = engine_of(Bigram()), []
+    engine = engine_of(Bigram())
+    told: list[bool] = []
     backward = engine.backward
 
     def note(loss: torch.Tensor, is_last: bool) -> None:
@@ -197,7 +203,7 @@ def test_a_loss_that_is_not_finite_updates_nothing_and_leaves_no_gradient_behind
 
 def test_a_gradient_that_is_not_finite_is_no_finite_step_though_its_loss_is() -> None:
     engine = engine_of(Bigram())
-    engine.step = lambda rates: float("nan")  # type: ignore[method-assign]
+    engine.step = lambda learning_rates: float("nan")  # type: ignore[method-assign]
     outcome, _ = stepped(engine, [[0]])
     assert not outcome.is_finite and outcome.objective > 0
 
