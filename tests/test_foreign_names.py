@@ -27,9 +27,8 @@ from llava_moe import kv_cache
 PACKAGE = Path(__file__).resolve().parent.parent / "llava_moe"
 
 PRIVATE = {
+    "adapters.core.backward_pass": {"_C", "_current_graph_task_id"},
     "adapters.core.gated_mlp": {"_forward_hooks", "_forward_pre_hooks"},
-    "adapters.core.router": {"_C", "_current_graph_task_id"},
-    "adapters.core.segments": {"_C", "_current_graph_task_id"},
     "adapters.core.wide_linear": {
         *("_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_pre_hooks"),
         *("_is_view", "_version"),
@@ -111,7 +110,7 @@ def _llava_takes_a_cache() -> None:
 
 
 def _attention_is_handed_its_rotary_embeddings() -> None:
-    """``Segments`` tells calls apart by them."""
+    """``CallHistory`` tells calls apart by them."""
     assert "position_embeddings" in inspect.signature(modeling_llama.LlamaAttention.forward).parameters
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llava_moe.adapters.core.backward_pass import is_recomputing
 from llava_moe.adapters.core.memory_efficient import Runs, read
 from llava_moe.adapters.core.wide_linear import WideLinear
 
@@ -137,10 +138,10 @@ class TokenRouter(Uncast):
         """Route every token of ``x_BTD``; leaves :attr:`routing` and :attr:`weights_BTK` (fp32) behind."""
         probs_BTK = self(x_BTD).softmax(-1)
         chosen_BT = probs_BTK.argmax(-1)
-        if torch._C._current_graph_task_id() == -1:
-            self.routing = Routing(probs_BTK, chosen_BT)
-        else:
+        if is_recomputing():
             self.last_recomputed.becomes(self)
+        else:
+            self.routing = Routing(probs_BTK, chosen_BT)
         self.chosen_BT = chosen_BT
         self.weights_BTK = expert_weights(probs_BTK, chosen_BT, self.mode)
 

@@ -97,7 +97,7 @@ class ExpertGate(Uncast):
             self.kept_SK = weights_SK.detach()
             if torch.is_grad_enabled():
                 call.decided[self] = weights_SK.detach().requires_grad_(weights_SK.requires_grad)
-            elif self.spans_layers and call.is_training and call.records_graph:
+            elif self.spans_layers and call.facts.is_training and call.facts.records_graph:
                 raise ValueError(
                     "granularity=network decides in one layer for all: reentrant activation checkpointing loses its "
                     "gradient; set use_reentrant=False"

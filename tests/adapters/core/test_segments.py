@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -270,3 +271,28 @@ def test_a_part_of_the_model_alone_is_not_pooled_by_the_last_call() -> None:
     model.eval()(inputs_embeds=torch.zeros(1, 4, 3))
     with pytest.raises(ValueError, match="call the whole model"):
         segments.pool(torch.zeros(1, 5, 3))
+
+
+def test_no_mean_is_shared_between_calls_nor_with_one_that_is_computed_again() -> None:
+    model, segments = watched()
+    x = PACKED["inputs_embeds"]
+    model(labels=LABELS, **PACKED)
+    early, first = segments.call, segments.pool(x, "q")
+    model(labels=LABELS, **PACKED)
+    second = segments.pool(x, "k")
+    assert second is not first
+    segments.go_back_to(early)
+    assert segments.pool(x, "v") is not second
+
+
+def test_a_copy_reads_by_its_own_hooks_and_has_seen_nothing() -> None:
+    model, segments = watched()
+    segments.reads_text = True
+    model(labels=LABELS, **PACKED)
+    twin, copied = copy.deepcopy((model, segments))
+    assert copied.reads_text
+    with pytest.raises(ValueError, match="no forward pass"):
+        copied.of_tokens()
+    twin.inner.get_input_embeddings = lambda: None
+    twin(inputs_embeds=torch.zeros(1, 4, 2))
+    assert copied.num_segments == 1 and segments.num_segments == 3
