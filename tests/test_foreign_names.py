@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama import modeling_llama
 
 from llava_moe import kv_cache
+from llava_moe.adapters.core.gated_mlp import is_gated_mlp
 
 PACKAGE = Path(__file__).resolve().parent.parent / "llava_moe"
 
@@ -120,8 +121,7 @@ def _checkpointing_flag() -> None:
 
 
 def _gated_mlp_is_the_product_that_is_recomputed() -> None:
-    source = inspect.getsource(modeling_llama.LlamaMLP.forward)
-    assert "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))" in source
+    assert is_gated_mlp(_llama().model.layers[0].mlp)
 
 
 def _packed_mask_is_built_from_positions() -> None:

@@ -5,8 +5,8 @@ Shape suffixes: B rows, T tokens, N = B * T, D hidden, F feed-forward, K experts
 
 from __future__ import annotations
 
-import inspect
-import re
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,23 +15,60 @@ from llava_moe.adapters.core.memory_efficient import activate
 from llava_moe.adapters.core.router import FollowRouter, TokenRouter
 from llava_moe.adapters.core.wide_linear import Source, WideLinear
 
-# The forward pass of LlamaMLP and its kin in transformers, word for word but for the argument's name.
-FORWARD = re.compile(
-    r"self\.down_proj\(self\.act_fn\(self\.gate_proj\((\w+)\)\) \* self\.up_proj\(\1\)\)\s*return (down_proj|\w+)\s*$"
-)
+# What a forward pass may raise that does more with its input than call the block's parts and multiply.
+_REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What stands for a tensor while a forward pass is traced: the name of what made it, and from what.
+
+    It is called with, multiplied by another, and nothing else; so no operation goes unseen, whatever its numbers.
+    """
+
+    made_by: str
+    of: tuple[_Value, ...] = ()
+
+    def __mul__(self, other: object) -> _Value:
+        return _Value("*", (self, other)) if isinstance(other, _Value) else NotImplemented
+
+    def __bool__(self) -> bool:
+        raise TypeError("a forward pass that looks at its values is no plain product")
 
 
 def is_gated_mlp(block: nn.Module) -> bool:
-    """Whether a block is gate, up, down and an activation, and its own ``forward`` nothing but their product."""
-    if "forward" in vars(block):  # somebody else runs it his own way
+    """Whether a block is gate, up, down and an activation, and its own ``forward`` nothing but their product.
+
+    The forward pass is run on values that only record what is done with them: no numbers, so neither a clamp nor a cast
+    nor dropout is overlooked, and nothing is taken from random generators.
+    """
+    if "forward" in vars(block):  # another library patched it
         return False
-    if {name for name, _ in block.named_children()} - {"router"} != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+    if {name for name, _ in block.named_children()} - {"router"} != _PARTS:
         return False
     try:
-        source = inspect.getsource(type(block).forward)
-    except (OSError, TypeError):
+        traced = type(block).forward(_traceable(block), _INPUT)
+    except _REFUSALS:
         return False
-    return FORWARD.search(source) is not None
+    return traced in _PRODUCTS
+
+
+def _traceable(block: nn.Module) -> Any:
+    """The block with its settings, and with parts that record their calls."""
+    twin: Any = object.__new__(type(block))
+    vars(twin).update(vars(block))
+    vars(twin)["_modules"] = {name: partial(_record, name) for name in _PARTS}
+    return twin
+
+
+def _record(part: str, value: _Value) -> _Value:
+    return _Value(part, (value,))
+
+
+_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+_INPUT = _Value("input")
+_ACTIVE, _UP = _record("act_fn", _record("gate_proj", _INPUT)), _record("up_proj", _INPUT)
+_PRODUCTS = (_record("down_proj", _ACTIVE * _UP), _record("down_proj", _UP * _ACTIVE))
 
 
 def forward_gated_mlp(block: Any, *args: Tensor, **kwargs: Tensor) -> Tensor:
