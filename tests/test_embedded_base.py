@@ -29,7 +29,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = shutil.copytree(base_folder(), tmp_path / "base")
     monkeypatch.setattr(embedded_base, "base_folder", lambda: folder)
     monkeypatch.setattr("tools.demo_assets.base.version.base_folder", lambda: folder)
-    monkeypatch.setattr("llava_moe.model.build.base_folder", lambda: folder)
+    monkeypatch.setattr("llava_moe.model.architecture.base_folder", lambda: folder)
     return folder
 
 

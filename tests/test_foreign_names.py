@@ -45,7 +45,7 @@ PRIVATE = {
     "data.ordered_prefetch": {"_shutdown_workers"},
     # lmms-eval's own hook for models; its copy is held by tests/lmms.
     "lmms.model": {"_resolve_system_prompt"},
-    "model.build": {"_from_config"},
+    "model.pretrained": {"_from_config"},
     "plan.fake_tensors": {
         *("torch._subclasses.fake_tensor", "torch.utils._python_dispatch", "torch.utils._pytree"),
         *("_cdata", "_local_scalar_dense", "_overloadpacket"),

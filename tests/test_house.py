@@ -26,7 +26,8 @@ GROUND = {
 }
 ALLOWED = {
     "data": set(),
-    "model": set(),
+    # A family says what becomes of an image.
+    "model": {"data.images"},
     "adapters": set(),
     "train": {"data.batch"},
     "eval": {"data"},
@@ -76,7 +77,8 @@ CATCH_ALLS = {
     **dict.fromkeys(("train.loop", "train.meeting", "train.background_calls", "config.compose"), 1),
     **dict.fromkeys(("eval.generation.endpoint", "eval.judging.judge", "commands.export", "commands.compose_start"), 1),
     **dict.fromkeys([f"datatools.prepare.{name}" for name in ("recipe", "preparation", "workers", "chunks")], 1),
-    **dict.fromkeys(("data.readers.files", "model.build"), 3),
+    **dict.fromkeys(("data.readers.files",), 3),
+    "model.pretrained": 1,
     "plugins": 2,
 }
 

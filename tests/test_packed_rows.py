@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, NoAdapter, attach
 from llava_moe.adapters.core.target_model import Body
-from llava_moe.model.build import FromShape, build_base
+from llava_moe.model import FromShape, build_base
 from llava_moe.packed_rows import keep_examples_apart, makes_mask_from_positions
 from tests.adapters.core.test_recomputation import FAMILIES as OTHERS
 from tests.adapters.tiny_decoders import FAMILIES, Family

@@ -11,7 +11,7 @@ from transformers import LlavaForConditionalGeneration
 from llava_moe.adapters import Attached
 from llava_moe.data.batch import Batch
 from llava_moe.data.encode import Encoder
-from llava_moe.model import AttentionChoice, BaseModel, packing_arguments
+from llava_moe.model import AttentionChoice, BaseModel
 from llava_moe.model.recorded_weights import BaseWeights
 
 
@@ -44,7 +44,7 @@ class Assembled:
             "input_ids": batch.input_ids,
             "position_ids": batch.position_ids,
             "use_cache": False,
-            **packing_arguments(batch.segment_lengths, batch.input_ids.device),
+            **self.base.family.packed_inputs(batch.segment_lengths, batch.input_ids.device),
         }
         if batch.pixel_values.shape[0]:
             inputs["pixel_values"] = self.encoder.transform.normalise(batch.pixel_values).to(self.model.dtype)

@@ -67,7 +67,7 @@ def new_model_without_weights(recipe: Recipe, device: torch.device, place: torch
 def set_attention(base: BaseModel, wanted: str, device: torch.device, dtype: torch.dtype) -> AttentionChoice:
     """Choose the language model's attention kernel for a device, and set it; a tower takes ``sdpa``."""
     attention = choose_attention(wanted, device, dtype)
-    base.model.set_attn_implementation({"text_config": attention.name, "vision_config": "sdpa"})
+    base.family.set_attention(base.model, attention.name)
     return attention
 
 

@@ -25,7 +25,7 @@ def encoder_of(recipe: Recipe) -> Encoder:
 
 def encoder_on_base(recipe: Recipe, base: BaseFacts) -> Encoder:
     """The encoder that a recipe asks for, of a base that was read already."""
-    transform = ImageTransform(base.image_size, recipe.image_mode, base.image_mean, base.image_std)
+    transform = base.family.image_inputs(base, recipe.image_mode)
     return encoder_for(base, recipe.template, transform, recipe.max_length, recipe.over_length, recipe.reading)
 
 

@@ -16,11 +16,10 @@ from llava_moe.assemble.encoder import encoder_for
 from llava_moe.assemble.spec import dtype_of
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.images.reading import ImageReading
-from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
 from llava_moe.model import BaseFacts, FromCheckpoint, build_base
-from llava_moe.model.build import resolve
+from llava_moe.model.architecture import resolve
 from llava_moe.model.checkpoint_files import read_chat_template
 from llava_moe.model.image_processor import ImageMode, read_image_processor
 from llava_moe.model.recorded_weights import BaseWeights
@@ -63,7 +62,7 @@ def open_checkpoint(
     places = [str(Path(place).expanduser()) for place in (peft,) if place is not None] + [resolve(path)]
     written = _template_of(base, places, template)
     nearest = read_image_processor(places[0]) if peft is not None else None
-    transform = ImageTransform(base.image_size, image_mode or base.image_mode or "pad", base.image_mean, base.image_std)
+    transform = base.family.image_inputs(base, image_mode or base.image_mode or "pad")
     if nearest is not None:
         transform = replace(
             transform, mode=image_mode or nearest.mode(base.image_size), mean=nearest.mean, std=nearest.std

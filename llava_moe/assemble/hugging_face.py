@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava_moe.assemble.assembled import Assembled
 from llava_moe.assemble.from_run import restore
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.template import chat_template
-from llava_moe.model import vision_config
-from llava_moe.model.kinds import TOWERS
 
 
 def load_run(folder: str | Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -34,19 +30,6 @@ def processor_of(assembled: Assembled) -> LlavaProcessor:
     base, encoder = assembled.base, assembled.encoder
     if isinstance(encoder.template, ChatTemplate) or encoder.transform.mode == "resize":
         raise ValueError("a checkpoint that is asked as its own files say has a processor of its own")
-    vision: Any = vision_config(base.model)
-    pixels = LlavaImageProcessorPil(
-        do_pad=encoder.transform.mode == "pad",
-        size={"shortest_edge": base.image_size},
-        crop_size={"height": base.image_size, "width": base.image_size},
-        image_mean=list(base.image_mean),
-        image_std=list(base.image_std),
-    )
-    return LlavaProcessor(
-        image_processor=pixels,
-        tokenizer=base.tokenizer,
-        patch_size=vision.patch_size,
-        vision_feature_select_strategy=base.model.config.vision_feature_select_strategy,
-        num_additional_image_tokens=TOWERS[vision.model_type],
-        chat_template=chat_template(encoder.template),
-    )
+    processor = base.family.processor(base.model, base, encoder.transform, chat_template(encoder.template))
+    assert isinstance(processor, LlavaProcessor)
+    return processor

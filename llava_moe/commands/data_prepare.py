@@ -133,7 +133,7 @@ def _reference(model: Mapping[str, Any]) -> str:
 
 
 def _read_tokenizer(reference: str) -> TextTokenizer:
-    from llava_moe.model.build import load_tokenizer
+    from llava_moe.model.tokenizer import load_tokenizer
 
     backend = load_tokenizer(reference).backend_tokenizer
     backend.no_truncation()

@@ -1,18 +1,9 @@
 """Everything that touches Hugging Face model classes."""
 
+from llava_moe.model.architecture import Architecture, FromCheckpoint, FromParts, FromShape
 from llava_moe.model.attention import AttentionChoice, choose_attention, packing_arguments
-from llava_moe.model.build import (
-    Architecture,
-    BaseFacts,
-    BaseModel,
-    FromCheckpoint,
-    FromParts,
-    FromShape,
-    build_base,
-    build_base_without_weights,
-    read_base,
-    vision_config,
-)
+from llava_moe.model.build import BaseModel, build_base, build_base_without_weights, read_base
+from llava_moe.model.families import BaseFacts, Family
 from llava_moe.model.recompute import recompute_activations
 from llava_moe.model.stages import ParameterGroup, TrainableParts, prepare_stage
 
@@ -21,6 +12,7 @@ __all__ = [
     "AttentionChoice",
     "BaseFacts",
     "BaseModel",
+    "Family",
     "FromCheckpoint",
     "FromParts",
     "FromShape",
@@ -33,5 +25,4 @@ __all__ = [
     "prepare_stage",
     "read_base",
     "recompute_activations",
-    "vision_config",
 ]

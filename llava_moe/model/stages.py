@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,8 +18,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
-from llava_moe.model.build import vision_config
-from llava_moe.model.kinds import feature_layers
+from llava_moe.model.families import LLAVA, Family
 
 PARTS = ("adapter", "projector", "language_model", "vision_tower")
 
@@ -72,12 +70,16 @@ class ParameterGroup:
 
 
 def prepare_stage(
-    model: LlavaForConditionalGeneration, parts: TrainableParts, adapter: Mapping[str, nn.Parameter]
+    model: LlavaForConditionalGeneration,
+    parts: TrainableParts,
+    adapter: Mapping[str, nn.Parameter],
+    family: Family = LLAVA,
 ) -> list[ParameterGroup]:
     """Set ``requires_grad`` on every parameter and return what trains, grouped by part.
 
     Args:
         adapter: the adapter's parameters by name (empty when there is none).
+        family: of the model; it knows its parts.
 
     Raises:
         UserError: the stage trains an adapter and there is none, or names layers that the tower does not have or
@@ -89,46 +91,11 @@ def prepare_stage(
         parameter.requires_grad_(False)
     groups = []
     for part, rate in parts.learning_rates.items():
-        chosen = dict(adapter) if part == "adapter" else _of_part(model, named, part, parts.vision_layers)
+        is_adapter = part == "adapter"
+        chosen = dict(adapter) if is_adapter else family.parameters_of(model, named, part, parts.vision_layers)
         if not chosen:
             raise UserError(f"stage.learning_rates.{part} is set, but the model has no {part}: remove it or add one")
         for parameter in chosen.values():
             parameter.requires_grad_(True)
         groups.append(ParameterGroup(part, rate, chosen))
     return groups
-
-
-def _of_part(
-    model: LlavaForConditionalGeneration,
-    named: Mapping[str, nn.Parameter],
-    part: str,
-    vision_layers: tuple[int, int] | None,
-) -> dict[str, nn.Parameter]:
-    if part == "projector":
-        return {name: p for name, p in named.items() if "multi_modal_projector" in name}
-    if part == "language_model":
-        return {name: p for name, p in named.items() if "language_model" in name or name.startswith("lm_head")}
-    # Hidden state 0 is what goes into layer 0, and the last one what comes out of the last layer.
-    num_states = vision_config(model).num_hidden_layers + 1
-    last_read = max(layer % num_states for layer in feature_layers(model.config)) - 1
-    layer_of = re.compile(r"vision_tower\..*encoder\.layers\.(\d+)\.")
-    if vision_layers is None:
-        tower = {name: p for name, p in named.items() if "vision_tower" in name and _is_before_layers(name)}
-        first, last = 0, last_read
-    else:
-        tower = {}
-        first, last = vision_layers
-    if not 0 <= first <= last <= last_read:
-        raise UserError(
-            f"stage.vision_layers={[first, last]}: the tower's layers that are read are 0 to {last_read} "
-            f"(the feature layer is {model.config.vision_feature_layer})"
-        )
-    return tower | {
-        name: p for name, p in named.items() if (found := layer_of.search(name)) and first <= int(found[1]) <= last
-    }
-
-
-def _is_before_layers(name: str) -> bool:
-    """Whether a parameter of the tower stands before its layers; what stands behind them is not read."""
-    # CLIP spells its norm so.
-    return ".embeddings." in name or "pre_layrnorm" in name

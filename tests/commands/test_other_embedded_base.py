@@ -60,7 +60,7 @@ def upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str
         tensors = load_file(path)
         tensors["model.layers.1.mlp.up_proj.weight"].mul_(1.5)
         save_file(tensors, path, metadata={"format": "pt"})
-        for place in ("llava_moe.embedded_base", "llava_moe.model.build", "tools.demo_assets.base.version"):
+        for place in ("llava_moe.embedded_base", "llava_moe.model.architecture", "tools.demo_assets.base.version"):
             monkeypatch.setattr(f"{place}.base_folder", lambda: folder)
         (folder / VERSION_FILE).write_text(json.dumps(versioned(read_version().version + 1)))
         return str(embedded_base.read_version())

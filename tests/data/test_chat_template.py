@@ -14,7 +14,7 @@ from llava_moe.data.conversation import ASSISTANT, USER, BadRecord, Conversation
 from llava_moe.data.template import Template, chat_template
 from llava_moe.data.tokens import Tokens
 from llava_moe.errors import UserError
-from llava_moe.model.build import extend_tokenizer
+from llava_moe.model.tokenizer import extend_tokenizer
 
 CHATML = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"

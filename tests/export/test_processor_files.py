@@ -9,7 +9,7 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava_moe.export.processor_files import write_processor
-from llava_moe.model.build import extend_tokenizer
+from llava_moe.model.tokenizer import extend_tokenizer
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_names.json").read_text())
 TEXT = "USER: <image>\nHow many <ref> bars  are shown? ASSISTANT:"

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, LlavaProcessor, PreTrainedTokenizerBase
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from llava_moe.errors import UserError
-from llava_moe.model.build import load_tokenizer
+from llava_moe.model.tokenizer import load_tokenizer
 
 WORDS = ["the", "red", "blue", "cat", "dog", "house", "tree", "shows", "image", "what", "colour", "picture", "22", "."]
 MakeFolder = Callable[..., Path]

@@ -25,7 +25,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from transformers.models.llava.processing_llava import LlavaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from llava_moe.model.build import extend_tokenizer
+from llava_moe.model.tokenizer import extend_tokenizer
 
 SIZE = 24
 VISION = {
