@@ -47,5 +47,6 @@ class Assembled:
             **self.base.family.packed_inputs(batch.segment_lengths, batch.input_ids.device),
         }
         if batch.pixel_values.shape[0]:
-            inputs["pixel_values"] = self.encoder.transform.normalise(batch.pixel_values).to(self.model.dtype)
+            transform = self.encoder.transform
+            inputs |= transform.model_inputs(batch.pixel_values, batch.image_sizes, self.model.dtype)
         return inputs

@@ -7,8 +7,8 @@ from typing import Literal
 from llava_moe.assemble.spec import Recipe
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.encode import Encoder
+from llava_moe.data.images.inputs import ImageInputs
 from llava_moe.data.images.reading import ImageReading
-from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
 from llava_moe.model import BaseFacts, read_base
@@ -32,7 +32,7 @@ def encoder_on_base(recipe: Recipe, base: BaseFacts) -> Encoder:
 def encoder_for(
     base: BaseFacts,
     template: Template | ChatTemplate,
-    transform: ImageTransform,
+    transform: ImageInputs,
     max_length: int,
     over_length: Literal["cut", "drop"],
     reading: ImageReading,
@@ -52,6 +52,7 @@ def encoder_for(
             max_length=max_length,
             over_length=over_length,
             reading=reading,
+            position_ids=base.family.position_ids,
         )
     except ValueError as error:
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -62,11 +61,10 @@ def open_checkpoint(
     places = [str(Path(place).expanduser()) for place in (peft,) if place is not None] + [resolve(path)]
     written = _template_of(base, places, template)
     nearest = read_image_processor(places[0]) if peft is not None else None
-    transform = base.family.image_inputs(base, image_mode or base.image_mode or "pad")
-    if nearest is not None:
-        transform = replace(
-            transform, mode=image_mode or nearest.mode(base.image_size), mean=nearest.mean, std=nearest.std
-        )
+    mode = base.image_mode or "pad"
+    if nearest is not None and image_mode is None:
+        mode = nearest.mode(base.image_size)
+    transform = base.family.image_inputs(base, image_mode or mode, nearest)
     encoder = encoder_for(base, written, transform, max_length=4096, over_length="cut", reading=reading)
     attached = attach(base.model, NoAdapter())
     if peft is not None:
@@ -85,4 +83,4 @@ def _template_of(base: BaseFacts, places: Sequence[str], wanted: str | None) -> 
             return written
     if wanted == "chat":
         raise UserError(f"model.template=chat: {places[-1]} has no chat template; leave model.template= out")
-    return Template("v1")
+    return Template(base.family.default_template)

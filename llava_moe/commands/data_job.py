@@ -64,7 +64,7 @@ def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> Seats:
         samples_per_step=train.global_batch_size,
         tokens_per_row=train.tokens_per_micro_batch,
         num_ranks=num_ranks,
-        null_image_tokens=encoder.num_image_tokens if needs_image else None,
+        null_image_tokens=encoder.num_null_tokens if needs_image else None,
     )
 
 

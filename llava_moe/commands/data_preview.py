@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -66,7 +65,7 @@ def _first_rows(stage: Stage, choices: Mapping[str, Any], progress: Console) -> 
 def _stream(stage: Stage, num_ranks: int, progress: Console) -> StepStream:
     """The stream of the first rank, as training would have it, decoded in this process."""
     encoder, data = open_stage(stage, progress)
-    seats, size = seats_of(stage, encoder, num_ranks), encoder.transform.size
+    seats = seats_of(stage, encoder, num_ranks)
     return StepStream(
         mixture=data.mixture,
         indexes=data.indexes,
@@ -75,5 +74,5 @@ def _stream(stage: Stage, num_ranks: int, progress: Console) -> StepStream:
         global_batch_size=seats.samples_per_step,
         tokens_per_micro_batch=seats.tokens_per_row,
         world=num_ranks,
-        null_image=None if seats.null_image_tokens is None else np.zeros((3, size, size), dtype=np.uint8),
+        null_image=None if seats.null_image_tokens is None else encoder.null_image,
     )

@@ -12,7 +12,7 @@ from llava_moe.adapters import NoAdapter
 from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.assemble import Assembled, Recipe
 from llava_moe.config.settings import mixture_of
-from llava_moe.data.batch import Batch, collate
+from llava_moe.data.batch import Batch, collate_row
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder, Example
 from llava_moe.data.readers.splits import is_read, settled
@@ -98,7 +98,7 @@ def _packed(examples: Sequence[Example], length: int, encoder: Encoder) -> list[
             room = length
         rows[-1].append(example)
         room -= len(example.input_ids)
-    return [collate(row, range(len(row)), None, encoder.pad_token_id) for row in rows]
+    return [collate_row(encoder, row, range(len(row))) for row in rows]
 
 
 def card_of(

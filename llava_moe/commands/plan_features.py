@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from llava_moe.assemble import DTYPES, recipe_of
-from llava_moe.data.features.shape import FeatureShape
 from llava_moe.data.features.wanted import num_image_uses, wanted_records
 from llava_moe.data.stream import StepStream
 from llava_moe.model import read_base
 from llava_moe.plan.terminal import size
 from llava_moe.run_config import RunConfig
-from llava_moe.runs.stage_features import cache_of
+from llava_moe.runs.stage_features import cache_of, feature_shape
 
 
 def features_note(config: RunConfig, stream: StepStream, num_steps: int) -> str | None:
@@ -18,7 +17,7 @@ def features_note(config: RunConfig, stream: StepStream, num_steps: int) -> str 
     if kind == "off":
         return None
     base = read_base(recipe_of(config).architecture)
-    shape = FeatureShape(base.num_image_tokens, base.feature_width, DTYPES[config.train.dtype])
+    shape = feature_shape(base, DTYPES[config.train.dtype])
     num_images = wanted_records(stream, num_steps).num_different
     where = "in the memory of a process, beside the above" if kind == "memory" else "in the cache folder"
     return (

@@ -1,6 +1,6 @@
 """Sizes of many examples at once: what encoding them would give, without making them.
 
-Letters: n texts, t tokens of all of them end to end.
+Letters: n texts, t tokens of all of them end to end, i their images.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tokenizers import Encoding
 
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import IGNORED, Encoder
+from llava_moe.data.images.inputs import ImageSize
 from llava_moe.data.template import Rendered
 
 
@@ -27,8 +28,13 @@ class Size:
     was_cut: bool
 
 
-def measure(encoder: Encoder, rendered: Sequence[Rendered]) -> list[Size | BadRecord]:
+def measure(
+    encoder: Encoder, rendered: Sequence[Rendered], image_sizes: Sequence[Sequence[ImageSize]] | None = None
+) -> list[Size | BadRecord]:
     """The size of each text's example, or why there is none; exactly what ``Encoder.finish`` finds, some times faster.
+
+    Args:
+        image_sizes: of each text's images, where their numbers of tokens depend on them.
 
     Raises:
         UserError: a token straddles the edge of a supervised span (see ``Encoder.encode_text``).
@@ -44,27 +50,41 @@ def measure(encoder: Encoder, rendered: Sequence[Rendered]) -> list[Size | BadRe
     if straddling_t.any():
         # The plain way says which characters they are.
         at = int(text_t[int(np.argmax(straddling_t))])
-        encoder.finish(rendered[at], encodings[at])
+        encoder.finish(rendered[at], encodings[at], _sizes_of(image_sizes, at))
     is_image_t = ids_t == encoder.image_token_id
-    num_images = np.bincount(text_t[is_image_t], minlength=len(rendered))
-    supervised = np.bincount(text_t[supervised_t], minlength=len(rendered))
+    text_i, num_texts = text_t[is_image_t], len(rendered)
+    num_images = np.bincount(text_i, minlength=num_texts)
+    supervised = np.bincount(text_t[supervised_t], minlength=num_texts)
     opening = 0 if encoder.tokenizer.bos_token_id is None else 1
-    lengths = opening + counts + num_images * (encoder.num_image_tokens - 1)
+    flat_sizes = [size for sizes in image_sizes or () for size in sizes]
+    more_i = encoder.tokens_of_images(len(text_i), flat_sizes) - 1
+    lengths = opening + counts + _sums(text_i, more_i, num_texts)
     # The tokens of an image all carry its label.
-    images_learnt = np.bincount(text_t[is_image_t & supervised_t], minlength=len(rendered))
-    supervised = supervised + images_learnt * (encoder.num_image_tokens - 1)
+    is_learned_i = supervised_t[is_image_t]
+    supervised = supervised + _sums(text_i[is_learned_i], more_i[is_learned_i], num_texts)
     sizes: list[Size | BadRecord] = [
         Size(*numbers, was_cut=False)
         for numbers in zip(lengths.tolist(), supervised.tolist(), num_images.tolist(), strict=True)
     ]
     for place in np.flatnonzero(lengths > encoder.max_length).tolist():
-        sizes[place] = _cut_size(encoder, rendered[place], encodings[place])
+        sizes[place] = _cut_size(encoder, rendered[place], encodings[place], _sizes_of(image_sizes, place))
     return sizes
 
 
-def _cut_size(encoder: Encoder, rendered: Rendered, encoding: Encoding) -> Size | BadRecord:
+def _sizes_of(image_sizes: Sequence[Sequence[ImageSize]] | None, place: int) -> Sequence[ImageSize]:
+    return () if image_sizes is None else image_sizes[place]
+
+
+def _sums(text_i: np.ndarray, values_i: np.ndarray, num_texts: int) -> np.ndarray:
+    """int64 [n]: the sum of each text's values. float64 holds them exactly up to 2^53."""
+    return np.bincount(text_i, values_i, num_texts).astype(np.int64)
+
+
+def _cut_size(
+    encoder: Encoder, rendered: Rendered, encoding: Encoding, image_sizes: Sequence[ImageSize]
+) -> Size | BadRecord:
     try:
-        text = encoder.finish(rendered, encoding)
+        text = encoder.finish(rendered, encoding, image_sizes)
     except BadRecord as fault:
         return fault
     return Size(len(text.input_ids), int((text.labels != IGNORED).sum()), text.num_images, text.was_cut)

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from llava_moe.data.batch_lengths import measure
 from llava_moe.data.conversation import BadRecord, Conversation, image_identity, record_key
 from llava_moe.data.encode import Encoder
+from llava_moe.data.images.inputs import ImageSize
 from llava_moe.data.ordered_prefetch import num_cores, work_ahead
 from llava_moe.data.quarantine import TOO_LONG, Quarantined
 from llava_moe.data.readers.store import slug
@@ -53,6 +54,7 @@ class SourceIndex:
         num_records: records in the source, bad ones included.
         num_cut: records cut at a turn to fit.
         bad: records left out, with reasons; those dropped for their length are among them.
+        image_tokens: int32 [n], those of the lengths that are places of images; None where every image takes as many.
     """
 
     rows: np.ndarray
@@ -64,6 +66,7 @@ class SourceIndex:
     num_records: int
     num_cut: int
     bad: tuple[Quarantined, ...]
+    image_tokens: np.ndarray | None = None
 
 
 def index_source(
@@ -76,7 +79,7 @@ def index_source(
 ) -> SourceIndex:
     """The index of a source, from the cache where nothing that decides it has changed.
 
-    No image is opened, but for a look whether a few are there at all.
+    No image is opened, but for a look whether a few are there at all; all are where their tokens depend on their sizes.
 
     Args:
         progress: called with (records done, records in all) while the index is made.
@@ -107,7 +110,7 @@ def _key(source: Source, records: Records, encoder: Encoder) -> str:
     backend = encoder.tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    facts = (
+    facts: tuple[object, ...] = (
         VERSION,
         source.name,
         source.domain,
@@ -120,6 +123,9 @@ def _key(source: Source, records: Records, encoder: Encoder) -> str:
         encoder.max_length,
         encoder.over_length,
     )
+    if not encoder.has_equal_images:
+        # The sizes of images count too, and with them which files they are and whether they are turned upright.
+        facts = (*facts, encoder.reading, source.value_range, records.image_root)
     return sha256(repr(facts).encode()).hexdigest()
 
 
@@ -133,6 +139,7 @@ class _Part:
     image_ids: np.ndarray
     bad: tuple[Quarantined, ...]
     num_cut: int
+    image_tokens: np.ndarray
 
 
 def _build(
@@ -164,6 +171,9 @@ def _build(
         num_records=total,
         num_cut=sum(part.num_cut for part in parts),
         bad=tuple(sorted((entry for part in parts for entry in part.bad), key=lambda entry: entry.index)),
+        image_tokens=None
+        if encoder.has_equal_images
+        else np.concatenate([np.empty(0, dtype=np.int32), *(part.image_tokens for part in parts)]),
     )
 
 
@@ -192,16 +202,19 @@ class _Chunks(Dataset[_Part]):
     def _index(self, start: int) -> _Part:
         bad: list[Quarantined] = []
         found: list[tuple[int, Entry, Conversation, Rendered]] = []
+        image_sizes: list[tuple[ImageSize, ...]] = []
         for row, entry in enumerate(self.records.read(start, start + CHUNK), start):
             try:
                 if isinstance(entry.content, BadRecord):
                     raise entry.content
-                found.append((row, entry, entry.content, self.encoder.template.render(entry.content)))
+                rendered = self.encoder.template.render(entry.content)
+                image_sizes.append(self._image_sizes(row))
+                found.append((row, entry, entry.content, rendered))
             except BadRecord as fault:
                 bad.append(_quarantined(self.source, entry, fault))
-        rows, sizes, keys, image_ids, num_cut = [], [], [], [], 0
-        measured = measure(self.encoder, [rendered for *_, rendered in found])
-        for (row, entry, conversation, _), size in zip(found, measured, strict=True):
+        rows, sizes, keys, image_ids, image_tokens, num_cut = [], [], [], [], [], 0
+        measured = measure(self.encoder, [rendered for *_, rendered in found], image_sizes)
+        for (row, entry, conversation, _), size, seen in zip(found, measured, image_sizes, strict=True):
             if isinstance(size, BadRecord):
                 bad.append(_quarantined(self.source, entry, size))
                 continue
@@ -209,6 +222,8 @@ class _Chunks(Dataset[_Part]):
             sizes.append((size.length, size.supervised, size.num_images))
             keys.append(bytes.fromhex(record_key(conversation)))
             image_ids += [image_identity(ref) for ref in conversation.images[: size.num_images]]
+            if not self.encoder.has_equal_images:
+                image_tokens.append(int(self.encoder.tokens_of_images(size.num_images, seen).sum()))
             num_cut += size.was_cut
         return _Part(
             rows=np.asarray(rows, dtype=np.int64),
@@ -217,7 +232,15 @@ class _Chunks(Dataset[_Part]):
             image_ids=np.asarray(image_ids, dtype=np.uint64),
             bad=tuple(bad),
             num_cut=num_cut,
+            image_tokens=np.asarray(image_tokens, dtype=np.int32),
         )
+
+    def _image_sizes(self, row: int) -> tuple[ImageSize, ...]:
+        encoder = self.encoder
+        if encoder.has_equal_images:
+            return ()
+        # The record itself: what was read here may be what is known of images that lie in shards.
+        return encoder.image_sizes(self.records[row], self.records.image_root, self.source.value_range)
 
 
 def _quarantined(source: Source, entry: Entry, fault: BadRecord) -> Quarantined:
@@ -241,6 +264,7 @@ def _save(index: SourceIndex, path: Path) -> None:
                     image_ids=index.image_ids,
                     counts=np.asarray([index.num_records, index.num_cut], dtype=np.int64),
                     bad=np.frombuffer(bad, dtype=np.uint8),
+                    **({} if index.image_tokens is None else {"image_tokens": index.image_tokens}),
                 )
             os.replace(part, path)
         finally:
@@ -278,6 +302,7 @@ def _parse(file: BinaryIO) -> SourceIndex | None:
                 num_records=num_records,
                 num_cut=num_cut,
                 bad=tuple(Quarantined(**entry) for entry in parse_json(arrays["bad"].tobytes())),
+                image_tokens=arrays.get("image_tokens"),
             )
     # What damage leads to: a sum that is not the data's, a place before the file (OSError), a flag that asks for a
     # password or for another way of packing (RuntimeError).

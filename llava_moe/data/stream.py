@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch.utils.data import Dataset
 
-from llava_moe.data.batch import Batch, collate
+from llava_moe.data.batch import Batch, collate_row
 from llava_moe.data.conversation import BadRecord, Conversation
 from llava_moe.data.encode import Encoder, Example
 from llava_moe.data.features.table import FeatureTable
@@ -55,7 +55,7 @@ class StepStream:
 
     Attributes:
         indexes, records: one a source of the mixture.
-        null_image: uint8 [3, H, W] for rows that hold no image, see ``collate``; None where ranks need not agree.
+        null_image: the encoder's, for rows that hold no image; None where ranks need not agree.
         num_workers: processes that decode ahead; 0 decodes in this one.
         prefetch: steps that each worker keeps ready.
         start_method: ``fork``, ``spawn``, ... for the workers; None for the platform's own.
@@ -176,15 +176,12 @@ class _StepDecoder(Dataset[_Ready]):
         )[stream.rank]
         bad: list[Quarantined] = []
         dark: list[DarkImage] = []
-        encoder = stream.encoder
         batches = tuple(
-            collate(
+            collate_row(
+                stream.encoder,
                 [self._decode(first + position, bad, dark) for position in row],
                 row,
                 stream.null_image,
-                encoder.pad_token_id,
-                encoder.image_token_id,
-                encoder.num_image_tokens,
                 None if stream.features is None else stream.features.null_slot,
             )
             for row in seats
@@ -216,8 +213,10 @@ class _StepDecoder(Dataset[_Ready]):
 
     def _encode(self, conversation: Conversation, place: int, row: int, domain: int) -> Example:
         stream, source = self.stream, self.stream.mixture.sources[place]
-        text = stream.encoder.encode_text(conversation)
-        if stream.features is None or not text.num_images:
+        if stream.features is None:
             root = stream.records[place].image_root
-            return stream.encoder.with_pixels(text, conversation, root, domain, source.value_range)
+            return stream.encoder.encode(conversation, root, domain, source.value_range)
+        text = stream.encoder.encode_text(conversation)
+        if not text.num_images:
+            return stream.encoder.with_pixels(text, conversation, None, domain)
         return stream.encoder.with_features(text, conversation, domain, stream.features.of_record(place, row))

@@ -155,8 +155,8 @@ def _asked_so(fingerprint: str, encoder: Encoder) -> str:
     transform, plain = encoder.transform, ImageTransform()
     source = encoder.template.source if isinstance(encoder.template, ChatTemplate) else None
     parts = [fingerprint, transform.mode, str(source)]
-    if (transform.mean, transform.std) != (plain.mean, plain.std):
-        parts.append(f"{transform.mean} {transform.std}")
+    if transform.normalization != plain.normalization:
+        parts.append(" ".join(map(str, transform.normalization)))
     if parts[1:] == [plain.mode, "None"]:
         return fingerprint
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]

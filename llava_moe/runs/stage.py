@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.text import Text
@@ -127,6 +126,7 @@ def _train_locked(
         assembled.model,
         trainable_parts(config),
         assembled.attached.trainable_parameters() if config.trains_adapter else {},
+        assembled.base.family,
     )
     if processes.rank == 0:
         refuse_small_disk(folder, groups)
@@ -218,9 +218,8 @@ def _engine(config: RunConfig, assembled: Assembled, groups: Sequence[ParameterG
 
 
 def _stream(config: RunConfig, assembled: Assembled, data: OpenData, processes: Processes) -> StepStream:
-    size = assembled.base.image_size
     # A rank whose row has no image would leave the collectives of the vision tower to the others and hang them.
-    null_image = None if processes.engine == "local" else np.zeros((3, size, size), dtype=np.uint8)
+    null_image = None if processes.engine == "local" else assembled.encoder.null_image
     return StepStream(
         mixture=data.mixture,
         indexes=data.indexes,

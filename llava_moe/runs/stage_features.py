@@ -37,8 +37,8 @@ from llava_moe.data.features.wanted import everyones, num_image_uses, wanted_rec
 from llava_moe.data.readers.waited_lock import waited_lock
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
+from llava_moe.model import BaseFacts, Family
 from llava_moe.model.fingerprint import tower_fingerprint
-from llava_moe.model.tower_features import accept_features, features_of, num_dropped_in_front, refuse_changing_tower
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.free_memory import free_memory
@@ -58,6 +58,7 @@ class StageFeatures:
 
     store: FeatureStore
     table: FeatureTable
+    family: Family
 
     def feed(self, stream: StepStream) -> StepStream:
         """The same steps, with slots in the place of pixels."""
@@ -71,7 +72,7 @@ class StageFeatures:
             if not batch.image_slots:
                 return inputs
             features_ITW = self.store.read(batch.image_slots)
-            return {**inputs, "pixel_values": features_ITW.to(batch.input_ids.device)}
+            return {**inputs, **self.family.feature_inputs(features_ITW.to(batch.input_ids.device))}
 
         return replace(objective, inputs_of=inputs_of)
 
@@ -117,21 +118,35 @@ def open_features(
     kind = cache_of(config)
     if kind == "off":
         return None
-    refuse_changing_tower(assembled.model)
-    for part in (assembled.model.model.vision_tower, assembled.model.model.multi_modal_projector):
-        part.to(processes.device)
+    family = assembled.base.family
+    family.refuse_changing_tower(assembled.model)
+    for part in (family.parts.tower, family.parts.projector):
+        assembled.model.get_submodule(part).to(processes.device)
     job = _Job(config, assembled, stream, processes, num_steps - state.step, state, console)
     started = time.monotonic()
     store, filled = job.in_memory() if kind == "memory" else job.on_disk()
-    accept_features(assembled.model)
+    family.accept_features(assembled.model)
     _tell(console, filled, store, num_image_uses(stream, job.num_steps), time.monotonic() - started)
-    return StageFeatures(store, filled.table)
+    return StageFeatures(store, filled.table, family)
 
 
 def shape_of(assembled: Assembled) -> FeatureShape:
-    """The features that the projector of this model reads of an image."""
-    base = assembled.base
-    dtype, num_dropped = assembled.model.dtype, num_dropped_in_front(assembled.model)
+    """The features that the projector of this model reads of an image; raises as :func:`feature_shape` does."""
+    base, model = assembled.base, assembled.model
+    return feature_shape(base, model.dtype, base.family.num_dropped_in_front(model))
+
+
+def feature_shape(base: BaseFacts, dtype: torch.dtype, num_dropped: int = 0) -> FeatureShape:
+    """The features that the projector of a base model reads of an image.
+
+    Raises:
+        UserError: images of its family have features of more than one shape.
+    """
+    if not isinstance(base.num_image_tokens, int):
+        raise UserError(
+            f"model.cache_features: images take unequal numbers of tokens in a model of the family {base.family.name}, "
+            "and only features of one shape are kept: take model.cache_features=off"
+        )
     return FeatureShape(base.num_image_tokens, base.feature_width, dtype, num_dropped)
 
 
@@ -190,7 +205,7 @@ class _Job:
         machine = platform.machine() + torch.backends.cpu.get_cpu_capability()
         if device.type == "cuda":
             machine = torch.cuda.get_device_name(device)
-        mean_and_std = (encoder.transform.mean, encoder.transform.std)
+        mean_and_std = encoder.transform.normalization
         software = (torch.__version__, transformers.__version__, machine)
         digest = sha256(repr((VERSION, str(model.dtype), mean_and_std, software)).encode()).hexdigest()[:16]
         return f"{tower_fingerprint(model)}-{digest}"
@@ -204,7 +219,8 @@ class _Job:
     def compute(self, pixels_3HW: np.ndarray) -> torch.Tensor:
         model, transform = self.assembled.model, self.assembled.encoder.transform
         pixels_13HW = torch.from_numpy(pixels_3HW)[None].to(self.processes.device)
-        return features_of(model, transform.normalise(pixels_13HW).to(model.dtype)[0]).cpu()
+        inputs = transform.model_inputs(pixels_13HW, (), model.dtype)
+        return self.assembled.base.family.features_of(model, inputs).cpu()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,3 +81,22 @@ def test_missing_facts_are_refused() -> None:
         collate([example(3, 0)], [0, 1], None, PAD)
     with pytest.raises(ValueError, match="image_token_id"):
         collate([], [], np.zeros((3, 4, 4), dtype=np.uint8), PAD)
+
+
+def test_positions_with_axes_in_front_have_them_in_front_of_the_batch_axis_too() -> None:
+    def by_axis(input_ids_t: np.ndarray, image_sizes: object) -> np.ndarray:
+        return np.stack([np.arange(len(input_ids_t)), np.zeros(len(input_ids_t))])
+
+    batch = collate([example(3, 0), example(2, 0)], [0, 1], None, PAD, position_ids=by_axis)
+    assert batch.position_ids.tolist() == [[[0, 1, 2, 0, 1]], [[0, 0, 0, 0, 0]]]
+
+
+def test_images_of_unequal_tokens_are_counted_by_their_sizes_not_by_their_pixels() -> None:
+    wide = replace(example(4, 0, 3), image_sizes=((30, 10),))
+    tall = replace(example(3, 0, 2), image_sizes=((10, 20),))
+    batch = collate([wide, tall], [0, 1], None, PAD)
+    assert batch.pixel_values.shape == (5, 3, 4, 4)
+    assert (batch.num_images, batch.image_sizes) == (2, ((30, 10), (10, 20)))
+    black = np.zeros((2, 3, 4, 4), dtype=np.uint8)
+    null = collate([], [], black, PAD, IMAGE, 6, null_image_size=(10, 20))
+    assert (null.segment_lengths, null.num_images, null.pixel_values.shape) == ((6,), 1, (2, 3, 4, 4))

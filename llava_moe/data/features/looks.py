@@ -103,7 +103,8 @@ class Looks(Dataset[Looked]):
         seen = self._seen.get(key) or self.catalog.seen(key)
         if seen is None:
             opened = read_image(ref, root, encoder.max_pixels, reading=reading)
-            pixels_3HW = encoder.transform(opened.image)
+            # Features are kept of images that have one entry each.
+            pixels_3HW = encoder.transform.pixels_of(opened.image)[0]
             dark = None if opened.dark is None else (opened.dark.lowest, opened.dark.highest)
             seen = Seen(sha256(pixels_3HW.tobytes()).digest(), dark)
             if seen.pixels not in self._sent and not self.catalog.holds(seen.pixels):

@@ -6,7 +6,7 @@ Shape letters: I images, H height, W width.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from PIL import Image, ImageFile
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
 from llava_moe.data.images.bounds import MAX_PIXELS, MAX_SIDE, CostlyImageError
 from llava_moe.data.images.file import OpenedImage, decode_file, failure_of, open_file, refuse_zero_filled, seems_cut
+from llava_moe.data.images.inputs import ImageSize
 from llava_moe.data.images.paths import find_image
 from llava_moe.data.images.reading import ImageReading
 from llava_moe.data.images.tiff_pages import split_page
@@ -66,6 +67,36 @@ class ImageTransform:
         ways = {"pad": self._pad, "crop": self._crop, "resize": self._resize}
         resized = ways[self.mode](image)
         return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What decides the pixels; see :class:`~llava_moe.data.images.inputs.ImageInputs` for this and what follows."""
+        return (self.size, self.mode, self.mean)
+
+    @property
+    def normalization(self) -> tuple[object, ...]:
+        return (self.mean, self.std)
+
+    @property
+    def null_size(self) -> ImageSize:
+        return (self.size, self.size)
+
+    @property
+    def no_pixels(self) -> np.ndarray:
+        return np.empty((0, 3, self.size, self.size), dtype=np.uint8)
+
+    def pixels_of(self, image: Image.Image) -> np.ndarray:
+        """Pixels uint8 [1, 3, size, size]; raises as a call does."""
+        return self(image)[None]
+
+    def num_entries(self, size: ImageSize) -> int:
+        """1: every image is one square."""
+        return 1
+
+    def model_inputs(
+        self, pixels_N: torch.Tensor, image_sizes: Sequence[ImageSize], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.normalise(pixels_N).to(dtype)}
 
     def normalise(self, pixels_I3HW: torch.Tensor) -> torch.Tensor:
         """``(pixels / 255 - mean) / std`` in float32, on the pixels' device: uint8 [I,3,H,W] to float32 [I,3,H,W]."""

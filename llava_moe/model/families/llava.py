@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from llava_moe.data.images.inputs import ImageInputs
 from llava_moe.data.images.transform import CLIP_MEAN, CLIP_STD, ImageTransform
 from llava_moe.errors import UserError
 from llava_moe.model.architecture import Architecture, FromCheckpoint, FromParts, FromShape, name_of, resolve
@@ -35,6 +36,7 @@ from llava_moe.model.kinds import TOWERS, check_llava, feature_layers, feature_w
 from llava_moe.model.pretrained import random_weights, read_config, read_weights, shaped_config
 from llava_moe.model.sizes import refuse_beyond_memory
 from llava_moe.model.tokenizer import fit_to_table, load_tokenizer, num_table_rows, refuse_other_tokenizer
+from llava_moe.model.tower_features import accept_features, features_of, num_dropped_in_front, refuse_changing_tower
 
 MODEL_TYPES = ("llava",)
 
@@ -47,7 +49,7 @@ class Llava:
     parts: PartNames = PartNames(  # noqa: RUF009
         "model.vision_tower", "model.multi_modal_projector", "model.language_model", "lm_head"
     )
-    default_template: str = "v1"
+    default_template: Literal["v1", "plain"] = "v1"
 
     def takes(self, architecture: Architecture) -> bool:
         return isinstance(architecture, FromParts | FromCheckpoint | FromShape)
@@ -102,8 +104,13 @@ class Llava:
             feature_width=feature_width(config),
         )
 
-    def image_inputs(self, base: BaseFacts, mode: ImageMode) -> ImageTransform:
-        return ImageTransform(base.image_size, mode, base.image_mean, base.image_std)
+    def image_inputs(self, base: BaseFacts, mode: ImageMode, nearest: ImageProcessor | None = None) -> ImageTransform:
+        mean, std = (base.image_mean, base.image_std) if nearest is None else (nearest.mean, nearest.std)
+        return ImageTransform(base.image_size, mode, mean, std)
+
+    @property
+    def position_ids(self) -> None:
+        return None
 
     def set_attention(self, model: LlavaForConditionalGeneration, kernel: str) -> None:
         model.set_attn_implementation({"text_config": kernel, "vision_config": "sdpa"})
@@ -140,11 +147,27 @@ class Llava:
             name: p for name, p in named.items() if (found := layer_of.search(name)) and first <= int(found[1]) <= last
         }
 
+    def refuse_changing_tower(self, model: LlavaForConditionalGeneration) -> None:
+        refuse_changing_tower(model)
+
+    def features_of(self, model: LlavaForConditionalGeneration, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        (pixels_3HW,) = inputs["pixel_values"]
+        return features_of(model, pixels_3HW)
+
+    def num_dropped_in_front(self, model: LlavaForConditionalGeneration) -> int:
+        return num_dropped_in_front(model)
+
+    def accept_features(self, model: LlavaForConditionalGeneration) -> None:
+        accept_features(model)
+
+    def feature_inputs(self, features_ITW: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"pixel_values": features_ITW}
+
     def processor(
         self,
         model: LlavaForConditionalGeneration,
         base: BaseFacts,
-        transform: ImageTransform,
+        transform: ImageInputs,
         chat_template: str,
     ) -> LlavaProcessor:
         if transform.mode == "resize":

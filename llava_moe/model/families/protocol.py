@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase, ProcessorMixin
 
-from llava_moe.data.images.transform import ImageTransform
+from llava_moe.data.images.inputs import ImageInputs, PositionIds, TokensBySize
 from llava_moe.model.architecture import Architecture
-from llava_moe.model.image_processor import ImageMode
+from llava_moe.model.image_processor import ImageMode, ImageProcessor
 
 VisionLanguageConfig, VisionLanguageModel = LlavaConfig, LlavaForConditionalGeneration
 """The classes of Hugging Face that members build; a member of another class widens them here."""
@@ -51,6 +51,9 @@ class BaseFacts:
     """What the data path must know of a base model: its family, its tokenizer, and how its tower sees images.
 
     Attributes:
+        num_image_tokens: places of an image in the sequence: a number where all images take as many, else what tells it
+            by an image's size.
+        image_size: side of the square that the tower sees, in pixels.
         image_mode: how its own image processor makes a square of an image; None where it has no processor.
         feature_width: numbers of each of an image's vectors that the projector reads.
     """
@@ -58,7 +61,7 @@ class BaseFacts:
     family: Family
     tokenizer: PreTrainedTokenizerBase
     image_size: int
-    num_image_tokens: int
+    num_image_tokens: int | TokensBySize
     image_token_id: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
@@ -80,7 +83,7 @@ class Family(Protocol):
     @property
     def parts(self) -> PartNames: ...
     @property
-    def default_template(self) -> str: ...
+    def default_template(self) -> Literal["v1", "plain"]: ...
 
     def takes(self, architecture: Architecture) -> bool:
         """Whether a model of this architecture is of this family."""
@@ -122,8 +125,17 @@ class Family(Protocol):
         """
         ...
 
-    def image_inputs(self, base: BaseFacts, mode: ImageMode) -> ImageTransform:
-        """What makes a model's pixels of images."""
+    def image_inputs(self, base: BaseFacts, mode: ImageMode, nearest: ImageProcessor | None = None) -> ImageInputs:
+        """What makes a model's pixels of images.
+
+        Args:
+            nearest: an image processor that goes before the one of the base, but for its mode.
+        """
+        ...
+
+    @property
+    def position_ids(self) -> PositionIds | None:
+        """The positions of an example's tokens; None where they are 0, 1, 2, ... ."""
         ...
 
     def set_attention(self, model: VisionLanguageModel, kernel: str) -> None:
@@ -152,8 +164,36 @@ class Family(Protocol):
         """
         ...
 
+    def refuse_changing_tower(self, model: VisionLanguageModel) -> None:
+        """Refuse a tower that does not say the same of an image at every step.
+
+        Raises:
+            UserError: naming what changes.
+        """
+        ...
+
+    def features_of(self, model: VisionLanguageModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the projector reads of one image: ``[T, W]`` in the model's dtype, on its device.
+
+        Args:
+            inputs: the image's forward arguments.
+        """
+        ...
+
+    def num_dropped_in_front(self, model: VisionLanguageModel) -> int:
+        """Vectors in front of an image's features, in the same tensor, that the projector does not read."""
+        ...
+
+    def accept_features(self, model: VisionLanguageModel) -> None:
+        """Let the model's forward also take what :meth:`feature_inputs` makes of kept features."""
+        ...
+
+    def feature_inputs(self, features_ITW: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Forward arguments of features, in the place of those of pixels."""
+        ...
+
     def processor(
-        self, model: VisionLanguageModel, base: BaseFacts, transform: ImageTransform, chat_template: str
+        self, model: VisionLanguageModel, base: BaseFacts, transform: ImageInputs, chat_template: str
     ) -> ProcessorMixin:
         """The processor to export: it writes prompts and pixels as training did.
 
