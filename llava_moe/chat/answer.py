@@ -18,6 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from llava_moe.data.encode import Encoder
 from llava_moe.data.end_tokens import end_token_ids
+from llava_moe.data.images.inputs import SeenImage
 from llava_moe.errors import UserError
 from llava_moe.eval.generation.generate import answering, decode_answer, greedy, prompt_inputs
 
@@ -70,7 +71,7 @@ def generate_answer(
     model: LlavaForConditionalGeneration,
     encoder: Encoder,
     prompt_T: np.ndarray,
-    pixels: Sequence[np.ndarray],
+    images: Sequence[SeenImage],
     decoding: Decoding,
     on_text: OnText,
 ) -> Answer:
@@ -78,7 +79,7 @@ def generate_answer(
 
     Args:
         prompt_T: token ids int64 [T], images expanded.
-        pixels: uint8 [3, H, W] of each image, in the order of the prompt.
+        images: in the order of the prompt.
         on_text: gets the answer piece by piece; the pieces joined are the answer.
 
     Raises:
@@ -94,7 +95,7 @@ def generate_answer(
     limit = min(decoding.max_new_tokens, room)
     end_tokens = end_token_ids(model, encoder.tokenizer)
     flow = TextFlow(encoder, on_text, end_tokens)
-    inputs = prompt_inputs(model, encoder, [prompt_T], pixels)
+    inputs = prompt_inputs(model, encoder, [prompt_T], images)
     # transformers' own setting would also punish the words of the question.
     penalty = RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty), prompt_ignore_length=len(prompt_T))
     arguments: dict[str, Any] = {"generation_config": decoding.config(encoder, limit, end_tokens), "streamer": flow}

@@ -20,26 +20,27 @@ from llava_moe.chat.line import refuse_no_file
 from llava_moe.data.conversation import ASSISTANT, IMAGE_PLACEHOLDER, USER, BadRecord, Turn
 from llava_moe.data.encode import IGNORED, Encoder
 from llava_moe.data.images.deep_values import DarkImage
+from llava_moe.data.images.inputs import ImageInputs, ImageSize, SeenImage, see
 from llava_moe.data.images.reading import ImageReading
-from llava_moe.data.images.transform import ImageTransform, read_image
+from llava_moe.data.images.transform import read_image
 from llava_moe.errors import UserError
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An opened image: its absolute path, and its pixels as the model was trained on them, uint8 [3, H, W].
+    """An opened image: its absolute path, and what the model is given of it, as it was trained on.
 
     ``dark`` is set where its deep values come out nearly black.
     """
 
     path: Path
-    pixels: np.ndarray
+    seen: SeenImage
     dark: DarkImage | None = None
 
 
 def open_picture(
     path: Path,
-    transform: ImageTransform,
+    transform: ImageInputs,
     reading: ImageReading = ImageReading(),  # noqa: B008
 ) -> Picture:
     """Open an image file.
@@ -51,7 +52,7 @@ def open_picture(
     refuse_no_file(path)
     try:
         opened = read_image(str(path.absolute()), reading=reading)
-        return Picture(path.absolute(), transform(opened.image), opened.dark)
+        return Picture(path.absolute(), see(transform, opened.image), opened.dark)
     except BadRecord as error:
         raise UserError(f"image {path} cannot be taken ({error.detail}): give another one") from error
 
@@ -123,10 +124,11 @@ class Session:
         asked = [*_turns(before), Turn(USER, question)]
         pictures = [picture for exchange in before for picture in exchange.pictures] + self.waiting
         counts = [count for exchange in before for count in (len(exchange.pictures), 0)] + [len(self.waiting)]
-        prompt_T = self._encoder.encode_prompt(asked, counts)
-        self._attached.mark_prompts(self._labels(prompt_T, asked, counts))
-        pixels = [picture.pixels for picture in pictures]
-        answer = generate_answer(self._model, self._encoder, prompt_T, pixels, self._decoding, on_text)
+        seen = [picture.seen for picture in pictures]
+        sizes = [one.size for one in seen]
+        prompt_T = self._encoder.encode_prompt(asked, counts, sizes)
+        self._attached.mark_prompts(self._labels(prompt_T, asked, counts, sizes))
+        answer = generate_answer(self._model, self._encoder, prompt_T, seen, self._decoding, on_text)
         if answer.text.replace(IMAGE_PLACEHOLDER, "").strip():
             self.exchanges.append(Exchange(question, tuple(self.waiting), answer.text))
             self.waiting = []
@@ -176,9 +178,11 @@ class Session:
             raise UserError("there is no question: type one")
         return f"{IMAGE_PLACEHOLDER}\n" * (num_waiting - places) + text.strip()
 
-    def _labels(self, prompt_T: np.ndarray, asked: Sequence[Turn], counts: Sequence[int]) -> torch.Tensor:
+    def _labels(
+        self, prompt_T: np.ndarray, asked: Sequence[Turn], counts: Sequence[int], sizes: Sequence[ImageSize]
+    ) -> torch.Tensor:
         """int64 [1, T] that sets the first question apart: -100 up to where its answer begins."""
-        first_T = self._encoder.encode_prompt(asked[:1], counts[:1])
+        first_T = self._encoder.encode_prompt(asked[:1], counts[:1], sizes)
         # A chat template may write a question otherwise once it is answered: what both have in front is the question.
         shorter = min(len(first_T), len(prompt_T))
         differs = np.flatnonzero(first_T[:shorter] != prompt_T[:shorter])

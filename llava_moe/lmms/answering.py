@@ -14,6 +14,7 @@ from llava_moe.assemble import Assembled
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, Turn
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.generation.generate import iterate_answers, question_turns
+from llava_moe.eval.generation.question_images import image_sizes
 from llava_moe.lmms.likelihood import Likelihood, answer_likelihood
 from llava_moe.lmms.requests import Asked, read_generation_kwargs, read_question
 
@@ -124,7 +125,8 @@ class Replies:
         return answers
 
     def _write_prompt(self, question: Question) -> np.ndarray:
-        return self.assembled.encoder.encode_prompt(turns_of(question), [len(question.images)])
+        encoder = self.assembled.encoder
+        return encoder.encode_prompt(turns_of(question), [len(question.images)], image_sizes(question, encoder))
 
 
 def turns_of(question: Question) -> list[Turn]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from llava_moe.assemble import Assembled
-from llava_moe.data.batch import collate
+from llava_moe.data.batch import collate_row
 from llava_moe.data.conversation import ASSISTANT, BadRecord, Conversation, ImageRef, Turn
 from llava_moe.data.encode import IGNORED
 from llava_moe.errors import UserError
@@ -58,11 +58,13 @@ def answer_likelihood(
     try:
         # No record: what marks no image is text.
         rendered = whole.template.render(conversation, [len(images), 0])
-        text = whole.finish(rendered, whole.encode_texts([rendered])[0])
-        example = whole.with_pixels(text, conversation, None, 0, whole.reading.value_range)
+        value_range = whole.reading.value_range
+        sizes = whole.image_sizes(conversation, None, value_range)
+        text = whole.finish(rendered, whole.encode_texts([rendered])[0], sizes)
+        example = whole.with_pixels(text, conversation, None, 0, value_range)
     except BadRecord as error:
         raise UserError(f"{name}: {error}; leave the question out or shorten it") from error
-    row = collate([example], [0], None, encoder.pad_token_id).to(next(model.parameters()).device)
+    row = collate_row(encoder, [example], [0]).to(next(model.parameters()).device)
     labels_T = row.labels[0]
     # The logits of a token stand at the token before it.
     places_N = torch.nonzero(labels_T[1:] != IGNORED).flatten()

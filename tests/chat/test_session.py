@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from llava_moe.assemble import Assembled, from_target
 from llava_moe.chat.session import Session
 from llava_moe.data.conversation import ASSISTANT, USER, Conversation, Turn
 from llava_moe.data.encode import IGNORED, Encoder
+from llava_moe.data.images.inputs import ImageSize
 from llava_moe.data.readers.files import raw_records
 from llava_moe.data.readers.records import records_row
 from llava_moe.data.template import Rendered
@@ -117,8 +118,8 @@ def test_what_a_person_types_is_text_and_no_control_token(
     prompts: list[list[int]] = []
     encode = Encoder.encode_written
 
-    def listen(self: Encoder, prompt: Rendered) -> np.ndarray:
-        prompts.append(encode(self, prompt).tolist())
+    def listen(self: Encoder, prompt: Rendered, *sizes: Sequence[ImageSize]) -> np.ndarray:
+        prompts.append(encode(self, prompt, *sizes).tolist())
         return np.asarray(prompts[-1])
 
     talk = session()
@@ -273,4 +274,4 @@ def test_a_saved_conversation_is_a_record_that_encodes_to_the_prompt_that_was_as
     example = assembled.encoder.encode(read, None, 0)
     prompt = assembled.encoder.encode_prompt(turns[:-1])
     assert np.array_equal(example.input_ids[: len(prompt)], prompt)
-    assert np.array_equal(example.pixels[0], talk.pictures[0].pixels)
+    assert np.array_equal(example.pixels, talk.pictures[0].seen.pixels)

@@ -1,7 +1,6 @@
 """Batched answers of a Hugging Face LLaVA model: left padding, key-value cache, batches of like length.
 
-Legend: B questions of a batch, T tokens of its longest prompt (image places included), I images of the batch, H W
-pixels.
+Legend: B questions of a batch, T tokens of its longest prompt (image places included).
 """
 
 from __future__ import annotations
@@ -14,19 +13,18 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
-from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, BadRecord, Turn
+from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, Turn
 from llava_moe.data.encode import Encoder
 from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.data.images.deep_values import DarkImage
-from llava_moe.data.images.reading import ImageReading
-from llava_moe.data.images.transform import read_image
+from llava_moe.data.images.inputs import SeenImage, inputs_of, see
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import GREEDY, Question
 from llava_moe.eval.generation.alike import group_alike
 from llava_moe.eval.generation.decoding import StopTexts, cut_at_stop, logits_processors
+from llava_moe.eval.generation.question_images import image_sizes, open_images
 from llava_moe.eval.generation.rounds import generate_in_rounds
 from llava_moe.eval.generation.shared_prefix import order_by_image, read_prefix, shared_length
 from llava_moe.eval.ranks import ALONE, Ranks
@@ -140,7 +138,7 @@ def iterate_answers(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if len({question.decoding for question in questions}) > 1:
         raise ValueError("questions that are asked together must share their decoding")
-    prompts = [*map(write_prompt or trained_prompts(encoder), questions)]
+    prompts = [*map(write_prompt or trained_prompts(encoder, image_root), questions)]
     _refuse_too_long(model, questions, prompts)
     alike = {group[0]: group for group in group_alike(questions, prompts)}
     # A cache with a sliding window drops the tokens of a prefix that it holds for several questions.
@@ -148,22 +146,22 @@ def iterate_answers(
     order = _order(questions, prompts, [*alike], shares_prefix)
     batches = ranks.share([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
 
-    def pixels_of(chosen: Sequence[int]) -> list[list[np.ndarray]]:
+    def seen(chosen: Sequence[int]) -> list[list[SeenImage]]:
         opened = (open_images(questions[index], image_root, encoder.reading, on_dark) for index in chosen)
-        return [[*map(encoder.transform, images)] for images in opened]
+        return [[see(encoder.transform, image) for image in images] for images in opened]
 
     # The images of the next batch are opened while this one is answered.
     with ThreadPoolExecutor(1) as opener:
-        opened = opener.submit(pixels_of, batches[0]) if batches else None
+        opened = opener.submit(seen, batches[0]) if batches else None
         for number, chosen in enumerate(batches):
             assert opened is not None
-            pixels = opened.result()
+            images = opened.result()
             if number + 1 < len(batches):
-                opened = opener.submit(pixels_of, batches[number + 1])
+                opened = opener.submit(seen, batches[number + 1])
             asked = [questions[index] for index in chosen]
             written = [prompts[index] for index in chosen]
             num_shared = shared_length(asked, written, encoder.image_token_id) if shares_prefix else 0
-            texts = _answer_batch(model, encoder, asked, written, pixels, num_shared)
+            texts = _answer_batch(model, encoder, asked, written, images, num_shared)
             pairs = zip(chosen, texts, strict=True)
             yield [Generated(index, text) for first, text in pairs for index in alike[first]]
 
@@ -178,7 +176,7 @@ def _order(
     return sorted(chosen, key=lambda index: (-len(prompts[index]), index))
 
 
-def trained_prompts(encoder: Encoder) -> PromptWriter:
+def trained_prompts(encoder: Encoder, image_root: str | None = None) -> PromptWriter:
     """Writes prompts as training did, but for the system prompt where a question has its own."""
     writers: dict[str | None, Encoder] = {None: encoder}
 
@@ -186,7 +184,8 @@ def trained_prompts(encoder: Encoder) -> PromptWriter:
         if question.system not in writers:
             writers[question.system] = with_system(encoder, question.system)
         turns = question_turns(question)
-        return writers[question.system].encode_prompt(turns, images_by_turn(turns, question))
+        sizes = image_sizes(question, encoder, image_root)
+        return writers[question.system].encode_prompt(turns, images_by_turn(turns, question), sizes)
 
     return write
 
@@ -248,7 +247,7 @@ def _answer_batch(
     encoder: Encoder,
     questions: Sequence[Question],
     prompts: Sequence[np.ndarray],
-    pixels: Sequence[Sequence[np.ndarray]],
+    images: Sequence[Sequence[SeenImage]],
     num_shared: int = 0,
 ) -> list[str]:
     """``num_shared`` tokens are read once for each image; the padding then stands behind them."""
@@ -262,14 +261,14 @@ def _answer_batch(
     with answering(model), torch.inference_mode():
         if num_shared:
             inputs = _inputs_behind(prompts, num_shared, model, encoder)
-            cache = read_prefix(model, encoder, questions, prompts[0][:num_shared], pixels)
+            cache = read_prefix(model, encoder, questions, prompts[0][:num_shared], images)
             if decoding == GREEDY:
                 answers = generate_in_rounds(model, inputs, cache, settings, limits, end_tokens)
             else:
                 given: dict[str, Any] = {**inputs, cache_name(type(model).forward): cache}
                 answers = _generate(model, encoder, questions, given, settings)
         else:
-            inputs = prompt_inputs(model, encoder, prompts, [one for of_question in pixels for one in of_question])
+            inputs = prompt_inputs(model, encoder, prompts, [one for of_question in images for one in of_question])
             answers = _generate(model, encoder, questions, inputs, settings)
     return [
         decode_answer(encoder, answer[:limit], decoding.stop, end_tokens)
@@ -313,22 +312,19 @@ def prompt_inputs(
     model: LlavaForConditionalGeneration,
     encoder: Encoder,
     prompts: Sequence[np.ndarray],
-    pixels: Sequence[np.ndarray],
+    images: Sequence[SeenImage],
 ) -> dict[str, torch.Tensor]:
-    """What ``generate`` is called with, on the model's device: prompts padded on the left, pixels normalised.
+    """What ``generate`` is called with, on the model's device: prompts padded on the left, and what images become.
 
     Args:
         prompts: token ids, int64 [t] each, images expanded.
-        pixels: uint8 [3, H, W] each, the images of all prompts in their order.
+        images: those of all prompts in their order.
     """
     input_ids_BT, attention_mask_BT = _pad_left(prompts, encoder.pad_token_id)
     device = next(model.parameters()).device
     inputs = {"input_ids": input_ids_BT.to(device), "attention_mask": attention_mask_BT.to(device)}
-    if pixels:
-        pixels_I3HW = torch.from_numpy(np.stack(pixels)).to(device)
-        dtype = next(cast(Any, model).model.vision_tower.parameters()).dtype
-        inputs["pixel_values"] = encoder.transform.normalise(pixels_I3HW).to(dtype)
-    return inputs
+    # The tower stands first, so its dtype is the model's.
+    return inputs | (inputs_of(encoder.transform, images, device, model.dtype) if images else {})
 
 
 def greedy(encoder: Encoder, max_new_tokens: int, end_tokens: Sequence[int] = ()) -> GenerationConfig:
@@ -355,27 +351,6 @@ def _pad_left(prompts: Sequence[np.ndarray], pad_token_id: int) -> tuple[torch.T
         input_ids_BT[row, longest - len(prompt) :] = torch.from_numpy(prompt)
         attention_mask_BT[row, longest - len(prompt) :] = 1
     return input_ids_BT, attention_mask_BT
-
-
-def open_images(
-    question: Question,
-    image_root: str | None = None,
-    reading: ImageReading = ImageReading(),  # noqa: B008
-    on_dark: Callable[[DarkImage], None] | None = None,
-) -> list[Image.Image]:
-    """A question's images as the model is to see them, 8-bit RGB.
-
-    Raises:
-        UserError: one is missing or unreadable.
-    """
-    try:
-        opened = [read_image(image, image_root, reading=reading) for image in question.images]
-    except BadRecord as error:
-        raise UserError(f"question {question.id}: {error}; fix the image or leave the question out") from error
-    for ref, one in zip(question.images, opened, strict=True):
-        if one.dark is not None and on_dark is not None:
-            on_dark(one.dark if isinstance(ref, str) else replace(one.dark, name=f"an image of question {question.id}"))
-    return [one.image for one in opened]
 
 
 def decode_answer(encoder: Encoder, tokens: list[int], stop: Sequence[str] = (), end_tokens: Sequence[int] = ()) -> str:

@@ -11,7 +11,7 @@ MixLoRA, MoLE) are not causal in this sense and must not be asked so.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from llava_moe.data.conversation import ImageRef, StoredImage
 from llava_moe.data.encode import Encoder
+from llava_moe.data.images.inputs import SeenImage, inputs_of
 from llava_moe.eval.benchmark import Question
 from llava_moe.kv_cache import cache_name
 
@@ -65,29 +66,30 @@ def read_prefix(
     encoder: Encoder,
     questions: Sequence[Question],
     prefix: np.ndarray,
-    pixels: Sequence[Sequence[np.ndarray]],
+    images: Sequence[Sequence[SeenImage]],
 ) -> DynamicCache:
     """Keys and values of P tokens for each of B questions, computed once for each of U.
 
     Args:
         prefix: token ids int64 [P].
-        pixels: uint8 [3, H, W] of each question's images.
+        images: those of each question.
     """
     places: dict[ImageKey, int] = {}
     which_B = [places.setdefault(image_key(question), len(places)) for question in questions]
     chosen = [which_B.index(place) for place in range(len(places))]
     device = next(model.parameters()).device
     input_ids_UP = torch.from_numpy(prefix).to(device).expand(len(places), -1)
-    pixels_I3HW = torch.from_numpy(np.stack([one for index in chosen for one in pixels[index]])).to(device)
-    dtype = next(cast(Any, model).model.vision_tower.parameters()).dtype
+    seen = [one for index in chosen for one in images[index]]
+    # The tower stands first, so its dtype is the model's.
+    given: dict[str, Any] = {**inputs_of(encoder.transform, seen, device, model.dtype)}
     cache = DynamicCache(config=model.config.get_text_config())
+    given[cache_name(type(model).forward)] = cache
     model(
         input_ids=input_ids_UP,
         attention_mask=torch.ones_like(input_ids_UP),
-        pixel_values=encoder.transform.normalise(pixels_I3HW).to(dtype),
         use_cache=True,
         logits_to_keep=1,
-        **{cache_name(type(model).forward): cache},
+        **given,
     )
     cache.batch_select_indices(torch.tensor(which_B, device=device))
     return cache
