@@ -10,7 +10,7 @@ from torch import nn
 
 from llava_moe.adapters.core.target_model import Body
 from llava_moe.adapters.core.wide_linear import WideLinear
-from llava_moe.assemble import PROJECTOR, Assembled
+from llava_moe.assemble import Assembled
 from llava_moe.errors import UserError
 
 Scope = Literal["all", "side", "linear", "layer", "module", "part"]
@@ -39,6 +39,9 @@ class Part:
         return names[scope]
 
 
+_PROJECTOR = Part(None, "projector", "projector")
+
+
 @dataclass(frozen=True)
 class Parameters:
     """The parameters whose gradients are compared, in the model's order, each with its part."""
@@ -63,11 +66,11 @@ def chosen_parameters(assembled: Assembled, with_projector: bool) -> Parameters:
     Raises:
         UserError: the adapter has none that train.
     """
-    own = assembled.attached.trainable_parameters()
+    own, is_projectors = assembled.attached.trainable_parameters(), assembled.base.family.parts.is_projectors
     named = {
         name: tensor
         for name, tensor in assembled.model.named_parameters()
-        if name in own or (with_projector and PROJECTOR in name)
+        if name in own or (with_projector and is_projectors(name))
     }
     if not named:
         raise UserError(f"the adapter ({assembled.attached.config.method}) has no parameters that train")
@@ -76,13 +79,11 @@ def chosen_parameters(assembled: Assembled, with_projector: bool) -> Parameters:
     for tensor in named.values():
         tensor.requires_grad_(True)
     linears = [name for name, module in assembled.model.named_modules() if isinstance(module, WideLinear)]
-    parts = tuple(_part_of(name, linears) for name in named)
+    parts = tuple(_PROJECTOR if is_projectors(name) else _part_of(name, linears) for name in named)
     return Parameters(tuple(named), tuple(named.values()), parts)
 
 
 def _part_of(name: str, linears: Iterable[str]) -> Part:
-    if PROJECTOR in name:
-        return Part(None, "projector", "projector")
     owner = next((linear for linear in linears if name.startswith(f"{linear}.")), None)
     layer = Body.layer_of(name)
     if owner is None:

@@ -13,6 +13,7 @@ from llava_moe.data.batch import Batch, collate
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder, Example
 from llava_moe.data.held_out import HeldOutSource
+from llava_moe.data.images.inputs import PositionIds
 from llava_moe.errors import UserError
 
 By = Literal["domain", "task"]
@@ -43,6 +44,7 @@ class HeldOutRecords:
         told: which records these are, in words.
         num_without_task: records that name no task and so are in no group.
         too_small: tasks left out because they have too few records, with how many they have.
+        position_ids: of the encoder that made the examples.
     """
 
     by: By
@@ -51,6 +53,7 @@ class HeldOutRecords:
     pad_token_id: int
     num_without_task: int = 0
     too_small: tuple[tuple[str, int], ...] = ()
+    position_ids: PositionIds | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,7 +74,7 @@ class HeldOutRecords:
         """Some of :attr:`examples` end to end, as training packs them."""
         examples = self.examples
         chosen = [examples[place] for place in places]
-        return collate(chosen, range(len(chosen)), None, self.pad_token_id)
+        return collate(chosen, range(len(chosen)), None, self.pad_token_id, position_ids=self.position_ids)
 
     def rows(self, places: Sequence[int], tokens_per_row: int) -> list[tuple[int, ...]]:
         """The places dealt to rows of at most so many tokens, in order; a longer record has a row of its own."""
@@ -142,7 +145,9 @@ def draw_records(
     if len(groups) < 2:
         name, num_there = too_small[0]
         raise UserError(f"of the tasks fewer than two have enough: {name} {_too_few(num_there, fewest, told)}")
-    return HeldOutRecords(by, told, tuple(groups), encoder.pad_token_id, num_without_task, tuple(too_small))
+    return HeldOutRecords(
+        by, told, tuple(groups), encoder.pad_token_id, num_without_task, tuple(too_small), encoder.position_ids
+    )
 
 
 def _too_few(num_there: int, fewest: int, told: str) -> str:

@@ -4,7 +4,7 @@ from llava_moe.assemble.ancestry import lineage, load_lineage
 from llava_moe.assemble.assembled import Assembled
 from llava_moe.assemble.base_checks import refuse_strange_base
 from llava_moe.assemble.build import new_model, new_model_without_weights
-from llava_moe.assemble.checkpoint_weights import PROJECTOR, load_base_parts, weights_writer
+from llava_moe.assemble.checkpoint_weights import load_base_parts, weights_writer
 from llava_moe.assemble.encoder import encoder_of
 from llava_moe.assemble.from_checkpoint import open_checkpoint
 from llava_moe.assemble.from_run import new_base, new_start, restore, restore_base, with_adapter
@@ -17,7 +17,6 @@ __all__ = [
     "ADAPTERS",
     "ARCHITECTURES",
     "DTYPES",
-    "PROJECTOR",
     "Assembled",
     "Recipe",
     "encoder_of",

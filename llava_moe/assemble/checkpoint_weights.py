@@ -15,15 +15,13 @@ from llava_moe.assemble.assembled import Assembled
 from llava_moe.errors import UserError
 from llava_moe.model.adapter_record import record_of_adapter
 
-PROJECTOR = "multi_modal_projector"
-
 
 def weights_writer(assembled: Assembled) -> Callable[[Path, Mapping[str, torch.Tensor]], None]:
     """Return the function that writes a checkpoint's weights from the fp32 values that the engine gathered.
 
     Ask for it before an engine takes the model apart: what an adapter keeps frozen, no engine gathers again.
     """
-    attached = assembled.attached
+    attached, is_projectors = assembled.attached, assembled.base.family.parts.is_projectors
     own = attached.named_parameters()
     adapter_names = set(own)
     frozen = {n: p.detach().to("cpu", copy=True) for n, p in own.items() if not p.requires_grad}
@@ -35,11 +33,11 @@ def weights_writer(assembled: Assembled) -> Callable[[Path, Mapping[str, torch.T
             trained = {n: t for n, t in tensors.items() if n in adapter_names}
             attached.save(folder / "adapter", tensors=frozen | trained)
             record_of_adapter(folder / "adapter", assembled.weights)
-        projector = {n: t for n, t in tensors.items() if PROJECTOR in n}
+        projector = {n: t for n, t in tensors.items() if is_projectors(n)}
         if projector:
             save_file(projector, folder / "projector.safetensors")
         base = {
-            n.replace(".base.", "."): t for n, t in tensors.items() if n not in adapter_names and PROJECTOR not in n
+            n.replace(".base.", "."): t for n, t in tensors.items() if n not in adapter_names and not is_projectors(n)
         }
         if base:
             (folder / "model").mkdir()

@@ -172,7 +172,7 @@ def _expert_names(run: AnalyzedRun, routers: Routers) -> tuple[str, ...]:
 def _maps(run: AnalyzedRun, found: Findings, pieces: Pieces, num_pictures: int) -> list[PatchMap]:
     """The first pictures of each domain, by the routers of the first, middle and last layer and the most telling."""
     records, num_patches = found.records, run.assembled.encoder.num_image_tokens
-    if "image" not in found.last:
+    if "image" not in found.last or not isinstance(num_patches, int):
         return []
     drawn = {f"layer {found.routers.routers[row].layer}": row for row in _rows_to_draw(found)}
     maps: list[PatchMap] = []

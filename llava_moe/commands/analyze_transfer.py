@@ -198,7 +198,7 @@ def short_training(run: AnalyzedRun, plain: Mapping[str, Any], session: Session)
     adapter = assembled.attached.trainable_parameters() if has_adapter else {}
     return ShortTraining(
         module=assembled.model,
-        groups=prepare_stage(assembled.model, trainable_parts(config), adapter),
+        groups=prepare_stage(assembled.model, trainable_parts(config), adapter, assembled.base.family),
         optimizer=optimizer_of(config),
         objective=objective_of(assembled),
         num_steps=plain["steps"],

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from llava_moe.adapters import NoAdapter
-from llava_moe.adapters.formats.projector import PROJECTOR
 from llava_moe.assemble import (
     Assembled,
     load_lineage,
@@ -65,20 +64,20 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
     if start is not None:
         refuse_strange_base(start, assembled.weights, is_start=True)
         load_lineage(assembled.model, newest_checkpoint(start))
-    parts = _differing(assembled.model, grounds)
+    parts = _differing(assembled, grounds)
     if parts and (run := next((expert for expert in experts if run_of(expert) is not None), None)):
-        _refuse(run, grounds[0].expert, next(iter(parts)))
+        raise _refused(run, grounds[0].expert, next(iter(parts)), assembled)
     return _write(parts, plain, [ground.expert for ground in grounds], place, assembled) if parts else start
 
 
-def _differing(model: nn.Module, grounds: Sequence[Ground]) -> dict[str, Tensor]:
+def _differing(assembled: Assembled, grounds: Sequence[Ground]) -> dict[str, Tensor]:
     """The tensors of the experts' one base that are not the model's own.
 
     Raises:
         UserError: two experts differ in one, or it does not fit the model.
     """
     parts = {}
-    for name, own in model.named_parameters():
+    for name, own in assembled.model.named_parameters():
         told = [(ground.expert, tensor) for ground in grounds if (tensor := ground.tensor(name)) is not None]
         for expert, tensor in told:
             if tensor.shape != own.shape:
@@ -87,7 +86,7 @@ def _differing(model: nn.Module, grounds: Sequence[Ground]) -> dict[str, Tensor]
                     f"{tuple(own.shape)}: give the model= that it was trained on"
                 )
             if not _same(tensor, told[0][1]):
-                _refuse(told[0][0], expert, name)
+                raise _refused(told[0][0], expert, name, assembled)
         if told and not _same(told[0][1], own):
             parts[name] = told[0][1].clone()
     return parts
@@ -99,9 +98,9 @@ def _same(left: Tensor, right: Tensor) -> bool:
     return torch.equal(left.to(dtype), right.detach().to(dtype))
 
 
-def _refuse(first: str, other: str, name: str) -> None:
-    what = "projectors" if PROJECTOR in name else f"base parts ({name})"
-    raise UserError(
+def _refused(first: str, other: str, name: str, assembled: Assembled) -> UserError:
+    what = "projectors" if assembled.base.family.parts.is_projectors(name) else f"base parts ({name})"
+    return UserError(
         f"experts: {first} and {other} were trained with {what} of their own, and a composition has one: name the run "
         "whose parts to take with init_from=, or train the experts from one run with the projector frozen"
     )
@@ -121,8 +120,9 @@ def _write(
     try:
         step = partial / "checkpoints" / STEP
         (step / "model").mkdir(parents=True)
-        base = {name: tensor.contiguous() for name, tensor in parts.items() if PROJECTOR not in name}
-        projector = {name: tensor.contiguous() for name, tensor in parts.items() if PROJECTOR in name}
+        is_projectors = assembled.base.family.parts.is_projectors
+        base = {name: tensor.contiguous() for name, tensor in parts.items() if not is_projectors(name)}
+        projector = {name: tensor.contiguous() for name, tensor in parts.items() if is_projectors(name)}
         if projector:
             save_file(projector, step / "projector.safetensors")
         if base:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava_moe.assemble import Assembled, read_config, restore
 from llava_moe.config.settings import mixture_of
-from llava_moe.data.batch import Batch, collate
+from llava_moe.data.batch import Batch, collate_row
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Example
 from llava_moe.data.held_out import HeldOutSource
@@ -137,7 +137,7 @@ class HeldOut:
                 yield {"key": example.key[:16], "domain": domain, "tokens": tokens, "nats": nats}
 
     def _nats(self, row: Sequence[Example]) -> list[float]:
-        batch = collate(row, range(len(row)), None, self.assembled.encoder.pad_token_id)
+        batch = collate_row(self.assembled.encoder, row, range(len(row)))
         batch = batch.to(next(self.assembled.model.parameters()).device)
         if self.flops_per_token is not None:
             return nats_of(self.assembled, batch).tolist()
@@ -266,7 +266,8 @@ def trained_in(run: Path, assembled: Assembled) -> dict[str, int]:
     config, attached = read_config(run), assembled.attached
     parts = trainable_parts(config)
     adapter = attached.trainable_parameters() if "adapter" in parts.learning_rates else {}
-    return {group.part: group.num_parameters for group in prepare_stage(assembled.model, parts, adapter)}
+    groups = prepare_stage(assembled.model, parts, adapter, assembled.base.family)
+    return {group.part: group.num_parameters for group in groups}
 
 
 def main(words: Sequence[str]) -> int:

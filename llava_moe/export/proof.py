@@ -19,6 +19,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_moe.assemble import Assembled
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, Turn
+from llava_moe.data.images.inputs import inputs_of, see
 from llava_moe.errors import UserError
 
 QUESTIONS = ("What is shown here?", "How many bars are there, and which colour is the longest?")
@@ -73,7 +74,8 @@ def probes_of(assembled: Assembled) -> list[Probe]:
         pixels = np.clip(waves + generator.integers(-20, 20, waves.shape), 0, 255).astype(np.uint8)
         turns = [Turn(USER, f"{IMAGE_PLACEHOLDER}\n{QUESTIONS[len(probes) % 2]}")]
         text = encoder.template.prompt(turns)
-        probes.append(Probe(name, text, Image.fromarray(pixels), encoder.encode_prompt(turns)))
+        image = Image.fromarray(pixels)
+        probes.append(Probe(name, text, image, encoder.encode_prompt(turns, image_sizes=[image.size])))
     return probes
 
 
@@ -84,9 +86,11 @@ def our_logits(assembled: Assembled, probes: Sequence[Probe]) -> list[Tensor]:
     device = next(model.parameters()).device
     logits = []
     for probe in probes:
-        pixels = transform.normalise(torch.from_numpy(transform(probe.image))[None]).to(device, model.dtype)
+        # Made on the CPU whatever the device, as a processor makes its own.
+        images = inputs_of(transform, [see(transform, probe.image)], torch.device("cpu"), model.dtype)
+        images = {name: tensor.to(device) for name, tensor in images.items()}
         ids = torch.from_numpy(probe.input_ids)[None].to(device)
-        logits.append(model(input_ids=ids, pixel_values=pixels, use_cache=False).logits[0].float().cpu())
+        logits.append(model(input_ids=ids, **images, use_cache=False).logits[0].float().cpu())
     return logits
 
 

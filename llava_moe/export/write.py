@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_moe.assemble import PROJECTOR, Assembled
+from llava_moe.assemble import Assembled
 from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.export.experts import expert_parts, write_expert
 from llava_moe.export.merge import fold
@@ -111,7 +111,8 @@ def export_peft(
         write_router(folder, assembled)
     dropout = {"lora_dropout": getattr(assembled.attached.config, "lora_dropout", 0.0)}
     assembled.attached.detach()
-    projector = {name: tensor.detach() for name, tensor in model.named_parameters() if PROJECTOR in name}
+    is_projectors = assembled.base.family.parts.is_projectors
+    projector = {name: tensor.detach() for name, tensor in model.named_parameters() if is_projectors(name)}
     for name, place in experts.items():
         base = published.hub_id if published else os.path.relpath(folder / BASE, place).replace(os.sep, "/")
         write_expert(place, model, parts[name], dropout | {"base_model_name_or_path": base}, projector)
