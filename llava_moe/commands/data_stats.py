@@ -51,7 +51,7 @@ def _account(stage: Stage, choices: Mapping[str, Any], progress: Console) -> Sta
             Opened(data.mixture, data.indexes, data.held_out, data.accepted),
             seats_of(stage, encoder, choices["ranks"]),
             Training(train.epochs, train.max_steps, choices["epochs"]),
-            encoder.num_image_tokens,
+            encoder.num_image_tokens if isinstance(encoder.num_image_tokens, int) else None,
             encoder.max_length,
             encoder.over_length,
             bar.tell,

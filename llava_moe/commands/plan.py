@@ -22,6 +22,7 @@ from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
 from llava_moe.model import FromShape
 from llava_moe.plan.devices import Device, device_named
+from llava_moe.plan.dummy_rows import refuse_unequal_images
 from llava_moe.plan.hours import measured
 from llava_moe.plan.max_row_length import Bench, Choice
 from llava_moe.plan.stage import StagePlan, as_plain, plan_stage
@@ -123,6 +124,7 @@ def bound_stage(
         # That run is yet to come; its weights would not change what stands where.
         recipe = replace(recipe, init_from=None)
     encoder = _encoder(recipe, another_model)
+    refuse_unequal_images(encoder)
     data = plan_data(stage, encoder, progress)
     if choices["probe"] and data.missing:
         raise UserError(
@@ -143,8 +145,8 @@ def bound_stage(
             on_gpu=device.is_gpu,
         ),
         steps=data.steps,
-        image_bytes=3 * encoder.transform.size**2,
-        null_image_tokens=encoder.num_image_tokens,
+        image_bytes=encoder.null_image.nbytes,
+        null_image_tokens=encoder.num_null_tokens,
     )
     parallel = parallel_of(config.parallel, num_devices)
     asked = Choice(train.tokens_per_micro_batch, train.activation_checkpointing, parallel)

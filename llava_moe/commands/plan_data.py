@@ -28,6 +28,8 @@ from llava_moe.run_config import RunConfig
 from llava_moe.runs.stage import num_steps_of, steps_note
 from llava_moe.runs.stages import Stage
 
+# Width and height of an image that nobody has seen: those of most of COCO's.
+EXPECTED_SIZE = (640, 480)
 # Text tokens of a sample that nobody has seen: their logarithms are normal with this deviation. The share that is
 # learned is of all its tokens. Assumptions.
 EXPECTED_TEXT = 246
@@ -70,7 +72,7 @@ def plan_data(stage: Stage, encoder: Encoder, progress: Console) -> PlanData:
     there = [source.name for source in mixture.sources if source not in absent]
     indexes = _indexes(stage, there, encoder, progress)
     lengths = _expected_lengths(encoder)
-    supervised = np.minimum(EXPECTED_SUPERVISED * lengths, lengths - encoder.num_image_tokens - 1).astype(np.int32)
+    supervised = np.minimum(EXPECTED_SUPERVISED * lengths, lengths - _expected_image(encoder) - 1).astype(np.int32)
     for name, number in expected.items():
         kept = round((number or 0) * (1 - mixture.held_out))
         indexes[name] = stand_in(kept, lengths.tolist(), supervised.tolist())
@@ -102,7 +104,12 @@ def _expected_lengths(encoder: Encoder) -> np.ndarray:
     deviates = [NormalDist().inv_cdf(number / 64) for number in range(1, 64)]
     text = np.exp(TEXT_DEVIATION * np.asarray(deviates))
     text = np.maximum(2, text * EXPECTED_TEXT / text.mean())
-    return np.minimum(encoder.num_image_tokens + text, encoder.max_length).astype(np.int32)
+    return np.minimum(_expected_image(encoder) + text, encoder.max_length).astype(np.int32)
+
+
+def _expected_image(encoder: Encoder) -> int:
+    """Tokens of an image that is not there yet."""
+    return int(encoder.tokens_of_images(1, [EXPECTED_SIZE])[0])
 
 
 def _is_there(source: Source) -> bool:

@@ -14,6 +14,7 @@ from llava_moe.data.encode import IGNORED, Encoder
 from llava_moe.data.mixture import EpochPlan
 from llava_moe.data.pack import CostModel, seat_step
 from llava_moe.data.source_index import SourceIndex
+from llava_moe.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -116,22 +117,35 @@ def _row_of(
     return Row((*row.lengths, null_image_tokens), (*row.num_images, 1), (*row.supervised, 0))
 
 
+def refuse_unequal_images(encoder: Encoder) -> None:
+    """Refuse a family whose rows no number of images describes.
+
+    Raises:
+        UserError: images take unequal numbers of tokens.
+    """
+    if not encoder.has_equal_images:
+        raise UserError(
+            "plan counts images, and those of this model take unequal numbers of tokens: measure a few steps instead "
+            "(llava-moe train ... train.max_steps=20)"
+        )
+
+
 def hollow_batch(row: Row, encoder: Encoder, fake: FakeTensorMode) -> Batch:
     """A row with real token numbers, labels and positions, and pixels that hold nothing."""
     ids, labels, positions = [], [], []
     filler = (encoder.image_token_id + 1) % 3
     for length, num_images, num_supervised in zip(row.lengths, row.num_images, row.supervised, strict=True):
         tokens = np.full(length, filler)
-        opening = min(1, length - num_images * encoder.num_image_tokens)
-        tokens[opening : opening + num_images * encoder.num_image_tokens] = encoder.image_token_id
+        places = int(encoder.tokens_of_images(num_images).sum())
+        opening = min(1, length - places)
+        tokens[opening : opening + places] = encoder.image_token_id
         labeled = np.full(length, IGNORED)
         labeled[length - num_supervised :] = filler
         ids.append(tokens)
         labels.append(labeled)
         positions.append(np.arange(length))
-    size = encoder.transform.size
     with fake:
-        pixels = torch.empty(sum(row.num_images), 3, size, size, dtype=torch.uint8)
+        pixels = torch.empty(sum(row.num_images), *encoder.null_image.shape, dtype=torch.uint8)
     joined = [torch.from_numpy(np.concatenate(parts).astype(np.int64))[None] for parts in (ids, labels, positions)]
     return Batch(
         input_ids=joined[0],

@@ -182,7 +182,7 @@ def _trace(blueprint: Blueprint, assembled: Assembled, row: Row, is_one_of_many:
     adapter = _bytes_of(own.values(), hollow)
     base = _bytes_of([*model.parameters(), *model.buffers()], hollow)
     trainable = assembled.attached.trainable_parameters() if "adapter" in blueprint.parts.learning_rates else {}
-    groups = prepare_stage(model, blueprint.parts, trainable)
+    groups = prepare_stage(model, blueprint.parts, trainable, assembled.base.family)
     if blueprint.activation_checkpointing:
         recompute_activations(model)
     # It stands where it trains; torch would swap fake parameters one by one.

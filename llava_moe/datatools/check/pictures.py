@@ -132,7 +132,7 @@ def _refusal(image: Image.Image, encoder: Encoder) -> tuple[str, str, str] | Non
     if max(image.size) <= SLIVER * min(image.size):
         return None
     try:
-        encoder.transform(image)
+        encoder.transform.pixels_of(image)
     except BadRecord as fault:
         return fault.reason, fault.reason, fault.detail
     return None

@@ -11,6 +11,7 @@ import numpy as np
 
 from llava_moe.data.conversation import SYSTEM, BadRecord, Conversation, ImageRef, StoredImage, Turn
 from llava_moe.data.encode import IGNORED, EncodedText, Encoder
+from llava_moe.data.images.inputs import ImageSize
 from llava_moe.data.quarantine import TOO_LONG
 from llava_moe.data.records import Entry, Records
 from llava_moe.data.template import Rendered
@@ -142,7 +143,10 @@ def hash_text(text: str) -> int:
 
 
 def scan(job: Job, stretch: Stretch) -> Scanned:
-    """Judge a stretch of records by the functions that training judges them by; no image is opened."""
+    """Judge a stretch of records by the functions that training judges them by.
+
+    No image is opened, but where the tokens of images depend on their sizes.
+    """
     view = job.views[stretch.view]
     entries = view.records.read(stretch.start, stretch.stop)
     ids = np.asarray([hash_text(entry.id) for entry in entries], dtype=np.uint64)
@@ -161,7 +165,7 @@ def scan(job: Job, stretch: Stretch) -> Scanned:
     encodings = view.encoder.encode_texts([rendered for *_, rendered in ready]) if ready else []
     for (row, entry, conversation, rendered), encoding in zip(ready, encodings, strict=True):
         try:
-            text = view.encoder.finish(rendered, encoding)
+            text = view.encoder.finish(rendered, encoding, _image_sizes(view, row))
         except BadRecord as fault:
             if fault.reason != TOO_LONG:
                 scanned.faults.append(_found(row, entry, fault.reason, fault.reason, fault.detail))
@@ -192,6 +196,12 @@ def _apart(conversation: Conversation) -> str:
     """What tells records of the same rendered text apart: another system text, other answers that are trained on."""
     skipped = [number for number, turn in enumerate(conversation.turns) if not turn.is_supervised]
     return "" if conversation.system is None and not skipped else repr((conversation.system, skipped))
+
+
+def _image_sizes(view: View, row: int) -> tuple[ImageSize, ...]:
+    if view.encoder.has_equal_images:
+        return ()
+    return view.encoder.image_sizes(view.records[row], view.records.image_root, view.source.value_range)
 
 
 def _found(row: int, entry: Entry, kind: str, reason: str, detail: str) -> Found:

@@ -125,7 +125,7 @@ class Sums:
             seen=[np.zeros(len(index.rows), dtype=bool) for index in indexes],
         )
 
-    def add(self, taken: Taken, num_image_tokens: int, samples_per_step: int) -> None:
+    def add(self, taken: Taken, num_image_tokens: int | None, samples_per_step: int) -> None:
         """Count the samples of an epoch, or of its beginning."""
         counted = tally_by(taken.source, len(self.tallies), taken, num_image_tokens)
         self.tallies = [before + more for before, more in zip(self.tallies, counted, strict=True)]

@@ -39,7 +39,7 @@ class Segment:
         source, domain, id, number: of its record; number counts in the source's file from 0. Empty and -1 for ``null``.
         sample: its place in the step, -1 for ``null``.
         start: its first token's place in the row.
-        pixels: uint8 [H, W, 3] of each image.
+        pixels: uint8 [H, W, 3] of each image, or of each of its tiles.
         fault: of a hole, why.
     """
 
@@ -111,16 +111,20 @@ def first_rows(stream: StepStream, epoch: int, first_step: int, num_rows: int) -
 def _segments(stream: StepStream, plan: EpochPlan, step: Step, batch: Batch) -> Iterator[Segment]:
     input_ids, labels = batch.input_ids[0].tolist(), batch.labels[0].tolist()
     encoder = stream.encoder
-    start = first_image = 0
+    sizes, transform = batch.image_sizes, encoder.transform
+    # Images of unequal tokens are told by their sizes, which the row has in order.
+    places = encoder.tokens_of_images(len(sizes), sizes).tolist()
+    entries = [transform.num_entries(size) for size in sizes]
+    start = first_image = first_entry = 0
     for place, length in enumerate(batch.segment_lengths):
         part = slice(start, start + length)
-        pieces = read_pieces(
-            encoder.tokenizer, input_ids[part], labels[part], encoder.image_token_id, encoder.num_image_tokens
-        )
+        each = encoder.num_image_tokens if isinstance(encoder.num_image_tokens, int) else places[first_image:]
+        pieces = read_pieces(encoder.tokenizer, input_ids[part], labels[part], encoder.image_token_id, each)
         num_images = sum(piece.kind == "image" for piece in pieces)
-        pixels = batch.pixel_values[first_image : first_image + num_images].permute(0, 2, 3, 1).numpy()
+        num_entries = sum(entries[first_image : first_image + num_images]) if sizes else num_images
+        pixels = batch.pixel_values[first_entry : first_entry + num_entries].permute(0, 2, 3, 1).numpy()
         yield _segment(stream, plan, step, batch, place, start, pieces, tuple(pixels))
-        start, first_image = start + length, first_image + num_images
+        start, first_image, first_entry = start + length, first_image + num_images, first_entry + num_entries
 
 
 def _segment(

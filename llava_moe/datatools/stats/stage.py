@@ -22,6 +22,7 @@ class StageAccount:
         steps: optimizer steps of the training; ``steps_per_epoch``: of its first epoch.
         epochs: epochs of the training, the last one counted by its share of steps.
         epochs_counted: whole or begun epochs that ``training`` sums over; fewer than there are if so asked.
+        num_image_tokens: places of every image in the sequence; None where they differ.
         max_bad_share: the largest share of bad records that a source may have before training refuses it.
     """
 
@@ -30,7 +31,7 @@ class StageAccount:
     counts: tuple[CountBesideFormula, ...]
     seating: SeatingAccount
     seats: Seats
-    num_image_tokens: int
+    num_image_tokens: int | None
     max_length: int
     over_length: str
     steps: int
@@ -69,7 +70,7 @@ def account_stage(
     opened: Opened,
     seats: Seats,
     training: Training,
-    num_image_tokens: int,
+    num_image_tokens: int | None,
     max_length: int,
     over_length: str,
     progress: Callable[[int, int], None] | None = None,

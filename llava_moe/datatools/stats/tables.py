@@ -146,7 +146,9 @@ def _tokens_table(account: StageAccount) -> TextTable:
     return _table(
         account,
         "Tokens of an epoch",
-        f"An image is {account.num_image_tokens} tokens.",
+        "Images take unequal numbers of tokens."
+        if account.num_image_tokens is None
+        else f"An image is {account.num_image_tokens} tokens.",
         [
             Column("image", lambda group: count(group.epoch.tally.image_tokens)),
             Column("prompt", lambda group: count(group.epoch.tally.prompt_tokens)),

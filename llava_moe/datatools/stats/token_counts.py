@@ -39,6 +39,7 @@ class Taken:
         source: int [n], numbers in the mixture.
         entry: int64 [n], places in the sources' indexes.
         length, supervised, num_images: int [n].
+        image_tokens: int [n]; None where every image takes as many.
     """
 
     source: np.ndarray
@@ -46,43 +47,57 @@ class Taken:
     length: np.ndarray
     supervised: np.ndarray
     num_images: np.ndarray
+    image_tokens: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.source)
 
     def first(self, count: int) -> Taken:
         """The first ``count`` samples."""
-        return Taken(*(getattr(self, field.name)[:count] for field in fields(self)))
+        return self.where(np.arange(len(self)) < count)
 
     def where(self, chosen: np.ndarray) -> Taken:
         """The samples that a bool [n] picks."""
-        return Taken(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        columns = (getattr(self, field.name) for field in fields(self))
+        return Taken(*(None if column is None else column[chosen] for column in columns))
 
 
 def take(plan: EpochPlan, indexes: Sequence[SourceIndex]) -> Taken:
     """What an epoch takes, with the supervised tokens that the plan itself does not carry."""
     offsets = np.cumsum([0, *(len(index.rows) for index in indexes)])[:-1]
     supervised = np.concatenate([index.supervised for index in indexes])
+    places = offsets[plan.source] + plan.entry
+    image_tokens = [index.image_tokens for index in indexes if index.image_tokens is not None]
     return Taken(
         source=plan.source,
         entry=plan.entry,
         length=plan.length,
-        supervised=supervised[offsets[plan.source] + plan.entry],
+        supervised=supervised[places],
         num_images=plan.num_images,
+        image_tokens=np.concatenate(image_tokens)[places] if image_tokens else None,
     )
 
 
-def tally_by(group: np.ndarray, num_groups: int, taken: Taken, num_image_tokens: int) -> list[Tally]:
-    """The sums of each group; ``group`` is int [n], the number of each sample's group."""
+def tally_by(group: np.ndarray, num_groups: int, taken: Taken, num_image_tokens: int | None) -> list[Tally]:
+    """The sums of each group.
+
+    Args:
+        group: int [n], the number of each sample's group.
+        num_image_tokens: of every image; None where the samples say how many theirs take.
+    """
 
     def sums(values: np.ndarray) -> list[int]:
         # float64 sums of whole numbers are exact up to 2^53 tokens.
         return [round(value) for value in np.bincount(group, values, num_groups).tolist()]
 
+    if taken.image_tokens is not None:
+        image_tokens = sums(taken.image_tokens)
+    else:
+        image_tokens = [(num_image_tokens or 0) * images for images in sums(taken.num_images)]
     columns = (
         sums(np.ones(len(taken))),
         sums(taken.length),
-        [num_image_tokens * images for images in sums(taken.num_images)],
+        image_tokens,
         sums(taken.supervised),
         sums(taken.num_images),
         sums(taken.num_images == 0),

@@ -42,12 +42,15 @@ def read_pieces(
     input_ids: Sequence[int],
     labels: Sequence[int],
     image_token_id: int,
-    num_image_tokens: int,
+    num_image_tokens: int | Sequence[int],
 ) -> tuple[Piece, ...]:
     """The pieces of one segment, in order, every token in exactly one of them.
 
     A token is a piece of its own unless it holds part of a character's bytes: those that make up a character, an
     emoji say, are one piece. The texts joined are the text that the tokenizer decodes.
+
+    Args:
+        num_image_tokens: places of every image, or of each of them in turn.
     """
     names = tokenizer.convert_ids_to_tokens(list(input_ids))
     tokens = [
@@ -58,7 +61,8 @@ def read_pieces(
     at, image = 0, 0
     while at < len(tokens):
         if tokens[at].id == image_token_id:
-            end = min(at + num_image_tokens, len(tokens))
+            places = num_image_tokens if isinstance(num_image_tokens, int) else num_image_tokens[image]
+            end = min(at + places, len(tokens))
             pieces.append(Piece("image", "", tuple(tokens[at:end]), image))
             image += 1
         else:
