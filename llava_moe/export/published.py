@@ -18,40 +18,37 @@ from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
+from llava_moe.model.families import LLAVA, Family
 from llava_moe.text.structured_text import parse_json
 
 WEIGHTS, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"
 """What transformers 4 cuts at, and what the published folders were cut at."""
-PUBLISHED_ROOTS = {
-    "lm_head.": "language_model.lm_head.",
-    "model.language_model.": "language_model.model.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-    "model.vision_tower.vision_model.": "vision_tower.vision_model.",
-    "model.vision_tower.": "vision_tower.vision_model.",
-}
-"""By what a tensor's name in memory begins with, the longest first; what its published name begins with."""
 
 
-def published_name(name: str) -> str:
+def published_name(name: str, family: Family = LLAVA) -> str:
     """The published name of a tensor, such as ``language_model.model.norm.weight``, from its name in memory.
 
     Raises:
         UserError: published folders have no such tensor.
     """
-    for root, published in PUBLISHED_ROOTS.items():
+    for root, published in family.published_roots.items():
         if name.startswith(root):
             return published + name.removeprefix(root)
-    raise UserError(f"the model holds {name}, which published llava folders have no name for: export another base")
+    raise UserError(
+        f"the model holds {name}, which published {family.name} folders have no name for: export another base"
+    )
 
 
-def write_weights(model: LlavaForConditionalGeneration, folder: Path, max_shard_size: str | int) -> None:
+def write_weights(
+    model: LlavaForConditionalGeneration, folder: Path, max_shard_size: str | int, family: Family = LLAVA
+) -> None:
     """Write a model's tensors under their published names, with an index where they are cut into shards.
 
     Of tied tensors the first stands for all, as in published folders: the embeddings, without a head.
     """
     once = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
-    tensors = {published_name(name): tensor for name, tensor in model.state_dict().items() if name in once}
+    tensors = {published_name(name, family): tensor for name, tensor in model.state_dict().items() if name in once}
     split = split_torch_state_dict_into_shards(tensors, filename_pattern=WEIGHTS, max_shard_size=max_shard_size)
     for file, names in split.filename_to_tensors.items():
         shard = {name: tensors[name].contiguous() for name in names}

@@ -33,6 +33,7 @@ from llava_moe.export.proof import (
 )
 from llava_moe.export.published import MAX_SHARD_SIZE, write_config, write_weights
 from llava_moe.model.adapter_record import record_of_adapter
+from llava_moe.model.families import LLAVA, Family
 
 BASE = "base"
 ROUTER = "router"
@@ -76,7 +77,7 @@ def export_merged(
             start = our_logits(assembled, probes)
     fold(assembled.model, mixings)
     assembled.attached.detach()
-    write_model(assembled.model, processor, folder, dtype)
+    write_model(assembled.model, processor, folder, dtype, assembled.base.family)
     theirs = their_logits(load_merged(folder), load_processor(folder), probes)
     return compare("merged model", ours, theirs, start, dtype)
 
@@ -119,7 +120,7 @@ def export_peft(
         record_of_adapter(place, assembled.weights)
     write_processor(processor, folder)
     if published is None:
-        write_model(model, processor, folder / BASE, dtype)
+        write_model(model, processor, folder / BASE, dtype, assembled.base.family)
     comparisons = []
     for name, place in experts.items():
         adapted = load_peft(published.source if published else folder / BASE, dtype, place)
@@ -154,7 +155,11 @@ def write_router(folder: Path, assembled: Assembled) -> None:
 
 
 def write_model(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path, dtype: torch.dtype
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    folder: Path,
+    dtype: torch.dtype,
+    family: Family = LLAVA,
 ) -> None:
     """Write a bare model in ``dtype``, and its processor, as Hugging Face reads them."""
     before: Any = model.dtype
@@ -165,7 +170,7 @@ def write_model(
     text.use_cache = True
     try:
         nn.Module.to(model, torch.device("cpu"), dtype)
-        write_weights(model, folder, MAX_SHARD_SIZE)
+        write_weights(model, folder, MAX_SHARD_SIZE, family)
         write_config(model, folder, dtype)
     finally:
         text.use_cache = False

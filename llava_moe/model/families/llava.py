@@ -39,6 +39,13 @@ from llava_moe.model.tokenizer import fit_to_table, load_tokenizer, num_table_ro
 from llava_moe.model.tower_features import accept_features, features_of, num_dropped_in_front, refuse_changing_tower
 
 MODEL_TYPES = ("llava",)
+_PUBLISHED_ROOTS = {
+    "lm_head.": "language_model.lm_head.",
+    "model.language_model.": "language_model.model.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.vision_tower.vision_model.": "vision_tower.vision_model.",
+    "model.vision_tower.": "vision_tower.vision_model.",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,10 @@ class Llava:
         "model.vision_tower", "model.multi_modal_projector", "model.language_model", "lm_head"
     )
     default_template: Literal["v1", "plain"] = "v1"
+
+    @property
+    def published_roots(self) -> Mapping[str, str]:
+        return _PUBLISHED_ROOTS
 
     def takes(self, architecture: Architecture) -> bool:
         return isinstance(architecture, FromParts | FromCheckpoint | FromShape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from llava_moe.data.images.inputs import ImageInputs, PositionIds, TokensBySize
 from llava_moe.model.architecture import Architecture
 from llava_moe.model.image_processor import ImageMode, ImageProcessor
 
-VisionLanguageConfig, VisionLanguageModel = LlavaConfig, LlavaForConditionalGeneration
+VisionLanguageConfig: TypeAlias = LlavaConfig
+VisionLanguageModel: TypeAlias = LlavaForConditionalGeneration
 """The classes of Hugging Face that members build; a member of another class widens them here."""
 
 
@@ -75,6 +76,8 @@ class Family(Protocol):
     Attributes:
         name: in messages.
         parts: names of the modules of its models.
+        published_roots: by what a tensor's name in memory begins with, the longest first; what its name in published
+            folders begins with.
         default_template: the prompt format of a checkpoint that says none.
     """
 
@@ -82,6 +85,8 @@ class Family(Protocol):
     def name(self) -> str: ...
     @property
     def parts(self) -> PartNames: ...
+    @property
+    def published_roots(self) -> Mapping[str, str]: ...
     @property
     def default_template(self) -> Literal["v1", "plain"]: ...
 
