@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -252,6 +252,8 @@ def _save(index: SourceIndex, path: Path) -> None:
     bad = json.dumps([asdict(entry) for entry in index.bad]).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # An index of images of one size has no such column, as before there was one.
+        more: dict[str, Any] = {} if index.image_tokens is None else {"image_tokens": index.image_tokens}
         try:
             with open(part, "wb") as file:
                 np.savez(
@@ -264,7 +266,7 @@ def _save(index: SourceIndex, path: Path) -> None:
                     image_ids=index.image_ids,
                     counts=np.asarray([index.num_records, index.num_cut], dtype=np.int64),
                     bad=np.frombuffer(bad, dtype=np.uint8),
-                    **({} if index.image_tokens is None else {"image_tokens": index.image_tokens}),
+                    **more,
                 )
             os.replace(part, path)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -58,8 +59,9 @@ class Taken:
 
     def where(self, chosen: np.ndarray) -> Taken:
         """The samples that a bool [n] picks."""
-        columns = (getattr(self, field.name) for field in fields(self))
-        return Taken(*(None if column is None else column[chosen] for column in columns))
+        columns = [getattr(self, field.name) for field in fields(self)]
+        picked: list[Any] = [None if column is None else column[chosen] for column in columns]
+        return Taken(*picked)
 
 
 def take(plan: EpochPlan, indexes: Sequence[SourceIndex]) -> Taken:
