@@ -52,7 +52,6 @@ def encoder_for(
             max_length=max_length,
             over_length=over_length,
             reading=reading,
-            position_ids=base.family.position_ids,
         )
     except ValueError as error:
         raise UserError(

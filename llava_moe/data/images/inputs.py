@@ -39,7 +39,7 @@ class PositionIds(Protocol):
 
 
 class ImageInputs(Protocol):
-    """Images to pixels, and pixels to what the model is called with.
+    """Images to pixels, and pixels to what the model is called with beside its tokens.
 
     The pixels of one image are uint8 ``[N, ...]``. N may be another for each image (tiles, patches); all other axes are
     the same for all images, so that a packed row lays pixels end to end along the first.
@@ -63,6 +63,11 @@ class ImageInputs(Protocol):
     @property
     def null_size(self) -> ImageSize:
         """The size of the black image that a row without images gets, where one is needed."""
+        ...
+
+    @property
+    def position_ids(self) -> PositionIds | None:
+        """What gives an example's tokens their positions; None where they are 0, 1, 2, ... ."""
         ...
 
     @property

@@ -82,6 +82,10 @@ class ImageTransform:
         return (self.size, self.size)
 
     @property
+    def position_ids(self) -> None:
+        return None
+
+    @property
     def no_pixels(self) -> np.ndarray:
         return np.empty((0, 3, self.size, self.size), dtype=np.uint8)
 

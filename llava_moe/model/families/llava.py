@@ -119,10 +119,6 @@ class Llava:
         mean, std = (base.image_mean, base.image_std) if nearest is None else (nearest.mean, nearest.std)
         return ImageTransform(base.image_size, mode, mean, std)
 
-    @property
-    def position_ids(self) -> None:
-        return None
-
     def set_attention(self, model: LlavaForConditionalGeneration, kernel: str) -> None:
         model.set_attn_implementation({"text_config": kernel, "vision_config": "sdpa"})
 

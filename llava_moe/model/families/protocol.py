@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerBase, ProcessorMixin
 
-from llava_moe.data.images.inputs import ImageInputs, PositionIds, TokensBySize
+from llava_moe.data.images.inputs import ImageInputs, TokensBySize
 from llava_moe.model.architecture import Architecture
 from llava_moe.model.image_processor import ImageMode, ImageProcessor
 
@@ -131,16 +131,11 @@ class Family(Protocol):
         ...
 
     def image_inputs(self, base: BaseFacts, mode: ImageMode, nearest: ImageProcessor | None = None) -> ImageInputs:
-        """What makes a model's pixels of images.
+        """What makes a model's pixels of images, and gives an example's tokens their positions.
 
         Args:
             nearest: an image processor that goes before the one of the base, but for its mode.
         """
-        ...
-
-    @property
-    def position_ids(self) -> PositionIds | None:
-        """The positions of an example's tokens; None where they are 0, 1, 2, ... ."""
         ...
 
     def set_attention(self, model: VisionLanguageModel, kernel: str) -> None:

@@ -59,6 +59,10 @@ class Tiles:
         return self.tile.null_size
 
     @property
+    def position_ids(self) -> None:
+        return None
+
+    @property
     def no_pixels(self) -> np.ndarray:
         return self.tile.no_pixels
 
