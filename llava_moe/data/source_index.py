@@ -250,11 +250,10 @@ def _quarantined(source: Source, entry: Entry, fault: BadRecord) -> Quarantined:
 def _save(index: SourceIndex, path: Path) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     bad = json.dumps([asdict(entry) for entry in index.bad]).encode()
+    # An index of images of one size has no such column, as before there was one.
     more: dict[str, Any] = {} if index.image_tokens is None else {"image_tokens": index.image_tokens}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # An index of images of one size has no such column, as before there was one.
-        more: dict[str, Any] = {} if index.image_tokens is None else {"image_tokens": index.image_tokens}
         try:
             with open(part, "wb") as file:
                 np.savez(
