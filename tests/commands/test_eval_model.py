@@ -167,7 +167,7 @@ def test_a_conversation_by_a_chat_template_holds_what_was_said_before(trained: P
     turns = [turn for exchange in session.exchanges[:1] for turn in exchange.turns] + [Turn(USER, "Is it small?")]
     written = assembled.encoder.template.prompt(turns)
     assert written == f"USER: <image>\nWhat colour is the square? ASSISTANT: {first} USER: Is it small? Answer:"
-    pixels = torch.from_numpy(session.pictures[0].pixels)[None]
+    pixels = torch.from_numpy(session.pictures[0].seen.pixels)
     ids = torch.from_numpy(assembled.encoder.encode_written(Rendered(written, ())))[None]
     told = assembled.model.generate(
         **{"input_ids": ids, "pixel_values": assembled.encoder.transform.normalise(pixels)},
