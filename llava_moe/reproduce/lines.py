@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from llava_moe.grid.measured import KINDS, Compared, Kind
 from llava_moe.pages.domain_colors import PALETTE
@@ -65,6 +66,10 @@ def line_chart(results: Results, curves: Sequence[Curve], domains: Sequence[str]
             if is_few:
                 axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
                 axes.set_xticks([], minor=True)
+            else:
+                # Its own labels of powers are formulas, which a drawing with text as text shows as they are written.
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+                axes.xaxis.set_minor_formatter(NullFormatter())
         handles, names = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
         return inline_svg(figure, label)

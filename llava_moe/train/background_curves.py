@@ -25,8 +25,8 @@ class BackgroundCurves(ABC):
     """
 
     def __init__(self, name: str, tell: Tell) -> None:
-        self._name, self._tell = name, tell
-        self._calls = BackgroundCalls(name)
+        self._name, self.tell = name, tell
+        self.calls = BackgroundCalls(name)
         # What the library gave to write to; None once it is given up.
         self._viewer: Any = None
 
@@ -46,14 +46,14 @@ class BackgroundCurves(ABC):
     def _send(self, numbers: Mapping[str, float], step: int) -> None:
         self._notice()
         if self._viewer is not None:
-            self._calls.send(partial(self._add, self._viewer, numbers, step))
+            self.calls.send(partial(self._add, self._viewer, numbers, step))
 
     def _notice(self) -> None:
         """Give up on a viewer that failed or does not answer."""
-        trouble = self._calls.trouble()
+        trouble = self.calls.trouble()
         if trouble is not None and self._viewer is not None:
-            self._tell(
+            self.tell(
                 f"{self._name} stopped ({trouble}): its curves end here; training goes on, log.jsonl has every number"
             )
             self._viewer = None
-            self._calls.forget()
+            self.calls.forget()

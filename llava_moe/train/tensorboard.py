@@ -38,17 +38,17 @@ class TensorBoard(BackgroundCurves):
         super().__init__("tensorboard", tell)
         # At the start, too: what a run that was killed before its first checkpoint wrote is none of this one's.
         begin = partial(SummaryWriter, str(folder), purge_step=last_step + 1 if last_step else 0)
-        self._viewer, trouble = self._calls.within(begin, PATIENCE_SECONDS)
+        self._viewer, trouble = self.calls.within(begin, PATIENCE_SECONDS)
         if trouble:
-            self._tell(f"tensorboard does not begin ({named(trouble)}): no curves there; log.jsonl has every number")
+            self.tell(f"tensorboard does not begin ({named(trouble)}): no curves there; log.jsonl has every number")
 
     def close(self) -> None:
         """Write what was sent, within ``PATIENCE_SECONDS``; a line says where that failed."""
         self._notice()
-        if self._viewer is not None and (trouble := self._calls.within(self._viewer.close, PATIENCE_SECONDS)[1]):
-            self._tell(f"tensorboard: its last curves were not written ({named(trouble)}); log.jsonl has every number")
+        if self._viewer is not None and (trouble := self.calls.within(self._viewer.close, PATIENCE_SECONDS)[1]):
+            self.tell(f"tensorboard: its last curves were not written ({named(trouble)}); log.jsonl has every number")
         self._viewer = None
-        self._calls.end()
+        self.calls.end()
 
     @staticmethod
     def _add(viewer: Any, numbers: Mapping[str, float], step: int) -> None:

@@ -90,13 +90,13 @@ class WeightsAndBiases(BackgroundCurves):
         import wandb
 
         self._notice()
-        if self._viewer is not None and (trouble := self._calls.within(self._viewer.finish, FINISH_SECONDS + 10)[1]):
+        if self._viewer is not None and (trouble := self.calls.within(self._viewer.finish, FINISH_SECONDS + 10)[1]):
             place = Path(self._viewer.dir).parent
-            self._tell(f"wandb: not everything was uploaded ({named(trouble)}); later: wandb sync {place}")
+            self.tell(f"wandb: not everything was uploaded ({named(trouble)}); later: wandb sync {place}")
         self._viewer = None
         # What failed was told: torn down here, it has nothing to say when the process ends.
-        self._calls.within(wandb.teardown, FINISH_SECONDS + 10)
-        self._calls.end()
+        self.calls.within(wandb.teardown, FINISH_SECONDS + 10)
+        self.calls.end()
 
     def _begin(self, folder: Path, name: str, mode: Literal["online", "offline"], project: str) -> Any:
         import wandb
@@ -112,15 +112,15 @@ class WeightsAndBiases(BackgroundCurves):
         begin = partial(wandb.init, dir=str(folder), name=name, project=project, resume="allow", settings=settings)
         modes: tuple[Literal["online", "offline"], ...] = (mode,) if mode == "offline" else (mode, "offline")
         for tried in modes:
-            run, trouble = self._calls.within(
+            run, trouble = self.calls.within(
                 lambda: begin(mode=tried, id=_run_id(folder)),  # noqa: B023
                 START_SECONDS + 10,
             )
             if trouble is None:
-                self._tell(f"  wandb: {run.url}" if tried == "online" else f"  wandb, offline: {Path(run.dir).parent}")
+                self.tell(f"  wandb: {run.url}" if tried == "online" else f"  wandb, offline: {Path(run.dir).parent}")
                 return run
-            self._tell(f"wandb: {tried} does not begin ({named(trouble)})")
-        self._tell("wandb: no curves there; log.jsonl has every number")
+            self.tell(f"wandb: {tried} does not begin ({named(trouble)})")
+        self.tell("wandb: no curves there; log.jsonl has every number")
         return None
 
     @staticmethod

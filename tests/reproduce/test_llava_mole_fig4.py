@@ -89,7 +89,10 @@ def test_the_page_draws_ranks_and_parameters_with_the_runs_that_are_there(tmp_pa
     for name in [name for name in results.cards if "r32" in name]:
         del results.cards[name]
     written = write_page(find("llava_mole", "4"), setup, results, tmp_path, "llava-moe reproduce")
-    assert {path.name for path in tmp_path.glob("*.svg")} == {"ranks.svg", "parameters.svg", "curves.svg"}
+    drawings = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
+    assert drawings.keys() == {"ranks.svg", "parameters.svg", "curves.svg"}
+    assert ">1,000,000<" in drawings["parameters.svg"]
+    assert not [name for name, drawing in drawings.items() if "$" in drawing]
     page = written.page.read_text()
     assert "LoRA of LLaVA-MoLE&#39;s size, rank 18" in page and "no seed has both" in written.sentences[-1]
     ours = {one["id"]: one["ours"] for one in json.loads((tmp_path / "results.json").read_text())["published"]}

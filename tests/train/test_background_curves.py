@@ -28,7 +28,7 @@ class Listed(BackgroundCurves):
 
     def settle(self) -> None:
         """Wait for what was sent."""
-        self._calls.within(lambda: None, 10)
+        self.calls.within(lambda: None, 10)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_viewer_that_takes_nothing_is_given_up_before_memory_is(
 ) -> None:
     monkeypatch.setattr(background_calls, "MOST_WAITING", 3)
     answer = threading.Event()
-    curves._calls.submit(lambda: answer.wait(30))
+    curves.calls.submit(lambda: answer.wait(30))
     for step in range(8):
         curves.write_scores(step, {})
     answer.set()

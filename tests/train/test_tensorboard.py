@@ -73,8 +73,8 @@ def test_a_full_disk_is_told_once_and_training_goes_on(tmp_path: Path, monkeypat
     # More than the writer's queue holds, which nobody empties once its thread has ended.
     for step in range(1, 100):
         curves.write(record(step))
-        if curves._calls._sent:
-            curves._calls._sent[-1].exception(timeout=30)
+        if curves.calls._sent:
+            curves.calls._sent[-1].exception(timeout=30)
     curves.close()
     (line,) = told
     assert line.startswith("tensorboard stopped (OSError [Errno 28] No space left on device): its curves end here")

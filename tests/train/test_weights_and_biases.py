@@ -112,8 +112,8 @@ def test_a_wandb_that_dies_is_told_once_and_training_goes_on(tmp_path: Path, cap
     os.kill(core_of_wandb(), signal.SIGKILL)
     for step in range(2, 200):
         curves.write(record(step))
-        if curves._calls._sent:
-            curves._calls._sent[-1].exception(timeout=30)
+        if curves.calls._sent:
+            curves.calls._sent[-1].exception(timeout=30)
     curves.write_scores(200, {"held_out_loss": 1.0})
     curves.close()
     assert len(told) == 2 and "offline-run" in told[0]
