@@ -5,7 +5,6 @@ A new method is held to them by having a yaml. The model is a tiny random LLaVA 
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, attach, load_adapter
+from llava_moe.adapters.registry import ADAPTERS
 from llava_moe.model import recompute_activations
 from tests.tiny_models import IMAGE_TOKEN, tiny_llava
 
@@ -25,10 +25,10 @@ IMAGE_LENGTH = 4
 
 def build_config(file: Path, tmp_path: Path) -> Any:
     settings = yaml.safe_load(file.read_text())
-    module, _, name = settings.pop("_target_").rpartition(".")
+    kind = ADAPTERS[settings.pop("_target_")]
     if "experts" in settings:
         settings["experts"] = [write_lora(tmp_path / f"rank{r}", r) for r in (3, 5)]
-    return getattr(importlib.import_module(module), name)(**settings)
+    return kind(**settings)
 
 
 def write_lora(folder: Path, r: int) -> str:
