@@ -7,7 +7,7 @@ what a run of an earlier release did that has no word on the key.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 Section = TypeVar("Section")
@@ -65,7 +65,7 @@ class TrainConfig:
     max_length: int
     over_length: Literal["cut", "drop"]
     tokens_per_micro_batch: int
-    global_batch_size: int = 128
+    global_batch_size: int
     epochs: int = 1
     max_steps: int | None = None
     activation_checkpointing: bool = False
@@ -174,7 +174,8 @@ class RunConfig:
         return "adapter" in self.stage.learning_rates
 
 
-_TOP = ("stages", "out", "init_from", "seed", "domains", "domain_scale", "path", "images")
+# Its sections have no default.
+_TOP = tuple(one.name for one in fields(RunConfig) if one.default is not MISSING)
 
 
 def _section(kind: type[Section], node: Node | None) -> Section:

@@ -11,6 +11,7 @@ import yaml
 
 from llava_moe.assemble import read_config
 from llava_moe.config.config_folder import config_folder
+from llava_moe.errors import UserError
 from llava_moe.run_config import (
     DataConfig,
     EvalConfig,
@@ -73,6 +74,23 @@ def test_an_old_run_is_read_as_it_was_written(name: str) -> None:
     assert (config.train.max_steps, config.seed) == (written["train"]["max_steps"], written["seed"])
     assert config.adapter == written["adapter"] and config.trains_adapter
     assert [*config.data.sources] == [*written["data"]["sources"]]
+
+
+@pytest.mark.parametrize("section", ["log", "eval", "parallel", "train", "stage", "data", "model"])
+@pytest.mark.parametrize("value", [3, "text", [1]])
+def test_a_section_of_another_kind_is_told_with_the_file(section: str, value: object, tmp_path: Path) -> None:
+    written = yaml.safe_load((OLD_RUNS / "finished" / "config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(written | {section: value}))
+    with pytest.raises(UserError, match=rf"config.yaml has another shape than it was written in \({section}"):
+        read_config(tmp_path)
+
+
+def test_a_batch_size_that_every_run_wrote_is_not_made_up(tmp_path: Path) -> None:
+    written = yaml.safe_load((OLD_RUNS / "finished" / "config.yaml").read_text())
+    del written["train"]["global_batch_size"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(written))
+    with pytest.raises(UserError, match=r"config.yaml has another shape .*global_batch_size"):
+        read_config(tmp_path)
 
 
 def test_a_changed_configuration_leaves_the_first_and_its_plain_form(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ SETTINGS = {
     "adapter": (dict, NoneType),
     "stage": {"template": str, "image_mode": str, "learning_rates": dict},
     "train": {"dtype": str, "max_length": int, "over_length": str, "tokens_per_micro_batch": int},
+    # Read where a training is looked at; a run of an earlier release may lack them.
+    **dict.fromkeys(("log?", "eval?", "parallel?"), (dict, NoneType)),
     "data": {"sources": {str: {"domain": str, "path": _MAYBE_TEXT}}},
     "init_from": _MAYBE_TEXT,
     "seed": int,

@@ -1,4 +1,4 @@
-"""A resolved configuration becomes typed objects here; below this file nobody sees a configuration."""
+"""A resolved configuration is settled and judged here, and becomes the typed objects of data and training."""
 
 from __future__ import annotations
 

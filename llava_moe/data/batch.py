@@ -134,7 +134,7 @@ def collate(
         positions: the place of each example in the optimizer step.
         null_image: uint8 [3, H, W], or [N, ...] with ``null_image_size``. Where given and the row holds no image, one
             segment of that image's ``num_image_tokens`` tokens is appended, so that every rank runs the vision tower in
-            every micro-batch (under ZeRO-3 a rank without it waits for ever).
+            every micro-batch (under ZeRO-3 a rank without it waits forever).
         pad_token_id: what null rows are made of where ``null_image`` is not given.
         null_slot: where the features of ``null_image`` are kept, if those of all images are.
         null_image_size: its size, where images' numbers of tokens differ.

@@ -20,6 +20,7 @@ from llava_moe.run_config import RunConfig
 
 STAGE = {"template": "v1", "image_mode": "pad", "learning_rates": {}}
 TRAIN = {"dtype": "fp32", "max_length": 9, "over_length": "cut", "tokens_per_micro_batch": 9}
+TRAIN |= {"global_batch_size": 1}
 
 
 class Data:

@@ -33,7 +33,7 @@ class PromptPool:
         """Mean of ``x_BTD`` over each example's prompt: [S, D], fp32 or wider; 0 for an example without a prompt.
 
         Args:
-            reader: who asks; ``None`` shares with nobody.
+            reader: who asks; ``None``: unknown, and nothing is shared.
 
         Raises:
             ValueError: ``x_BTD`` has not the call's number of tokens.
