@@ -17,12 +17,20 @@ def test_peak_is_what_a_step_holds_at_once() -> None:
     assert 2 * y_bytes + x_bytes <= peak_bytes(frozen, shape) < 2 * y_bytes + 1.1 * x_bytes
 
 
-@pytest.mark.slow
+# Small enough for a CPU that computes bf16 by emulation and pays for each page of memory. The table of
+# docs/measured.md is of d=1024.
+SMALL = Shape(hidden=256, intermediate=688, rows=16, tokens=64, dtype=torch.float32)
+
+
 @pytest.mark.parametrize("part", PARTS)
-def test_the_released_step_takes_much_more_time_and_memory_than_ours(part: str) -> None:
-    """Quiet, the medians are 3.4 to 3.9; another test beside this one takes memory bandwidth, and so part of that."""
-    shape = Shape()
-    rows = {name: entry for name, entry in entries(shape, part).items() if name in (OURS, RELEASED)}
-    seconds = race(rows, shape, rounds=5)
-    assert ratios(seconds[RELEASED], seconds[OURS])[0] > 1.5
-    assert peak_bytes(rows[RELEASED], shape) > 2.5 * peak_bytes(rows[OURS], shape)
+def test_the_released_step_holds_much_more_memory_than_ours(part: str) -> None:
+    rows = entries(SMALL, part)
+    assert peak_bytes(rows[RELEASED], SMALL) > 2 * peak_bytes(rows[OURS], SMALL)
+
+
+@pytest.mark.parametrize("part", ["up_proj", "mlp"])
+def test_the_released_step_takes_much_more_time_than_ours(part: str) -> None:
+    """Alone, the medians are 2.4 to 2.9; another test beside this one takes memory bandwidth, and so part of that."""
+    rows = {name: entry for name, entry in entries(SMALL, part).items() if name in (OURS, RELEASED)}
+    seconds = race(rows, SMALL, rounds=9)
+    assert ratios(seconds[RELEASED], seconds[OURS])[0] > 1.4
