@@ -55,7 +55,7 @@ def end_rank(status: int) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit status."""
-    from llava_moe.errors import FULL_DISK, INTERRUPTED, StoppedBySignalError, ToldElsewhereError, UserError
+    from llava_moe.errors import FULL_DISK, INTERRUPTED, ReportedByRankZeroError, StoppedBySignalError, UserError
 
     if not arguments or arguments[0] in ("-h", "--help"):
         return _say(_overview())
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
         return int(module.main([prepare_override(word) for word in rest]) or 0)
     except UserError as error:
         return _complain(str(error))
-    except ToldElsewhereError:
+    except ReportedByRankZeroError:
         return 2
     except StoppedBySignalError as error:
         sys.stderr.write(f"llava-moe: {_one_line(str(error))}\n")

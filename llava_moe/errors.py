@@ -28,5 +28,5 @@ class StoppedBySignalError(Exception):
         self.status = status
 
 
-class ToldElsewhereError(Exception):
+class ReportedByRankZeroError(Exception):
     """Another process has told the user what is wrong; this one ends with the same exit status, silently."""

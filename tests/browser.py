@@ -18,7 +18,7 @@ def draw(page: Path, width: int = 900, height: int = 1600) -> set[tuple[int, ...
     shot = page.with_suffix(".png")
     _browse(page, f"--window-size={width},{height}", "--hide-scrollbars", f"--screenshot={shot}")
     with Image.open(shot) as picture:
-        return {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=2**24)}
+        return {color for _, color in picture.convert("RGB").getcolors(maxcolors=2**24)}
 
 
 def document(page: Path, width: int = 900) -> str:

@@ -92,7 +92,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (20, 180, 40)}
+COLORS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (20, 180, 40)}
 
 
 @pytest.fixture(scope="session")
@@ -102,18 +102,18 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
     records = []
     for number in range(48):
-        colour = list(COLOURS)[number % 3]
+        color = list(COLORS)[number % 3]
         record: dict[str, object] = {"id": f"r{number}"}
         turns = [
             {"from": "human", "value": "<image>\nWhat colour is the square?"},
-            {"from": "gpt", "value": colour},
+            {"from": "gpt", "value": color},
         ]
         if number % 4 == 3:
             turns[0]["value"] = "How many bars are shown?"
             turns[1]["value"] = "three " * (1 + number % 5) + "bars"
         else:
             size = (20 + number, 30 + (7 * number) % 23)
-            pixels = np.clip(np.array(COLOURS[colour]) + generator.integers(-20, 20, (*size, 3)), 0, 255)
+            pixels = np.clip(np.array(COLORS[color]) + generator.integers(-20, 20, (*size, 3)), 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
             record["image"] = f"{number}.png"
         if number % 5 == 0:

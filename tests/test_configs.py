@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from llava_moe.assemble import ADAPTERS, Recipe, from_target, recipe_of
+from llava_moe.assemble import ADAPTERS, ModelSpec, from_target, model_spec_of
 from llava_moe.config.compose import resolved
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.hydra_words import prepare_override
@@ -45,8 +45,8 @@ def composed_once(*words: str) -> dict:
         return resolved(compose("train", [prepare_override(word) for word in words]))
 
 
-def build_all(config: dict) -> Recipe:
-    recipe = recipe_of(RunConfig.of(config))
+def build_all(config: dict) -> ModelSpec:
+    recipe = model_spec_of(RunConfig.of(config))
     mixture_of(RunConfig.of(config))
     optimizer_of(RunConfig.of(config))
     layers = config["stage"]["vision_layers"]
@@ -316,7 +316,7 @@ def test_adapter_sizes_at_7b_are_the_papers(tokenizer_folder: Path) -> None:
             f"model.architecture.tokenizer={tokenizer_folder}",
             f"adapter={adapter}",
         )
-        recipe = recipe_of(RunConfig.of(config))
+        recipe = model_spec_of(RunConfig.of(config))
         with torch.device("meta"):
             base = build_base(recipe.architecture, torch.bfloat16)
             attached = attach(base.model, recipe.adapter)

@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, NoAdapter, attach
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.model import FromShape, build_base
 from llava_moe.packed_rows import keep_examples_apart, makes_mask_from_positions
 from tests.adapters.core.test_recomputation import FAMILIES as OTHERS
@@ -182,5 +182,5 @@ def test_a_model_that_does_not_keep_a_rows_examples_apart_is_told_from_one_that_
 
 @pytest.mark.parametrize("one", FAMILIES, ids=str)
 def test_every_family_that_we_pack_makes_its_mask_from_its_positions(one: Family) -> None:
-    language_model = Body.of(one.build()).language_model
+    language_model = TargetModel.of(one.build()).language_model
     assert makes_mask_from_positions(type(language_model))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from llava_moe.adapters.core.attached import Attached, attach
 from llava_moe.adapters.core.method import Method
 from llava_moe.adapters.core.shown import shown
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.base_check import recorded_base, refuse_other_base
 from llava_moe.adapters.formats.native_format import config_from, named, read_settings, read_tensors
 from llava_moe.adapters.formats.projector import carries_projector
@@ -41,7 +41,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
     settings = read_settings(folder)
     if carries_projector(settings):
         return load_adapter_with_modules(model, folder)
-    return _load(model, folder, settings, read_tensors(folder), Body.of(model))
+    return _load(model, folder, settings, read_tensors(folder), TargetModel.of(model))
 
 
 def load_adapter_with_modules(model: nn.Module, folder: str | Path) -> Attached:
@@ -54,25 +54,27 @@ def load_adapter_with_modules(model: nn.Module, folder: str | Path) -> Attached:
             and as it was.
     """
     folder = Path(folder)
-    settings, tensors, body = read_settings(folder), read_tensors(folder), Body.of(model)
+    settings, tensors, target_model = read_settings(folder), read_tensors(folder), TargetModel.of(model)
     if "peft_type" not in settings or not settings.get("modules_to_save"):
-        return _load(model, folder, settings, tensors, body)
+        return _load(model, folder, settings, tensors, target_model)
     lora = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
     settings_of_lora = settings | {"modules_to_save": None}
     # The sizes of the base are told better by the LoRA than by the modules: it is read first.
-    _read_lora(folder, settings_of_lora, lora, body)
+    _read_lora(folder, settings_of_lora, lora, target_model)
     saved = saved_modules(folder, settings, tensors, model)
-    attached = _load(model, folder, settings_of_lora, lora, body)
+    attached = _load(model, folder, settings_of_lora, lora, target_model)
     put_in_place(model, saved)
     return attached
 
 
-def _load(model: nn.Module, folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], body: Body) -> Attached:
+def _load(
+    model: nn.Module, folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], target_model: TargetModel
+) -> Attached:
     config: Method
     if "peft_type" in settings:
-        config, tensors = _read_lora(folder, settings, tensors, body)
+        config, tensors = _read_lora(folder, settings, tensors, target_model)
     else:
-        config = _read_own(folder, settings, tensors, body)
+        config = _read_own(folder, settings, tensors, target_model)
     try:
         attached = attach(model, config)
     except UserError as error:
@@ -86,17 +88,17 @@ def _load(model: nn.Module, folder: Path, settings: dict[str, Any], tensors: dic
 
 
 def _read_lora(
-    folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], body: Body
+    folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], target_model: TargetModel
 ) -> tuple[Lora, dict[str, Tensor]]:
     with named(folder):
-        lora, ours = read_lora(folder, settings, tensors, body)
+        lora, ours = read_lora(folder, settings, tensors, target_model)
         refuse_sizes(folder, settings, ours)
     return lora, ours
 
 
-def _read_own(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], body: Body) -> Method:
+def _read_own(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor], target_model: TargetModel) -> Method:
     kind = _method(settings.get("method"), folder)
-    refuse_other_base(folder, recorded_base(settings), body)
+    refuse_other_base(folder, recorded_base(settings), target_model)
     with named(folder):
         config = config_from(kind, settings, folder)
         refuse_sizes(folder, settings, tensors)

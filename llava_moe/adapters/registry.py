@@ -14,7 +14,7 @@ from llava_moe.adapters.methods.no_adapter import NoAdapter
 from llava_moe.plugins import Plugin, Registry, lacking
 
 OURS: tuple[type[Method], ...] = (Lora, LlavaMole, MixLora, Mole, NoAdapter)
-_WANTED = {"method": str, "decides_per_example": bool, "dress": None, "write": None}
+_WANTED = {"method": str, "decides_per_example": bool, "build": None, "write": None}
 
 
 def _judged(plugin: Plugin, found: Any) -> type[Method]:

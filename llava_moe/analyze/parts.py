@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.assemble import Assembled
 from llava_moe.errors import UserError
@@ -85,7 +85,7 @@ def chosen_parameters(assembled: Assembled, with_projector: bool) -> Parameters:
 
 def _part_of(name: str, linears: Iterable[str]) -> Part:
     owner = next((linear for linear in linears if name.startswith(f"{linear}.")), None)
-    layer = Body.layer_of(name)
+    layer = TargetModel.layer_of(name)
     if owner is None:
         # A router that a block shares among its linears, or a gate: named by where it stands.
         return Part(layer, "router", "router")

@@ -10,7 +10,7 @@ from llava_moe.assemble.from_checkpoint import open_checkpoint
 from llava_moe.assemble.from_run import new_base, new_start, restore, restore_base, with_adapter
 from llava_moe.assemble.hugging_face import load_run, processor_of
 from llava_moe.assemble.registered import ADAPTERS, ARCHITECTURES, from_target
-from llava_moe.assemble.spec import DTYPES, Recipe, read_config, recipe_of
+from llava_moe.assemble.spec import DTYPES, ModelSpec, model_spec_of, read_config
 from llava_moe.train.checkpoint import newest_checkpoint
 
 __all__ = [
@@ -18,13 +18,14 @@ __all__ = [
     "ARCHITECTURES",
     "DTYPES",
     "Assembled",
-    "Recipe",
+    "ModelSpec",
     "encoder_of",
     "from_target",
     "lineage",
     "load_base_parts",
     "load_lineage",
     "load_run",
+    "model_spec_of",
     "new_base",
     "new_model",
     "new_model_without_weights",
@@ -33,7 +34,6 @@ __all__ = [
     "open_checkpoint",
     "processor_of",
     "read_config",
-    "recipe_of",
     "refuse_strange_base",
     "restore",
     "restore_base",

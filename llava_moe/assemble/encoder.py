@@ -1,10 +1,10 @@
-"""What encodes data for a model: a recipe's template and lengths on a base's tokenizer and image size."""
+"""What encodes data for a model: the template and lengths of a specification on a base's tokenizer and image size."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from llava_moe.assemble.spec import Recipe
+from llava_moe.assemble.spec import ModelSpec
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.encode import Encoder
 from llava_moe.data.images.inputs import ImageInputs
@@ -14,19 +14,21 @@ from llava_moe.errors import UserError
 from llava_moe.model import BaseFacts, read_base
 
 
-def encoder_of(recipe: Recipe) -> Encoder:
+def encoder_of(model_spec: ModelSpec) -> Encoder:
     """The encoder that :func:`new_model` would give, from configurations and tokenizer alone: no weight is read.
 
     Raises:
         UserError: configurations or the tokenizer are not there, or not of the kind that LLaVA is made of.
     """
-    return encoder_on_base(recipe, read_base(recipe.architecture))
+    return encoder_on_base(model_spec, read_base(model_spec.architecture))
 
 
-def encoder_on_base(recipe: Recipe, base: BaseFacts) -> Encoder:
-    """The encoder that a recipe asks for, of a base that was read already."""
-    transform = base.family.image_inputs(base, recipe.image_mode)
-    return encoder_for(base, recipe.template, transform, recipe.max_length, recipe.over_length, recipe.reading)
+def encoder_on_base(model_spec: ModelSpec, base: BaseFacts) -> Encoder:
+    """The encoder that a specification asks for, of a base that was read already."""
+    transform = base.family.image_inputs(base, model_spec.image_mode)
+    return encoder_for(
+        base, model_spec.template, transform, model_spec.max_length, model_spec.over_length, model_spec.reading
+    )
 
 
 def encoder_for(

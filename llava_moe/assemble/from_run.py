@@ -14,7 +14,7 @@ from llava_moe.assemble.ancestry import lineage, load_lineage
 from llava_moe.assemble.assembled import Assembled
 from llava_moe.assemble.base_checks import refuse_strange_base
 from llava_moe.assemble.build import new_model
-from llava_moe.assemble.spec import Recipe, read_config, recipe_of
+from llava_moe.assemble.spec import ModelSpec, model_spec_of, read_config
 from llava_moe.errors import UserError
 from llava_moe.files.own_files import read_object
 from llava_moe.model import Architecture
@@ -34,10 +34,10 @@ def restore(run: str | Path, device: torch.device | None = None, dtype: str | No
     checkpoint = newest_checkpoint(Path(run))
     owner = checkpoint.parent.parent
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = recipe_of(read_config(owner))
-    bare = _own_base(owner, replace(recipe, init_from=None, dtype=dtype or recipe.dtype), device)
+    model_spec = model_spec_of(read_config(owner))
+    bare = _own_base(owner, replace(model_spec, init_from=None, dtype=dtype or model_spec.dtype), device)
     load_lineage(bare.model, checkpoint)
-    if not isinstance(recipe.adapter, NoAdapter):
+    if not isinstance(model_spec.adapter, NoAdapter):
         bare = with_adapter(bare, checkpoint / "adapter")
     # transformers' own wrapper of .to() is typed for a model class of its own.
     nn.Module.to(bare.model, device).eval()
@@ -54,18 +54,18 @@ def with_adapter(bare: Assembled, folder: Path) -> Assembled:
     return replace(bare, attached=load_adapter(bare.model, folder), has_adapter=True)
 
 
-def new_start(checkpoint: Path, recipe: Recipe, device: torch.device) -> Assembled:
+def new_start(checkpoint: Path, model_spec: ModelSpec, device: torch.device) -> Assembled:
     """The model as it was before the first step of the run that a checkpoint is of; in eval mode, on ``device``.
 
     Args:
-        recipe: of that run. Its ``init_from`` is found from any folder, and where both runs were moved.
+        model_spec: of that run. Its ``init_from`` is found from any folder, and where both runs were moved.
 
     Raises:
         UserError: what it was started from is not there, or holds another projector or other base parts by now.
     """
     run, chain = checkpoint.parent.parent, lineage(checkpoint)
-    refuse_other_embedded(run, recipe.architecture)
-    assembled = new_model(replace(recipe, init_from=str(chain[1]) if len(chain) > 1 else None), device)
+    refuse_other_embedded(run, model_spec.architecture)
+    assembled = new_model(replace(model_spec, init_from=str(chain[1]) if len(chain) > 1 else None), device)
     notes = refuse_strange_base(run, assembled.weights)
     if len(chain) > 1:
         # No checkpoint of its own replaces any part.
@@ -84,28 +84,28 @@ def restore_base(run: str | Path, device: torch.device | None = None) -> Assembl
     """
     owner = newest_checkpoint(Path(run)).parent.parent
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bare = _own_base(owner, recipe_of(read_config(owner)), device)
+    bare = _own_base(owner, model_spec_of(read_config(owner)), device)
     nn.Module.to(bare.model, device).eval()
     return bare
 
 
-def _own_base(owner: Path, recipe: Recipe, device: torch.device) -> Assembled:
+def _own_base(owner: Path, model_spec: ModelSpec, device: torch.device) -> Assembled:
     """:func:`new_base`, refused where it is another than the run was trained on."""
-    refuse_other_embedded(owner, recipe.architecture)
-    bare = new_base(owner, recipe, device)
+    refuse_other_embedded(owner, model_spec.architecture)
+    bare = new_base(owner, model_spec, device)
     return replace(bare, notes=refuse_strange_base(owner, bare.weights))
 
 
-def new_base(run: Path, recipe: Recipe, device: torch.device) -> Assembled:
-    """The base that a run's recipe names, as it was before any training.
+def new_base(run: Path, model_spec: ModelSpec, device: torch.device) -> Assembled:
+    """The base that a run's specification names, as it was before any training.
 
     Raises:
         UserError: it is not there; with the command that tells the run where it lies by now.
     """
     try:
-        return new_model(replace(recipe, adapter=NoAdapter(), init_from=None), device)
+        return new_model(replace(model_spec, adapter=NoAdapter(), init_from=None), device)
     except UserError as error:
-        gone = _keys_of_what_is_gone(recipe.architecture)
+        gone = _keys_of_what_is_gone(model_spec.architecture)
         command = read_object(run / RECORD, "put it back").get("command") if (run / RECORD).is_file() else None
         if not gone or not isinstance(command, str):
             raise

@@ -25,7 +25,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ModelSpec:
     """What it takes to build a model and read data for it.
 
     Attributes:
@@ -106,10 +106,10 @@ def read_config(run: Path) -> RunConfig:
     return typed
 
 
-def recipe_of(config: RunConfig) -> Recipe:
-    """The recipe that a resolved configuration describes."""
+def model_spec_of(config: RunConfig) -> ModelSpec:
+    """What a resolved configuration says of the model."""
     train = config.train
-    return Recipe(
+    return ModelSpec(
         architecture=from_target(config.model.architecture, ARCHITECTURES, "model.architecture"),
         adapter=from_target(config.adapter, ADAPTERS) if config.trains_adapter else NoAdapter(),
         dtype=train.dtype,

@@ -10,7 +10,7 @@ import transformers
 
 from llava_moe.commands.analyze_run import Session
 from llava_moe.commands.instruments import Instrument
-from llava_moe.errors import ToldElsewhereError
+from llava_moe.errors import ReportedByRankZeroError
 from llava_moe.runs.processes import answering_together
 from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
@@ -29,5 +29,5 @@ def analyze(plain: Mapping[str, Any], instrument: Instrument) -> int:
             if plain.get("num_threads") is not None:
                 torch.set_num_threads(int(plain["num_threads"]))
             return int(instrument.measure()(plain, Session(ranks, device, console)))
-        except ToldElsewhereError:
+        except ReportedByRankZeroError:
             return 2

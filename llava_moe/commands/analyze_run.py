@@ -13,7 +13,7 @@ from rich.console import Console
 from llava_moe.adapters import NoAdapter
 from llava_moe.analyze.output import Output, write_output
 from llava_moe.analyze.records import HeldOutRecords, draw_records
-from llava_moe.assemble import Assembled, read_config, recipe_of, restore
+from llava_moe.assemble import Assembled, model_spec_of, read_config, restore
 from llava_moe.commands.reporting import write_run_report
 from llava_moe.data.held_out import HeldOutSource
 from llava_moe.errors import UserError
@@ -139,7 +139,7 @@ def refuse_without_adapter(run: AnalyzedRun, instrument: str, otherwise: str = "
     Args:
         otherwise: what else the instrument can do with such a run, as a clause.
     """
-    if isinstance(recipe_of(run.config).adapter, NoAdapter):
+    if isinstance(model_spec_of(run.config).adapter, NoAdapter):
         raise UserError(
             f"{run.checkpoint.parent.parent} has no adapter, and analyze {instrument} looks into one: give a run that "
             f"trained one{otherwise}"

@@ -19,7 +19,7 @@ from llava_moe.analyze.short_training import ShortTraining
 from llava_moe.analyze.transfer import compare, measure_transfer
 from llava_moe.analyze.transfer_cells import Cells, StreamOf
 from llava_moe.analyze.transfer_page import Costs, MeasuredTransfer, transfer_output
-from llava_moe.assemble import new_start, read_config, recipe_of
+from llava_moe.assemble import model_spec_of, new_start, read_config
 from llava_moe.commands.analyze_interference import refuse_small_disk
 from llava_moe.commands.analyze_run import (
     AnalyzedRun,
@@ -134,9 +134,9 @@ def _open_start(plain: Mapping[str, Any], session: Session) -> AnalyzedRun:
     if checkpoint == start:  # a merge of experts, which nobody trained
         return open_run(last, session)
     config = session.ranks.together(lambda: read_config(checkpoint.parent.parent))
-    recipe = recipe_of(config)
-    recipe = replace(recipe, dtype=plain["dtype"] or recipe.dtype)
-    assembled = session.ranks.together(lambda: new_start(checkpoint, recipe, session.device))
+    model_spec = model_spec_of(config)
+    model_spec = replace(model_spec, dtype=plain["dtype"] or model_spec.dtype)
+    assembled = session.ranks.together(lambda: new_start(checkpoint, model_spec, session.device))
     say_notes(session.console, assembled.notes)
     folder = root / "analyze" / start.name if plain["out"] is None else Path(plain["out"])
     fingerprint = answerer_fingerprint(assembled.model, assembled.encoder)
@@ -166,7 +166,7 @@ def _refuse_untrained(records: HeldOutRecords, data: OpenData) -> None:
 
 def _parameters_to_compare(run: AnalyzedRun, plain: Mapping[str, Any]) -> Parameters | None:
     """The parameters whose gradients are compared with the transfer: all that train, of adapter and projector."""
-    if not plain["gradients"] or isinstance(recipe_of(run.config).adapter, NoAdapter):
+    if not plain["gradients"] or isinstance(model_spec_of(run.config).adapter, NoAdapter):
         return None
     return chosen_parameters(run.assembled, "projector" in run.config.stage.learning_rates)
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from llava_moe.assemble import Recipe as ModelRecipe
-from llava_moe.assemble import encoder_of, recipe_of
+from llava_moe.assemble import ModelSpec, encoder_of, model_spec_of
 from llava_moe.config.settings import mixture_of
 from llava_moe.data.encode import Encoder
 from llava_moe.data.readers.splits import is_read
@@ -22,9 +21,6 @@ from llava_moe.errors import UserError
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.stages import Stage
 
-# UReader's ratios are made by repeating records in its file.
-REPEATS_ON_PURPOSE = ("ureader",)
-
 
 def open_views(stages: Sequence[Stage], keep_duplicates: bool) -> tuple[list[View], list[Trouble]]:
     """Every source of every stage, each way of reading it once; those that cannot be opened become troubles.
@@ -36,11 +32,11 @@ def open_views(stages: Sequence[Stage], keep_duplicates: bool) -> tuple[list[Vie
         UserError: none can be opened.
     """
     wanted: dict[tuple[Source, str], list[str]] = {}
-    recipes: dict[str, ModelRecipe] = {}
+    model_specs: dict[str, ModelSpec] = {}
     for stage in stages:
-        recipe = recipe_of(stage.config)
-        reading = _reading(recipe)
-        recipes.setdefault(reading, recipe)
+        model_spec = model_spec_of(stage.config)
+        reading = _reading(model_spec)
+        model_specs.setdefault(reading, model_spec)
         for source in mixture_of(stage.config).sources:
             # How often a source is passed over changes nothing in its records.
             plain = replace(source, repeats=1.0, cap=None, weight=1.0)
@@ -57,8 +53,8 @@ def open_views(stages: Sequence[Stage], keep_duplicates: bool) -> tuple[list[Vie
             continue
         # Only now: a tokenizer may have to be fetched, which is in vain where no data is there.
         if reading not in encoders:
-            encoders[reading] = encoder_of(recipes[reading])
-        on_purpose = keep_duplicates or _recipe_name(source, records) in REPEATS_ON_PURPOSE
+            encoders[reading] = encoder_of(model_specs[reading])
+        on_purpose = keep_duplicates or _repeats_on_purpose(_recipe_name(source, records))
         views.append(View(label, tuple(titles), source, records, encoders[reading], repeats_on_purpose=on_purpose))
     if not views:
         more = f" (and {len(troubles) - 1} more sources)" if len(troubles) > 1 else ""
@@ -66,10 +62,10 @@ def open_views(stages: Sequence[Stage], keep_duplicates: bool) -> tuple[list[Vie
     return views, troubles
 
 
-def _reading(recipe: ModelRecipe) -> str:
+def _reading(spec: ModelSpec) -> str:
     """What decides how a record is read, as text that two stages share if they read alike."""
-    parts = (recipe.architecture, recipe.template, recipe.image_mode, recipe.max_length, recipe.over_length)
-    return repr((*parts, recipe.reading))
+    parts = (spec.architecture, spec.template, spec.image_mode, spec.max_length, spec.over_length)
+    return repr((*parts, spec.reading))
 
 
 def _recipe_name(source: Source, records: Records) -> str | None:
@@ -77,7 +73,12 @@ def _recipe_name(source: Source, records: Records) -> str | None:
         return source.recipe
     if isinstance(records, ShardRecords):
         return records.manifest.recipe
-    return source.format if source.format in REPEATS_ON_PURPOSE else None
+    # A published file that is read as it came.
+    return source.format if _repeats_on_purpose(source.format) else None
+
+
+def _repeats_on_purpose(name: str | None) -> bool:
+    return name in recipe_names() and load_recipe(name).repeats_on_purpose
 
 
 def _recipe(view: View) -> Recipe | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from llava_moe.assemble import encoder_of, recipe_of
+from llava_moe.assemble import encoder_of, model_spec_of
 from llava_moe.config.settings import is_embedded
 from llava_moe.data.held_out import HeldOutSource, image_groups, least_share
 from llava_moe.errors import UserError
@@ -44,7 +44,7 @@ def refuse_unmeasured(configs: Iterable[RunConfig], console: Console) -> None:
 
 
 def _refuse_unmeasured(config: RunConfig, console: Console) -> None:
-    encoder = encoder_of(recipe_of(config.changed(init_from=None)))
+    encoder = encoder_of(model_spec_of(config.changed(init_from=None)))
     share = config.data.held_out
     try:
         found, told = held_out_sources(config, encoder, None, torch.device("cpu"), console)

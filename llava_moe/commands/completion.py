@@ -121,7 +121,7 @@ def _offers(words: Sequence[str], part: str) -> list[str]:
 
 
 def _values(command: str, key: str, value: str, rest: Sequence[str]) -> list[str]:
-    from llava_moe.config.limits import EVAL, TRAIN, Choice, OrNull
+    from llava_moe.config.limits import EVAL, TRAIN, OneOf, OrNull
 
     bare = key.lstrip("+")
     if bare in _groups():
@@ -138,7 +138,7 @@ def _values(command: str, key: str, value: str, rest: Sequence[str]) -> list[str
         return _files(value)
     limit = (EVAL if command == "eval" else TRAIN).get(bare)
     limit = limit.limit if isinstance(limit, OrNull) else limit
-    options = limit.options if isinstance(limit, Choice) else ()
+    options = limit.options if isinstance(limit, OneOf) else ()
     return [str(one).lower() if isinstance(one, bool) else str(one) for one in options]
 
 

@@ -21,10 +21,10 @@ from llava_moe.adapters.methods.mole_experts import adapter_folder
 from llava_moe.assemble import (
     Assembled,
     load_lineage,
+    model_spec_of,
     new_model,
     newest_checkpoint,
     read_config,
-    recipe_of,
     refuse_strange_base,
     restore,
 )
@@ -158,7 +158,7 @@ def merge_of(choices: Mapping[str, Any], plain: Mapping[str, Any]) -> StaticMerg
 def open_bare(config: RunConfig) -> Assembled:
     """The base with its trained parts and no adapter, in eval mode."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    assembled = new_model(replace(recipe_of(config), adapter=NoAdapter(), init_from=None), device)
+    assembled = new_model(replace(model_spec_of(config), adapter=NoAdapter(), init_from=None), device)
     if config.init_from is not None:
         start = newest_checkpoint(Path(config.init_from))
         notes = refuse_strange_base(start.parent.parent, assembled.weights, is_start=True)

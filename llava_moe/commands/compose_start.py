@@ -24,9 +24,9 @@ from llava_moe.adapters import NoAdapter
 from llava_moe.assemble import (
     Assembled,
     load_lineage,
+    model_spec_of,
     new_model,
     newest_checkpoint,
-    recipe_of,
     refuse_strange_base,
 )
 from llava_moe.compose.base_parts import run_of
@@ -59,8 +59,8 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
     grounds = [ground for expert in experts if run_of(expert) is None and (ground := ground_of(expert)) is not None]
     if not grounds:
         return start
-    recipe = replace(recipe_of(RunConfig.of(plain)), adapter=NoAdapter(), init_from=None)
-    assembled = new_model(recipe, torch.device("cpu"))
+    model_spec = replace(model_spec_of(RunConfig.of(plain)), adapter=NoAdapter(), init_from=None)
+    assembled = new_model(model_spec, torch.device("cpu"))
     if start is not None:
         refuse_strange_base(start, assembled.weights, is_start=True)
         load_lineage(assembled.model, newest_checkpoint(start))

@@ -8,7 +8,7 @@ from pathlib import Path
 from llava_moe.commands.check_console import CheckBar, show
 from llava_moe.commands.check_views import known_faults, open_views, published
 from llava_moe.commands.data_job import begin, of_ones_own
-from llava_moe.commands.job import Job
+from llava_moe.commands.job import DataJob
 from llava_moe.data.ordered_prefetch import num_cores
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.datatools.check.eval_sets import AskedSet, asked_of, open_asked
@@ -32,7 +32,7 @@ from llava_moe.text.shell_words import named
 FOLDER = Path("checks")
 
 
-def check(job: Job) -> int:
+def check(job: DataJob) -> int:
     """Check, show, and write the list, the numbers and the page."""
     begin(job)
     console = open_console()
@@ -84,13 +84,13 @@ def _refuse_unwritable(folder: Path) -> None:
         raise UserError(f"out={folder}: cannot be written ({error.strerror}); choose another folder") from error
 
 
-def _open_asked(job: Job) -> list[AskedSet]:
+def _open_asked(job: DataJob) -> list[AskedSet]:
     """The evaluation sets: those that the experiment is scored on, and those of ``against=``."""
     scored = {name: config for config in (job.config, *(one.config for one in job.stages)) for name in _scored(config)}
     return [_asked_set(job, name, scored.get(name)) for name in dict.fromkeys([*scored, *job.choices["against"]])]
 
 
-def _asked_set(job: Job, name: str, scored: RunConfig | None) -> AskedSet:
+def _asked_set(job: DataJob, name: str, scored: RunConfig | None) -> AskedSet:
     """One evaluation set; ``scored`` is the configuration that is scored on it."""
     if scored is None or not is_own(name):
         return open_asked(name, job.choices["against_images"], cache_folder(), job.config.seed)
@@ -104,7 +104,7 @@ def _scored(config: RunConfig) -> list[str]:
 
 
 def _notes(
-    job: Job, checked: Checked, listed: Sequence[Quarantined], ambiguous: Sequence[str], asked: Sequence[AskedSet]
+    job: DataJob, checked: Checked, listed: Sequence[Quarantined], ambiguous: Sequence[str], asked: Sequence[AskedSet]
 ) -> list[str]:
     share = min(stage.config.data.max_bad_share for stage in job.stages)
     notes = [*bad_lines(checked.findings, share), *listed_lines(checked.findings)]
@@ -127,7 +127,7 @@ def _notes(
     return notes
 
 
-def _next_commands(job: Job, folder: Path, listed: Sequence[Quarantined]) -> list[str]:
+def _next_commands(job: DataJob, folder: Path, listed: Sequence[Quarantined]) -> list[str]:
     words = " ".join(["llava-moe train", job.words]).strip()
     if not listed:
         return [words]
@@ -135,7 +135,7 @@ def _next_commands(job: Job, folder: Path, listed: Sequence[Quarantined]) -> lis
 
 
 def _refuse(
-    job: Job, folder: Path, checked: Checked, blocking: Sequence[Trouble], listed: Sequence[Quarantined]
+    job: DataJob, folder: Path, checked: Checked, blocking: Sequence[Trouble], listed: Sequence[Quarantined]
 ) -> None:
     """Exit as training would: a source that it would not begin with; or, where asked for, on any fault."""
     if blocking:

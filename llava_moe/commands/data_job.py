@@ -8,8 +8,8 @@ import torch
 import transformers
 from rich.console import Console
 
-from llava_moe.assemble import encoder_of, recipe_of
-from llava_moe.commands.job import Job
+from llava_moe.assemble import encoder_of, model_spec_of
+from llava_moe.commands.job import DataJob
 from llava_moe.config.settings import is_embedded
 from llava_moe.data.encode import Encoder
 from llava_moe.datatools.stats.packing_stats import Seats
@@ -20,13 +20,13 @@ from llava_moe.runs.stage_data import OpenData, open_data
 from llava_moe.runs.stages import Stage, set_threads
 
 
-def begin(job: Job) -> None:
+def begin(job: DataJob) -> None:
     """Bound torch's threads as the words say; bars of transformers would fill log files with control characters."""
     set_threads(job.config)
     transformers.utils.logging.disable_progress_bar()
 
 
-def of_ones_own(job: Job) -> tuple[Job, list[str]]:
+def of_ones_own(job: DataJob) -> tuple[DataJob, list[str]]:
     """The job without the stages that read embedded data alone, where others read the user's; and a line on them.
 
     The captions of the demo's first stage are no part of a mixture that somebody else looks through.
@@ -46,7 +46,7 @@ def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
     """
     # Files that are not there are told before a tokenizer is looked for, on a hub maybe.
     check_stage(stage.config.changed(init_from=None))
-    encoder = encoder_of(recipe_of(stage.config))
+    encoder = encoder_of(model_spec_of(stage.config))
     alone = Processes(0, 1, torch.device("cpu"), "local")
     data = open_data(stage.config, encoder, alone, progress)
     # Where nobody watches what passes by, splits that are not read are named all the same.
@@ -68,6 +68,6 @@ def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> Seats:
     )
 
 
-def next_commands(job: Job, *names: str) -> list[str]:
+def next_commands(job: DataJob, *names: str) -> list[str]:
     """What to type next: the commands with the words of this one."""
     return [f"llava-moe {name} {job.words}".rstrip() for name in names]

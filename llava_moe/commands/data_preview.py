@@ -15,7 +15,7 @@ from llava_moe.commands.data_job import (
     open_stage,
     seats_of,
 )
-from llava_moe.commands.job import Job
+from llava_moe.commands.job import DataJob
 from llava_moe.data.stream import StepStream
 from llava_moe.datatools.stats.rows import first_rows
 from llava_moe.datatools.stats.rows_page import StageRows, rows_page
@@ -27,7 +27,7 @@ from llava_moe.runs.stages import Stage
 from llava_moe.text.escape_control import visible
 
 
-def preview(job: Job) -> int:
+def preview(job: DataJob) -> int:
     """Show the first rows of every stage and write them as a page."""
     begin(job)
     console, progress = open_console(), open_progress()

@@ -14,7 +14,7 @@ from llava_moe.commands.data_job import (
     open_stage,
     seats_of,
 )
-from llava_moe.commands.job import Job
+from llava_moe.commands.job import DataJob
 from llava_moe.datatools.stats.groups import Opened
 from llava_moe.datatools.stats.stage import StageAccount, Training, account_stage
 from llava_moe.datatools.stats.stats_page import stats_json, stats_page
@@ -25,7 +25,7 @@ from llava_moe.runs.stages import Stage
 from llava_moe.terminal.fitted_bar import FittedBar, passing
 
 
-def show_stats(job: Job) -> int:
+def show_stats(job: DataJob) -> int:
     """Count, show and write the account of every stage."""
     begin(job)
     console, progress = open_console(), open_progress()

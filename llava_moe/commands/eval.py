@@ -14,11 +14,11 @@ from rich.console import Console
 from llava_moe.commands.eval_next import folder_of, next_of_scores
 from llava_moe.commands.eval_progress import EvalProgress
 from llava_moe.commands.eval_words import check_words
-from llava_moe.errors import ToldElsewhereError
+from llava_moe.errors import ReportedByRankZeroError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.generation.endpoint import Endpoint
 from llava_moe.eval.generation.generate import Answerer, LocalModel
-from llava_moe.eval.grey_images import BLIND_FOLDER, BlindBenchmark
+from llava_moe.eval.gray_images import BLIND_FOLDER, BlindBenchmark
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.eval.results.stage_scores import StageScores
@@ -47,7 +47,7 @@ def score(plain: Mapping[str, Any], words: Sequence[str]) -> int:
     with StopSignals(lambda: ANSWERS_STAND), answering_together() as (ranks, device):
         try:
             return _score(plain, ranks, device, words)
-        except ToldElsewhereError:
+        except ReportedByRankZeroError:
             return 2
 
 

@@ -16,7 +16,7 @@ from llava_moe.commands.eval_words import results_wanted
 from llava_moe.config.as_typed import listed
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
-from llava_moe.eval.grey_images import BLIND_FOLDER
+from llava_moe.eval.gray_images import BLIND_FOLDER
 from llava_moe.eval.results.bootstrap import NUM_RESAMPLES
 from llava_moe.eval.results.comparison import ComparedBenchmark, Comparison, compare_benchmark
 from llava_moe.eval.results.comparison_table import (

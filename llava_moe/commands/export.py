@@ -21,15 +21,15 @@ from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.assemble import (
     DTYPES,
     Assembled,
-    Recipe,
+    ModelSpec,
     lineage,
     load_lineage,
+    model_spec_of,
     new_base,
     new_model,
     newest_checkpoint,
     processor_of,
     read_config,
-    recipe_of,
     refuse_strange_base,
     with_adapter,
 )
@@ -68,11 +68,11 @@ class Static:
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """One export: what of which run goes where. It is written to ``partial``, which becomes ``out``."""
 
     checkpoint: Path
-    recipe: Recipe
+    model_spec: ModelSpec
     run: RunConfig
     partial: Path
     out: Path
@@ -94,11 +94,11 @@ def export(plain: dict[str, Any]) -> int:
         transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters
     checkpoint = newest_checkpoint(Path(plain["run"]))
     run = read_config(checkpoint.parent.parent)
-    recipe = replace(recipe_of(run), init_from=None)
-    _check_adapter(plain, run, recipe)
+    model_spec = replace(model_spec_of(run), init_from=None)
+    _check_adapter(plain, run, model_spec)
     out = Path(plain["out"])
     with _written_whole(out) as partial:
-        job = Job(checkpoint, recipe, run, partial, out, DTYPES[plain["dtype"] or recipe.dtype], console)
+        job = ExportJob(checkpoint, model_spec, run, partial, out, DTYPES[plain["dtype"] or model_spec.dtype], console)
         if plain["to"] == "peft":
             steps = _next_of_peft(out, *_to_peft(job))
         else:
@@ -125,9 +125,9 @@ def _next_of_hf(out: Path, reads_demo: bool) -> list[str]:
     return [f"llava-moe chat {here}", *([score] if reads_demo else [])]
 
 
-def _check_adapter(plain: dict[str, Any], run: RunConfig, recipe: Recipe) -> None:
+def _check_adapter(plain: dict[str, Any], run: RunConfig, model_spec: ModelSpec) -> None:
     """Refuse what cannot be exported before a model is loaded."""
-    if plain["to"] == "peft" and isinstance(recipe.adapter, NoAdapter):
+    if plain["to"] == "peft" and isinstance(model_spec.adapter, NoAdapter):
         raise UserError(f"{plain['run']} has no adapter, so there is nothing for PEFT: use to=hf")
     static = plain["static"]
     if static is not None and static.startswith(BY_DOMAIN):
@@ -136,9 +136,9 @@ def _check_adapter(plain: dict[str, Any], run: RunConfig, recipe: Recipe) -> Non
             raise UserError(f"static={static}: {name!r} is no domain of the run's data: it has {', '.join(known)}")
 
 
-def _to_hf(job: Job, plain: dict[str, Any]) -> None:
-    start = _start_logits(job.recipe) if isinstance(job.recipe.adapter, NoAdapter) else None
-    assembled = restore_exactly(job.checkpoint, job.recipe)
+def _to_hf(job: ExportJob, plain: dict[str, Any]) -> None:
+    start = _start_logits(job.model_spec) if isinstance(job.model_spec.adapter, NoAdapter) else None
+    assembled = restore_exactly(job.checkpoint, job.model_spec)
     say_notes(job.console, assembled.notes)
     processor, prompt, static = processor_of(assembled), probes_of(assembled)[0].text, None
     if gated(assembled.model):
@@ -149,29 +149,29 @@ def _to_hf(job: Job, plain: dict[str, Any]) -> None:
     mixings = static.mixings if static else {}
     comparison = export_merged(assembled, processor, job.partial, job.dtype, mixings, start)
     _show([comparison], job.console)
-    card = card_of(job.checkpoint, job.run, job.recipe, "hf", prompt, [comparison])
+    card = card_of(job.checkpoint, job.run, job.model_spec, "hf", prompt, [comparison])
     if static is not None:
         card = replace(card, static=static.words, costs=static.costs)
     card.write(job.partial, job.out)
 
 
-def _to_peft(job: Job) -> tuple[str, list[str]]:
+def _to_peft(job: ExportJob) -> tuple[str, list[str]]:
     """Write the adapters; returns their base, which may be a folder among what was written, and their folders."""
-    assembled = restore_exactly(job.checkpoint, job.recipe)
+    assembled = restore_exactly(job.checkpoint, job.model_spec)
     say_notes(job.console, assembled.notes)
     model = assembled.model
     _check_gates(assembled)
     if not all(has_experts(wide) for wide in gated(model).values()):
         raise UserError(
-            f"the factors of {job.recipe.adapter.method} are paired again for each example, so none is a LoRA alone: "
-            "export to=hf with static=by_domain=NAME, or use the run itself"
+            f"the factors of {job.model_spec.adapter.method} are paired again for each example, so none is a LoRA "
+            "alone: export to=hf with static=by_domain=NAME, or use the run itself"
         )
-    published = _published_base(job.checkpoint, job.recipe)
+    published = _published_base(job.checkpoint, job.model_spec)
     processor, prompt = processor_of(assembled), probes_of(assembled)[0].text
     adapters = [folder_of(name) for name in expert_names(model)] or [""]
     comparisons = export_peft(assembled, processor, job.partial, job.dtype, published)
     _show(comparisons, job.console)
-    card = card_of(job.checkpoint, job.run, job.recipe, "peft", prompt, comparisons)
+    card = card_of(job.checkpoint, job.run, job.model_spec, "peft", prompt, comparisons)
     base = published.hub_id if published else BASE
     replace(card, base_folder=base, adapters=adapters).write(job.partial, job.out)
     return base, adapters
@@ -192,38 +192,38 @@ def _check_gates(assembled: Assembled) -> None:
         )
 
 
-def restore_exactly(checkpoint: Path, recipe: Recipe) -> Assembled:
+def restore_exactly(checkpoint: Path, model_spec: ModelSpec) -> Assembled:
     """A run's model in fp32: the base as it was rounded for training, what was trained from its fp32 masters."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    attention = "auto" if recipe.attn_implementation == "flash_attention_2" else recipe.attn_implementation
-    bare = new_base(checkpoint.parent.parent, replace(recipe, attn_implementation=attention), torch.device("cpu"))
+    attention = "auto" if model_spec.attn_implementation == "flash_attention_2" else model_spec.attn_implementation
+    bare = new_base(checkpoint.parent.parent, replace(model_spec, attn_implementation=attention), torch.device("cpu"))
     bare = replace(bare, notes=refuse_strange_base(checkpoint.parent.parent, bare.weights))
     nn.Module.to(bare.model, torch.float32)
     load_lineage(bare.model, checkpoint)
-    if not isinstance(recipe.adapter, NoAdapter):
+    if not isinstance(model_spec.adapter, NoAdapter):
         bare = with_adapter(bare, checkpoint / "adapter")
     nn.Module.to(bare.model, device).eval()
     return bare
 
 
-def _start_logits(recipe: Recipe) -> list[Tensor]:
+def _start_logits(model_spec: ModelSpec) -> list[Tensor]:
     """What the model computed before it was trained, for a run without an adapter."""
-    assembled = new_model(recipe, torch.device("cpu"))
+    assembled = new_model(model_spec, torch.device("cpu"))
     nn.Module.to(assembled.model, torch.float32).eval()
     return our_logits(assembled, probes_of(assembled))
 
 
-def _published_base(checkpoint: Path, recipe: Recipe) -> PublishedBase | None:
+def _published_base(checkpoint: Path, model_spec: ModelSpec) -> PublishedBase | None:
     """The checkpoint that a run's adapter fits as it was published; none where the base is another, or a folder."""
-    if not isinstance(recipe.architecture, FromCheckpoint):
+    if not isinstance(model_spec.architecture, FromCheckpoint):
         return None
     was_trained = any((one / "model" / "base.safetensors").is_file() for one in lineage(checkpoint))
-    source = recipe.architecture.path
+    source = model_spec.architecture.path
     name = hub_id(source)
     return None if was_trained or name is None else PublishedBase(name, source)
 
 
-def _hold(job: Job, plain: dict[str, Any], assembled: Assembled) -> Static:
+def _hold(job: ExportJob, plain: dict[str, Any], assembled: Assembled) -> Static:
     """Hold a mixture constant as asked, and measure what that costs.
 
     Raises:

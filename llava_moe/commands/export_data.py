@@ -10,7 +10,7 @@ import numpy as np
 
 from llava_moe.adapters import NoAdapter
 from llava_moe.adapters.formats.hub_name import hub_id
-from llava_moe.assemble import Assembled, Recipe
+from llava_moe.assemble import Assembled, ModelSpec
 from llava_moe.config.settings import mixture_of
 from llava_moe.data.batch import Batch, collate_row
 from llava_moe.data.conversation import BadRecord
@@ -32,7 +32,7 @@ from llava_moe.train.state import RunState
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class ExportHeldOut:
     """Packed rows of each domain, and what a reader must know of them."""
 
     rows: dict[str, list[Batch]]
@@ -44,7 +44,7 @@ def domains_of(run: RunConfig) -> tuple[str, ...]:
     return mixture_of(run).domains
 
 
-def open_held_out(run: RunConfig, assembled: Assembled, split: str, limit: int, seed: int) -> HeldOut:
+def open_held_out(run: RunConfig, assembled: Assembled, split: str, limit: int, seed: int) -> ExportHeldOut:
     """Encode up to ``limit`` records of each domain, of the split that the run did not train on where there is one.
 
     Raises:
@@ -70,7 +70,7 @@ def open_held_out(run: RunConfig, assembled: Assembled, split: str, limit: int, 
         notes.append(
             f"{domain}: {len(found)} records, {sum(row.supervised_tokens for row in rows[domain]):,} answer tokens"
         )
-    return HeldOut(rows, tuple(notes))
+    return ExportHeldOut(rows, tuple(notes))
 
 
 def _sample(
@@ -104,30 +104,30 @@ def _packed(examples: Sequence[Example], length: int, encoder: Encoder) -> list[
 def card_of(
     checkpoint: Path,
     run: RunConfig,
-    recipe: Recipe,
+    model_spec: ModelSpec,
     form: str,
     prompt: str,
     comparisons: Sequence[Comparison],
 ) -> Card:
     """The card of a run's export."""
     folder = checkpoint.parent.parent
-    has_adapter = not isinstance(recipe.adapter, NoAdapter)
-    base, hub_base = base_in_words(recipe.architecture)
+    has_adapter = not isinstance(model_spec.adapter, NoAdapter)
+    base, hub_base = base_in_words(model_spec.architecture)
     data, num_unread = _data_seen(folder, run)
     return Card(
         name=folder.name,
         form=form,
         base=base,
         hub_base=hub_base,
-        method=recipe.adapter.method,
-        settings=without_places(asdict(recipe.adapter)) if has_adapter else {},
+        method=model_spec.adapter.method,
+        settings=without_places(asdict(model_spec.adapter)) if has_adapter else {},
         steps=RunState.read(checkpoint / "state.json").step,
         data=data,
         num_unread=num_unread,
         prompt=prompt,
         comparisons=comparisons,
         scores=_scores(folder),
-        reading=recipe.reading,
+        reading=model_spec.reading,
     )
 
 

@@ -26,7 +26,7 @@ FOLDER = Path("stats")
 
 
 @dataclass(frozen=True)
-class Job:
+class DataJob:
     """What was asked for.
 
     Attributes:
@@ -44,7 +44,7 @@ class Job:
     words: str
 
 
-def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: Callable[[Job], int]) -> int:
+def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: Callable[[DataJob], int]) -> int:
     """Split a command's own words from train's, settle both, and run the job.
 
     Args:
@@ -64,7 +64,7 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
         if choices["out"]:
             refuse_unwritable(folder)
         with StopSignals(lambda: ""):
-            return job(Job(choices, RunConfig.of(plain), stages, folder, shell(*map(as_typed, rest))))
+            return job(DataJob(choices, RunConfig.of(plain), stages, folder, shell(*map(as_typed, rest))))
 
     return run_composed("train", rest, run)
 

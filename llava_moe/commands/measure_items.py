@@ -62,7 +62,7 @@ def nats_of(assembled: Assembled, batch: Batch) -> torch.Tensor:
     return sums_S.index_add_(0, segments_T[targets.positions_N.cpu() + 1], losses_N.double().cpu())
 
 
-class HeldOut:
+class MeasuredHeldOut:
     """The held-out records of some domains, measured one by one.
 
     Attributes:
@@ -248,7 +248,7 @@ def curve_of(run: Path) -> dict[str, list[tuple[int, float]]]:
 def measure(run: Path, measures: Measures) -> dict[str, Any]:
     """What ``measured.json`` holds."""
     assembled = restore(run)
-    held_out = HeldOut(run, assembled, measures)
+    held_out = MeasuredHeldOut(run, assembled, measures)
     records = held_out.records()
     return {
         "parameters": sum(tensor.numel() for tensor in assembled.attached.state_dict().values()),

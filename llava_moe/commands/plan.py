@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llava_moe.assemble import Recipe, encoder_of, newest_checkpoint, recipe_of
+from llava_moe.assemble import ModelSpec, encoder_of, model_spec_of, newest_checkpoint
 from llava_moe.commands.data_job import begin
-from llava_moe.commands.job import Job
+from llava_moe.commands.job import DataJob
 from llava_moe.commands.plan_data import plan_data
 from llava_moe.commands.plan_probe import Probed, probe_stage
 from llava_moe.config.settings import optimizer_of
@@ -24,7 +24,7 @@ from llava_moe.model import FromShape
 from llava_moe.plan.devices import Device, device_named
 from llava_moe.plan.dummy_rows import refuse_unequal_images
 from llava_moe.plan.hours import measured
-from llava_moe.plan.max_row_length import Bench, Choice
+from llava_moe.plan.max_row_length import Bench, RowLengthChoice
 from llava_moe.plan.stage import StagePlan, as_plain, plan_stage
 from llava_moe.plan.terminal import print_plan, size
 from llava_moe.plan.trace import Blueprint
@@ -35,7 +35,7 @@ from llava_moe.runs.stage import objective_of, trainable_parts
 from llava_moe.runs.stages import Stage
 
 
-def plan(job: Job) -> int:
+def plan(job: DataJob) -> int:
     """Plan every stage, show it, and refuse what cannot fit."""
     begin(job)
     console, progress = open_console(), open_progress()
@@ -73,13 +73,13 @@ def plan(job: Job) -> int:
 def _check(stage: Stage, num_devices: int, planned: set[str]) -> None:
     """Refuse what ``train`` would refuse before it builds anything, data apart."""
     config = stage.config
-    recipe = recipe_of(config)
+    model_spec = model_spec_of(config)
     trainable_parts(config)
     zero_of(config.parallel)
     if config.parallel.engine == "local" and num_devices > 1:
         raise UserError(f"parallel=single with num_devices={num_devices}: choose parallel=zero2 (or zero0, zero3)")
-    if recipe.init_from is not None and recipe.init_from not in planned:
-        newest_checkpoint(Path(recipe.init_from))
+    if model_spec.init_from is not None and model_spec.init_from not in planned:
+        newest_checkpoint(Path(model_spec.init_from))
 
 
 def _check_probe(choices: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class Bound:
     """A stage that is ready to be traced: on what, as it was asked for, and what a reader has to know of it."""
 
     bench: Bench
-    asked: Choice
+    asked: RowLengthChoice
     notes: tuple[str, ...]
 
 
@@ -119,24 +119,24 @@ def bound_stage(
         UserError: what ``train`` would refuse, but for data that is not there yet.
     """
     config = stage.config
-    recipe = recipe_of(config)
-    if recipe.init_from in planned:
+    model_spec = model_spec_of(config)
+    if model_spec.init_from in planned:
         # That run is yet to come; its weights would not change what stands where.
-        recipe = replace(recipe, init_from=None)
-    encoder = _encoder(recipe, another_model)
+        model_spec = replace(model_spec, init_from=None)
+    encoder = _encoder(model_spec, another_model)
     refuse_unequal_images(encoder)
     data = plan_data(stage, encoder, progress)
     if choices["probe"] and data.missing:
         raise UserError(
             f"probe=true trains on the data, and {data.missing[0]} is not there: get it first, or leave probe=true out"
         )
-    recipe, notes = _without_cuda_kernels(recipe, device)
+    model_spec, notes = _without_cuda_kernels(model_spec, device)
     train = config.train
     if device.is_gpu and train.dtype == "bf16" and not device.has_bf16:
         notes = (*notes, f"{device.name} has no bf16 arithmetic: hours are those of fp16, which train does not offer")
     bench = Bench(
         blueprint=Blueprint(
-            recipe=recipe,
+            model_spec=model_spec,
             parts=trainable_parts(config),
             optimizer=optimizer_of(config),
             objective_of=objective_of,
@@ -149,7 +149,7 @@ def bound_stage(
         null_image_tokens=encoder.num_null_tokens,
     )
     parallel = parallel_of(config.parallel, num_devices)
-    asked = Choice(train.tokens_per_micro_batch, train.activation_checkpointing, parallel)
+    asked = RowLengthChoice(train.tokens_per_micro_batch, train.activation_checkpointing, parallel)
     return Bound(bench, asked, (*data.notes, *notes))
 
 
@@ -201,11 +201,11 @@ def _with_probe(
     return replace(plan, hours=hours), probed
 
 
-def _encoder(recipe: Recipe, another_model: str) -> Encoder:
+def _encoder(model_spec: ModelSpec, another_model: str) -> Encoder:
     try:
-        return encoder_of(recipe)
+        return encoder_of(model_spec)
     except UserError as error:
-        if isinstance(recipe.architecture, FromShape):
+        if isinstance(model_spec.architecture, FromShape):
             raise
         reason = str(error).rstrip(".")
         raise UserError(
@@ -214,12 +214,12 @@ def _encoder(recipe: Recipe, another_model: str) -> Encoder:
         ) from error
 
 
-def _without_cuda_kernels(recipe: Recipe, device: Device) -> tuple[Recipe, tuple[str, ...]]:
+def _without_cuda_kernels(model_spec: ModelSpec, device: Device) -> tuple[ModelSpec, tuple[str, ...]]:
     """Attention that can be traced on any machine."""
-    if device.is_gpu and recipe.attn_implementation in ("auto", "flash_attention_2", "flex_attention"):
+    if device.is_gpu and model_spec.attn_implementation in ("auto", "flash_attention_2", "flex_attention"):
         note = "attention is traced as packed_sdpa; FlashAttention 2, where it is installed, takes no more"
-        return replace(recipe, attn_implementation="packed_sdpa"), (note,)
-    return recipe, ()
+        return replace(model_spec, attn_implementation="packed_sdpa"), (note,)
+    return model_spec, ()
 
 
 def _refuse_what_cannot_fit(plan: StagePlan) -> None:
@@ -236,7 +236,7 @@ def _refuse_what_cannot_fit(plan: StagePlan) -> None:
     raise UserError(f"{told}; the nearest that fits: {words} ({size(plan.nearest.memory.total)})")
 
 
-def _say_next(console: Console, job: Job, num_devices: int, is_expected: bool) -> None:
+def _say_next(console: Console, job: DataJob, num_devices: int, is_expected: bool) -> None:
     train = f"llava-moe train {job.words}".rstrip()
     if num_devices > 1:
         train = f"torchrun --nproc-per-node {num_devices} -m llava_moe train {job.words}".rstrip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llava_moe.assemble import DTYPES, recipe_of
+from llava_moe.assemble import DTYPES, model_spec_of
 from llava_moe.data.features.wanted import num_image_uses, wanted_records
 from llava_moe.data.stream import StepStream
 from llava_moe.model import read_base
@@ -16,7 +16,7 @@ def features_note(config: RunConfig, stream: StepStream, num_steps: int) -> str 
     kind = cache_of(config)
     if kind == "off":
         return None
-    base = read_base(recipe_of(config).architecture)
+    base = read_base(model_spec_of(config).architecture)
     shape = feature_shape(base, DTYPES[config.train.dtype])
     num_images = wanted_records(stream, num_steps).num_different
     where = "in the memory of a process, beside the above" if kind == "memory" else "in the cache folder"

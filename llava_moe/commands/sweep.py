@@ -23,14 +23,14 @@ from llava_moe.train.validation import HELD_OUT_LOSS, Validation
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """A run of a sweep: its folder, and the words that start it alone."""
 
     root: Path
     words: tuple[str, ...]
 
 
-def show_sweep(jobs: Sequence[Job], typed: Sequence[str], console: Console) -> None:
+def show_sweep(jobs: Sequence[SweepJob], typed: Sequence[str], console: Console) -> None:
     """Print the jobs beside each other and the commands that make sense after them.
 
     Args:
@@ -41,7 +41,7 @@ def show_sweep(jobs: Sequence[Job], typed: Sequence[str], console: Console) -> N
     say_next(console, next_of_sweep(jobs, typed))
 
 
-def next_of_sweep(jobs: Sequence[Job], typed: Sequence[str]) -> list[str]:
+def next_of_sweep(jobs: Sequence[SweepJob], typed: Sequence[str]) -> list[str]:
     """Commands after a sweep, each to be typed as it stands: its runs are scored, then compared."""
     roots = [job.root for job in jobs]
     configs = [read_config(_last_stage(root)) for root in roots]
@@ -57,7 +57,7 @@ def next_of_sweep(jobs: Sequence[Job], typed: Sequence[str]) -> list[str]:
     return [*chats, benchmarks_for("them")]
 
 
-def _table(jobs: Sequence[Job]) -> Table:
+def _table(jobs: Sequence[SweepJob]) -> Table:
     losses = [_held_out_loss(job.root) for job in jobs]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("run", "what it is", *(["held-out loss"] if any(losses) else [])):
@@ -67,7 +67,7 @@ def _table(jobs: Sequence[Job]) -> Table:
     return table
 
 
-def _told(job: Job, jobs: Sequence[Job]) -> str:
+def _told(job: SweepJob, jobs: Sequence[SweepJob]) -> str:
     """The words that tell a job from the others."""
     return " ".join(word for word in job.words if not all(word in other.words for other in jobs))
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from llava_moe.adapters import Lora, load_adapter
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.peft_format import write_peft_folder
 from llava_moe.adapters.methods.mole_experts import ReadExpert, read_experts
 from llava_moe.errors import UserError
@@ -77,7 +77,7 @@ class StaticMerge:
             if not self.layers:
                 raise UserError("layers=[] leaves nothing of the merge: name decoder layers, such as layers=[0,1]")
 
-    def active(self, read: Sequence[ReadExpert], body: Body) -> list[ReadExpert]:
+    def active(self, read: Sequence[ReadExpert], target_model: TargetModel) -> list[ReadExpert]:
         """The experts with what they have in ``layers``.
 
         Raises:
@@ -85,20 +85,22 @@ class StaticMerge:
         """
         if self.layers is None:
             return list(read)
-        if strange := [layer for layer in self.layers if not 0 <= layer < body.num_layers]:
+        if strange := [layer for layer in self.layers if not 0 <= layer < target_model.num_layers]:
             raise UserError(
-                f"layers={list(self.layers)}: the model has layers 0 to {body.num_layers - 1}, no {strange[0]}"
+                f"layers={list(self.layers)}: the model has layers 0 to {target_model.num_layers - 1}, no {strange[0]}"
             )
         found = []
         for one in read:
-            targets = tuple(target for target in one.expert.targets if body.layer_of(target) in self.layers)
+            targets = tuple(target for target in one.expert.targets if target_model.layer_of(target) in self.layers)
             if not targets:
                 raise UserError(f"layers={list(self.layers)}: {one.expert.origin} adapts none of them")
-            tensors = {name: tensor for name, tensor in one.tensors.items() if body.layer_of(name) in self.layers}
+            tensors = {
+                name: tensor for name, tensor in one.tensors.items() if target_model.layer_of(name) in self.layers
+            }
             found.append(ReadExpert(replace(one.expert, targets=targets), tensors))
         return found
 
-    def rank_for(self, read: Sequence[ReadExpert], body: Body) -> int | None:
+    def rank_for(self, read: Sequence[ReadExpert], target_model: TargetModel) -> int | None:
         """What an SVD leaves of each delta: ``rank``, or the largest of the experts' that can be; ``None`` without one.
 
         Raises:
@@ -107,7 +109,7 @@ class StaticMerge:
         if COMBINATIONS[self.method] == "cat":
             return None
         sides = {
-            target: min(body.linears[f"{body.root}{target}"].weight.shape)
+            target: min(target_model.linears[f"{target_model.root}{target}"].weight.shape)
             for one in read
             for target in one.expert.targets
         }
@@ -164,11 +166,11 @@ def merge(model: nn.Module, experts: Sequence[str], how: StaticMerge, out: Path)
         UserError: PEFT is missing, an expert does not fit the model or has nothing in the merge's layers, or the merge
             changes nothing.
     """
-    peft, body = import_peft(), Body.of(model)
-    read = how.active(read_experts(experts, body), body)
-    weights, rank = how.weights_of(len(read)), how.rank_for(read, body)
+    peft, target_model = import_peft(), TargetModel.of(model)
+    read = how.active(read_experts(experts, target_model), target_model)
+    weights, rank = how.weights_of(len(read)), how.rank_for(read, target_model)
     with tempfile.TemporaryDirectory() as place, torch.random.fork_rng(devices=[]):
-        folders = [_write_plainly(one, body, Path(place) / one.expert.name) for one in read]
+        folders = [_write_plainly(one, target_model, Path(place) / one.expert.name) for one in read]
         attached = load_adapter(
             model, _merge_by_peft(peft, model, folders, weights, replace(how, rank=rank), Path(place))
         )
@@ -213,7 +215,7 @@ def _merge_by_peft(
     return place / MERGED
 
 
-def _write_plainly(one: ReadExpert, body: Body, folder: Path) -> Path:
+def _write_plainly(one: ReadExpert, target_model: TargetModel, folder: Path) -> Path:
     """An expert as PEFT merges it without surprises: the result takes the first one's settings, its rslora too."""
     expert = one.expert
     folder.mkdir()
@@ -221,10 +223,10 @@ def _write_plainly(one: ReadExpert, body: Body, folder: Path) -> Path:
         "r": expert.r,
         "lora_alpha": expert.scale * expert.r,
         "lora_dropout": 0.0,
-        "target_modules": [f"{body.root}{target}" for target in expert.targets],
+        "target_modules": [f"{target_model.root}{target}" for target in expert.targets],
         "use_rslora": False,
     }
-    write_peft_folder(folder, body, settings, one.tensors)
+    write_peft_folder(folder, target_model, settings, one.tensors)
     return folder
 
 

@@ -65,7 +65,7 @@ class Real:
 
 
 @dataclass(frozen=True)
-class Choice:
+class OneOf:
     """One of a few values."""
 
     options: tuple[Any, ...]
@@ -200,13 +200,13 @@ class Fields:
 MOST_REPEATS = 100_000
 """Passes over the data that anyone would ask for."""
 
-FLAG = Choice((True, False))
+FLAG = OneOf((True, False))
 BY_DOMAIN = "by_domain="
 """How ``static=`` of export begins where a domain follows."""
 
-EXIF = Choice(("apply", "ignore"))
-ALPHA = Choice(("white", "black", "drop"))
-SOURCE_TEXT = Choice(("conversations", "caption"))
+EXIF = OneOf(("apply", "ignore"))
+ALPHA = OneOf(("white", "black", "drop"))
+SOURCE_TEXT = OneOf(("conversations", "caption"))
 LAYERS = OrNull(ListOf(Whole(0), length=2))
 VALUE_RANGE = OrNull(ValueRange())
 SHARED: dict[str, Limit] = {"seed": Whole(0), "out": OrNull(FilePath()), "model.path": OrNull(FilePath())}
@@ -224,8 +224,8 @@ TRAIN: dict[str, Limit] = SHARED | {
     "train.epochs": OrNull(Whole(0, MOST_REPEATS)),
     "train.max_steps": OrNull(Whole(1)),
     "train.max_length": Whole(1),
-    "train.over_length": Choice(("cut", "drop")),
-    "train.dtype": Choice(("fp32", "bf16")),
+    "train.over_length": OneOf(("cut", "drop")),
+    "train.dtype": OneOf(("fp32", "bf16")),
     "train.activation_checkpointing": FLAG,
     "train.warmup_ratio": Real(0, 1),
     "train.gradient_clipping": Real(0),
@@ -240,10 +240,10 @@ TRAIN: dict[str, Limit] = SHARED | {
     "log.tensorboard": FLAG,
     "log.project": Text(),
     # YAML reads an unquoted off as false.
-    "log.wandb": Choice(("off", "offline", "online", "auto", False)),
+    "log.wandb": OneOf(("off", "offline", "online", "auto", False)),
     "eval.benchmarks": ListOf(Text()),
     "eval.limit": OrNull(Whole(0)),
-    "eval.stages": Choice(("last", "all")),
+    "eval.stages": OneOf(("last", "all")),
     "eval.no_picture": FLAG,
     "eval.every": OrNull(Whole(0)),
     "eval.split": OrNull(Text()),
@@ -253,8 +253,8 @@ TRAIN: dict[str, Limit] = SHARED | {
     "eval.best": OrNull(Text()),
     "stage.name": Text(),
     "stage.text": SOURCE_TEXT,
-    "stage.template": Choice(("v1", "plain")),
-    "stage.image_mode": Choice(("pad", "crop")),
+    "stage.template": OneOf(("v1", "plain")),
+    "stage.image_mode": OneOf(("pad", "crop")),
     "stage.learning_rates": ByName(OrNull(Real(0))),
     "stage.without_adapter": OrNull(ByName(OrNull(Real(0)))),
     "stage.vision_layers": LAYERS,
@@ -268,10 +268,8 @@ TRAIN: dict[str, Limit] = SHARED | {
     "model.architecture": Fields(),
     "model.system": OrNull(Text(may_be_empty=True)),
     # YAML reads an unquoted off as false.
-    "model.attn_implementation": Choice(
-        ("auto", "flash_attention_2", "flex_attention", "sdpa", "packed_sdpa", "eager")
-    ),
-    "model.cache_features": Choice(("off", "memory", "disk", False)),
+    "model.attn_implementation": OneOf(("auto", "flash_attention_2", "flex_attention", "sdpa", "packed_sdpa", "eager")),
+    "model.cache_features": OneOf(("off", "memory", "disk", False)),
     "adapter": Fields(),
     "data.sources": ByName(Fields()),
     "data.num_workers": Whole(0),
@@ -282,12 +280,12 @@ TRAIN: dict[str, Limit] = SHARED | {
     "data.quarantine": OrNull(FilePath()),
     "data.held_out": Real(0, 0.9),
     "data.epoch_samples": OrNull(Whole(1)),
-    "data.weights": Choice(("samples", "tokens", "temperature")),
+    "data.weights": OneOf(("samples", "tokens", "temperature")),
     "data.temperature": Real(0, open_below=True),
     "data.phases": OrNull(ListOf(Fields())),
     "data.follows_domains": FLAG,
-    "parallel.engine": Choice(("auto", "local", "deepspeed")),
-    "parallel.stage": Choice((0, 1, 2, 3)),
+    "parallel.engine": OneOf(("auto", "local", "deepspeed")),
+    "parallel.stage": OneOf((0, 1, 2, 3)),
     "parallel.offload_optimizer": FLAG,
     "parallel.offload_parameters": FLAG,
     "parallel.extra": Fields(),
@@ -303,11 +301,11 @@ EVAL: dict[str, Limit] = SHARED | {
     "limit": OrNull(Whole(0)),
     "batch_size": Whole(1),
     "num_threads": OrNull(Whole(1)),
-    "dtype": OrNull(Choice(("fp32", "bf16", "fp16"))),
+    "dtype": OrNull(OneOf(("fp32", "bf16", "fp16"))),
     **READING,
     "model.peft": OrNull(FilePath()),
-    "model.template": OrNull(Choice(("chat", "v1"))),
-    "model.image_mode": OrNull(Choice(("pad", "crop", "resize"))),
+    "model.template": OrNull(OneOf(("chat", "v1"))),
+    "model.image_mode": OrNull(OneOf(("pad", "crop", "resize"))),
     "model.endpoint": OrNull(Text()),
     "model.name": OrNull(Text()),
     "model.api_key_env": OrNull(Text()),

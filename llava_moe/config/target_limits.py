@@ -10,12 +10,12 @@ from typing import Any
 
 from llava_moe.config.limits import (
     FLAG,
-    Choice,
     Either,
     Fields,
     FilePath,
     Limit,
     ListOf,
+    OneOf,
     OrNull,
     Real,
     Text,
@@ -35,13 +35,13 @@ LORA: dict[str, Limit] = {
 }
 LLAVA_MOLE: dict[str, Limit] = LORA | {
     "num_experts": Either((Whole(1), ListOf(Whole(1), shortest=1))),
-    "router": Choice(("straight_through", "hard", "gate", "dense")),
+    "router": OneOf(("straight_through", "hard", "gate", "dense")),
     "load_balance_coef": OrNull(Real(0)),
-    "load_balance": Choice(("per_layer", "pooled")),
+    "load_balance": OneOf(("per_layer", "pooled")),
     "expert_modules": _LINEARS,
     "expert_layers": OrNull(ListOf(Whole(0))),
     "shared_A": FLAG,
-    "dispatch": Choice(("auto", "masked", "sorted")),
+    "dispatch": OneOf(("auto", "masked", "sorted")),
 }
 MIXLORA: dict[str, Limit] = {
     "num_factors": Whole(1),
@@ -49,17 +49,17 @@ MIXLORA: dict[str, Limit] = {
     "lora_alpha": OrNull(_ALPHA),
     "lora_dropout": _DROPOUT,
     "conditional": FLAG,
-    "router_grad": Choice(("straight_through", "none")),
-    "routing": Choice(("instance", "task", "token", "random")),
+    "router_grad": OneOf(("straight_through", "none")),
+    "routing": OneOf(("instance", "task", "token", "random")),
     "target_modules": _LINEARS,
     "as_released": FLAG,
 }
 MOLE: dict[str, Limit] = {
     "experts": Either((FilePath(), ListOf(FilePath(), shortest=1))),
-    "granularity": Choice(("matrix", "layer", "block", "network")),
+    "granularity": OneOf(("matrix", "layer", "block", "network")),
     "temperature": Real(0, open_below=True),
     "balance_coef": Real(0),
-    "mask": OrNull(ListOf(Choice((0, 1)))),
+    "mask": OrNull(ListOf(OneOf((0, 1)))),
     "exact": FLAG,
 }
 FROM_PARTS: dict[str, Limit] = {

@@ -262,7 +262,7 @@ class Encoder:
         key = record_key(conversation)
         return Example(text.input_ids, text.labels, pixels, domain_id, key, dark=dark, slots=slots)
 
-    def hole(self, length: int, domain_id: int, key: str = "") -> Example:
+    def placeholder_example(self, length: int, domain_id: int, key: str = "") -> Example:
         """A segment of ``length`` padding tokens that teaches nothing, in the place of a record that failed."""
         return Example(
             input_ids=np.full(length, self.pad_token_id, dtype=np.int64),

@@ -19,7 +19,7 @@ from llava_moe.errors import UserError
 Item = TypeVar("Item")
 
 
-def work_ahead(
+def prefetch_in_order(
     dataset: Dataset[Item],
     order: Iterable[int],
     num_workers: int,

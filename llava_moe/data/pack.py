@@ -28,7 +28,7 @@ class CostModel:
         return length + self.attention * length * length + self.image * num_images
 
 
-def seat_step(
+def balance_and_pack(
     lengths: Sequence[int],
     num_images: Sequence[int],
     tokens_per_row: int,

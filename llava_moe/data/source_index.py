@@ -21,7 +21,7 @@ from llava_moe.data.batch_lengths import measure
 from llava_moe.data.conversation import BadRecord, Conversation, image_identity, record_key
 from llava_moe.data.encode import Encoder
 from llava_moe.data.images.inputs import ImageSize
-from llava_moe.data.ordered_prefetch import num_cores, work_ahead
+from llava_moe.data.ordered_prefetch import num_cores, prefetch_in_order
 from llava_moe.data.quarantine import TOO_LONG, Quarantined
 from llava_moe.data.readers.store import slug
 from llava_moe.data.records import Entry, Records, Source
@@ -155,7 +155,7 @@ def _build(
     parts: list[_Part] = []
     chunks = range(-(-total // CHUNK))
     workers = 0 if num_processes < 2 else num_processes
-    with closing(work_ahead(_Chunks(source, records, encoder), chunks, workers)) as found:
+    with closing(prefetch_in_order(_Chunks(source, records, encoder), chunks, workers)) as found:
         for part in found:
             parts.append(part)
             if progress is not None:

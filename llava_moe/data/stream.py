@@ -15,8 +15,8 @@ from llava_moe.data.encode import Encoder, Example
 from llava_moe.data.features.table import FeatureTable
 from llava_moe.data.images.deep_values import DarkImage
 from llava_moe.data.mixture import EpochPlan, Mixture
-from llava_moe.data.ordered_prefetch import work_ahead
-from llava_moe.data.pack import CostModel, seat_step
+from llava_moe.data.ordered_prefetch import prefetch_in_order
+from llava_moe.data.pack import CostModel, balance_and_pack
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.records import Records
 from llava_moe.data.source_index import SourceIndex
@@ -110,7 +110,7 @@ class StepStream:
         remaining = range(first_step, self.steps_in_epoch(epoch))
         if not remaining:
             return
-        steps = work_ahead(
+        steps = prefetch_in_order(
             _StepDecoder(self, plan), remaining, self.num_workers, self.prefetch, self.start_method, self.pin_memory
         )
         with closing(steps):
@@ -167,7 +167,7 @@ class _StepDecoder(Dataset[_Ready]):
         stream = self.stream
         first = index * stream.global_batch_size
         step = slice(first, first + stream.global_batch_size)
-        seats = seat_step(
+        seats = balance_and_pack(
             self.plan.length[step].tolist(),
             self.plan.num_images[step].tolist(),
             stream.tokens_per_micro_batch,
@@ -202,7 +202,7 @@ class _StepDecoder(Dataset[_Ready]):
             example = self._encode(conversation, place, row, domain)
         except BadRecord as fault:
             bad.append(Quarantined(source.name, source.domain, records.number(row), name, fault.reason, fault.detail))
-            return self.stream.encoder.hole(length, domain, key)
+            return self.stream.encoder.placeholder_example(length, domain, key)
         if len(example.input_ids) != length:
             raise UserError(
                 f"record {records.number(row)} of {source.name} has {len(example.input_ids)} tokens, where {length} "

@@ -29,9 +29,9 @@ def mean_of(scores: Sequence[float]) -> Measure:
     if any(score not in (0.0, 1.0) for score in scores):
         return Measure(value=share, num_questions=num)
     spread = Z_95 * math.sqrt(share * (1 - share) / num + Z_95**2 / (4 * num**2))
-    centre, scale = share + Z_95**2 / (2 * num), 1 + Z_95**2 / num
+    center, scale = share + Z_95**2 / (2 * num), 1 + Z_95**2 / num
     # At a share of 0 or 1 the edge is the share itself; rounding must not put it on the wrong side.
-    low, high = (centre - spread) / scale, (centre + spread) / scale
+    low, high = (center - spread) / scale, (center + spread) / scale
     return Measure(share, num, low=max(0.0, min(share, low)), high=min(1.0, max(share, high)))
 
 

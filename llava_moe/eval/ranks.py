@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from llava_moe.errors import ToldElsewhereError, UserError
+from llava_moe.errors import ReportedByRankZeroError, UserError
 
 Value = TypeVar("Value")
 Other = TypeVar("Other")
@@ -60,7 +60,7 @@ class Ranks:
         if failure is not None:
             raise failure
         if not box[1]:
-            raise ToldElsewhereError
+            raise ReportedByRankZeroError
         value: Value = box[0]
         return value
 
@@ -83,7 +83,7 @@ class Ranks:
             return value
         if failure is not None and failed[0] == self.rank:
             raise failure
-        raise ToldElsewhereError
+        raise ReportedByRankZeroError
 
     def gather(self, value: Other) -> list[Other]:
         """The values of all processes, by rank, in all of them."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.peft_format import write_peft_folder
 from llava_moe.export.mixing import banks, scale_in_gate, spans, wide_linears
 
@@ -64,16 +64,16 @@ def write_expert(
         settings: further settings of PEFT's, such as the name of the base.
         saved: tensors of modules that are saved whole, by their names in ``bare``.
     """
-    body = Body.of(bare)
+    target_model = TargetModel.of(bare)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, part in parts.items():
-        tensors[f"{body.short(name)}.lora_A.weight"] = part.lora_A
-        tensors[f"{body.short(name)}.lora_B.weight"] = part.lora_B
-    write_peft_folder(folder, body, peft_settings(body, parts) | dict(settings), tensors, saved)
+        tensors[f"{target_model.short(name)}.lora_A.weight"] = part.lora_A
+        tensors[f"{target_model.short(name)}.lora_B.weight"] = part.lora_B
+    write_peft_folder(folder, target_model, peft_settings(target_model, parts) | dict(settings), tensors, saved)
 
 
-def peft_settings(body: Body, parts: Mapping[str, Part]) -> dict[str, Any]:
+def peft_settings(target_model: TargetModel, parts: Mapping[str, Part]) -> dict[str, Any]:
     """PEFT's settings: the commonest rank and alpha, and patterns for the linears that have others."""
     rank = Counter(part.rank for part in parts.values()).most_common(1)[0][0]
     alpha = Counter(part.lora_alpha for part in parts.values()).most_common(1)[0][0]
@@ -82,7 +82,7 @@ def peft_settings(body: Body, parts: Mapping[str, Part]) -> dict[str, Any]:
         "r": rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "lora_dropout": 0.0,
-        "target_modules": body.peft_targets(leaves, parts),
+        "target_modules": target_model.peft_targets(leaves, parts),
         "use_rslora": False,
         "rank_pattern": {name: part.rank for name, part in parts.items() if part.rank != rank},
         "alpha_pattern": {name: part.lora_alpha for name, part in parts.items() if part.lora_alpha != alpha},

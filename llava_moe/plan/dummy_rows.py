@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from llava_moe.data.batch import Batch
 from llava_moe.data.encode import IGNORED, Encoder
 from llava_moe.data.mixture import EpochPlan
-from llava_moe.data.pack import CostModel, seat_step
+from llava_moe.data.pack import CostModel, balance_and_pack
 from llava_moe.data.source_index import SourceIndex
 from llava_moe.errors import UserError
 
@@ -81,7 +81,7 @@ def seat_steps(
     most_tokens = most_images = 0
     for step in zip(lengths, num_images, supervised, strict=True):
         tokens, images, labeled = (values.tolist() for values in step)
-        ranks = seat_step(tokens, images, tokens_per_row, num_ranks, cost)
+        ranks = balance_and_pack(tokens, images, tokens_per_row, num_ranks, cost)
         counts.append(len(ranks[0]))
         costs = [cost.of(*sizes) for sizes in zip(tokens, images, strict=True)]
         loads = [sum(costs[at] for row in rows for at in row) for rows in ranks]

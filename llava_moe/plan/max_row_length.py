@@ -21,14 +21,14 @@ TIGHT = 0.99
 
 
 @dataclass(frozen=True)
-class Choice:
+class RowLengthChoice:
     """What may be changed to make a run fit; the result of training does not depend on it."""
 
     tokens_per_row: int
     activation_checkpointing: bool
     parallel: Parallel
 
-    def words_since(self, asked: Choice) -> list[str]:
+    def words_since(self, asked: RowLengthChoice) -> list[str]:
         """What to add to the command line that asked for another choice."""
         words = []
         if self.tokens_per_row != asked.tokens_per_row:
@@ -46,7 +46,7 @@ class Choice:
 class Need:
     """What a choice needs on each device, and the rows that it was found on."""
 
-    choice: Choice
+    choice: RowLengthChoice
     memory: Memory
     seating: Seating
     row: Row
@@ -77,7 +77,7 @@ class Bench:
     _seatings: dict[tuple[int, int, int | None], Seating] = field(default_factory=dict, repr=False)
     _standing: dict[bool, Traced] = field(default_factory=dict, repr=False)
 
-    def least(self, choice: Choice) -> int:
+    def least(self, choice: RowLengthChoice) -> int:
         """Bytes that a choice takes whatever its rows, by what was traced so far; 0 where nothing of its kind was."""
         traced = self._standing.get(choice.parallel.stage is not None)
         if traced is None:
@@ -85,7 +85,7 @@ class Bench:
         bare = replace(traced, gradients=0, activations=0, logits=0, temporary=0)
         return spread(bare, choice.parallel, inputs=0).total
 
-    def need(self, choice: Choice) -> Need:
+    def need(self, choice: RowLengthChoice) -> Need:
         """Trace the dearest row of a choice."""
         is_sharded = choice.parallel.stage is not None
         seats = (choice.tokens_per_row, choice.parallel.num_devices, self.null_image_tokens if is_sharded else None)
@@ -104,7 +104,7 @@ class Bench:
         """The row of ``need``, shared in another way."""
         return self._trace(need.row, replace(need.choice, parallel=parallel), need.seating)
 
-    def _trace(self, row: Row, choice: Choice, seating: Seating) -> Traced:
+    def _trace(self, row: Row, choice: RowLengthChoice, seating: Seating) -> Traced:
         is_one_of_many = seating.rows_per_rank[2] > 1
         blueprint = replace(
             self.blueprint,
@@ -128,7 +128,7 @@ def _may_be_dearer(other: Row, row: Row, traced: Traced) -> bool:
     return score[other] > NOTABLE * score[row] - traced.temporary / 2
 
 
-def longest_rows(bench: Bench, choice: Choice, room: int, traced: Mapping[int, int], grain: int) -> int | None:
+def longest_rows(bench: Bench, choice: RowLengthChoice, room: int, traced: Mapping[int, int], grain: int) -> int | None:
     """The most tokens of a row with which the choice fits ``room`` bytes, a multiple of ``grain``; None: not even the
     longest sample does.
 
@@ -176,7 +176,7 @@ def _guess(known: Mapping[int, int], tokens: int) -> float:
     return known[longest] + slope * (tokens - longest)
 
 
-def nearest_fit(bench: Bench, asked: Choice, room: Callable[[Parallel], int], grain: int) -> Need | None:
+def nearest_fit(bench: Bench, asked: RowLengthChoice, room: Callable[[Parallel], int], grain: int) -> Need | None:
     """The first change that fits, each really traced, in the order of what it costs.
 
     Shorter rows, recomputed activations, ZeRO-2 and ZeRO-3 on the same devices, weights and optimizer in the machine's

@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_moe.plan.devices import Device
 from llava_moe.plan.hours import Hours, hours_of
-from llava_moe.plan.max_row_length import Bench, Choice, Need, longest_rows, nearest_fit
+from llava_moe.plan.max_row_length import Bench, Need, RowLengthChoice, longest_rows, nearest_fit
 from llava_moe.plan.steps import Steps
 from llava_moe.plan.zero_partition import Memory, Parallel, spread
 
@@ -64,7 +64,7 @@ def room_of(device: Device, parallel: Parallel) -> int:
 def plan_stage(
     title: str,
     bench: Bench,
-    asked: Choice,
+    asked: RowLengthChoice,
     device: Device,
     dtype: str,
     samples_per_step: int,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava_moe.assemble import Assembled, Recipe, new_model_without_weights
+from llava_moe.assemble import Assembled, ModelSpec, new_model_without_weights
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.plan.dummy_rows import Row, hollow_batch
 from llava_moe.plan.fake_tensors import Hollow
@@ -40,7 +40,7 @@ class Blueprint:
         is_sharded: whether DeepSpeed holds gradients, masters and optimizer.
     """
 
-    recipe: Recipe
+    model_spec: ModelSpec
     parts: TrainableParts
     optimizer: OptimizerSettings
     objective_of: Callable[[Assembled], Objective]
@@ -169,7 +169,7 @@ def trace(blueprint: Blueprint, row: Row, is_one_of_many: bool) -> Traced:
     with warnings.catch_warnings(), probe:
         warnings.simplefilter("ignore")
         with probe.fake:
-            assembled = new_model_without_weights(blueprint.recipe, CPU, place="cpu")
+            assembled = new_model_without_weights(blueprint.model_spec, CPU, place="cpu")
         hollow = Hollow(assembled.model.lm_head.out_features)
     hollow.fake = probe.fake
     with warnings.catch_warnings(), hollow:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
-from llava_moe.assemble import encoder_of, recipe_of
+from llava_moe.assemble import encoder_of, model_spec_of
 from llava_moe.data.stream import StepStream
 from llava_moe.eval.ranks import Ranks
 from llava_moe.run_config import RunConfig
@@ -43,7 +43,7 @@ def judge_stages(stages: Sequence[Stage], processes: Processes, console: Console
 
 
 def _judge(stage: Stage, config: RunConfig, console: Console) -> None:
-    encoder = encoder_of(recipe_of(config))
+    encoder = encoder_of(model_spec_of(config))
     alone = Processes(0, 1, torch.device("cpu"), "local")
     data = open_data(config, encoder, alone, console, says=False)
     with FolderLock(stage.folder, only_looks=True):

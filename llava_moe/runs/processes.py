@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llava_moe.errors import StoppedBySignalError, ToldElsewhereError, UserError
+from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, UserError
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.run_config import ParallelConfig
 
@@ -55,7 +55,7 @@ def training_together(parallel: ParallelConfig) -> Iterator[Processes]:
     processes = join_processes(parallel)
     try:
         yield processes
-    except (UserError, StoppedBySignalError, ToldElsewhereError):
+    except (UserError, StoppedBySignalError, ReportedByRankZeroError):
         # Between collectives, where NCCL's groups may still wait for a rank that is elsewhere, and gloo's do not.
         if processes.device.type == "cpu":
             processes.leave()

@@ -65,7 +65,7 @@ def with_questions(assembled: Assembled, run: Path) -> Assembled:
 
     Any other run is returned as it is; so is a captioning one that no stage follows.
     """
-    from llava_moe.assemble import encoder_of, read_config, recipe_of
+    from llava_moe.assemble import encoder_of, model_spec_of, read_config
 
     if assembled.encoder.template.kind != "plain":
         return assembled
@@ -74,7 +74,7 @@ def with_questions(assembled: Assembled, run: Path) -> Assembled:
     later = stages[stages.index(own.resolve()) + 1 :] if own.resolve() in stages else []
     for config in map(read_config, later):
         if config.stage.template != "plain":
-            return replace(assembled, encoder=encoder_of(recipe_of(config)))
+            return replace(assembled, encoder=encoder_of(model_spec_of(config)))
     return assembled
 
 

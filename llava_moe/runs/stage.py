@@ -14,9 +14,9 @@ from rich.text import Text
 from llava_moe.assemble import (
     DTYPES,
     Assembled,
+    model_spec_of,
     new_model,
     newest_checkpoint,
-    recipe_of,
     refuse_strange_base,
     weights_writer,
 )
@@ -66,14 +66,14 @@ def check_stage(config: RunConfig) -> None:
     Raises:
         UserError: settings that no adapter, model part or source has, a missing data file, or no run to start from.
     """
-    recipe = recipe_of(config)
+    model_spec = model_spec_of(config)
     trainable_parts(config)
     check_features(config)
     check_validation(config)
     for source in mixture_of(config).sources:
         find_files(source)
-    if recipe.init_from is not None:
-        newest_checkpoint(Path(recipe.init_from))
+    if model_spec.init_from is not None:
+        newest_checkpoint(Path(model_spec.init_from))
 
 
 def train_stage(
@@ -109,17 +109,17 @@ def _train_locked(
     stop_signals: StopSignals,
     claim: Claim | None = None,
 ) -> None:
-    recipe = recipe_of(config)
+    model_spec = model_spec_of(config)
     if is_finished(folder, config.plain):
-        refuse_other_embedded(folder, recipe.architecture)
+        refuse_other_embedded(folder, model_spec.architecture)
         return
     console.print(Text.assemble((visible(title), "bold"), f"  {visible(str(folder))}"))
     if processes.rank == 0:
         set_accounts_right(folder, console)
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
-        refuse_other_embedded(folder, recipe.architecture)
-    assembled = new_model(recipe, processes.device)
+        refuse_other_embedded(folder, model_spec.architecture)
+    assembled = new_model(model_spec, processes.device)
     say_notes(console, assembled.notes)
     say_notes(console, refuse_other_bases(config.adapter.get("experts") or (), assembled))
     groups = prepare_stage(

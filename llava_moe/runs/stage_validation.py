@@ -23,7 +23,7 @@ from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
 from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.data.stream import Step, StepStream
-from llava_moe.errors import StoppedBySignalError, ToldElsewhereError, UserError
+from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
 from llava_moe.eval.ranks import LostRankError, Ranks
 from llava_moe.eval.run import ask_benchmark
@@ -50,7 +50,7 @@ FOLDER = "validation"
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class StageHeldOut:
     """Records that are measured and not trained on: a mixture of their own, one index and reader a source."""
 
     mixture: Mixture
@@ -123,7 +123,7 @@ def _trained_on(split: str, source: Source) -> UserError:
 
 def open_held_out(
     config: RunConfig, data: OpenData, encoder: Encoder, processes: Processes, console: Console
-) -> HeldOut | None:
+) -> StageHeldOut | None:
     """The records that ``eval.split`` names, or those that ``data.held_out`` keeps out; None where neither is given.
 
     Of each domain ``eval.held_out_limit`` are drawn by the seed.
@@ -158,7 +158,7 @@ def open_held_out(
                 "cannot be measured: raise it, or leave eval.every= out"
             )
     whole = tuple(replace(source, repeats=1.0, cap=None) for source in sources)
-    return HeldOut(Mixture(whole, config.seed, max_bad_share=data.mixture.max_bad_share), indexes, records)
+    return StageHeldOut(Mixture(whole, config.seed, max_bad_share=data.mixture.max_bad_share), indexes, records)
 
 
 def draw(sources: Sequence[Source], indexes: Sequence[SourceIndex], limit: int, seed: int) -> tuple[SourceIndex, ...]:
@@ -275,7 +275,7 @@ class StageValidation:
             )
         except LostRankError:
             raise
-        except (UserError, ToldElsewhereError):
+        except (UserError, ReportedByRankZeroError):
             # All ranks have met over it, and each has one of the two.
             stop.meeting.is_together = True
             raise

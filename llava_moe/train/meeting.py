@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from llava_moe.errors import INTERRUPTED, STOPPED, StoppedBySignalError, ToldElsewhereError
+from llava_moe.errors import INTERRUPTED, STOPPED, ReportedByRankZeroError, StoppedBySignalError
 from llava_moe.train.engine import Engine
 
 Value = TypeVar("Value")
@@ -48,7 +48,7 @@ class Meeting:
         num_failed = self._sum([float(self._failure is not None)])[0]
         if num_failed:
             self.is_together = True
-            raise self._failure or ToldElsewhereError
+            raise self._failure or ReportedByRankZeroError
 
     def agree_on(self, do: Callable[[], Value]) -> Value:
         """What ``do`` gives, once all ranks have theirs; raises as :meth:`agree` does."""

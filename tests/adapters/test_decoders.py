@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, Mole, attach, load_adapter
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.errors import UserError
 from tests.adapters.tiny_decoders import FAMILIES, IMAGE_TOKEN, START_TOKEN, Family
@@ -39,7 +39,7 @@ def trained_apart(family: Family, folder: Path, seed: int) -> str:
     if folder.exists():
         return str(folder)
     attached = attach(family.build(), family.fitted(Lora(r=2, lora_alpha=4)))
-    randomise(attached, seed)
+    randomize(attached, seed)
     attached.save(folder)
     return str(folder)
 
@@ -60,7 +60,7 @@ def config(request: pytest.FixtureRequest, family: Family, experts: Path) -> Any
     return family.fitted(METHODS[request.param](family, experts / family.name))
 
 
-def randomise(attached: Attached, seed: int = 1) -> None:
+def randomize(attached: Attached, seed: int = 1) -> None:
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in attached.parameters():
@@ -70,7 +70,7 @@ def randomise(attached: Attached, seed: int = 1) -> None:
 def adapted(family: Family, config: Any) -> tuple[Any, Attached]:
     model = family.build()
     attached = attach(model, config)
-    randomise(attached)
+    randomize(attached)
     return model, attached
 
 
@@ -180,16 +180,16 @@ class Watched:
         self.pooled: list[Tensor] = []
         self.is_decoding: list[bool] = []
         self.segments = Segments()
-        body = Body.of(model)
-        self.segments.watch(body.language_model, body.model)
-        body.language_model.layers[0].register_forward_pre_hook(self._read)
+        target_model = TargetModel.of(model)
+        self.segments.watch(target_model.language_model, target_model.model)
+        target_model.language_model.layers[0].register_forward_pre_hook(self._read)
 
     def _read(self, layer: Any, args: tuple[Any, ...]) -> None:
         self.is_decoding.append(self.segments.is_decoding)
         self.pooled.append(self.segments.pool(args[0]))
 
 
-def labelled(family: Family, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def labeled(family: Family, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inputs with the last three tokens of each example supervised."""
     ids = inputs["input_ids"]
     labels = torch.full_like(ids, -100)
@@ -211,7 +211,7 @@ def test_prompts_are_told_from_answers_and_other_examples(family: Family, layout
         prompt = {key: value[:, :-3] if family.is_by_token(key) else value for key, value in row.items()}
         model(**prompt, use_cache=False)
     alone = torch.cat(watched.pooled)
-    model(**labelled(family, family.packed(model) if layout == "packed" else family.left_padded()))
+    model(**labeled(family, family.packed(model) if layout == "packed" else family.left_padded()))
     torch.testing.assert_close(watched.pooled[-1], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -241,13 +241,13 @@ def test_every_tensor_of_the_adapter_has_a_gradient_and_no_other(family: Family,
 def test_only_linears_of_the_language_model_are_widened(family: Family, config: Any) -> None:
     bare = {name: type(module) for name, module in family.build().named_modules()}
     model, attached = adapted(family, config)
-    body = Body.of(model)
+    target_model = TargetModel.of(model)
     widened = {name for name, module in model.named_modules() if isinstance(module, WideLinear)}
     assert len(widened) == len(family.targets.get("target_modules", range(7))) * 2
-    assert all(name.startswith(f"{body.language_model_name}.layers.") for name in widened)
-    outside = {name for name in bare if not f"{name}.".startswith(f"{body.language_model_name}.")}
+    assert all(name.startswith(f"{target_model.language_model_name}.layers.") for name in widened)
+    outside = {name for name in bare if not f"{name}.".startswith(f"{target_model.language_model_name}.")}
     assert {name: type(model.get_submodule(name)) for name in outside} == {name: bare[name] for name in outside}
-    assert all(name.startswith(f"{body.language_model_name}.") for name in attached.named_parameters())
+    assert all(name.startswith(f"{target_model.language_model_name}.") for name in attached.named_parameters())
 
 
 @torch.no_grad()
@@ -267,8 +267,10 @@ def test_lora_is_pefts_both_ways(family: Family, tmp_path: Path) -> None:
     for logits, expected in zip(family.alone(read_by_peft), family.alone(model), strict=True):
         torch.testing.assert_close(logits, expected, **CLOSE)
 
-    body = Body.of(family.build())
-    targets = body.peft_targets(attached.config.target_modules, body.select(attached.config.target_modules))
+    target_model = TargetModel.of(family.build())
+    targets = target_model.peft_targets(
+        attached.config.target_modules, target_model.select(attached.config.target_modules)
+    )
     made_by_peft = get_peft_model(family.build(), LoraConfig(r=2, lora_alpha=8, target_modules=targets))
     for name, parameter in made_by_peft.named_parameters():
         if "lora_B" in name:

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach, load_adapter
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.errors import UserError
 from tests.adapters.tiny_decoders import TEXT
 
@@ -61,10 +61,13 @@ IDS = torch.arange(1, 9)[None]
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_linear_of_the_language_model_stands_in_one_of_two_layers(family: str) -> None:
-    body = Body.of(build(family))
+    target_model = TargetModel.of(build(family))
     _, stack, _ = FAMILIES[family]
-    assert {body.layer_of(name) for name in body.linears} == {0, 1}
-    assert {body.short(body.block_of(name) or "") for name in body.linears} == {f"{stack}.0", f"{stack}.1"}
+    assert {target_model.layer_of(name) for name in target_model.linears} == {0, 1}
+    assert {target_model.short(target_model.block_of(name) or "") for name in target_model.linears} == {
+        f"{stack}.0",
+        f"{stack}.1",
+    }
 
 
 @torch.no_grad()

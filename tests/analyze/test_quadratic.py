@@ -32,8 +32,8 @@ class Quadratic:
 
     def __init__(self) -> None:
         generator = np.random.default_rng(1)
-        self.centres = np.array([[1.0, 0.5, 0.0, 2.0], [0.2, -1.0, 1.0, 1.0]])[group_of]
-        self.centres += 0.3 * generator.normal(size=self.centres.shape)
+        self.centers = np.array([[1.0, 0.5, 0.0, 2.0], [0.2, -1.0, 1.0, 1.0]])[group_of]
+        self.centers += 0.3 * generator.normal(size=self.centers.shape)
         self.first = nn.Parameter(torch.zeros(3))
         self.second = nn.Parameter(torch.full((1,), 0.5))
         parts = (Part(0, "q_proj", "A"), Part(0, "q_proj", "B"))
@@ -45,8 +45,8 @@ class Quadratic:
 
     def losses_S(self, _assembled: Any, places: list[int]) -> torch.Tensor:
         theta = torch.cat([self.first, self.second]).double()
-        centres = torch.from_numpy(self.centres[list(places)])
-        return (0.5 * (theta - centres).square().sum(-1)).float()
+        centers = torch.from_numpy(self.centers[list(places)])
+        return (0.5 * (theta - centers).square().sum(-1)).float()
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def measured(toy: Quadratic, folder: Any, scope: str = "all") -> tuple[dict[Part
     return gram_matrices(found, ALONE, console), effects[cast(Any, scope), scope]
 
 
-def test_the_first_order_is_the_product_with_the_normalised_gradient(toy: Quadratic, tmp_path: Any) -> None:
+def test_the_first_order_is_the_product_with_the_normalized_gradient(toy: Quadratic, tmp_path: Any) -> None:
     grams, _ = measured(toy, tmp_path)
-    pulls = np.array([0, 0, 0, 0.5]) - toy.centres
+    pulls = np.array([0, 0, 0, 0.5]) - toy.centers
     expected = pulls @ (pulls / np.linalg.norm(pulls, axis=1, keepdims=True)).T
     np.testing.assert_allclose(first_order_effects(sum(grams.values())), expected, rtol=1e-5)
     of_b = pulls[:, 3:] @ np.sign(pulls[:, 3:]).T
@@ -81,7 +81,7 @@ def test_the_first_order_is_the_product_with_the_normalised_gradient(toy: Quadra
 @pytest.mark.parametrize("scope", ["all", "side"])
 def test_the_exact_effect_is_the_closed_form(toy: Quadratic, tmp_path: Any, scope: str) -> None:
     _, effects = measured(toy, tmp_path, scope)
-    pulls = np.array([0, 0, 0, 0.5]) - toy.centres
+    pulls = np.array([0, 0, 0, 0.5]) - toy.centers
     steps = pulls.copy() if scope == "all" else pulls * np.array([0, 0, 0, 1])
     steps = SIZE * steps / np.linalg.norm(steps, axis=1, keepdims=True)
     np.testing.assert_allclose(effects, pulls @ steps.T - SIZE**2 / 2, atol=2e-6)
@@ -90,7 +90,7 @@ def test_the_exact_effect_is_the_closed_form(toy: Quadratic, tmp_path: Any, scop
 def test_the_exact_matrix_is_the_closed_form(toy: Quadratic, tmp_path: Any) -> None:
     """Row i, column j: the mean fall over both groups' records, the record's own step left out, by the diagonal's."""
     _, effects = measured(toy, tmp_path)
-    pulls = np.array([0, 0, 0, 0.5]) - toy.centres
+    pulls = np.array([0, 0, 0, 0.5]) - toy.centers
     unit = pulls / np.linalg.norm(pulls, axis=1, keepdims=True)
     falls = np.zeros((2, 2))
     for i in range(2):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llava_moe.adapters import NoAdapter
-from llava_moe.assemble import Recipe
+from llava_moe.assemble import ModelSpec
 from llava_moe.data.template import Template
 from llava_moe.model import FromCheckpoint, FromParts, FromShape, build_base
 from tests.tiny_models import PART_TEXT, PART_VISION, write_parts
@@ -27,7 +27,7 @@ def architectures(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFacto
     return {"parts": parts, "checkpoint": FromCheckpoint(str(folder / "llava")), "shape": shape}
 
 
-def recipe(architecture: Any, adapter: Any = None, dtype: str = "bf16") -> Recipe:
-    return Recipe(
+def model_spec(architecture: Any, adapter: Any = None, dtype: str = "bf16") -> ModelSpec:
+    return ModelSpec(
         architecture, adapter or NoAdapter(), dtype, Template("v1", ""), "pad", max_length=128, over_length="cut"
     )

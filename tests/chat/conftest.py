@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llava_moe.adapters import LlavaMole
-from llava_moe.assemble import Assembled, Recipe, new_model
+from llava_moe.assemble import Assembled, ModelSpec, new_model
 from llava_moe.chat.answer import Decoding
 from llava_moe.chat.session import Session
 from llava_moe.data.template import Template
@@ -37,7 +37,7 @@ def assemble(tokenizer_folder: Path, **changes: Any) -> Assembled:
         "max_length": 256,
         "over_length": "cut",
     }
-    assembled = new_model(Recipe(**(fields | changes)), torch.device("cpu"))
+    assembled = new_model(ModelSpec(**(fields | changes)), torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in assembled.model.parameters():

@@ -51,7 +51,7 @@ def greedy_alone(assembled: Assembled, turns: list[Turn], images: list[Path], nu
     pixels = None
     if images:
         arrays = [encoder.transform(Image.open(path).convert("RGB")) for path in images]
-        pixels = encoder.transform.normalise(torch.from_numpy(np.stack(arrays)))
+        pixels = encoder.transform.normalize(torch.from_numpy(np.stack(arrays)))
     for _ in range(num_tokens):
         ids = torch.tensor([[*prompt, *answer]])
         assembled.attached.mark_prompts(ids.where(torch.arange(ids.shape[1]) >= num_first, IGNORED))

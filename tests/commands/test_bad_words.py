@@ -12,7 +12,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from llava_moe.assemble import recipe_of
+from llava_moe.assemble import model_spec_of
 from llava_moe.config.compose import resolved, split_flags
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.known_keys import ELSEWHERE, dotted
@@ -239,7 +239,7 @@ def test_a_value_out_of_bounds_is_named_with_what_it_may_be(word: str, composed:
     with pytest.raises(UserError) as caught:
         plain = settle(resolved(config))
         mixture_of(RunConfig.of(plain))
-        recipe_of(RunConfig.of(plain))
+        model_spec_of(RunConfig.of(plain))
     line = str(caught.value)
     assert key in line and "\n" not in line
     assert re.search("give|choose|must be", line), line

@@ -53,7 +53,7 @@ def hashes(run_folder: str) -> list[str]:
     return [json.loads(line)["sample_hash"] for line in Path(run_folder, "log.jsonl").read_text().splitlines()]
 
 
-def test_every_seeded_fault_is_found_none_is_invented_and_training_honours_the_list(
+def test_every_seeded_fault_is_found_none_is_invented_and_training_honors_the_list(
     mixture: Mixture, words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     seeded = set(mixture.faults.values()) | {kind for notes in mixture.notes.values() for kind in notes}

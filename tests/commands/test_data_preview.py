@@ -51,15 +51,15 @@ def test_what_is_shown_is_what_was_asked_for(
     assert "llava-moe data stats exp=mix_general" in after
 
 
-def test_colours_are_left_out_where_no_colour_is_wanted(
+def test_colors_are_left_out_where_no_color_is_wanted(
     tiny_words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("TERM", "xterm-256color")
     assert run(["data", "preview", *tiny_words, "rows=1"]) == 0
-    coloured = capsys.readouterr().out
-    assert "▀" in coloured and "\x1b[1;32m" in coloured and "«" not in coloured
+    colored = capsys.readouterr().out
+    assert "▀" in colored and "\x1b[1;32m" in colored and "«" not in colored
     monkeypatch.setenv("NO_COLOR", "1")
     assert run(["data", "preview", *tiny_words, "rows=1"]) == 0
     plain = capsys.readouterr().out

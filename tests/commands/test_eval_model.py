@@ -170,7 +170,7 @@ def test_a_conversation_by_a_chat_template_holds_what_was_said_before(trained: P
     pixels = torch.from_numpy(session.pictures[0].seen.pixels)
     ids = torch.from_numpy(assembled.encoder.encode_written(Rendered(written, ())))[None]
     told = assembled.model.generate(
-        **{"input_ids": ids, "pixel_values": assembled.encoder.transform.normalise(pixels)},
+        **{"input_ids": ids, "pixel_values": assembled.encoder.transform.normalize(pixels)},
         **{"max_new_tokens": 4, "do_sample": False, "pad_token_id": assembled.encoder.pad_token_id},
     )
     assert second == assembled.encoder.tokenizer.decode(told[0, ids.shape[1] :], skip_special_tokens=True).strip()

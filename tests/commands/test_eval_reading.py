@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_moe.cli import run
-from llava_moe.eval.grey_images import BLIND_FOLDER, BlindBenchmark, grey_image
+from llava_moe.eval.gray_images import BLIND_FOLDER, BlindBenchmark, gray_image
 from llava_moe.eval.question_hash import question_hash
 from llava_moe.eval.tasks.demo import open_demo_benchmark
 from tests.commands.conftest import Refusal
@@ -55,14 +55,14 @@ def test_a_blind_run_stands_beside_the_guesses(runs: list[Path], tmp_path: Path)
     assert "worse, grey images" in content["benchmarks"]["demo"]["rows"][0]["baselines"]
 
 
-def test_a_blind_benchmark_asks_the_same_beside_grey() -> None:
+def test_a_blind_benchmark_asks_the_same_beside_gray() -> None:
     seeing = open_demo_benchmark(limit=2, min_compared=0)
     blind = BlindBenchmark(seeing)
     pairs = list(zip(seeing.questions(), blind.questions(), strict=True))
     assert all(
         (one.id, one.prompt, one.references) == (other.id, other.prompt, other.references) for one, other in pairs
     )
-    assert all(set(other.images) == {grey_image()} for _, other in pairs)
+    assert all(set(other.images) == {gray_image()} for _, other in pairs)
     assert all(question_hash(one) != question_hash(other) for one, other in pairs)
     assert "grey" in blind.facts.data and blind.submission({}) is None and "grey" in blind.notes()[0]
 

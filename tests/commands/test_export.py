@@ -318,7 +318,7 @@ def test_loss_as_trained_is_the_mean_over_all_answer_tokens_of_each_record_alone
         example = assembled.encoder.encode(conversation, source.images, 0)
         inputs = {"input_ids": torch.from_numpy(example.input_ids)[None]}
         if len(example.pixels):
-            inputs["pixel_values"] = assembled.encoder.transform.normalise(torch.from_numpy(example.pixels))
+            inputs["pixel_values"] = assembled.encoder.transform.normalize(torch.from_numpy(example.pixels))
         labels = torch.from_numpy(example.labels)[1:]
         logits = assembled.model(**inputs).logits[0, :-1]
         total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))

@@ -29,7 +29,7 @@ from llava_moe.config.choices import names_of
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.described_keys import COMMANDS, SOURCE_KEY, TYPED, NameIn, keys_of, limits_of, spoken
 from llava_moe.config.known_keys import dotted, source_keys
-from llava_moe.config.limits import SOURCE, Choice, Either, Limit, ListOf, OrNull, Real, Whole
+from llava_moe.config.limits import SOURCE, Either, Limit, ListOf, OneOf, OrNull, Real, Whole
 from llava_moe.config.target_limits import TARGETS
 from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.records import Source
@@ -116,7 +116,7 @@ def beyond(limit: Limit) -> Iterable[Any]:
     elif isinstance(limit, Real):
         yield limit.lowest if limit.open_below else limit.lowest - 1
         yield from [] if limit.highest == float("inf") else [limit.highest * (1 if limit.open_above else 1.5)]
-    elif isinstance(limit, Choice):
+    elif isinstance(limit, OneOf):
         yield 2
     elif isinstance(limit, ListOf):
         yield "text"
@@ -139,15 +139,15 @@ def test_what_the_command_line_refuses_the_class_itself_refuses(target: str) -> 
                 with pytest.raises((UserError, TypeError, ValueError)):
                     kind(**needed | {name: value})
         inner = limit.limit if isinstance(limit, OrNull) else limit
-        for option in inner.options if isinstance(inner, Choice) else ():
+        for option in inner.options if isinstance(inner, OneOf) else ():
             assert first_misfit(kind, {name: option}) is None
             kind(**needed | {name: option})
 
 
 def test_the_choices_of_the_command_line_are_all_that_there_are() -> None:
-    assert TARGETS["llava_moe.adapters.LlavaMole"]["router"] == Choice(ROUTER_MODES)
-    assert TARGETS["llava_moe.adapters.Mole"]["granularity"] == Choice(GRANULARITIES)
-    assert limits_of("train")["model.attn_implementation"] == Choice(CHOICES)
+    assert TARGETS["llava_moe.adapters.LlavaMole"]["router"] == OneOf(ROUTER_MODES)
+    assert TARGETS["llava_moe.adapters.Mole"]["granularity"] == OneOf(GRANULARITIES)
+    assert limits_of("train")["model.attn_implementation"] == OneOf(CHOICES)
 
 
 def test_every_value_that_a_file_gives_is_one_that_its_key_takes() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llava_moe.commands import measure_items
-from llava_moe.commands.measure_items import HeldOut, questions_of
+from llava_moe.commands.measure_items import MeasuredHeldOut, questions_of
 from llava_moe.data.held_out import HeldOutSource
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer
@@ -50,10 +50,12 @@ def measured(data: Data, domains: tuple[str, ...], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(measure_items, "held_out_sources", data.held_out_sources)
     monkeypatch.setattr(measure_items, "_drawn", lambda one, assembled: one)
     monkeypatch.setattr(
-        HeldOut, "_of_source", lambda self, domain, one, config: iter([{"domain": domain, "from": one.source.name}])
+        MeasuredHeldOut,
+        "_of_source",
+        lambda self, domain, one, config: iter([{"domain": domain, "from": one.source.name}]),
     )
     assembled = cast(Any, SimpleNamespace(model=torch.nn.Linear(1, 1), encoder=None))
-    told = HeldOut(Path("run"), assembled, Measures(domains, None, held_out=True)).records()
+    told = MeasuredHeldOut(Path("run"), assembled, Measures(domains, None, held_out=True)).records()
     return [(one["domain"], one["from"]) for one in told]
 
 

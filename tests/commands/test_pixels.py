@@ -255,7 +255,7 @@ def words_of(tiny_words: list[str], folder: Path) -> list[str]:
     return [*tiny_words, f"path={folder / 'train.json'}", f"images={folder}", "train.max_steps=2"]
 
 
-def test_deep_grey_is_named_by_check_and_run_and_its_range_makes_it_seen(
+def test_deep_gray_is_named_by_check_and_run_and_its_range_makes_it_seen(
     tiny_words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_data(tmp_path / "deep", save_twelve_bits)

@@ -227,7 +227,7 @@ def test_load_run_gives_back_the_trained_model(tiny_words: list[str], tmp_path: 
         assert logits.isfinite().all()
         assert logits.equal(again(**inputs).logits)
     encoder = restore(tmp_path / "run").encoder
-    pixels = encoder.transform.normalise(torch.from_numpy(encoder.transform(picture))[None])
+    pixels = encoder.transform.normalize(torch.from_numpy(encoder.transform(picture))[None])
     assert (inputs["pixel_values"] - pixels).abs().max() < 1e-6  # a picture that is not square is padded as in training
     tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert tokens.shape[1] > inputs["input_ids"].shape[1]

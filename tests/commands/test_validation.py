@@ -103,7 +103,7 @@ def test_held_out_loss_is_the_token_mean_of_records_asked_one_by_one(
         example = assembled.encoder.encode(records[row], records.image_root, 0)
         ids, labels = (torch.from_numpy(part)[None].long() for part in (example.input_ids, example.labels))
         pixels = (
-            assembled.encoder.transform.normalise(torch.from_numpy(example.pixels)) if len(example.pixels) else None
+            assembled.encoder.transform.normalize(torch.from_numpy(example.pixels)) if len(example.pixels) else None
         )
         with torch.no_grad():
             loss = assembled.model(input_ids=ids, labels=labels, pixel_values=pixels).loss

@@ -37,7 +37,7 @@ def write_lora(folder: Path, r: int) -> str:
     return str(folder)
 
 
-def randomise(attached: Attached) -> None:
+def randomize(attached: Attached) -> None:
     """Give every tensor of the adapter a value that matters, B included."""
     torch.manual_seed(1)
     with torch.no_grad():
@@ -92,13 +92,13 @@ def test_fresh_adapter_equals_base_exactly(config: Any, model: LlavaForCondition
 
 @torch.no_grad()
 def test_packed_row_equals_examples_alone(config: Any, model: LlavaForConditionalGeneration) -> None:
-    randomise(attach(model, config))
+    randomize(attach(model, config))
     torch.testing.assert_close(model(**packed()).logits[0], torch.cat(alone(model)), atol=2e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_left_padded_batch_equals_examples_alone(config: Any, model: LlavaForConditionalGeneration) -> None:
-    randomise(attach(model, config))
+    randomize(attach(model, config))
     rows = examples()
     width = max(len(ids) for ids, _ in rows)
     input_ids = torch.stack([torch.nn.functional.pad(ids, (width - len(ids), 0)) for ids, _ in rows])
@@ -112,7 +112,7 @@ def test_left_padded_batch_equals_examples_alone(config: Any, model: LlavaForCon
 
 def test_every_trainable_tensor_receives_task_gradient(config: Any, model: LlavaForConditionalGeneration) -> None:
     attached = attach(model, config)
-    randomise(attached)
+    randomize(attached)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trainable == {name for name, tensor in attached.named_parameters().items() if tensor.requires_grad}
     if not trainable:
@@ -128,7 +128,7 @@ def test_the_task_leaves_the_routers_alone_where_that_is_asked(
     config: Any, model: LlavaForConditionalGeneration
 ) -> None:
     attached = attach(model, config)
-    randomise(attached)
+    randomize(attached)
     model(**packed()).logits.square().mean().backward()
     names = attached.named_parameters()
     silent = {name for name, parameter in names.items() if parameter.grad is None or not parameter.grad.any()}
@@ -137,7 +137,7 @@ def test_the_task_leaves_the_routers_alone_where_that_is_asked(
 
 @torch.no_grad()
 def test_cached_generation_equals_full_forward(config: Any, model: LlavaForConditionalGeneration) -> None:
-    randomise(attach(model, config))
+    randomize(attach(model, config))
     ids, pixels = examples()[1]
     generated = model.generate(
         input_ids=ids[None],
@@ -160,7 +160,7 @@ def test_saved_and_loaded_adapter_gives_equal_logits(
     config: Any, model: LlavaForConditionalGeneration, tmp_path: Path
 ) -> None:
     attached = attach(model, config)
-    randomise(attached)
+    randomize(attached)
     attached.save(tmp_path)
     other = tiny_llava()
     loaded = load_adapter(other, tmp_path)
@@ -172,7 +172,7 @@ def test_file_holds_the_adapter_and_nothing_else(
     config: Any, model: LlavaForConditionalGeneration, tmp_path: Path
 ) -> None:
     attached = attach(model, config)
-    randomise(attached)
+    randomize(attached)
     attached.save(tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     assert {file.name for file in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
@@ -185,7 +185,7 @@ def test_checkpointing_changes_no_gradient(config: Any) -> None:
     def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
         model = tiny_llava().train()
         attached = attach(model, config)
-        randomise(attached)
+        randomize(attached)
         if checkpointing:
             recompute_activations(model)
         # The projector trains too, as in the instruct stage: without an adapter it is what has a gradient.
@@ -207,7 +207,7 @@ def test_passes_before_one_backward_pass_keep_their_gradients_when_recomputed(co
     def gradients(together: bool) -> dict[str, torch.Tensor]:
         model = tiny_llava().train()
         attached = attach(model, config)
-        randomise(attached)
+        randomize(attached)
         model.model.multi_modal_projector.requires_grad_(True)
         losses = []
         if together:
@@ -264,7 +264,7 @@ def test_parameters_are_read_only_by_the_module_that_owns_them(config: Any) -> N
         model = tiny_llava()
         model.model.multi_modal_projector.requires_grad_(True)
         attached = attach(model, config)
-        randomise(attached)
+        randomize(attached)
         if partitioned:
             Partition(model)
         loss = model(**packed()).logits.square().mean() + attached.auxiliary_loss()
@@ -283,7 +283,7 @@ def test_detaching_restores_the_model(config: Any, model: LlavaForConditionalGen
     before = model(**packed()).logits
     modules, trained = dict(model.named_modules()), {n: p.requires_grad for n, p in model.named_parameters()}
     attached = attach(model, config)
-    randomise(attached)
+    randomize(attached)
     attached.detach()
     assert {name: id(module) for name, module in model.named_modules()} == {n: id(m) for n, m in modules.items()}
     assert {name: p.requires_grad for name, p in model.named_parameters()} == trained
@@ -296,7 +296,7 @@ def test_base_tensors_keep_hugging_face_names(
 ) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     attached = attach(model, config)
-    randomise(attached)
+    randomize(attached)
     base = attached.base_state_dict()
     assert base.keys() == before.keys()
     assert all(torch.equal(base[name], before[name]) for name in before)

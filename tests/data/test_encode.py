@@ -123,9 +123,15 @@ def test_a_legacy_prefix_behind_the_cut_goes_with_it(
 
 def test_a_hole_is_as_long_as_planned_and_teaches_nothing(make_encoder: MakeEncoder) -> None:
     encoder = make_encoder()
-    hole = encoder.hole(9, 2, "key")
-    assert hole.input_ids.tolist() == [encoder.tokenizer.pad_token_id] * 9 and hole.labels.tolist() == [-100] * 9
-    assert (hole.domain, hole.key, hole.is_hole, hole.pixels.shape) == (2, "key", True, (0, 3, 8, 8))
+    placeholder = encoder.placeholder_example(9, 2, "key")
+    assert placeholder.input_ids.tolist() == [encoder.tokenizer.pad_token_id] * 9
+    assert placeholder.labels.tolist() == [-100] * 9
+    assert (placeholder.domain, placeholder.key, placeholder.is_hole, placeholder.pixels.shape) == (
+        2,
+        "key",
+        True,
+        (0, 3, 8, 8),
+    )
 
 
 def test_a_prompt_is_the_beginning_of_its_training_example(make_encoder: MakeEncoder) -> None:

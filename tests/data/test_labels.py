@@ -61,8 +61,8 @@ def llava_v1(turns: list[tuple[str, str]], has_image: bool, slow: Slow) -> tuple
         if has_image and "<image>" in message:
             message = ("<image>\n" + message.replace("<image>", "").strip()).strip()
         text += f"USER: {message} " if speaker == "human" else f"ASSISTANT: {message}</s>"
-    tokenise = slow.around_images if has_image else slow
-    ids = tokenise(text)
+    tokenize = slow.around_images if has_image else slow
+    ids = tokenize(text)
     labels = list(ids)
     labels[0] = IGNORED
     at = 1
@@ -70,8 +70,8 @@ def llava_v1(turns: list[tuple[str, str]], has_image: bool, slow: Slow) -> tuple
         halves = one_round.split(" ASSISTANT: ")
         if len(halves) != 2:
             break
-        length = len(tokenise(one_round))
-        masked = len(tokenise(halves[0] + " ASSISTANT: ")) - 2
+        length = len(tokenize(one_round))
+        masked = len(tokenize(halves[0] + " ASSISTANT: ")) - 2
         if number and not slow.legacy:
             length, masked = length - 1, masked - 1
         labels[at : at + masked] = [IGNORED] * masked

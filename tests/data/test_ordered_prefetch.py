@@ -8,7 +8,7 @@ import sys
 import pytest
 from torch.utils.data import Dataset
 
-from llava_moe.data.ordered_prefetch import work_ahead
+from llava_moe.data.ordered_prefetch import prefetch_in_order
 from llava_moe.errors import UserError
 
 
@@ -21,9 +21,9 @@ class Squares(Dataset[int]):
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_items_come_in_order_and_a_users_error_as_it_was_said(num_workers: int) -> None:
-    assert list(work_ahead(Squares(), [5, 3, 3, 6], num_workers)) == [25, 9, 9, 36]
+    assert list(prefetch_in_order(Squares(), [5, 3, 3, 6], num_workers)) == [25, 9, 9, 36]
     with pytest.raises(UserError, match=r"^shard 7 is damaged: copy it again$"):
-        list(work_ahead(Squares(), range(9), num_workers))
+        list(prefetch_in_order(Squares(), range(9), num_workers))
 
 
 def test_workers_that_nobody_ended_do_not_keep_the_process_from_its_end() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_moe.data.pack import CostModel, seat_step
+from llava_moe.data.pack import CostModel, balance_and_pack
 
 COST = CostModel()
 
@@ -28,12 +28,12 @@ def steps(draw: st.DrawFn) -> tuple[list[int], list[int], int, int]:
 @given(steps())
 def test_everybody_is_seated_once_and_ranks_have_equally_many_rows(step: tuple[list[int], list[int], int, int]) -> None:
     lengths, images, row, num_ranks = step
-    ranks = seat_step(lengths, images, row, num_ranks)
+    ranks = balance_and_pack(lengths, images, row, num_ranks)
     assert len(ranks) == num_ranks and len({len(rows) for rows in ranks}) == 1 and ranks[0]
     seated = [position for rows in ranks for one in rows for position in one]
     assert sorted(seated) == list(range(len(lengths)))
     assert all(sum(lengths[position] for position in one) <= row for rows in ranks for one in rows)
-    assert ranks == seat_step(lengths, images, row, num_ranks)
+    assert ranks == balance_and_pack(lengths, images, row, num_ranks)
     assert all(one == sorted(one) for rows in ranks for one in rows)
     most_rows = max(sum(1 for one in rows if one) for rows in ranks)
     assert len(ranks[0]) == max(1, most_rows), "nobody is given a row that no rank needs"
@@ -44,7 +44,8 @@ def test_no_rank_is_more_than_one_sample_above_the_least_loaded(step: tuple[list
     lengths, images, row, num_ranks = step
     costs = [COST.of(length, number) for length, number in zip(lengths, images, strict=True)]
     loads = [
-        sum(costs[position] for one in rows for position in one) for rows in seat_step(lengths, images, row, num_ranks)
+        sum(costs[position] for one in rows for position in one)
+        for rows in balance_and_pack(lengths, images, row, num_ranks)
     ]
     assert max(loads) - min(loads) <= max(costs, default=0) + 1e-6
 
@@ -80,7 +81,7 @@ def seat_plainly(
 
 @given(steps())
 def test_everybody_sits_where_the_definition_says(step: tuple[list[int], list[int], int, int]) -> None:
-    assert seat_step(*step) == seat_plainly(*step)
+    assert balance_and_pack(*step) == seat_plainly(*step)
 
 
 def test_seating_many_samples_does_not_look_at_every_row_for_each() -> None:
@@ -93,30 +94,30 @@ def test_seating_many_samples_does_not_look_at_every_row_for_each() -> None:
         return time.process_time() - started
 
     # About ten times as fast; looking at all rows would make it one.
-    assert 3 * min(seconds(seat_step) for _ in range(5)) < seconds(seat_plainly)
+    assert 3 * min(seconds(balance_and_pack) for _ in range(5)) < seconds(seat_plainly)
 
 
 @given(steps())
 def test_rows_are_not_wasted(step: tuple[list[int], list[int], int, int]) -> None:
     lengths, images, row, num_ranks = step
-    for rows in seat_step(lengths, images, row, num_ranks):
+    for rows in balance_and_pack(lengths, images, row, num_ranks):
         fills = sorted(sum(lengths[position] for position in one) for one in rows if one)
         assert len(fills) < 2 or fills[0] + fills[1] > row, "two rows that fit one were not joined"
 
 
 def test_rows_are_best_fit_and_ordered_by_cost() -> None:
-    assert seat_step([5, 7, 3, 6, 4], [0] * 5, 10, 1) == [[[1, 2], [3, 4], [0]]]
+    assert balance_and_pack([5, 7, 3, 6, 4], [0] * 5, 10, 1) == [[[1, 2], [3, 4], [0]]]
 
 
 def test_a_rank_without_samples_gets_null_rows() -> None:
-    assert seat_step([4, 4, 9], [0, 0, 0], 10, 4) == [[[2]], [[0]], [[1]], [[]]]
+    assert balance_and_pack([4, 4, 9], [0, 0, 0], 10, 4) == [[[2]], [[0]], [[1]], [[]]]
 
 
 def test_a_sample_longer_than_a_row_and_no_ranks_are_refused() -> None:
     with pytest.raises(ValueError, match="a sample of 11 tokens does not fit a row of 10"):
-        seat_step([3, 11], [0, 0], 10, 2)
+        balance_and_pack([3, 11], [0, 0], 10, 2)
     with pytest.raises(ValueError, match="num_ranks"):
-        seat_step([3], [0], 10, 0)
+        balance_and_pack([3], [0], 10, 0)
 
 
 def papers_mix(draw: random.Random, count: int) -> list[tuple[int, int]]:
@@ -143,7 +144,7 @@ def test_eight_ranks_of_sixteen_samples_spend_97_percent_of_their_time_usefully(
             return max(sum(costs[position] for row in rows for position in row) for rows in ranks)
 
         useful += sum(costs)
-        spent += 8 * slowest(seat_step(lengths, images, tokens_per_row, 8))
+        spent += 8 * slowest(balance_and_pack(lengths, images, tokens_per_row, 8))
         dealt += 8 * slowest([[list(range(rank * 16, rank * 16 + 16))] for rank in range(8)])
     assert useful / spent >= 0.97
     assert useful / dealt < 0.93, "sixteen at random to each rank would not do"

@@ -41,9 +41,9 @@ SCHEMA = pa.schema(
 )
 
 
-def png(colour: tuple[int, int, int], size: tuple[int, int] = (20, 14)) -> bytes:
+def png(color: tuple[int, int, int], size: tuple[int, int] = (20, 14)) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", size, colour).save(stream, format="PNG")
+    Image.new("RGB", size, color).save(stream, format="PNG")
     return stream.getvalue()
 
 
@@ -82,12 +82,12 @@ def write_demo(folder: Path, rows: list[dict[str, object]]) -> Path:
 def demo_folder(tmp_path: Path) -> Path:
     """Three domains; colours are the answers, so every question has a true answer and other images that carry it."""
     rows = []
-    colours = {"red": (220, 20, 20), "green": (20, 200, 30), "blue": (20, 30, 220)}
+    colors = {"red": (220, 20, 20), "green": (20, 200, 30), "blue": (20, 30, 220)}
     for domain in ("general", "documents", "medical"):
         for split, count in (("train", 6), ("val", 1), ("test", 9)):
             for number in range(count):
-                name = list(colours)[number % 3]
-                shade = tuple(min(255, part + number) for part in colours[name])
+                name = list(colors)[number % 3]
+                shade = tuple(min(255, part + number) for part in colors[name])
                 # Among the training answers red is the majority.
                 trained = "red" if split == "train" and number < 3 else name
                 pairs = [

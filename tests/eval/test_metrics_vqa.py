@@ -48,13 +48,13 @@ def plain_normalizer(text: str) -> str:
 
 @given(text=TEXTS)
 @FEW
-def test_the_vqav2_normaliser_follows_its_rules_in_words(text: str) -> None:
+def test_the_vqav2_normalizer_follows_its_rules_in_words(text: str) -> None:
     assert vqa_normalizer_vqav2(text) == plain_normalizer(text)
 
 
 @given(text=TEXTS)
 @FEW
-def test_the_textvqa_normaliser_is_the_other_after_four_replacements(text: str) -> None:
+def test_the_textvqa_normalizer_is_the_other_after_four_replacements(text: str) -> None:
     first = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     assert vqa_normalizer_textvqa(text) == plain_normalizer(first)
 
@@ -80,7 +80,7 @@ def test_the_textvqa_normaliser_is_the_other_after_four_replacements(text: str) 
         ("The", "", ""),
     ],
 )
-def test_normaliser_cases(text: str, vqav2: str, textvqa: str) -> None:
+def test_normalizer_cases(text: str, vqav2: str, textvqa: str) -> None:
     assert vqa_normalizer_vqav2(text) == vqav2
     assert vqa_normalizer_textvqa(text) == textvqa
 
@@ -134,7 +134,7 @@ def test_contractions_are_spelt_as_the_table_has_them_slips_included(written: st
 
 @given(text=TEXTS)
 @FEW
-def test_line_breaks_tabs_and_outer_blanks_do_not_matter_to_the_normalisers(text: str) -> None:
+def test_line_breaks_tabs_and_outer_blanks_do_not_matter_to_the_normalizers(text: str) -> None:
     for normalize in (vqa_normalizer_vqav2, vqa_normalizer_textvqa):
         assert normalize(f" \n{text}\t ") == normalize(text)
         assert normalize(text.replace(" ", "\n")) == normalize(text)
@@ -158,11 +158,11 @@ def test_soft_accuracy_is_the_mean_over_leave_one_out_sets(votes: list[str]) -> 
     assert textvqa_accuracy("the dog", votes) == pytest.approx(statistics.mean(scores))
 
 
-def test_ten_equal_references_are_normalised_too() -> None:
+def test_ten_equal_references_are_normalized_too() -> None:
     assert vqav2_accuracy("the yes.", ["Yes"] * 10) == 1.0
 
 
 @pytest.mark.parametrize(("prediction", "vqav2", "textvqa"), [("ab", 0, 1), ("b", 1, 0)])
-def test_the_two_accuracies_part_where_their_normalisers_do(prediction: str, vqav2: float, textvqa: float) -> None:
+def test_the_two_accuracies_part_where_their_normalizers_do(prediction: str, vqav2: float, textvqa: float) -> None:
     assert vqav2_accuracy(prediction, ["a,b"] * 10) == vqav2
     assert textvqa_accuracy(prediction, ["a,b"] * 10) == textvqa

@@ -39,10 +39,10 @@ class Looking:
                 yield [Generated(index, f"yes {opened.convert('RGB').getpixel((0, 0))}")]
 
 
-def repaint(path: Path, colour: tuple[int, int, int]) -> None:
+def repaint(path: Path, color: tuple[int, int, int]) -> None:
     """Another picture under the same name, of the same size in bytes and with the same time."""
     before, stream = path.stat(), io.BytesIO()
-    Image.new("RGB", (12, 9), colour).save(stream, format="PNG")
+    Image.new("RGB", (12, 9), color).save(stream, format="PNG")
     path.write_bytes(stream.getvalue()[: before.st_size].ljust(before.st_size, b"\0"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 

@@ -10,7 +10,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.adapters import NoAdapter
-from llava_moe.assemble import Recipe, new_model, open_checkpoint, processor_of
+from llava_moe.assemble import ModelSpec, new_model, open_checkpoint, processor_of
 from llava_moe.data.end_tokens import end_token_ids
 from llava_moe.data.template import Template
 from llava_moe.export.write import write_model
@@ -27,7 +27,7 @@ def test_an_exported_folder_stops_where_its_base_does(
     tokenizer_folder: Path, tmp_path: Path, ends: int | list[int]
 ) -> None:
     architecture = FromShape(vision=VISION, text=TEXT, tokenizer=str(tokenizer_folder))
-    built = new_model(Recipe(architecture, NoAdapter(), "fp32", Template(), "pad", 128, "cut"), torch.device("cpu"))
+    built = new_model(ModelSpec(architecture, NoAdapter(), "fp32", Template(), "pad", 128, "cut"), torch.device("cpu"))
     built.model.generation_config.eos_token_id = ends
     write_model(built.model, processor_of(built), tmp_path, torch.float32)
     # The tokenizer's own ends an answer too: it is what training ends answers with.
@@ -40,7 +40,7 @@ def test_an_exported_folder_stops_where_its_base_does(
 
 def test_a_list_in_the_configuration_alone_counts(tokenizer_folder: Path, tmp_path: Path) -> None:
     architecture = FromShape(vision=VISION, text=TEXT, tokenizer=str(tokenizer_folder))
-    built = new_model(Recipe(architecture, NoAdapter(), "fp32", Template(), "pad", 128, "cut"), torch.device("cpu"))
+    built = new_model(ModelSpec(architecture, NoAdapter(), "fp32", Template(), "pad", 128, "cut"), torch.device("cpu"))
     write_model(built.model, processor_of(built), tmp_path, torch.float32)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"]["eos_token_id"] = [2, 11]

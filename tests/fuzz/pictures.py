@@ -15,7 +15,7 @@ from tests.fuzz.texts import hostile_text
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Colour type of a PNG -> samples of a pixel, and the depths that it may have.
-COLOUR_TYPES = {0: (1, (1, 2, 4, 8, 16)), 2: (3, (8, 16)), 3: (1, (1, 2, 4, 8)), 4: (2, (8, 16)), 6: (4, (8, 16))}
+COLOR_TYPES = {0: (1, (1, 2, 4, 8, 16)), 2: (3, (8, 16)), 3: (1, (1, 2, 4, 8)), 4: (2, (8, 16)), 6: (4, (8, 16))}
 # Bytes of the largest blank PNG that is drawn, before compression.
 LARGEST_BLANK = 400_000_000
 PIECE = 1 << 20
@@ -77,8 +77,8 @@ def _more(name: str, picture: Image.Image) -> dict[str, object]:
 
 def blank_png(random: Random) -> bytes:
     """A right PNG of any depth and colour type, of one value, its sides of any order of magnitude."""
-    colour = random.choice(list(COLOUR_TYPES))
-    samples, depths = COLOUR_TYPES[colour]
+    color = random.choice(list(COLOR_TYPES))
+    samples, depths = COLOR_TYPES[color]
     depth = random.choice((random.choice(depths), max(depths)))
     width, height = _side(random), _side(random)
     if random.random() < 0.3:
@@ -88,8 +88,8 @@ def blank_png(random: Random) -> bytes:
         # As large as Pillow lets a picture be without a word.
         height = (Image.MAX_IMAGE_PIXELS or 0) // width
     height = max(1, min(height, LARGEST_BLANK // line))
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    palette = [_chunk(b"PLTE", bytes(3 << depth))] if colour == 3 else []
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    palette = [_chunk(b"PLTE", bytes(3 << depth))] if color == 3 else []
     return b"".join(
         [SIGNATURE, _chunk(b"IHDR", header), *palette, _chunk(b"IDAT", _blank(line * height)), _chunk(b"IEND", b"")]
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llava_moe.adapters import LlavaMole
-from llava_moe.assemble import Assembled, Recipe, new_model
+from llava_moe.assemble import Assembled, ModelSpec, new_model
 from llava_moe.data.template import Template
 from llava_moe.model import FromShape
 from tests.peers.lmms_eval_scores import write_benchmarks
@@ -23,8 +23,8 @@ TEXT = {"hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 2, "num
 def assembled(tokenizer_folder: Path) -> Assembled:
     """Random weights, large enough that answers differ from question to question; experts of its own by token."""
     architecture = FromShape(vision=VISION, text=TEXT, tokenizer=str(tokenizer_folder))
-    recipe = Recipe(architecture, LlavaMole(num_experts=2, r=4), "fp32", Template("v1", ""), "pad", 128, "cut")
-    built = new_model(recipe, torch.device("cpu"))
+    model_spec = ModelSpec(architecture, LlavaMole(num_experts=2, r=4), "fp32", Template("v1", ""), "pad", 128, "cut")
+    built = new_model(model_spec, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in built.model.parameters():

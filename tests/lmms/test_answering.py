@@ -19,10 +19,10 @@ from llava_moe.lmms.answering import Replies, turns_of
 from llava_moe.lmms.likelihood import answer_likelihood
 from llava_moe.lmms.requests import encode_image
 
-COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90), (250, 250, 0)]
+COLORS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90), (250, 250, 0)]
 DOCS: list[dict[str, Any]] = [
-    {"text": f"What colour is the {'square ' * number}?", "image": Image.new("RGB", (20 + number, 15), colour)}
-    for number, colour in enumerate(COLOURS)
+    {"text": f"What colour is the {'square ' * number}?", "image": Image.new("RGB", (20 + number, 15), color)}
+    for number, color in enumerate(COLORS)
 ]
 TASKS = {"colours": {"test": DOCS}}
 GREEDY = {"max_new_tokens": 8, "do_sample": False, "until": []}
@@ -140,7 +140,7 @@ def test_a_likelihood_is_the_loss_that_hugging_face_computes(assembled: Assemble
     turns = (*turns_of(question(0)), Turn(ASSISTANT, "blue"))
     example = assembled.encoder.encode(Conversation("", (image,), turns, "", ""), None, 0)
     labels = torch.from_numpy(example.labels)[None]
-    pixels = assembled.encoder.transform.normalise(torch.from_numpy(example.pixels))
+    pixels = assembled.encoder.transform.normalize(torch.from_numpy(example.pixels))
     with torch.no_grad():
         output = assembled.model(
             input_ids=torch.from_numpy(example.input_ids)[None], pixel_values=pixels, labels=labels, use_cache=False

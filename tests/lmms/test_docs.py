@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from llava_moe.adapters import NoAdapter
-from llava_moe.assemble import Recipe, new_model, processor_of
+from llava_moe.assemble import ModelSpec, new_model, processor_of
 from llava_moe.data.template import Template
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.generation.generate import answer_questions
@@ -29,7 +29,7 @@ def test_the_class_for_vlmevalkit_answers_as_evaluation_does(
 ) -> None:
     architecture = FromShape(vision=VISION, text=TEXT, tokenizer=str(tokenizer_folder))
     assembled = new_model(
-        Recipe(architecture, NoAdapter(), "fp32", Template("v1"), "pad", 128, "cut"), torch.device("cpu")
+        ModelSpec(architecture, NoAdapter(), "fp32", Template("v1"), "pad", 128, "cut"), torch.device("cpu")
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

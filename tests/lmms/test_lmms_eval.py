@@ -84,14 +84,14 @@ def run(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
 def own_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
     rows = []
-    for number, colour in enumerate(("red", "blue", "green", "red")):
-        Image.new("RGB", (20, 10 + number), colour).save(folder / f"{number}.png")
+    for number, color in enumerate(("red", "blue", "green", "red")):
+        Image.new("RGB", (20, 10 + number), color).save(folder / f"{number}.png")
         rows.append(
             {
                 "question": "What colour is the square?",
                 "image": str(folder / f"{number}.png"),
                 "choices": ["red", "blue", "green"],
-                "answer": ("red", "blue", "green").index(colour),
+                "answer": ("red", "blue", "green").index(color),
             }
         )
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -64,7 +64,7 @@ def ours(folder: Path, image: Image.Image) -> dict[str, torch.Tensor]:
     assembled = open_checkpoint(str(folder), "fp32", CPU)
     encoder, model = assembled.encoder, assembled.model
     ids = torch.from_numpy(encoder.encode_written(Rendered(PROMPT, ())))[None]
-    pixels = encoder.transform.normalise(torch.from_numpy(encoder.transform(image))[None])
+    pixels = encoder.transform.normalize(torch.from_numpy(encoder.transform(image))[None])
     return {"input_ids": ids, "pixel_values": pixels, "logits": model(input_ids=ids, pixel_values=pixels).logits[0]}
 
 

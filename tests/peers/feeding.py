@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 from llava_moe import cli
-from llava_moe.assemble import encoder_of, recipe_of
+from llava_moe.assemble import encoder_of, model_spec_of
 from llava_moe.config.compose import resolved
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.settings import mixture_of, settle
 from llava_moe.data.encode import Encoder
 from llava_moe.data.mixture import Mixture
-from llava_moe.data.pack import CostModel, seat_step
+from llava_moe.data.pack import CostModel, balance_and_pack
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
 from llava_moe.data.source_index import SourceIndex, index_source
@@ -89,7 +89,7 @@ def open_demo(cache: Path) -> DemoData:
     """The demo's instruction data, opened and indexed."""
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         config = settle(resolved(compose("train", list(DEMO))))
-    mixture, encoder = mixture_of(RunConfig.of(config)), encoder_of(recipe_of(RunConfig.of(config)))
+    mixture, encoder = mixture_of(RunConfig.of(config)), encoder_of(model_spec_of(RunConfig.of(config)))
     records = tuple(open_records(source, cache) for source in mixture.sources)
     indexes = tuple(index_source(*pair, encoder, cache) for pair in zip(mixture.sources, records, strict=True))
     return DemoData(mixture, records, indexes, encoder)
@@ -138,7 +138,9 @@ def dealt_by_cost(lengths: Lengths, tokens_per_row: int) -> list[list[list[list[
     seats = []
     for first in range(0, len(lengths) // STEP * STEP, STEP):
         step = slice(first, first + STEP)
-        seats.append(seat_step(lengths.tokens[step].tolist(), lengths.images[step].tolist(), tokens_per_row, RANKS))
+        seats.append(
+            balance_and_pack(lengths.tokens[step].tolist(), lengths.images[step].tolist(), tokens_per_row, RANKS)
+        )
     return seats
 
 
@@ -239,7 +241,7 @@ def time_packing(count: int, console: Console) -> None:
     planned = time.process_time()
     for first in range(0, len(plan), STEP):
         step = slice(first, first + STEP)
-        seat_step(plan.length[step].tolist(), plan.num_images[step].tolist(), 2048, RANKS)
+        balance_and_pack(plan.length[step].tolist(), plan.num_images[step].tolist(), 2048, RANKS)
     seated = time.process_time()
     console.print(
         f"{len(plan):,} samples: planned in {planned - started:.1f} s, {-(-len(plan) // STEP):,} steps of {STEP} "

@@ -204,7 +204,7 @@ def prepare_peer(peer: Peer, prepared: PreparedJob) -> PreparedPeer:
 
 def _sample(example: Example, prepared: PreparedJob) -> dict[str, torch.Tensor]:
     input_ids = torch.from_numpy(example.input_ids)
-    pixels = prepared.assembled.encoder.transform.normalise(torch.from_numpy(example.pixels))
+    pixels = prepared.assembled.encoder.transform.normalize(torch.from_numpy(example.pixels))
     return {
         "input_ids": input_ids,
         "labels": torch.from_numpy(example.labels),

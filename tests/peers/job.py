@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from llava_moe.adapters import Lora
-from llava_moe.assemble import DTYPES, Assembled, Recipe, new_model
+from llava_moe.assemble import DTYPES, Assembled, ModelSpec, new_model
 from llava_moe.data.encode import Example
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.source import Source, open_records
@@ -129,7 +129,7 @@ def prepare(job: Job, folder: Path) -> PreparedJob:
     (folder / "images").mkdir()
     files = write_records(folder / "images", job.num_steps * job.global_batch_size, job.mean_words, job.seed)
     shape = FromShape(job.shape.vision, job.shape.text, tokenizer, seed=job.seed)
-    assembled = new_model(Recipe(shape, LORA, job.dtype, Template("v1", system=""), "pad", 1024, "cut"), CPU)
+    assembled = new_model(ModelSpec(shape, LORA, job.dtype, Template("v1", system=""), "pad", 1024, "cut"), CPU)
     parts = TrainableParts({"adapter": job.learning_rate, "projector": job.learning_rate})
     groups = prepare_stage(assembled.model, parts, assembled.attached.named_parameters())
     start = _start(groups, job.seed)

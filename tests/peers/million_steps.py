@@ -53,14 +53,14 @@ def _index(path: Path) -> None:
 
 
 def _measure(config: dict[str, Any]) -> None:
-    from llava_moe.assemble import encoder_of, recipe_of
+    from llava_moe.assemble import encoder_of, model_spec_of
     from llava_moe.config.settings import mixture_of
     from llava_moe.data.source import open_records
     from llava_moe.data.source_index import index_source
     from llava_moe.runs.cache_folder import cache_folder
 
     (source,) = mixture_of(RunConfig.of(config)).sources
-    encoder = encoder_of(recipe_of(RunConfig.of(config)))
+    encoder = encoder_of(model_spec_of(RunConfig.of(config)))
     started = time.monotonic()
     records = open_records(source, cache_folder())
     index = index_source(source, records, encoder, cache_folder())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llava_moe.adapters import LlavaMole, NoAdapter
-from llava_moe.assemble import Recipe
+from llava_moe.assemble import ModelSpec
 from llava_moe.data.template import Template
 from llava_moe.model import FromShape, TrainableParts
 from llava_moe.plan.max_row_length import Bench
@@ -35,9 +35,9 @@ def blueprint(tokenizer_folder: Path) -> MakeBlueprint:
     def make(adapter: Any = None, dtype: str = "fp32", recomputes: bool = False, on_gpu: bool = False) -> Blueprint:
         adapter = LlavaMole(num_experts=3, r=8) if adapter is None else adapter
         shape = FromShape(vision=VISION, text=TEXT, tokenizer=str(tokenizer_folder))
-        recipe = Recipe(shape, adapter, dtype, Template("v1", ""), "pad", max_length=2048, over_length="cut")
+        model_spec = ModelSpec(shape, adapter, dtype, Template("v1", ""), "pad", max_length=2048, over_length="cut")
         rates = WHOLE if isinstance(adapter, NoAdapter) else WITH_ADAPTER
-        return Blueprint(recipe, TrainableParts(rates), OptimizerSettings(), objective_of, 3, recomputes, on_gpu)
+        return Blueprint(model_spec, TrainableParts(rates), OptimizerSettings(), objective_of, 3, recomputes, on_gpu)
 
     return make
 

@@ -9,7 +9,7 @@ import pytest
 from llava_moe.plan.devices import Device, device_named
 from llava_moe.plan.dummy_rows import Row, Seating
 from llava_moe.plan.hours import REACHED_OF_PRODUCTS, TIMES_AN_OPERATION, hours_of
-from llava_moe.plan.max_row_length import Choice, Need
+from llava_moe.plan.max_row_length import Need, RowLengthChoice
 from llava_moe.plan.steps import SourceSteps, Steps
 from llava_moe.plan.trace import Traced
 from llava_moe.plan.zero_partition import Memory, Parallel
@@ -35,7 +35,9 @@ def need_of(num_operations: int) -> Need:
         number_bytes=4,
     )
     seating = Seating((row,), (2, 2.0, 2), 1.0, 400, 2)
-    return Need(Choice(256, False, Parallel()), Memory(*[0] * len(Memory.__dataclass_fields__)), seating, row, traced)
+    return Need(
+        RowLengthChoice(256, False, Parallel()), Memory(*[0] * len(Memory.__dataclass_fields__)), seating, row, traced
+    )
 
 
 def test_a_cpu_computes_and_then_goes_on_in_python() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from llava_moe.adapters import NoAdapter
 from llava_moe.plan import max_row_length as fit
-from llava_moe.plan.max_row_length import Bench, Choice, longest_rows, nearest_fit
+from llava_moe.plan.max_row_length import Bench, RowLengthChoice, longest_rows, nearest_fit
 from llava_moe.plan.zero_partition import BUCKET, Parallel, spread
 
-ONE = Choice(2048, False, Parallel())
+ONE = RowLengthChoice(2048, False, Parallel())
 MakeBench = Callable[..., Bench]
 
 
@@ -69,7 +69,7 @@ def test_what_cannot_fit_by_its_weights_and_optimizer_alone_is_not_traced(bench:
     for choice, need in zip(choices, needs, strict=True):
         assert 0 < on.least(choice) < need
     # Longer rows and recomputation do not change what stands.
-    assert on.least(ONE) == on.least(Choice(256, True, Parallel()))
+    assert on.least(ONE) == on.least(RowLengthChoice(256, True, Parallel()))
     assert longest_rows(on, ONE, on.least(ONE) - 1, {}, grain=32) is None
     assert nearest_fit(on, ONE, lambda parallel: on.least(replace(ONE, parallel=parallel)) - 1, grain=32) is None
     assert len(traced) == num_traced
@@ -81,7 +81,7 @@ def test_the_nearest_fit_is_shorter_rows_then_recomputation_then_offloading(benc
     lowest = on.need(replace(ONE, tokens_per_row=256)).memory.total
     asked = on.need(ONE).memory.total
     recomputed = on.need(replace(ONE, activation_checkpointing=True)).memory.total
-    least = on.need(Choice(256, True, Parallel())).memory.total
+    least = on.need(RowLengthChoice(256, True, Parallel())).memory.total
     assert least < recomputed < asked and lowest < asked
 
     def fitting(room: int) -> Any:
@@ -97,7 +97,7 @@ def test_the_nearest_fit_is_shorter_rows_then_recomputation_then_offloading(benc
 
 def test_what_does_not_fit_one_device_fits_more_of_them(bench: MakeBench) -> None:
     on = bench(adapter=NoAdapter(), dtype="bf16")
-    two = Choice(256, True, Parallel(2, 2, bucket=100_000))
+    two = RowLengthChoice(256, True, Parallel(2, 2, bucket=100_000))
     room = on.need(replace(two, parallel=Parallel(16, 2, bucket=100_000))).memory.total
     found = nearest_fit(on, two, lambda parallel: 0 if parallel.offload_parameters else room, grain=32)
     assert found is not None

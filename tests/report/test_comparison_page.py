@@ -22,9 +22,9 @@ from tests.report.test_report import Page
 NASTY = '<script>alert("x")</script>&\'</td>'
 
 
-def png(colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
+def png(color: tuple[int, int, int] = (200, 30, 30)) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", (40, 30), colour).save(stream, format="PNG")
+    Image.new("RGB", (40, 30), color).save(stream, format="PNG")
     return stream.getvalue()
 
 
@@ -105,9 +105,9 @@ def test_pictures_come_from_bytes_and_files_and_are_left_out_where_they_are_gone
 def test_an_interval_is_drawn_between_its_ends() -> None:
     drawn = draw_interval(0.5, Interval(0.25, 0.75), 0.0, 1.0, "#3987e5", [0.0])
     numbers = [float(number) for number in re.findall(r'x[12]="([\d.]+)"', drawn)]
-    centre = float(re.findall(r'cx="([\d.]+)"', drawn)[0])
+    center = float(re.findall(r'cx="([\d.]+)"', drawn)[0])
     mark, _, low, high = numbers
-    assert mark < low < centre < high and centre - low == pytest.approx(high - centre, abs=0.11)
+    assert mark < low < center < high and center - low == pytest.approx(high - center, abs=0.11)
     assert 'aria-label="50.0, interval 25.0 to 75.0"' in drawn
     assert draw_interval(None, None, 0.0, 1.0, "#000") == ""
     assert "circle" in draw_interval(0.5, None, 0.5, 0.5, "#000")

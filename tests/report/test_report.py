@@ -311,17 +311,17 @@ def test_a_step_that_was_not_finite_is_shown_as_such(tmp_path: Path) -> None:
     assert "not finite" in open_page(report_run(folder)).text
 
 
-def test_charts_are_bare_svg_in_the_pages_own_colour(tmp_path: Path, result: BenchmarkResult) -> None:
+def test_charts_are_bare_svg_in_the_pages_own_color(tmp_path: Path, result: BenchmarkResult) -> None:
     stage = read_stage(write_stage(tmp_path / "s", 500, experts=True))
-    colours = colors_of(("general", "documents"))
-    for chart in (loss_chart(stage, colours), step_charts(stage), score_chart(result, colours)):
+    colors = colors_of(("general", "documents"))
+    for chart in (loss_chart(stage, colors), step_charts(stage), score_chart(result, colors)):
         page = Page(chart)
         assert page.tags[0] == "svg" and page.open == []
         assert "http" not in chart and "xmlns" not in chart and "<style" not in chart
         assert "currentColor" in chart and "#010203" not in chart
-    assert "step" in Page(loss_chart(stage, colours)).text
+    assert "step" in Page(loss_chart(stage, colors)).text
     assert "load-balance loss" in Page(step_charts(stage)).text
-    assert colours["general"] in loss_chart(stage, colours)
+    assert colors["general"] in loss_chart(stage, colors)
 
 
 def test_a_name_of_any_kind_is_drawn_as_text_and_stays_in_its_place(tmp_path: Path, result: BenchmarkResult) -> None:
@@ -361,9 +361,9 @@ def test_a_name_of_any_kind_is_drawn_as_text_and_stays_in_its_place(tmp_path: Pa
 
 
 def test_a_long_curve_is_drawn_with_few_points(tmp_path: Path) -> None:
-    colours = colors_of(("general", "documents"))
-    short = loss_chart(read_stage(write_stage(tmp_path / "a", 100)), colours)
-    long = loss_chart(read_stage(write_stage(tmp_path / "b", 5000)), colours)
+    colors = colors_of(("general", "documents"))
+    short = loss_chart(read_stage(write_stage(tmp_path / "a", 100)), colors)
+    long = loss_chart(read_stage(write_stage(tmp_path / "b", 5000)), colors)
     assert len(long) < 2 * len(short)
 
 
@@ -402,9 +402,9 @@ def test_no_number_of_a_chart_is_cut_or_meets_the_next_panel(
         assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
 
 
-def tiny_png(colour: tuple[int, int, int] = (9, 9, 9)) -> bytes:
+def tiny_png(color: tuple[int, int, int] = (9, 9, 9)) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGBA", (300, 20), (*colour, 128)).save(stream, format="PNG")
+    Image.new("RGBA", (300, 20), (*color, 128)).save(stream, format="PNG")
     return stream.getvalue()
 
 
@@ -446,6 +446,6 @@ def test_durations_read_as_minutes_and_seconds(seconds: float, text: str) -> Non
 def test_a_browser_draws_the_page(tmp_path: Path, result: BenchmarkResult) -> None:
     write_stage(tmp_path / "run" / "1-pretrain")
     stages = [read_stage(tmp_path / "run" / "1-pretrain")]
-    colours = draw(write_report(tmp_path / "run", stages, [result]))
+    colors = draw(write_report(tmp_path / "run", stages, [result]))
     # The two series' bars and lines are on the picture: the charts were drawn, not just loaded.
-    assert {(0x39, 0x87, 0xE5), (0xD9, 0x59, 0x26)} <= colours
+    assert {(0x39, 0x87, 0xE5), (0xD9, 0x59, 0x26)} <= colors

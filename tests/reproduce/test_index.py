@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from llava_moe.assemble import recipe_of
+from llava_moe.assemble import model_spec_of
 from llava_moe.config.compose import resolved
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.hydra_words import prepare_override
@@ -52,7 +52,7 @@ def test_every_training_of_every_figure_composes(name: str, scale: str) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         for cell in kinds.values():
             config = settle(resolved(compose("train", [prepare_override(word) for word in cell.words])))
-            recipe_of(RunConfig.of(config))
+            model_spec_of(RunConfig.of(config))
             assert mixture_of(RunConfig.of(config)).sources
             assert ("embedded" in str(config["model"]["architecture"])) == (scale == "demo")
 

@@ -35,11 +35,11 @@ def release(words: list[str], folder: Path, script: ModuleType, r: int = 2) -> A
     """A LLaVA LoRA folder for the model that ``words`` name, and the model under PEFT that wrote it."""
     from llava_moe.adapters import NoAdapter
     from llava_moe.adapters.released import Released
-    from llava_moe.assemble import recipe_of
+    from llava_moe.assemble import model_spec_of
     from llava_moe.run_config import RunConfig
 
     plain = script.configuration(Released(NoAdapter(), {}, {}, {}), words)
-    architecture = recipe_of(RunConfig.of(plain)).architecture
+    architecture = model_spec_of(RunConfig.of(plain)).architecture
     assert isinstance(architecture, FromShape)
     llava = build_base(architecture, torch.float32).model
     language = LlamaForCausalLM(llava.config.text_config)

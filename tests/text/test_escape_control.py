@@ -110,7 +110,7 @@ def test_a_librarys_progress_bar_moves_on_standard_error() -> None:
     assert through(bar) == "\r 10%|#   | a\\x1b[31mb" + "\x1b[A" + "\r" + " " * 9 + "\r" + "\n"
 
 
-def test_a_console_writes_its_colours_behind_the_visible_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_console_writes_its_colors_behind_the_visible_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.StringIO()
     monkeypatch.setattr("sys.stderr", VisibleStream(file))
     console = VisibleConsole(stderr=True, force_terminal=True, color_system="standard")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from llava_moe.errors import INTERRUPTED, STOPPED, StoppedBySignalError, ToldElsewhereError, UserError
+from llava_moe.errors import INTERRUPTED, STOPPED, ReportedByRankZeroError, StoppedBySignalError, UserError
 from llava_moe.train.last_step import LastWholeStep
 from llava_moe.train.loop import _measures
 from llava_moe.train.meeting import Meeting
@@ -43,7 +43,7 @@ def in_two_ranks(work: Callable[[Meeting], object]) -> list[Any]:
     def outcome(meeting: Meeting) -> object:
         try:
             return work(meeting)
-        except (UserError, ToldElsewhereError, MemoryError, threading.BrokenBarrierError) as error:
+        except (UserError, ReportedByRankZeroError, MemoryError, threading.BrokenBarrierError) as error:
             return error, meeting.is_together
 
     with ThreadPoolExecutor(2) as pool:
@@ -65,7 +65,7 @@ def read_on(meeting: Meeting) -> list[int]:
 
 def test_what_one_rank_cannot_read_ends_both_at_one_step() -> None:
     (one, one_is_together), (two, two_is_together) = in_two_ranks(read_on)
-    assert isinstance(one, ToldElsewhereError) and str(two) == "a worker died"
+    assert isinstance(one, ReportedByRankZeroError) and str(two) == "a worker died"
     assert one_is_together and two_is_together
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llava_moe.adapters.core.adapter_parameters import AdapterParameters
-from llava_moe.adapters.core.method import Fitting, Method
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.method import Injection, Method
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.errors import UserError
 
 
@@ -19,13 +19,20 @@ class AdapterState:
 
     Args:
         config: the method, which writes the files.
-        body: the model.
-        fitting: what the method put on it.
+        target_model: the model.
+        injection: what the method put on it.
         parameters: those that it brought.
     """
 
-    def __init__(self, config: Method, body: Body, fitting: Fitting, parameters: AdapterParameters) -> None:
-        self._config, self._body, self._fitting, self._parameters = config, body, fitting, parameters
+    def __init__(
+        self, config: Method, target_model: TargetModel, injection: Injection, parameters: AdapterParameters
+    ) -> None:
+        self._config, self._target_model, self._injection, self._parameters = (
+            config,
+            target_model,
+            injection,
+            parameters,
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The live tensors (views) under readable names, one per expert."""
@@ -58,7 +65,7 @@ class AdapterState:
             raise ValueError(f"not parameters of this adapter: {_some(strangers)}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._config.write(folder, self._body, self._split(live | dict(tensors or {})))
+        self._config.write(folder, self._target_model, self._split(live | dict(tensors or {})))
 
     def _live(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self._parameters.named().items()}
@@ -66,17 +73,19 @@ class AdapterState:
     def _split(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         named: dict[str, Tensor] = {}
         taken: set[str] = set()
-        for name, wide in self._fitting.linears.items():
+        for name, wide in self._injection.linears.items():
             pair = (f"{name}.lora_A", f"{name}.lora_B")
             for part, tensor in wide.split(tensors[pair[0]], tensors[pair[1]]).items():
-                named[f"{self._body.short(name)}.{part}"] = tensor
+                named[f"{self._target_model.short(name)}.{part}"] = tensor
             taken.update(pair)
-        return named | {self._body.short(name): tensor for name, tensor in tensors.items() if name not in taken}
+        return named | {self._target_model.short(name): tensor for name, tensor in tensors.items() if name not in taken}
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
-        for name, wide in self._fitting.linears.items():
-            shapes |= {f"{self._body.short(name)}.{part}": shape for part, shape in wide.expert_shapes().items()}
+        for name, wide in self._injection.linears.items():
+            shapes |= {
+                f"{self._target_model.short(name)}.{part}": shape for part, shape in wide.expert_shapes().items()
+            }
         return shapes
 
 

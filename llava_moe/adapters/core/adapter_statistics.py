@@ -10,10 +10,10 @@ from torch import Tensor
 
 from llava_moe.adapters.core.adapter_parameters import AdapterParameters
 from llava_moe.adapters.core.load_balance import AnyRouting, ExpertTotals, count_experts
-from llava_moe.adapters.core.method import Decider, Fitting, LoadBalance, StepBalance
+from llava_moe.adapters.core.method import HasRoutings, Injection, LoadBalance, StepBalance
 from llava_moe.adapters.core.router import Routing
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.errors import UserError
 
 
@@ -22,27 +22,32 @@ class AdapterStatistics:
 
     Args:
         method_name: what the method is called in messages.
-        body: the model.
-        fitting: what the method put on it.
+        target_model: the model.
+        injection: what the method put on it.
         segments: the examples of the last forward pass.
         parameters: those of the adapter.
     """
 
     def __init__(
-        self, method_name: str, body: Body, fitting: Fitting, segments: Segments, parameters: AdapterParameters
+        self,
+        method_name: str,
+        target_model: TargetModel,
+        injection: Injection,
+        segments: Segments,
+        parameters: AdapterParameters,
     ) -> None:
-        self._method_name, self._body, self._fitting = method_name, body, fitting
+        self._method_name, self._target_model, self._injection = method_name, target_model, injection
         self._segments, self._parameters = segments, parameters
 
     @property
     def load_balance(self) -> LoadBalance | StepBalance | None:
         """The balance loss; ``None`` where nothing is routed."""
-        return self._fitting.load_balance
+        return self._injection.load_balance
 
     @property
     def is_routed(self) -> bool:
         """Whether something is chosen or weighted by the input."""
-        return bool(self._fitting.routers) or bool(self._deciders())
+        return bool(self._injection.routers) or bool(self._deciders())
 
     def routings(self) -> dict[str, AnyRouting]:
         """What each router or gate decided in the last forward pass, by the name of its block or linear.
@@ -51,16 +56,18 @@ class AdapterStatistics:
             ValueError: one of them did not run since the adapter was attached.
         """
         decided: dict[str, AnyRouting] = {}
-        for name, router in self._fitting.routers.items():
+        for name, router in self._injection.routers.items():
             if router.routing is None:
                 raise ValueError(f"{name} has not run since the adapter was attached")
-            decided[self._body.short(name)] = self._in_rows(name, router.routing)
+            decided[self._target_model.short(name)] = self._in_rows(name, router.routing)
         for name, decider in self._deciders().items():
             routings = decider.routings()
             if not routings:
                 raise ValueError(f"{name} has not run since the adapter was attached")
             for suffix, routing in routings.items():
-                decided[f"{self._body.short(name)}.{suffix}" if suffix else self._body.short(name)] = routing
+                decided[f"{self._target_model.short(name)}.{suffix}" if suffix else self._target_model.short(name)] = (
+                    routing
+                )
         return decided
 
     def balance_totals(self, is_real: Tensor | None = None) -> Tensor:
@@ -77,14 +84,14 @@ class AdapterStatistics:
         """The unweighted load-balance loss of the last forward pass, an fp32 scalar; 0 where nothing is routed."""
         balance = self.load_balance
         if balance is None:
-            return torch.zeros((), device=next(self._body.model.parameters()).device)
+            return torch.zeros((), device=next(self._target_model.model.parameters()).device)
         if totals is not None:
             if not isinstance(balance, StepBalance):
                 raise ValueError(f"{self._method_name} takes no totals of a step: see balances_by_step")
             loss = balance(self.routings(), self._segments, is_real, reduction, totals)
         else:
             loss = balance(self.routings(), self._segments, is_real, reduction)
-        is_learning = self._body.model.training and torch.is_grad_enabled()
+        is_learning = self._target_model.model.training and torch.is_grad_enabled()
         if is_learning and not loss.requires_grad and self._parameters.trainable():
             warnings.warn(
                 "the load-balance loss has no gradient: the forward pass ran without one, as reentrant activation "
@@ -97,10 +104,10 @@ class AdapterStatistics:
         """Who served the tokens of the last forward pass, and router entropy, by layer and domain (-1: not counted)."""
         return count_experts(self.routings(), domains_BT, num_domains)
 
-    def _deciders(self) -> dict[str, Decider]:
-        modules: dict[str, Any] = {name: wide.gate for name, wide in self._fitting.linears.items()}
-        modules |= self._fitting.modules
-        return {name: module for name, module in modules.items() if isinstance(module, Decider)}
+    def _deciders(self) -> dict[str, HasRoutings]:
+        modules: dict[str, Any] = {name: wide.gate for name, wide in self._injection.linears.items()}
+        modules |= self._injection.modules
+        return {name: module for name, module in modules.items() if isinstance(module, HasRoutings)}
 
     def _in_rows(self, name: str, routing: Routing) -> Routing:
         """The routing as [B, T, ...]: the MLP beside the experts of a mixture gets the tokens of all rows in one."""

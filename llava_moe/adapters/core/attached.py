@@ -12,9 +12,9 @@ from llava_moe.adapters.core.adapter_state import AdapterState
 from llava_moe.adapters.core.adapter_statistics import AdapterStatistics
 from llava_moe.adapters.core.injector import Injector
 from llava_moe.adapters.core.load_balance import AnyRouting, ExpertTotals
-from llava_moe.adapters.core.method import Fitting, LoadBalance, Method, StepBalance
+from llava_moe.adapters.core.method import Injection, LoadBalance, Method, StepBalance
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import CORES, WideLinear
 
 
@@ -25,24 +25,30 @@ class Attached:
     """
 
     def __init__(
-        self, config: Method, body: Body, segments: Segments, fitting: Fitting, injector: Injector, core: str
+        self,
+        config: Method,
+        target_model: TargetModel,
+        segments: Segments,
+        injection: Injection,
+        injector: Injector,
+        core: str,
     ) -> None:
         self.config, self.core = config, core
-        self.load_balance_coef = fitting.load_balance_coef
-        self._body, self._segments, self._fitting = body, segments, fitting
-        self._parameters = AdapterParameters(body, fitting)
-        self._statistics = AdapterStatistics(type(config).__name__, body, fitting, segments, self._parameters)
-        self._state = AdapterState(config, body, fitting, self._parameters)
+        self.load_balance_coef = injection.load_balance_coef
+        self._target_model, self._segments, self._injection = target_model, segments, injection
+        self._parameters = AdapterParameters(target_model, injection)
+        self._statistics = AdapterStatistics(type(config).__name__, target_model, injection, segments, self._parameters)
+        self._state = AdapterState(config, target_model, injection, self._parameters)
         self._injector = injector
 
     @property
     def model(self) -> nn.Module:
         """The model that the adapter is on."""
-        return self._body.model
+        return self._target_model.model
 
     def short(self, name: str) -> str:
         """A module's or tensor's name in the model as it is in the adapter's files."""
-        return self._body.short(name)
+        return self._target_model.short(name)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The adapter's parameters by their name in ``model.named_parameters()``.
@@ -195,8 +201,8 @@ def attach(model: nn.Module, config: Method, core: str = "lean") -> Attached:
         raise ValueError(f"core={core!r} must be one of {CORES}")
     if any(isinstance(module, WideLinear) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has an adapter already; detach it first")
-    body, segments = Body.of(model), Segments()
-    fitting = config.dress(body, segments)
-    injector = Injector(body, fitting, segments, core)
+    target_model, segments = TargetModel.of(model), Segments()
+    injection = config.build(target_model, segments)
+    injector = Injector(target_model, injection, segments, core)
     injector.put_in()
-    return Attached(config, body, segments, fitting, injector, core)
+    return Attached(config, target_model, segments, injection, injector, core)

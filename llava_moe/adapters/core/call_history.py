@@ -11,7 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from llava_moe.adapters.core.backward_pass import OUTSIDE, current_backward_pass, is_recomputing
 from llava_moe.adapters.core.call import Call
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 
 # What a model makes for each call of it and hands to the attention of every layer: it names the call.
 NAMES_OF_A_CALL = ("position_embeddings", "alibi", "position_bias", "position_ids")
@@ -104,7 +104,7 @@ class CallHistory:
 
 def may_name_a_call(name: str, module: nn.Module) -> bool:
     """Whether a module is the attention of a decoder layer: a part of it that is handed more than hidden states."""
-    layer = Body.block_of(f"{name}.")
+    layer = TargetModel.block_of(f"{name}.")
     if layer is None or name.rpartition(".")[0] != layer:
         return False
     parameters = inspect.signature(type(module).forward).parameters

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.core.memory_efficient import activate
 from llava_moe.adapters.core.router import FollowRouter, TokenRouter
-from llava_moe.adapters.core.wide_linear import Source, WideLinear
+from llava_moe.adapters.core.wide_linear import GatedActivation, WideLinear
 
 # What a forward pass may raise that does more with its input than call the block's parts and multiply.
 _REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -105,7 +105,7 @@ def _gated_product(block: Any, x_BTD: Tensor) -> Tensor:
     if not isinstance(down, WideLinear):
         return down(h_BTF)
     # Left beside the call, not in it: engines wrap the tensors of a call and know no other arguments.
-    down.source = Source(activation, gate_BTF, up_BTF, h_BTF)
+    down.source = GatedActivation(activation, gate_BTF, up_BTF, h_BTF)
     try:
         return down(h_BTF)
     finally:

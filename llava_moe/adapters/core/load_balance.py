@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from llava_moe.adapters.core.router import ExampleRouting, Routing
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 
 LOAD_BALANCE_FORMS = ("per_layer", "pooled")
 
@@ -134,7 +134,7 @@ def count_experts(routings: Mapping[str, AnyRouting], domains_BT: Tensor, num_do
 
 
 def _layer_of(name: str, routing: AnyRouting) -> str:
-    return (Body.block_of(name) or name) if isinstance(routing, ExampleRouting) else name
+    return (TargetModel.block_of(name) or name) if isinstance(routing, ExampleRouting) else name
 
 
 def _alike(routings: Mapping[str, AnyRouting]) -> dict[tuple[object, ...], list[str]]:

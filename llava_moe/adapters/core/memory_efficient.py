@@ -27,7 +27,7 @@ Mix = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Dropping:
+class SeededDropout:
     """One dropout mask, named by a seed: bernoulli(1 - p) / (1 - p) from a generator of its own.
 
     Drawn again from the seed in backward, it costs no memory. :meth:`draw` takes the seed from torch's global CPU
@@ -38,7 +38,7 @@ class Dropping:
     p: float
 
     @classmethod
-    def draw(cls, p: float) -> Dropping | None:
+    def draw(cls, p: float) -> SeededDropout | None:
         """A mask from the global generator; ``None`` at p = 0."""
         return cls(int(torch.randint(2**62, ())), p) if p > 0 else None
 
@@ -50,7 +50,7 @@ class Dropping:
 
 
 @dataclass(frozen=True)
-class Runs:
+class ExpertGroups:
     """Tokens in the order of their experts: ``sizes[k]`` rows for expert k."""
 
     sizes: tuple[int, ...]
@@ -64,8 +64,8 @@ def activate(gate_NF: Tensor, up_NF: Tensor, activation: Activation) -> Tensor:
 def read(
     x_ND: Tensor,
     readers: Sequence[Tensor],
-    dropping: Dropping | None = None,
-    runs: Runs | None = None,
+    dropping: SeededDropout | None = None,
+    runs: ExpertGroups | None = None,
     source: tuple[Activation, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """z = x [A_1; A_2; ...]^T in one product, in the dtype of the readers; keeps ``x_ND`` as it came.
@@ -83,8 +83,8 @@ def read_beside(
     x_ND: Tensor,
     base: nn.Linear,
     readers: Sequence[Tensor],
-    dropping: Dropping | None = None,
-    runs: Runs | None = None,
+    dropping: SeededDropout | None = None,
+    runs: ExpertGroups | None = None,
     source: tuple[Activation, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`read`, and y = W x + b of a frozen dense ``base`` with it: (z, y).
@@ -98,8 +98,8 @@ def read_beside(
 def _apply_read(
     x_ND: Tensor,
     readers: Sequence[Tensor],
-    dropping: Dropping | None,
-    runs: Runs | None,
+    dropping: SeededDropout | None,
+    runs: ExpertGroups | None,
     source: tuple[Activation, Tensor, Tensor] | None,
     base: nn.Linear | None,
 ) -> tuple[Tensor, ...]:
@@ -115,7 +115,7 @@ def write(
     scale: float,
     mix: Mix,
     decision: Sequence[Tensor],
-    runs: Runs | None = None,
+    runs: ExpertGroups | None = None,
 ) -> Tensor:
     """y += s B mix(z, *decision), in place; keeps z and the decision, not what they are mixed to.
 
@@ -128,8 +128,8 @@ def write(
 
 @dataclass(frozen=True)
 class _Reading:
-    dropping: Dropping | None
-    runs: Runs | None
+    dropping: SeededDropout | None
+    runs: ExpertGroups | None
     activation: Activation | None
     num_kept: int
     num_frozen: int
@@ -224,7 +224,7 @@ class _Activate(torch.autograd.Function):
 class _Writing:
     mix: Mix
     scale: float
-    runs: Runs | None
+    runs: ExpertGroups | None
 
     def blocks_of(self, tensor_NX: Tensor) -> tuple[Tensor, ...]:
         return tensor_NX.split((tensor_NX.shape[0],) if self.runs is None else self.runs.sizes)

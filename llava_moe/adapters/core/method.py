@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from llava_moe.adapters.core.load_balance import AnyRouting
 from llava_moe.adapters.core.router import TokenRouter
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 
 PreHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
@@ -48,7 +48,7 @@ class StepBalance(Protocol):
 
 
 @runtime_checkable
-class Decider(Protocol):
+class HasRoutings(Protocol):
     """A gate, or another module of an adapter, that remembers what it decided in the last forward pass."""
 
     def routings(self) -> Mapping[str, AnyRouting]:
@@ -57,7 +57,7 @@ class Decider(Protocol):
 
 
 @dataclass(frozen=True)
-class Fitting:
+class Injection:
     """What a method puts on a body.
 
     Attributes:
@@ -91,10 +91,10 @@ class Method(Protocol):
     method: ClassVar[str]
     decides_per_example: ClassVar[bool]
 
-    def dress(self, body: Body, segments: Segments) -> Fitting:
-        """Build the modules for ``body``; :func:`attach` puts them on."""
+    def build(self, target_model: TargetModel, segments: Segments) -> Injection:
+        """Build the modules for ``target_model``; :func:`attach` puts them on."""
         ...
 
-    def write(self, folder: Path, body: Body, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path, target_model: TargetModel, tensors: Mapping[str, Tensor]) -> None:
         """Write the adapter's files; ``tensors`` are named as in :meth:`Attached.state_dict`."""
         ...

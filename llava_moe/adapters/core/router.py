@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_moe.adapters.core.backward_pass import is_recomputing
-from llava_moe.adapters.core.memory_efficient import Runs, read
+from llava_moe.adapters.core.memory_efficient import ExpertGroups, read
 from llava_moe.adapters.core.wide_linear import WideLinear
 
 ROUTER_MODES = ("straight_through", "hard", "gate", "dense")
@@ -67,10 +67,10 @@ def expert_weights(probs_BTK: Tensor, chosen_BT: Tensor, mode: str) -> Tensor:
     return torch.zeros_like(probs_BTK).scatter(-1, chosen_BT.unsqueeze(-1), top_BT1)
 
 
-class Uncast(nn.Module):
+class KeepsDtype(nn.Module):
     """A module whose parameters move with a model but keep their dtype when it is cast, as routers must."""
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Uncast:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KeepsDtype:
         def move_without_casting(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
@@ -79,7 +79,7 @@ class Uncast(nn.Module):
         return self
 
 
-class LastRecomputed:
+class RecomputedRouterSlot:
     """The router that was recomputed last, of those that share this: the one whose decision is still held."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class LastRecomputed:
         self.router = router
 
 
-class TokenRouter(Uncast):
+class TokenRouter(KeepsDtype):
     """p = softmax(W x + b) per token, j = argmax p; one router per MLP block (arXiv 2401.16160).
 
     The weights are fp32 and stay so when the model is cast; logits and softmax are computed in fp32 at least, under
@@ -115,10 +115,10 @@ class TokenRouter(Uncast):
         device: torch.device | None = None,
         is_sorted: bool = False,
         dtype: torch.dtype = torch.float32,
-        last_recomputed: LastRecomputed | None = None,
+        last_recomputed: RecomputedRouterSlot | None = None,
     ) -> None:
         super().__init__()
-        self.last_recomputed = last_recomputed or LastRecomputed()
+        self.last_recomputed = last_recomputed or RecomputedRouterSlot()
         linear = nn.Linear(in_features, num_experts, dtype=router_dtype(dtype), device=device)
         self.weight, self.bias, self.mode, self.is_sorted = linear.weight, linear.bias, mode, is_sorted
         self.num_experts = num_experts
@@ -153,7 +153,7 @@ class TokenRouter(Uncast):
         """Whether the block is to run in expert order: asked for, and no autocast, for which that form is not made."""
         return self.is_sorted and not torch.is_autocast_enabled(self.weight.device.type)
 
-    def sort(self) -> tuple[Tensor, Tensor, Runs]:
+    def sort(self) -> tuple[Tensor, Tensor, ExpertGroups]:
         """Order the tokens of the last decision by expert, and its weights with them, as [1, N, 1].
 
         Returns:
@@ -166,7 +166,7 @@ class TokenRouter(Uncast):
         weights_N1 = self.weights_BTK.flatten(0, -2).gather(-1, chosen_N.unsqueeze(-1))
         self.weights_BTK = weights_N1.index_select(0, order_N).unsqueeze(0)
         sizes = torch.bincount(chosen_N, minlength=self.num_experts)
-        return order_N, order_N.argsort(), Runs(tuple(sizes.tolist()))
+        return order_N, order_N.argsort(), ExpertGroups(tuple(sizes.tolist()))
 
     def extra_repr(self) -> str:
         """Show size and mode in ``print(model)``."""
@@ -174,7 +174,7 @@ class TokenRouter(Uncast):
 
     def __getstate__(self) -> dict[str, Any]:
         # The last decision hangs on an autograd graph, which neither deepcopy nor pickle can take along.
-        return self.__dict__ | {"routing": None, "weights_BTK": None, "last_recomputed": LastRecomputed()}
+        return self.__dict__ | {"routing": None, "weights_BTK": None, "last_recomputed": RecomputedRouterSlot()}
 
 
 class FollowRouter:

@@ -23,7 +23,7 @@ READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 @dataclass(frozen=True)
-class Body:
+class TargetModel:
     """A model seen by an adapter.
 
     Attributes:
@@ -40,7 +40,7 @@ class Body:
     linears: dict[str, nn.Linear]
 
     @classmethod
-    def of(cls, model: nn.Module) -> Body:
+    def of(cls, model: nn.Module) -> TargetModel:
         """Find the language model of any Hugging Face decoder, alone or inside a vision-language model.
 
         Raises:

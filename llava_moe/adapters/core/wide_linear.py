@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava_moe.adapters.core.memory_efficient import Activation, Dropping, Runs, read, read_beside, write
+from llava_moe.adapters.core.memory_efficient import Activation, ExpertGroups, SeededDropout, read, read_beside, write
 
 CORES = ("lean", "autograd")
 
@@ -36,7 +36,7 @@ class Gate(Protocol):
         ...
 
 
-class Source:
+class GatedActivation:
     """The gated product h = activation(g) * u that a linear is about to be called with."""
 
     def __init__(self, activation: Activation, gate_BTF: Tensor, up_BTF: Tensor, h_BTF: Tensor) -> None:
@@ -64,7 +64,7 @@ class WideLinear(nn.Module):
     Two cores compute it. ``autograd`` is plain PyTorch and the reference; with one expert it is PEFT's arithmetic,
     dropout's random numbers included. ``lean``, the default, computes the same values and gradients, keeps less for the
     backward pass (:mod:`~llava_moe.adapters.core.memory_efficient`), and reads linears with one input in one product
-    (:class:`Siblings`); it serves training outside autocast, anything else goes the plain way.
+    (:class:`SharedInputLinears`); it serves training outside autocast, anything else goes the plain way.
 
     Dropout is one mask per input that all experts read, after which only A sees it. The released LLaVA-MoLE draws a
     mask per expert; a token that visits one expert cannot tell the difference. At ``dropout=0`` there is no dropout
@@ -93,9 +93,9 @@ class WideLinear(nn.Module):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.ranks, self.read_ranks = dict(ranks), dict(ranks if read_ranks is None else read_ranks)
         self.scale, self.gate, self.core = scale, gate, "lean"
-        self.siblings = Siblings([self])
-        self.source: Source | None = None
-        self.runs: Runs | None = None
+        self.siblings = SharedInputLinears([self])
+        self.source: GatedActivation | None = None
+        self.runs: ExpertGroups | None = None
         self.dropout = nn.Dropout(dropout) if dropout > 0 else None
         weight = base.weight
         # The numbers of a quantised weight say nothing: bitsandbytes' 4-bit linears name what they compute in.
@@ -197,7 +197,7 @@ class WideLinear(nn.Module):
         return lora_A_RD, lora_B_OW
 
 
-class Siblings:
+class SharedInputLinears:
     """Wide linears that are called with one input, such as q, k and v: the first one asked reads it for all.
 
     One product with all rows of their A's replaces one each, and one dropout mask serves them. The parameters stay
@@ -238,9 +238,9 @@ class Siblings:
             source = (source[0], source[1].reshape(x_ND.shape), source[2].reshape(x_ND.shape))
         banks = [reader.lora_A for reader in readers]
         if member.base_is_plain() and x_ND.dtype == member.base.weight.dtype:
-            z_NR, y_NO = read_beside(x_ND, member.base, banks, Dropping.draw(p), member.runs, source)
+            z_NR, y_NO = read_beside(x_ND, member.base, banks, SeededDropout.draw(p), member.runs, source)
         else:
-            z_NR, y_NO = read(x_ND, banks, Dropping.draw(p), member.runs, source), None
+            z_NR, y_NO = read(x_ND, banks, SeededDropout.draw(p), member.runs, source), None
         num_parts = 1 if member.runs is None else len(member.runs.sizes)
         parts = z_NR.split([bank.shape[0] // num_parts for bank in banks], -1)
         waiting = {id(reader): z_nR for reader, z_nR in zip(readers, parts, strict=True)}

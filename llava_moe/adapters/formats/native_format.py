@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llava_moe.adapters.core.field_types import first_misfit
 from llava_moe.adapters.core.shown import shown
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.errors import UserError
 from llava_moe.files.regular_file import check_regular, open_regular, read_regular
@@ -37,10 +37,10 @@ Config = TypeVar("Config")
 
 
 def write_folder(
-    folder: Path, body: Body, method: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    folder: Path, target_model: TargetModel, method: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     """Write an adapter of our own methods, with what it was trained on."""
-    base = body.describe()
+    base = target_model.describe()
     base["name"] = hub_id(base["name"])
     head = {"method": method, "format_version": FORMAT_VERSION, "base": base}
     write_settings(folder, {**head, **settings})

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from llava_moe.adapters.core.shown import shown
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.adapters.formats.native_format import CONFIG_FILE, write_settings, write_tensors
 from llava_moe.adapters.formats.peft_keys import features_in_use
@@ -21,7 +21,7 @@ MOST_NAMED = 5
 
 def write_peft_folder(
     folder: Path,
-    body: Body,
+    target_model: TargetModel,
     settings: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     saved: Mapping[str, Tensor] | None = None,
@@ -30,21 +30,21 @@ def write_peft_folder(
 
     Args:
         folder: an existing folder.
-        body: the model that the adapter hangs on.
+        target_model: the model that the adapter hangs on.
         settings: ``r, lora_alpha, lora_dropout, target_modules, use_rslora``, and any others of PEFT's.
         tensors: ``<module>.lora_A.weight`` and ``<module>.lora_B.weight``, named without the root.
         saved: tensors of modules that PEFT puts in the place of the base's own (``modules_to_save``), by full name.
     """
     saved = saved or {}
-    modules = sorted({body.short(name).partition(".")[0] for name in saved})
+    modules = sorted({target_model.short(name).partition(".")[0] for name in saved})
     write_settings(
         folder,
         {
             "peft_type": "LORA",
             # AutoPeftModel takes the class of the base from auto_mapping, and only where there is no task_type.
             "task_type": None,
-            "auto_mapping": _auto_mapping(body),
-            "base_model_name_or_path": hub_id(getattr(body.model, "name_or_path", None)),
+            "auto_mapping": _auto_mapping(target_model),
+            "base_model_name_or_path": hub_id(getattr(target_model.model, "name_or_path", None)),
             "bias": "none",
             "fan_in_fan_out": False,
             "inference_mode": True,
@@ -54,12 +54,12 @@ def write_peft_folder(
             **settings,
         },
     )
-    named = {f"{PREFIX}{body.root}{name}": tensor for name, tensor in tensors.items()}
+    named = {f"{PREFIX}{target_model.root}{name}": tensor for name, tensor in tensors.items()}
     write_tensors(folder, named | {f"{PREFIX}{name}": tensor for name, tensor in saved.items()})
 
 
-def _auto_mapping(body: Body) -> dict[str, str]:
-    kind = type(body.model)
+def _auto_mapping(target_model: TargetModel) -> dict[str, str]:
+    kind = type(target_model.model)
     package = kind.__module__.partition(".")[0]
     return {
         "base_model_class": kind.__name__,
@@ -68,7 +68,7 @@ def _auto_mapping(body: Body) -> dict[str, str]:
 
 
 def read_peft_settings(
-    folder: Path, body: Body, settings: Mapping[str, Any], modules: Collection[str] = ()
+    folder: Path, target_model: TargetModel, settings: Mapping[str, Any], modules: Collection[str] = ()
 ) -> dict[str, Any]:
     """The fields of our :class:`~llava_moe.adapters.Lora` from a PEFT configuration.
 
@@ -84,10 +84,10 @@ def read_peft_settings(
     """
     plain = plain_lora_settings(folder, settings)
     excluded = settings.get("exclude_modules") or ()
-    if modules and (named := chosen_by_any_name(body, settings["target_modules"], excluded, modules)):
+    if modules and (named := chosen_by_any_name(target_model, settings["target_modules"], excluded, modules)):
         plain["target_modules"] = named
     elif excluded:
-        plain["target_modules"] = body.without(settings["target_modules"], excluded)
+        plain["target_modules"] = target_model.without(settings["target_modules"], excluded)
     return plain
 
 
@@ -113,6 +113,6 @@ def plain_lora_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def from_peft_names(tensors: Mapping[str, Tensor], body: Body) -> dict[str, Tensor]:
+def from_peft_names(tensors: Mapping[str, Tensor], target_model: TargetModel) -> dict[str, Tensor]:
     """PEFT's tensor names as ours; a name that is not PEFT's is kept, to be refused as unexpected."""
-    return {body.short(here): tensors[name] for name, here in names_here(tensors, body.model).items()}
+    return {target_model.short(here): tensors[name] for name, here in names_here(tensors, target_model.model).items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from llava_moe.adapters.core.target_model import ALL_LINEAR, Body
+from llava_moe.adapters.core.target_model import ALL_LINEAR, TargetModel
 from llava_moe.adapters.core.targets import matching
 
 PREFIX = "base_model.model."
@@ -37,8 +37,8 @@ def names_here(names: Collection[str], model: nn.Module) -> dict[str, str]:
     for name, given in plain.items():
         candidates = [given] if _owner(given) in known else list(_candidates(given))
         # Where the file has a tensor of that name already, this one is none of the model's.
-        fitting = [one for one in candidates if _owner(one) in known and (one == given or one not in taken)]
-        here[name] = fitting[0] if fitting else given
+        injection = [one for one in candidates if _owner(one) in known and (one == given or one not in taken)]
+        here[name] = injection[0] if injection else given
     return here
 
 
@@ -56,7 +56,7 @@ def _owner(name: str) -> str:
 
 
 def chosen_by_any_name(
-    body: Body, targets: str | Iterable[str], excluded: str | Iterable[str], modules: Collection[str]
+    target_model: TargetModel, targets: str | Iterable[str], excluded: str | Iterable[str], modules: Collection[str]
 ) -> tuple[str, ...] | None:
     """``modules`` in the model's order where ``targets`` names exactly these, by today's names or by the earlier ones.
 
@@ -64,9 +64,9 @@ def chosen_by_any_name(
         targets, excluded: as PEFT takes them, written for whichever names the model had then.
         modules: the linears that the folder's tensors adapt, by today's names.
     """
-    inside = f"{body.language_model_name}."
-    earlier = {f"{OLD_LANGUAGE_MODEL}{name.removeprefix(inside)}": name for name in body.linears}
-    for names in ({name: name for name in body.linears}, earlier):
+    inside = f"{target_model.language_model_name}."
+    earlier = {f"{OLD_LANGUAGE_MODEL}{name.removeprefix(inside)}": name for name in target_model.linears}
+    for names in ({name: name for name in target_model.linears}, earlier):
         chosen = list(names) if targets == ALL_LINEAR else matching(names, _as_targets(targets))
         left_out = set(matching(names, _as_targets(excluded)))
         found = tuple(names[name] for name in chosen if name not in left_out)

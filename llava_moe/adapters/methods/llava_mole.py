@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.core.gated_mlp import is_gated_mlp
 from llava_moe.adapters.core.load_balance import LOAD_BALANCE_FORMS, load_balance_loss
-from llava_moe.adapters.core.method import Fitting
-from llava_moe.adapters.core.router import ROUTER_MODES, FollowRouter, LastRecomputed, TokenRouter
+from llava_moe.adapters.core.method import Injection
+from llava_moe.adapters.core.router import ROUTER_MODES, FollowRouter, RecomputedRouterSlot, TokenRouter
 from llava_moe.adapters.core.segments import Segments
 from llava_moe.adapters.core.sizes_asked import refuse_oversized
-from llava_moe.adapters.core.target_model import ALL_LINEARS, MLP_LINEARS, Body
+from llava_moe.adapters.core.target_model import ALL_LINEARS, MLP_LINEARS, TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.adapters.formats.native_format import write_folder
 from llava_moe.adapters.methods.lora import check_low_rank, frozen_targets, low_rank_scale
@@ -114,22 +114,25 @@ class LlavaMole:
     def _fewest_experts(self) -> int:
         return self.num_experts if isinstance(self.num_experts, int) else min(self.num_experts, default=0)
 
-    def dress(self, body: Body, segments: Segments) -> Fitting:
+    def build(self, target_model: TargetModel, segments: Segments) -> Injection:
         """Banks of K experts with a router per block on the expert modules, LoRA on the other targets."""
         scale = low_rank_scale(self.r, self.lora_alpha, self.use_rslora)
-        experts, counts = body.select(self.expert_modules, setting="expert_modules"), self._experts_by_layer(body)
-        if not experts.keys() & body.select(self.target_modules).keys():
+        experts, counts = (
+            target_model.select(self.expert_modules, setting="expert_modules"),
+            self._experts_by_layer(target_model),
+        )
+        if not experts.keys() & target_model.select(self.target_modules).keys():
             raise UserError(
                 f"expert_modules={self.expert_modules} names nothing of target_modules={self.target_modules}"
             )
         sizes = {"r": self.r, "num_experts": self._most_experts}
-        refuse_oversized(body.select(self.target_modules), sizes, self.r)
+        refuse_oversized(target_model.select(self.target_modules), sizes, self.r)
         refuse_oversized(experts, sizes, self.r * self._most_experts)
         linears: dict[str, WideLinear] = {}
         routers: dict[str, TokenRouter] = {}
-        last_recomputed = LastRecomputed()
-        for name, base in body.select(self.target_modules).items():
-            layer = body.layer_of(name)
+        last_recomputed = RecomputedRouterSlot()
+        for name, base in target_model.select(self.target_modules).items():
+            layer = target_model.layer_of(name)
             num_experts = self._most_experts if layer is None else counts.get(layer, 0)
             if name not in experts or not num_experts:
                 linears[name] = WideLinear(base, {"": self.r}, scale, dropout=self.lora_dropout)
@@ -137,17 +140,21 @@ class LlavaMole:
             ranks = {f"experts.{k}": self.r for k in range(num_experts)}
             read_ranks = {"shared": self.r} if self.shared_A else None
             block = name.rpartition(".")[0]
-            gate = self._follow(routers, block, body, num_experts, base, last_recomputed) if num_experts > 1 else None
+            gate = (
+                self._follow(routers, block, target_model, num_experts, base, last_recomputed)
+                if num_experts > 1
+                else None
+            )
             linears[name] = WideLinear(base, ranks, scale, gate, self.lora_dropout, read_ranks)
         if not routers:
-            return Fitting(linears)
+            return Injection(linears)
         load_balance = partial(load_balance_loss, form=self.load_balance)
         assert self.load_balance_coef is not None
-        return Fitting(linears, routers, load_balance=load_balance, load_balance_coef=self.load_balance_coef)
+        return Injection(linears, routers, load_balance=load_balance, load_balance_coef=self.load_balance_coef)
 
-    def _experts_by_layer(self, body: Body) -> dict[int, int]:
+    def _experts_by_layer(self, target_model: TargetModel) -> dict[int, int]:
         """K of each decoder layer that gets experts."""
-        num_layers = body.num_layers
+        num_layers = target_model.num_layers
         counts = [self.num_experts] * num_layers if isinstance(self.num_experts, int) else list(self.num_experts)
         if len(counts) != num_layers:
             listed = f"[{','.join(map(str, counts))}]"
@@ -167,17 +174,23 @@ class LlavaMole:
         self,
         routers: dict[str, TokenRouter],
         block: str,
-        body: Body,
+        target_model: TargetModel,
         num_experts: int,
         base: nn.Linear,
-        last_recomputed: LastRecomputed,
+        last_recomputed: RecomputedRouterSlot,
     ) -> FollowRouter:
         """The gate of a bank in ``block``, whose router is made when its first bank asks for it."""
         if block not in routers:
-            is_sorted = self._sorts(body.model.get_submodule(block), block, num_experts)
+            is_sorted = self._sorts(target_model.model.get_submodule(block), block, num_experts)
             weight = base.weight
             routers[block] = TokenRouter(
-                body.hidden_size, num_experts, self.router, weight.device, is_sorted, weight.dtype, last_recomputed
+                target_model.hidden_size,
+                num_experts,
+                self.router,
+                weight.device,
+                is_sorted,
+                weight.dtype,
+                last_recomputed,
             )
         return FollowRouter(routers[block], self.shared_A)
 
@@ -189,6 +202,6 @@ class LlavaMole:
         chooses_one = self.router != "dense" and not self.shared_A
         return chooses_one and num_experts * self.r > WIDEST_MASKED and is_gated_mlp(block)
 
-    def write(self, folder: Path, body: Body, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path, target_model: TargetModel, tensors: Mapping[str, Tensor]) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``."""
-        write_folder(folder, body, self.method, asdict(self), tensors)
+        write_folder(folder, target_model, self.method, asdict(self), tensors)

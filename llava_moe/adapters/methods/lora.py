@@ -10,11 +10,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from llava_moe.adapters.core.method import Fitting
+from llava_moe.adapters.core.method import Injection
 from llava_moe.adapters.core.segments import Segments
 from llava_moe.adapters.core.shown import shown
 from llava_moe.adapters.core.sizes_asked import refuse_oversized
-from llava_moe.adapters.core.target_model import ALL_LINEARS, Body
+from llava_moe.adapters.core.target_model import ALL_LINEARS, TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.adapters.formats.peft_format import write_peft_folder
 from llava_moe.errors import UserError
@@ -52,25 +52,25 @@ class Lora:
         check_low_rank(self.r, self.lora_alpha, self.lora_dropout)
         object.__setattr__(self, "target_modules", frozen_targets(self.target_modules))
 
-    def dress(self, body: Body, segments: Segments) -> Fitting:
+    def build(self, target_model: TargetModel, segments: Segments) -> Injection:
         """A bank of one unnamed expert on every target."""
         scale = low_rank_scale(self.r, self.lora_alpha, self.use_rslora)
-        chosen = body.select(self.target_modules)
+        chosen = target_model.select(self.target_modules)
         refuse_oversized(chosen, {"r": self.r}, self.r)
-        return Fitting(
+        return Injection(
             {name: WideLinear(base, {"": self.r}, scale, dropout=self.lora_dropout) for name, base in chosen.items()}
         )
 
-    def write(self, folder: Path, body: Body, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path, target_model: TargetModel, tensors: Mapping[str, Tensor]) -> None:
         """Write a PEFT folder: ``adapter_config.json`` and ``adapter_model.safetensors``."""
         settings = {
             "r": self.r,
             "lora_alpha": self.lora_alpha,
             "lora_dropout": self.lora_dropout,
-            "target_modules": body.peft_targets(self.target_modules, body.select(self.target_modules)),
+            "target_modules": target_model.peft_targets(self.target_modules, target_model.select(self.target_modules)),
             "use_rslora": self.use_rslora,
         }
-        write_peft_folder(folder, body, settings, tensors)
+        write_peft_folder(folder, target_model, settings, tensors)
 
 
 def low_rank_scale(r: int, lora_alpha: float, use_rslora: bool) -> float:

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.method import Fitting
+from llava_moe.adapters.core.method import Injection
 from llava_moe.adapters.core.segments import Segments
 from llava_moe.adapters.core.sizes_asked import refuse_oversized
-from llava_moe.adapters.core.target_model import ALL_LINEARS, Body
+from llava_moe.adapters.core.target_model import ALL_LINEARS, TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.adapters.formats.native_format import write_folder
 from llava_moe.adapters.methods.lora import check_low_rank, frozen_targets
@@ -79,20 +79,20 @@ class MixLora:
             object.__setattr__(self, "router_grad", "none")
         object.__setattr__(self, "target_modules", frozen_targets(self.target_modules))
 
-    def dress(self, body: Body, segments: Segments) -> Fitting:
+    def build(self, target_model: TargetModel, segments: Segments) -> Injection:
         """A bank of E factors with a gate of its own on every target."""
-        chosen = body.select(self.target_modules)
+        chosen = target_model.select(self.target_modules)
         refuse_oversized(chosen, {"num_factors": self.num_factors}, self.num_factors)
-        return Fitting({name: self._widen(base, body, segments) for name, base in chosen.items()})
+        return Injection({name: self._widen(base, target_model, segments) for name, base in chosen.items()})
 
-    def _widen(self, base: nn.Linear, body: Body, segments: Segments) -> WideLinear:
+    def _widen(self, base: nn.Linear, target_model: TargetModel, segments: Segments) -> WideLinear:
         build_gate, build_linear = (ReleasedGate, ReleasedLinear) if self.as_released else (FactorGate, WideLinear)
         gate = build_gate(
             segments,
             self.num_factors,
             self.r,
             base.in_features,
-            body.hidden_size,
+            target_model.hidden_size,
             self.conditional,
             self.routing,
             self.router_grad == "straight_through",
@@ -103,6 +103,6 @@ class MixLora:
         assert self.lora_alpha is not None
         return build_linear(base, ranks, self.lora_alpha / self.r, gate, self.lora_dropout)
 
-    def write(self, folder: Path, body: Body, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path, target_model: TargetModel, tensors: Mapping[str, Tensor]) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``."""
-        write_folder(folder, body, self.method, asdict(self), tensors)
+        write_folder(folder, target_model, self.method, asdict(self), tensors)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_moe.adapters.core.memory_efficient import read
-from llava_moe.adapters.core.router import ExampleRouting, Uncast, router_dtype
+from llava_moe.adapters.core.router import ExampleRouting, KeepsDtype, router_dtype
 from llava_moe.adapters.core.segments import Segments
 from llava_moe.adapters.core.wide_linear import WideLinear
 
@@ -23,7 +23,7 @@ ROUTER_GRADS = ("straight_through", "none")
 
 
 @dataclass(frozen=True)
-class Choice:
+class FactorChoice:
     """Which factors serve each unit.
 
     Attributes:
@@ -42,9 +42,9 @@ class Choice:
         top_B_UR = self.probs_B_UE.gather(-1, self.writes_UR)
         return (1 + (top_A_UR - top_A_UR.detach())) * (1 + (top_B_UR - top_B_UR.detach()))
 
-    def detached(self) -> Choice:
+    def detached(self) -> FactorChoice:
         """The same without its graph."""
-        return Choice(self.probs_A_UE.detach(), self.probs_B_UE.detach(), self.reads_UR, self.writes_UR)
+        return FactorChoice(self.probs_A_UE.detach(), self.probs_B_UE.detach(), self.reads_UR, self.writes_UR)
 
     def routings(self, units_BT: Tensor) -> dict[str, ExampleRouting]:
         """As what is counted and shown; ``units_BT`` the unit of each token, -1 for none."""
@@ -70,7 +70,7 @@ def conditional_probs(lora_A_ED: Tensor, cfs_RED: Tensor, reads_UR: Tensor) -> T
     return table_ERE[reads_UR, positions_R].softmax(-1).sum(1).softmax(-1)
 
 
-class FactorGate(Uncast):
+class FactorGate(KeepsDtype):
     """M(x) = P_B^T diag(w) P_A: the i-th chosen factor of A feeds the i-th chosen factor of B (arXiv 2402.15896).
 
     With h the mean over an example's prompt of what the linear reads: p_A = softmax(W_A h); p_B = softmax(W_B h), plus
@@ -117,7 +117,7 @@ class FactorGate(Uncast):
         super().__init__()
         self.segments, self.num_factors, self.r = segments, num_factors, r
         self.conditional, self.routing, self.learns = conditional and routing != "random", routing, learns
-        self.kept: Choice | None = None
+        self.kept: FactorChoice | None = None
         self.units_BT: Tensor | None = None
         if routing == "task":
             segments.reads_text = True
@@ -173,12 +173,12 @@ class FactorGate(Uncast):
         own_BT = torch.arange(segments_BT.numel(), device=segments_BT.device).view_as(segments_BT)
         return own_BT.masked_fill(segments_BT < 0, -1)
 
-    def _keep(self, choice: Choice, units_BT: Tensor) -> None:
+    def _keep(self, choice: FactorChoice, units_BT: Tensor) -> None:
         """Remember a choice, unless it is made again for a call that is over."""
         if not self.segments.is_recomputing:
             self.kept, self.units_BT = choice.detached(), units_BT
 
-    def _keep_on(self) -> Choice:
+    def _keep_on(self) -> FactorChoice:
         if self.kept is None:
             raise ValueError("the call goes on with a cache whose prompt did not pass through this adapter")
         rows = self.segments.num_segments
@@ -186,7 +186,7 @@ class FactorGate(Uncast):
             raise ValueError(f"{len(self.kept.reads_UR)} prompts were routed, the call goes on with {rows} rows")
         return self.kept
 
-    def _choose(self, x_BTD: Tensor, units_BT: Tensor, bank: WideLinear) -> Choice:
+    def _choose(self, x_BTD: Tensor, units_BT: Tensor, bank: WideLinear) -> FactorChoice:
         if self.routing == "random":
             return self._draw(x_BTD.device)
         if self.routing == "token":
@@ -200,14 +200,14 @@ class FactorGate(Uncast):
         reads_UR = strongest(probs_A_UE, self.r)
         if self.conditional:
             probs_B_UE = probs_B_UE + conditional_probs(bank.lora_A.to(dtype), self.cfs.to(dtype), reads_UR)
-        return Choice(probs_A_UE, probs_B_UE, reads_UR, strongest(probs_B_UE, self.r))
+        return FactorChoice(probs_A_UE, probs_B_UE, reads_UR, strongest(probs_B_UE, self.r))
 
-    def _draw(self, device: torch.device) -> Choice:
+    def _draw(self, device: torch.device) -> FactorChoice:
         # From the CPU's generator, which checkpointing puts back before it computes a block again.
         shape = (2, self.segments.num_segments, self.num_factors)
         reads_UR, writes_UR = torch.rand(shape).argsort(-1)[..., : self.r].to(device)
         probs_UE = torch.full(shape[1:], 1 / self.num_factors, device=device)
-        return Choice(probs_UE, probs_UE, reads_UR, writes_UR)
+        return FactorChoice(probs_UE, probs_UE, reads_UR, writes_UR)
 
     def __getstate__(self) -> dict[str, Any]:
         # The last choice belongs to a conversation, which neither deepcopy nor pickle takes along.

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from llava_moe.adapters.core.attached import Attached, attach
-from llava_moe.adapters.core.method import Fitting
+from llava_moe.adapters.core.method import Injection
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.native_format import write_folder
 from llava_moe.adapters.methods.mole_balance import MeanWeightBalance
 from llava_moe.adapters.methods.mole_exact import ExactUnit
 from llava_moe.adapters.methods.mole_experts import Expert, ExpertBank, ReadExpert, as_expert, read_experts
-from llava_moe.adapters.methods.mole_gate import AskFirst, ExpertGate, FollowGate, OwnGate
+from llava_moe.adapters.methods.mole_gate import ExpertGate, FollowGate, GatePreHook, OwnGate
 from llava_moe.adapters.methods.mole_units import GRANULARITIES, Unit, units_of, whole_units_of
 from llava_moe.errors import UserError
 
@@ -86,32 +86,34 @@ class Mole:
                 raise UserError(f"mask={list(self.mask)} must be {wanted}, for as many experts")
             object.__setattr__(self, "mask", mask)
 
-    def dress(self, body: Body, segments: Segments) -> Fitting:
+    def build(self, target_model: TargetModel, segments: Segments) -> Injection:
         """Frozen banks on all linears that an expert adapts, and a gate on every unit where there is a choice."""
-        read = self._read(body)
-        company = [one.expert for one in read]
-        _refuse_strangers(company)
+        read = self._read(target_model)
+        all_experts = [one.expert for one in read]
+        _refuse_strangers(all_experts)
         banks = {}
-        for name, base in body.linears.items():
-            here = [one for one in read if body.short(name) in one.expert.targets]
+        for name, base in target_model.linears.items():
+            here = [one for one in read if target_model.short(name) in one.expert.targets]
             if here:
-                banks[name] = ExpertBank(base, [one.expert for one in here], company)
+                banks[name] = ExpertBank(base, [one.expert for one in here], all_experts)
                 if all(one.tensors for one in here):
-                    banks[name].fill(_tensors_of(here, body.short(name)))
-        fitting = Fitting(dict(banks))
+                    banks[name].fill(_tensors_of(here, target_model.short(name)))
+        injection = Injection(dict(banks))
         divide = whole_units_of if self.exact else units_of
-        for unit in divide(body, list(banks), self.granularity):
-            self._set_gate(unit, banks, body, segments, fitting)
+        for unit in divide(target_model, list(banks), self.granularity):
+            self._set_gate(unit, banks, target_model, segments, injection)
         has_gates = any(bank.gate is not None for bank in banks.values())
         if not has_gates or not self.balance_coef:
-            return fitting
-        return replace(fitting, load_balance=MeanWeightBalance(), load_balance_coef=self.balance_coef)
+            return injection
+        return replace(injection, load_balance=MeanWeightBalance(), load_balance_coef=self.balance_coef)
 
-    def _read(self, body: Body) -> list[ReadExpert]:
+    def _read(self, target_model: TargetModel) -> list[ReadExpert]:
         """The experts that are not masked; those from folders with their tensors."""
         folders = [place for place in self.experts if isinstance(place, str)]
-        read = read_experts(folders, body) or [ReadExpert(one, {}) for one in self.experts if isinstance(one, Expert)]
-        there = {body.short(name) for name in body.linears}
+        read = read_experts(folders, target_model) or [
+            ReadExpert(one, {}) for one in self.experts if isinstance(one, Expert)
+        ]
+        there = {target_model.short(name) for name in target_model.linears}
         for one in read:
             if strange := sorted(set(one.expert.targets) - there):
                 raise UserError(f"experts: {one.expert.name} adapts {strange[0]}, which this model does not have")
@@ -122,20 +124,20 @@ class Mole:
         self,
         unit: Unit,
         banks: Mapping[str, ExpertBank],
-        body: Body,
+        target_model: TargetModel,
         segments: Segments,
-        fitting: Fitting,
+        injection: Injection,
     ) -> None:
         """Make the unit's gate, unless only one expert has a part in it."""
         inside = [banks[name] for name in unit.linears]
-        names = [expert.name for expert in inside[0].company]
+        names = [expert.name for expert in inside[0].all_experts]
         present = [name for name in names if any(bank.has(name) for bank in inside)]
         if len(present) == 1:
             return
         readers = [banks[name] for name in unit.readers]
         widths = {name: sum(bank.out_features for bank in readers if bank.has(name)) for name in present}
         if not readers:  # the unit is run as a whole and writes to the residual stream
-            widths = dict.fromkeys(present, body.hidden_size)
+            widths = dict.fromkeys(present, target_model.hidden_size)
         weight = inside[0].base.weight
         is_matrix = unit.linears == (unit.owner,)
         spans_layers = self.granularity == "network" and not is_matrix
@@ -145,16 +147,16 @@ class Mole:
         if is_matrix:
             inside[0].expert_gate = gate
             return
-        fitting.modules[f"{unit.owner}.{GATE}" if unit.owner else GATE] = gate
+        injection.modules[f"{unit.owner}.{GATE}" if unit.owner else GATE] = gate
         if unit.reads is None:
-            fitting.forwards[unit.owner] = ExactUnit(gate, body.model.get_submodule(unit.owner))
+            injection.forwards[unit.owner] = ExactUnit(gate, target_model.model.get_submodule(unit.owner))
         else:
-            fitting.pre_hooks[unit.reads] = AskFirst(gate, readers)
+            injection.pre_hooks[unit.reads] = GatePreHook(gate, readers)
 
-    def write(self, folder: Path, body: Body, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path, target_model: TargetModel, tensors: Mapping[str, Tensor]) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``, which need none of the experts' folders."""
-        settings = asdict(replace(self, experts=_experts_on(body.model), mask=None))
-        write_folder(folder, body, self.method, settings, tensors)
+        settings = asdict(replace(self, experts=_experts_on(target_model.model), mask=None))
+        write_folder(folder, target_model, self.method, settings, tensors)
 
 
 def mask_experts(attached: Attached, mask: Sequence[int]) -> Attached:
@@ -241,7 +243,7 @@ def _without(e_XK: Tensor, widths: Mapping[str, int], kept: set[str]) -> Tensor:
 
 def _experts_on(model: nn.Module) -> tuple[Expert, ...]:
     """The experts of the banks on a model."""
-    return next(module.company for module in model.modules() if isinstance(module, ExpertBank))
+    return next(module.all_experts for module in model.modules() if isinstance(module, ExpertBank))
 
 
 def _tensors_of(here: Sequence[ReadExpert], linear: str) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from llava_moe.adapters.core.field_types import first_misfit
 from llava_moe.adapters.core.shown import shown
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import Gate, WideLinear
 from llava_moe.adapters.formats.native_format import CONFIG_FILE, named, read_settings, read_tensors
 from llava_moe.adapters.formats.projector import lora_alone
@@ -59,18 +59,18 @@ class ReadExpert:
     tensors: Mapping[str, Tensor]
 
 
-def read_experts(places: Sequence[str], body: Body) -> list[ReadExpert]:
+def read_experts(places: Sequence[str], target_model: TargetModel) -> list[ReadExpert]:
     """Read LoRAs from their folders and hold them against the model.
 
     Args:
         places: PEFT LoRA folders, or folders of runs or checkpoints that hold one.
-        body: the model that they are to stand on.
+        target_model: the model that they are to stand on.
 
     Raises:
         UserError: a folder holds no LoRA, or one of another base, or its tensors are not exactly those it should have.
     """
     folders = [adapter_folder(Path(place)) for place in places]
-    return [_read(folder, name, body) for folder, name in zip(folders, _names(folders), strict=True)]
+    return [_read(folder, name, target_model) for folder, name in zip(folders, _names(folders), strict=True)]
 
 
 def adapter_folder(place: Path) -> Path:
@@ -115,23 +115,27 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _read(folder: Path, name: str, body: Body) -> ReadExpert:
+def _read(folder: Path, name: str, target_model: TargetModel) -> ReadExpert:
     settings = read_settings(folder)
     if "peft_type" not in settings:
         raise UserError(f"experts: {folder} is an adapter of method {shown(settings.get('method'))}, not a LoRA")
     settings, tensors = lora_alone(settings, read_tensors(folder))
     with named(folder):
-        lora, tensors = read_lora(folder, settings, tensors, body)
-        chosen = body.select(lora.target_modules)
-    shapes = {f"{body.short(linear)}.lora_A.weight": (lora.r, base.in_features) for linear, base in chosen.items()}
-    shapes |= {f"{body.short(linear)}.lora_B.weight": (base.out_features, lora.r) for linear, base in chosen.items()}
+        lora, tensors = read_lora(folder, settings, tensors, target_model)
+        chosen = target_model.select(lora.target_modules)
+    shapes = {
+        f"{target_model.short(linear)}.lora_A.weight": (lora.r, base.in_features) for linear, base in chosen.items()
+    }
+    shapes |= {
+        f"{target_model.short(linear)}.lora_B.weight": (base.out_features, lora.r) for linear, base in chosen.items()
+    }
     wrong = sorted(shapes.keys() ^ tensors.keys())
     wrong += [key for key, shape in shapes.items() if key in tensors and tuple(tensors[key].shape) != shape]
     if wrong:
         what = "missing, unexpected or of another shape than its settings say"
         raise UserError(f"{folder}: {len(wrong)} tensors, such as {wrong[0]}, are {what}")
     scale = low_rank_scale(lora.r, lora.lora_alpha, lora.use_rslora)
-    targets = tuple(body.short(linear) for linear in chosen)
+    targets = tuple(target_model.short(linear) for linear in chosen)
     return ReadExpert(Expert(name, str(folder), lora.r, lora.lora_alpha, scale, targets), tensors)
 
 
@@ -143,16 +147,16 @@ class ExpertBank(WideLinear):
 
     Args:
         experts: those that adapt this linear.
-        company: all experts on the model, in their order.
+        all_experts: all experts on the model, in their order.
     """
 
     gate: Gate | None
 
-    def __init__(self, base: nn.Linear, experts: Sequence[Expert], company: Sequence[Expert]) -> None:
+    def __init__(self, base: nn.Linear, experts: Sequence[Expert], all_experts: Sequence[Expert]) -> None:
         scales = {expert.scale for expert in experts}
         ranks = {f"experts.{expert.name}": expert.r for expert in experts}
         super().__init__(base, ranks, scales.pop() if len(scales) == 1 else 1.0)
-        self.experts, self.company = tuple(experts), tuple(company)
+        self.experts, self.all_experts = tuple(experts), tuple(all_experts)
         self.kept: frozenset[str] | None = None
         self.lora_A.requires_grad_(False)
         self.lora_B.requires_grad_(False)

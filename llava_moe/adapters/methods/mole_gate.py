@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.router import ExampleRouting, Uncast
+from llava_moe.adapters.core.router import ExampleRouting, KeepsDtype
 from llava_moe.adapters.core.segments import Segments
 from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.adapters.methods.mole_experts import ExpertBank
@@ -22,7 +22,7 @@ from llava_moe.adapters.methods.mole_experts import ExpertBank
 _SMALLEST_SQUARE = 1e-20
 
 
-class ExpertGate(Uncast):
+class ExpertGate(KeepsDtype):
     """G = softmax(RMS(d_0 + ... + d_{K-1}) e / tau), with + for "end to end" and d_i what expert i adds.
 
     The paper flattens what the experts write at every position of a fixed length; here d_i is its mean over the
@@ -194,7 +194,7 @@ class OwnGate(FollowGate):
         return self.leader.routings()
 
 
-class AskFirst:
+class GatePreHook:
     """Forward pre-hook of the block whose linears read a unit's input: the unit's gate decides before any of them runs.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 
 GRANULARITIES = ("matrix", "layer", "block", "network")
 # Linears of an attention or MLP block that take the block's own input, in the decoders of transformers.
@@ -30,7 +30,7 @@ class Unit:
     linears: tuple[str, ...]
 
 
-def units_of(body: Body, linears: Sequence[str], granularity: str) -> list[Unit]:
+def units_of(target_model: TargetModel, linears: Sequence[str], granularity: str) -> list[Unit]:
     """Divide adapted linears into units.
 
     ``matrix``: each is one. ``layer``: those of one attention, those of one MLP (what shares a parent module).
@@ -41,7 +41,7 @@ def units_of(body: Body, linears: Sequence[str], granularity: str) -> list[Unit]
     if granularity == "matrix":
         return [_alone(name) for name in linears]
     units: list[Unit] = []
-    for owner, members in _grouped(body, linears, granularity).items():
+    for owner, members in _grouped(target_model, linears, granularity).items():
         parts: dict[str, list[str]] = {}
         for name in members:
             parts.setdefault(name.rpartition(".")[0], []).append(name)
@@ -58,25 +58,27 @@ def units_of(body: Body, linears: Sequence[str], granularity: str) -> list[Unit]
     return units
 
 
-def whole_units_of(body: Body, linears: Sequence[str], granularity: str) -> list[Unit]:
+def whole_units_of(target_model: TargetModel, linears: Sequence[str], granularity: str) -> list[Unit]:
     """The same division where a unit is run as a whole, so that it does not matter which of its linears read."""
     if granularity == "matrix":
         return [_alone(name) for name in linears]
-    return [Unit(owner, None, (), tuple(names)) for owner, names in _grouped(body, linears, granularity).items()]
+    return [
+        Unit(owner, None, (), tuple(names)) for owner, names in _grouped(target_model, linears, granularity).items()
+    ]
 
 
-def _grouped(body: Body, linears: Sequence[str], granularity: str) -> dict[str, list[str]]:
+def _grouped(target_model: TargetModel, linears: Sequence[str], granularity: str) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in linears:
-        groups.setdefault(_owner(body, name, granularity), []).append(name)
+        groups.setdefault(_owner(target_model, name, granularity), []).append(name)
     return groups
 
 
-def _owner(body: Body, name: str, granularity: str) -> str:
+def _owner(target_model: TargetModel, name: str, granularity: str) -> str:
     if granularity == "network":
-        return body.language_model_name
+        return target_model.language_model_name
     parent = name.rpartition(".")[0]
-    return parent if granularity == "layer" else body.block_of(name) or parent
+    return parent if granularity == "layer" else target_model.block_of(name) or parent
 
 
 def _readers(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from llava_moe.adapters.core.method import Fitting
+from llava_moe.adapters.core.method import Injection
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.native_format import write_folder
 
 
@@ -22,10 +22,10 @@ class NoAdapter:
     method: ClassVar[str] = "none"
     decides_per_example: ClassVar[bool] = False
 
-    def dress(self, body: Body, segments: Segments) -> Fitting:
+    def build(self, target_model: TargetModel, segments: Segments) -> Injection:
         """Nothing."""
-        return Fitting()
+        return Injection()
 
-    def write(self, folder: Path, body: Body, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, folder: Path, target_model: TargetModel, tensors: Mapping[str, Tensor]) -> None:
         """Write a folder that :func:`~llava_moe.adapters.load_adapter` reads back as no adapter."""
-        write_folder(folder, body, self.method, asdict(self), tensors)
+        write_folder(folder, target_model, self.method, asdict(self), tensors)

@@ -14,7 +14,7 @@ import torch
 
 from llava_moe.adapters.core.load_balance import AnyRouting
 from llava_moe.adapters.core.router import ExampleRouting, Routing
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.data.encode import IGNORED
 
 KINDS = ("image", "prompt", "answer")
@@ -42,8 +42,8 @@ class Router:
     def of(name: str) -> Router:
         """Read layer and part from a name."""
         inside = re.sub(r"(^|\.)expert_gate$", "", name)
-        layer = Body.layer_of(f"{inside}.")
-        block = Body.block_of(f"{inside}.")
+        layer = TargetModel.layer_of(f"{inside}.")
+        block = TargetModel.block_of(f"{inside}.")
         part = inside if block is None else inside[len(block) :].lstrip(".")
         return Router(name, -1 if layer is None else layer, part or ("model" if layer is None else "block"))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.commands.instruments import find, summaries
-from llava_moe.config.limits import Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.config.limits import FilePath, Limit, OneOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 
 
@@ -22,7 +22,7 @@ class Checkpoint:
     names: tuple[str, ...] = ("last", "best")
 
     def admits(self, value: Any) -> bool:
-        return Choice(self.names).admits(value) or Whole(0).admits(value)
+        return OneOf(self.names).admits(value) or Whole(0).admits(value)
 
     def describe(self) -> str:
         return f"{', '.join(self.names)}, or the number of a step"
@@ -31,11 +31,11 @@ class Checkpoint:
 ON_RECORDS: dict[str, Limit] = {
     "run": OrNull(FilePath()),
     "checkpoint": Checkpoint(),
-    "by": Choice(("domain", "task")),
+    "by": OneOf(("domain", "task")),
     "split": OrNull(Text()),
     "samples": Whole(0),
     "seed": Whole(0),
-    "dtype": OrNull(Choice(("fp32", "bf16"))),
+    "dtype": OrNull(OneOf(("fp32", "bf16"))),
     "num_threads": OrNull(Whole(1)),
     "out": OrNull(FilePath()),
 }

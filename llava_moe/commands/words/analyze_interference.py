@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_moe.commands.words.analyze import ON_RECORDS, judge_run
-from llava_moe.config.limits import FLAG, Choice, Limit, ListOf, OrNull, Real, Whole
+from llava_moe.config.limits import FLAG, Limit, ListOf, OneOf, OrNull, Real, Whole
 from llava_moe.errors import UserError
 
 FEWEST = 8
@@ -15,7 +15,7 @@ FEWEST = 8
 LIMITS: dict[str, Limit] = ON_RECORDS | {
     "projector": FLAG,
     "resamples": Whole(100, 100_000),
-    "exact": ListOf(Choice(("all", "side", "linear", "layer"))),
+    "exact": ListOf(OneOf(("all", "side", "linear", "layer"))),
     "exact_samples": Whole(FEWEST),
     "step_size": OrNull(Real(0, open_below=True)),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.commands.words.analyze import ON_RECORDS, judge_run
-from llava_moe.config.limits import Choice, Limit, ListOf, OrNull, Real, Whole
+from llava_moe.config.limits import Limit, ListOf, OneOf, OrNull, Real, Whole
 from llava_moe.errors import UserError
 
 
@@ -19,7 +19,7 @@ class AllOrSteps:
     steps: ListOf = ListOf(Whole(0), shortest=1)  # noqa: RUF009
 
     def admits(self, value: Any) -> bool:
-        return Choice(("all",)).admits(value) or self.steps.admits(value)
+        return OneOf(("all",)).admits(value) or self.steps.admits(value)
 
     def describe(self) -> str:
         return "all, or a list [...] of steps"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_moe.commands.words.analyze import ON_RECORDS, Checkpoint, judge_run
-from llava_moe.config.limits import FLAG, Choice, Limit, ListOf, Real, Whole
+from llava_moe.config.limits import FLAG, Limit, ListOf, OneOf, Real, Whole
 from llava_moe.errors import UserError
 
 START = "start"
@@ -14,7 +14,7 @@ START = "start"
 FEWEST = 8
 """Held-out records of each domain: an interval of fewer says nothing."""
 LIMITS: dict[str, Limit] = ON_RECORDS | {
-    "by": Choice(("domain",)),
+    "by": OneOf(("domain",)),
     "checkpoint": Checkpoint(("last", "best", START)),
     "steps": Whole(1),
     "rate": Real(0, open_below=True),

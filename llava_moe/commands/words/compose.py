@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from llava_moe.config.as_typed import as_typed, told_how_to_go_on
 from llava_moe.config.compose import compose_again, resolved, run_composed
-from llava_moe.config.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Real, Text, Whole, check_settings
+from llava_moe.config.limits import FLAG, FilePath, Limit, ListOf, OneOf, OrNull, Real, Text, Whole, check_settings
 from llava_moe.config.rates import notes_on_old_words
 from llava_moe.config.settings import settle
 from llava_moe.config.target_limits import MOLE
@@ -27,8 +27,8 @@ LIMITS: dict[str, Limit] = {
     "experts": OrNull(ListOf(FilePath())),
     "run": OrNull(FilePath()),
     "out": OrNull(FilePath()),
-    "mask": OrNull(ListOf(Choice((0, 1)))),
-    "method": Choice(("mole", *MERGES)),
+    "mask": OrNull(ListOf(OneOf((0, 1)))),
+    "method": OneOf(("mole", *MERGES)),
     "pick": FLAG,
     "split": Text(),
     "limit": Whole(1),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llava_moe.commands.job import Job, run_job
-from llava_moe.config.limits import FLAG, Choice, FilePath, Limit, ListOf, OrNull, Whole
+from llava_moe.commands.job import DataJob, run_job
+from llava_moe.config.limits import FLAG, FilePath, Limit, ListOf, OneOf, OrNull, Whole
 
 LIMITS: dict[str, Limit] = {
     "out": OrNull(FilePath()),
@@ -13,7 +13,7 @@ LIMITS: dict[str, Limit] = {
     "sample_images": OrNull(Whole(0)),
     "against": ListOf(FilePath()),
     "against_images": OrNull(FilePath()),
-    "duplicates": Choice(("leave_out", "keep")),
+    "duplicates": OneOf(("leave_out", "keep")),
     "strict": FLAG,
 }
 
@@ -23,7 +23,7 @@ def main(words: Sequence[str]) -> int:
     return run_job("data_check", words, LIMITS, _begin)
 
 
-def _begin(job: Job) -> int:
+def _begin(job: DataJob) -> int:
     from llava_moe.commands.data_check import check
 
     return check(job)

@@ -13,12 +13,12 @@ from llava_moe.config.hydra_words import quote
 from llava_moe.config.limits import (
     FLAG,
     TRAIN,
-    Choice,
     Either,
     Fields,
     FilePath,
     Limit,
     ListOf,
+    OneOf,
     OrNull,
     Text,
     Whole,
@@ -30,7 +30,7 @@ from llava_moe.runs.out_folder import refuse_unwritable
 LIMITS: dict[str, Limit] = {
     "recipe": OrNull(Either((Text(), ListOf(Text())))),
     "downloads": OrNull(FilePath()),
-    "from": Choice(("downloads", "hub")),
+    "from": OneOf(("downloads", "hub")),
     "out": FilePath(),
     "splits": OrNull(ListOf(Text())),
     "images": OrNull(FilePath()),

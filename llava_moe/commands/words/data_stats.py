@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llava_moe.commands.job import Job, run_job
+from llava_moe.commands.job import DataJob, run_job
 from llava_moe.config.limits import FilePath, Limit, OrNull, Whole
 from llava_moe.runs.named_files import find_data
 
@@ -16,7 +16,7 @@ def main(words: Sequence[str]) -> int:
     return run_job("data_stats", words, LIMITS, _begin)
 
 
-def _begin(job: Job) -> int:
+def _begin(job: DataJob) -> int:
     for stage in job.stages:
         find_data(stage.config)
     from llava_moe.commands.data_stats import show_stats

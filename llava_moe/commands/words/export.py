@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.config.compose import resolved, run_composed
-from llava_moe.config.limits import BY_DOMAIN, Choice, FilePath, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.config.limits import BY_DOMAIN, FilePath, Limit, OneOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.runs.out_folder import refuse_unwritable
 from llava_moe.runs.stop_signals import StopSignals
@@ -17,9 +17,9 @@ from llava_moe.train.checkpoint import newest_checkpoint
 
 LIMITS: dict[str, Limit] = {
     "run": OrNull(FilePath()),
-    "to": OrNull(Choice(("hf", "peft"))),
+    "to": OrNull(OneOf(("hf", "peft"))),
     "out": OrNull(FilePath()),
-    "dtype": OrNull(Choice(("fp32", "bf16"))),
+    "dtype": OrNull(OneOf(("fp32", "bf16"))),
     "static": OrNull(Text()),
     "split": Text(),
     "limit": Whole(1),

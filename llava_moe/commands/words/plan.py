@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llava_moe.commands.job import Job, run_job
+from llava_moe.commands.job import DataJob, run_job
 from llava_moe.commands.words import reproduce
 from llava_moe.config.as_typed import as_typed
 from llava_moe.config.compose import compose_again, resolved, run_composed
@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> int:
     return run_job("plan", words, LIMITS, _begin)
 
 
-def _begin(job: Job) -> int:
+def _begin(job: DataJob) -> int:
     expect_known(job.choices["device"])
     find_starts(job.stages)
     from llava_moe.commands.plan import plan

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from llava_moe.config.as_typed import as_typed
 from llava_moe.config.compose import resolved, run_composed
-from llava_moe.config.limits import FLAG, Choice, Either, FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
+from llava_moe.config.limits import FLAG, Either, FilePath, Limit, ListOf, OneOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.reproduce.setup import SCALE_NAMES
 from llava_moe.runs.out_folder import refuse_unwritable
@@ -20,7 +20,7 @@ LIMITS: dict[str, Limit] = {
     "paper": OrNull(Text()),
     "figure": OrNull(Either((Whole(1), Text()))),
     "table": OrNull(Whole(1)),
-    "size": Choice(SCALE_NAMES),
+    "size": OneOf(SCALE_NAMES),
     "seeds": OrNull(ListOf(Whole(0), shortest=1)),
     "samples": OrNull(Whole(1)),
     "at_once": Whole(1, 1024),

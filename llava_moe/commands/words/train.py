@@ -33,10 +33,10 @@ def main(words: Sequence[str]) -> int:
     with told_how_to_go_on():
         status = run_composed("train", words, lambda config, overrides: _begin(config, overrides, words, jobs))
     if is_sweep(words) and jobs:
-        from llava_moe.commands.sweep import Job, show_sweep
+        from llava_moe.commands.sweep import SweepJob, show_sweep
 
         typed = [as_typed(word) for word in words]
-        show_sweep([Job(root, tuple(alone)) for root, alone in jobs], typed, VisibleConsole())
+        show_sweep([SweepJob(root, tuple(alone)) for root, alone in jobs], typed, VisibleConsole())
     return status
 
 

@@ -14,7 +14,7 @@ from llava_moe.data.conversation import BadRecord
 from llava_moe.data.features.looks import BLOCK, Looks
 from llava_moe.data.features.store import FeatureStore, Seen
 from llava_moe.data.features.table import FeatureTable, RowFeatures
-from llava_moe.data.ordered_prefetch import work_ahead
+from llava_moe.data.ordered_prefetch import prefetch_in_order
 
 Compute = Callable[[np.ndarray], torch.Tensor]
 """Pixels uint8 [3, H, W] to features [T, W]."""
@@ -66,7 +66,7 @@ def fill(
     try:
         if null is not None and null_image is not None and not store.holds(null):
             keep(null, null_image)
-        with closing(work_ahead(looks, range(looks.num_blocks), num_workers)) as found:
+        with closing(prefetch_in_order(looks, range(looks.num_blocks), num_workers)) as found:
             for number, looked in enumerate(found, 1):
                 for pixels, pixels_3HW in looked.pixels.items():
                     keep(pixels, pixels_3HW)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from llava_moe.data.features.looks import Wanted
-from llava_moe.data.pack import seat_step
+from llava_moe.data.pack import balance_and_pack
 from llava_moe.data.stream import StepStream
 
 
@@ -53,7 +53,7 @@ def _steps(stream: StepStream, num_steps: int, epoch: int, epoch_step: int) -> I
         else:
             for number in range(epoch_step, epoch_step + here):
                 step = slice(number * size, (number + 1) * size)
-                seats = seat_step(
+                seats = balance_and_pack(
                     plan.length[step].tolist(),
                     plan.num_images[step].tolist(),
                     stream.tokens_per_micro_batch,

@@ -26,7 +26,7 @@ DARK_SHARE = 0.99
 _EXCHANGED = {"16B": "16L", "16L": "16B", "16N": "16B"}
 _PGM = "PGM;"
 """Before the white that a PGM file names: Pillow stretches its values to 65,535."""
-_COLOURS = re.compile(r"(?P<mode>RGB|RGBX|RGBA|LA);(?P<order>16[BLN])")
+_COLORS = re.compile(r"(?P<mode>RGB|RGBX|RGBA|LA);(?P<order>16[BLN])")
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def deep_rawmode(image: ImageFile.ImageFile) -> str | None:
     Pillow keeps grey of 16 bits and more whole (modes ``I;16``, ``I``, ``F``), and of 16-bit colours the high bytes.
     """
     arguments = image.tile[0].args if image.tile else None
-    if _is_grey(image) and image.tile and image.tile[0].codec_name.startswith("ppm") and isinstance(arguments, tuple):
+    if _is_gray(image) and image.tile and image.tile[0].codec_name.startswith("ppm") and isinstance(arguments, tuple):
         return f"{_PGM}{arguments[-1]}"
     rawmode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    if _is_grey(image):
+    if _is_gray(image):
         return str(rawmode or image.mode)
-    return rawmode if isinstance(rawmode, str) and _COLOURS.fullmatch(rawmode) else None
+    return rawmode if isinstance(rawmode, str) and _COLORS.fullmatch(rawmode) else None
 
 
 def deep_picture(
@@ -92,9 +92,9 @@ def deep_picture(
         rawmode: see :func:`deep_rawmode`.
         again: opens the same file once more: 16-bit colours come whole from two readings.
     """
-    low_bytes = None if _is_grey(image) else _second_reading(rawmode, again)
+    low_bytes = None if _is_gray(image) else _second_reading(rawmode, again)
     value_range = reading.value_range
-    if value_range is None and _is_grey(image):
+    if value_range is None and _is_gray(image):
         value_range = (
             0,
             _white(max(_largest(values) for values, _, _ in _values(image, rawmode)), image.mode, rawmode),
@@ -145,7 +145,7 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.rint(np.clip((deep - low) / (high - low) * 255.0, 0, 255)).astype(np.uint8)
 
 
-def _is_grey(image: Image.Image) -> bool:
+def _is_gray(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
@@ -161,9 +161,9 @@ def _values(
     see_through = image.info.get("transparency")
     for box in bands(image.size):
         if low_bytes is None:
-            values_HWC = _grey_values(np.asarray(image.crop(box)), rawmode)
+            values_HWC = _gray_values(np.asarray(image.crop(box)), rawmode)
         else:
-            values_HWC = _whole_colours(np.asarray(image.crop(box)), np.asarray(low_bytes.crop(box)), rawmode)
+            values_HWC = _whole_colors(np.asarray(image.crop(box)), np.asarray(low_bytes.crop(box)), rawmode)
         opacity_HW = None
         if low_bytes is not None and values_HWC.shape[2] in (2, 4):
             values_HWC, opacity_HW = values_HWC[..., :-1], (values_HWC[..., -1] >> 8).astype(np.uint8)
@@ -173,7 +173,7 @@ def _values(
         yield values_HWC, opacity_HW, box
 
 
-def _grey_values(values_HW: np.ndarray, rawmode: str) -> np.ndarray:
+def _gray_values(values_HW: np.ndarray, rawmode: str) -> np.ndarray:
     values_HWC = values_HW[..., None].astype(values_HW.dtype.newbyteorder("="))
     if not rawmode.startswith(_PGM):
         return values_HWC
@@ -182,7 +182,7 @@ def _grey_values(values_HW: np.ndarray, rawmode: str) -> np.ndarray:
 
 def _second_reading(rawmode: str, again: Callable[[], ImageFile.ImageFile]) -> Image.Image:
     """The low bytes of 16-bit colours; of grey with opacity all four bytes of a pixel, in the mode of four colours."""
-    found = _COLOURS.fullmatch(rawmode)
+    found = _COLORS.fullmatch(rawmode)
     assert found is not None, rawmode
     with again() as image:
         if found["mode"] == "LA":
@@ -194,9 +194,9 @@ def _second_reading(rawmode: str, again: Callable[[], ImageFile.ImageFile]) -> I
         return image
 
 
-def _whole_colours(high_HWC: np.ndarray, second_HWC: np.ndarray, rawmode: str) -> np.ndarray:
+def _whole_colors(high_HWC: np.ndarray, second_HWC: np.ndarray, rawmode: str) -> np.ndarray:
     """16-bit colours as uint16, from the high bytes and what the second reading gave."""
-    found = _COLOURS.fullmatch(rawmode)
+    found = _COLORS.fullmatch(rawmode)
     if found is not None and found["mode"] == "LA":
         first, second = (0, 1) if found["order"] == "16B" else (1, 0)
         bytes_HW4 = second_HWC.astype(np.uint16)

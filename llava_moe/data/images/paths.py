@@ -60,8 +60,8 @@ def _existing(path: Path) -> Path | None:
         return path
     if path.suffix:
         for suffix in _SUFFIXES:
-            if (neighbour := path.with_suffix(suffix)).is_file():
-                return neighbour
+            if (neighbor := path.with_suffix(suffix)).is_file():
+                return neighbor
     return None
 
 

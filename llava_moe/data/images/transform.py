@@ -100,9 +100,9 @@ class ImageTransform:
     def model_inputs(
         self, pixels_N: torch.Tensor, image_sizes: Sequence[ImageSize], dtype: torch.dtype
     ) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.normalise(pixels_N).to(dtype)}
+        return {"pixel_values": self.normalize(pixels_N).to(dtype)}
 
-    def normalise(self, pixels_I3HW: torch.Tensor) -> torch.Tensor:
+    def normalize(self, pixels_I3HW: torch.Tensor) -> torch.Tensor:
         """``(pixels / 255 - mean) / std`` in float32, on the pixels' device: uint8 [I,3,H,W] to float32 [I,3,H,W]."""
         # Processes that only open images do without: it takes two hundred megabytes of each.
         import torch
@@ -119,19 +119,19 @@ class ImageTransform:
         if width == height:
             return image.resize((size, size), Image.Resampling.BICUBIC)
         side = max(width, height)
-        colour = tuple(int(channel * 255) for channel in self.mean)
+        color = tuple(int(channel * 255) for channel in self.mean)
         if width > height:
             # Pillow resizes along rows, rounds, then along columns: rows of the canvas that hold only its colour need
             # no first pass, so a wide strip never becomes a canvas of its width squared.
             rows = image.resize((size, height), Image.Resampling.BICUBIC)
-            canvas = Image.new("RGB", (size, side), colour)
+            canvas = Image.new("RGB", (size, side), color)
             canvas.paste(rows, (0, (side - height) // 2))
         else:
             canvas = Image.new("RGB", (size, side))
             strip_height = max(1, 16_000_000 // side)
             for top in range(0, side, strip_height):
                 bottom = min(top + strip_height, side)
-                strip = Image.new("RGB", (side, bottom - top), colour)
+                strip = Image.new("RGB", (side, bottom - top), color)
                 strip.paste(image.crop((0, top, width, bottom)), ((side - width) // 2, 0))
                 canvas.paste(strip.resize((size, bottom - top), Image.Resampling.BICUBIC), (0, top))
         return canvas.resize((size, size), Image.Resampling.BICUBIC)

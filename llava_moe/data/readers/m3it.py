@@ -28,7 +28,7 @@ from llava_moe.data.readers.tree import (
     files_below,
     folder_of,
     name_of,
-    neighbour,
+    neighbor,
     otherwise_any,
     split_of,
 )
@@ -74,9 +74,9 @@ class M3itReader:
             if not isinstance(record, Mapping):
                 yield record
                 continue
-            labelled = record if file.label is None else {"task": file.label, **record}
+            labeled = record if file.label is None else {"task": file.label, **record}
             if "meta" in record or record.get("instruction") is not None:
-                yield labelled
+                yield labeled
                 continue
             if instructions is None:
                 if not file.beside:
@@ -85,7 +85,7 @@ class M3itReader:
                         "file to draw one from; fetch it from the same folder of MMInstruction/M3IT"
                     )
                 instructions = read_instructions(file.beside[0])
-            yield {**labelled, "instruction": draw.choice(instructions)}
+            yield {**labeled, "instruction": draw.choice(instructions)}
 
     def row(self, record: Any, number: int) -> Row:
         """The row of one record: one question, one answer, the images' placeholders before the question.
@@ -107,7 +107,7 @@ class M3itReader:
         return new_row(flat, number, images, turns, flat.get("task"), _IMAGES, read)
 
     def _raw_file(self, path: str) -> RawFile:
-        instructions = neighbour(path, INSTRUCTIONS) if path.endswith(JSON_LINES) else None
+        instructions = neighbor(path, INSTRUCTIONS) if path.endswith(JSON_LINES) else None
         label = name_of(folder_of(path)) or None
         if label in ("data", ".") or path.endswith(".parquet"):
             label = None

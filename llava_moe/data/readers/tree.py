@@ -76,7 +76,7 @@ def _below_address(path: str, suffixes: tuple[str, ...]) -> list[str]:
     return sorted(system.unstrip_protocol(name) for name in found if not is_litter(str(name), inside))
 
 
-def neighbour(path: str, name: str) -> str | None:
+def neighbor(path: str, name: str) -> str | None:
     """The file of that name in the same folder or at the same address; None where there is none."""
     beside = f"{folder_of(path)}/{name}" if folder_of(path) else name
     if not is_address(beside):

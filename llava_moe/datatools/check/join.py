@@ -14,7 +14,7 @@ from llava_moe.datatools.check.duplicate_hashes import copies, join_images, same
 from llava_moe.datatools.check.findings import Findings, entries_of, name_rows
 from llava_moe.datatools.check.image_table import Gallery
 from llava_moe.datatools.check.leaks import Leaks
-from llava_moe.datatools.check.scan import NUM_SHOWN, Found, Job
+from llava_moe.datatools.check.scan import NUM_SHOWN, CheckJob, Found
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Hashes:
     asked: np.ndarray
 
 
-def join(job: Job, findings: Sequence[Findings], hashes: Sequence[Hashes], gallery: Gallery, leaks: Leaks) -> None:
+def join(job: CheckJob, findings: Sequence[Findings], hashes: Sequence[Hashes], gallery: Gallery, leaks: Leaks) -> None:
     """Enter into each view's findings what takes records and images together."""
     samples: list[np.ndarray] = []
     for number, (one, own) in enumerate(zip(findings, hashes, strict=True)):

@@ -20,7 +20,7 @@ from llava_moe.datatools.check.join import Hashes, join
 from llava_moe.datatools.check.known_faults import Known, KnownFault
 from llava_moe.datatools.check.leaks import Leaks
 from llava_moe.datatools.check.pictures import Picture
-from llava_moe.datatools.check.scan import CHUNK, PICTURES, Job, Scanned, Seen, Stretch, look, look_asked, scan
+from llava_moe.datatools.check.scan import CHUNK, PICTURES, CheckJob, Scanned, Seen, Stretch, look, look_asked, scan
 from llava_moe.datatools.check.sources import (
     Trouble,
     count_trouble,
@@ -93,7 +93,7 @@ def check_mix(
     for view in views:
         told = [count_trouble(view, expected.get(view.label)), rejected_trouble(view), split_trouble(view)]
         troubles += [trouble for trouble in told if trouble is not None]
-    job = Job(
+    job = CheckJob(
         tuple(views),
         frozenset(question for one in asked for item in one.items for question in item.questions),
         tuple(picture for one in asked for picture in one.pictures),
@@ -139,7 +139,7 @@ def _settle_roots(views: Sequence[View]) -> tuple[list[View], list[Trouble]]:
     return settled, troubles
 
 
-def _scan_all(job: Job, workers: Workers[Job], checked: Checked, progress: Progress | None) -> list[Hashes]:
+def _scan_all(job: CheckJob, workers: Workers[CheckJob], checked: Checked, progress: Progress | None) -> list[Hashes]:
     stretches = [
         Stretch(number, start, min(start + CHUNK, len(view.records)))
         for number, view in enumerate(job.views)
@@ -182,8 +182,8 @@ def _hashes(scanned: Sequence[Scanned]) -> Hashes:
 
 
 def _look_all(
-    job: Job,
-    workers: Workers[Job],
+    job: CheckJob,
+    workers: Workers[CheckJob],
     hashes: Sequence[Hashes],
     checked: Checked,
     num_images: int | None,
@@ -224,7 +224,7 @@ def _enter_image(checked: Checked, view: int, seen: Seen, known: Known) -> None:
         checked.repairs.setdefault((findings.view.label, repair.name), KnownFault(repair, seen.path)).count += 1
 
 
-def _look_asked(workers: Workers[Job], num_pictures: int, progress: Progress | None) -> list[Picture]:
+def _look_asked(workers: Workers[CheckJob], num_pictures: int, progress: Progress | None) -> list[Picture]:
     """Open the images of the evaluation sets."""
     tasks = [tuple(range(start, min(start + PICTURES, num_pictures))) for start in range(0, num_pictures, PICTURES)]
     pictures: list[Picture] = []

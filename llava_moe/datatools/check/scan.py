@@ -68,7 +68,7 @@ class AskedPicture:
 
 
 @dataclass(frozen=True)
-class Job:
+class CheckJob:
     """What all tasks share.
 
     Attributes:
@@ -142,7 +142,7 @@ def hash_text(text: str) -> int:
     return int.from_bytes(sha256(text.encode("utf-8", "replace")).digest()[:8], "big") or 1
 
 
-def scan(job: Job, stretch: Stretch) -> Scanned:
+def scan(job: CheckJob, stretch: Stretch) -> Scanned:
     """Judge a stretch of records by the functions that training judges them by.
 
     No image is opened, but where the tokens of images depend on their sizes.
@@ -257,7 +257,7 @@ class Seen:
         return Found(self.row, self.number, self.id, kind, reason, detail, self.path)
 
 
-def look(job: Job, wanted: Places) -> list[Seen]:
+def look(job: CheckJob, wanted: Places) -> list[Seen]:
     """Open images of a view, one after the other."""
     view = job.views[wanted.view]
     reading = replace(view.encoder.reading, value_range=view.source.value_range)
@@ -275,7 +275,7 @@ def look(job: Job, wanted: Places) -> list[Seen]:
     return seen
 
 
-def look_asked(job: Job, places: tuple[int, ...]) -> list[Picture]:
+def look_asked(job: CheckJob, places: tuple[int, ...]) -> list[Picture]:
     """Open images of the evaluation sets."""
     reading = replace(job.readers[0].reading, value_range=None)
     return [look_at(*job.pictures[place].read(), job.readers, reading) for place in places]

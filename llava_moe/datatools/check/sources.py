@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_moe.data.shard_records import ShardRecords
 from llava_moe.data.source import check_has_images, check_image_root
-from llava_moe.datatools.check.scan import Job
+from llava_moe.datatools.check.scan import CheckJob
 from llava_moe.datatools.check.stage_view import View
 from llava_moe.errors import UserError
 from llava_moe.files.regular_file import open_regular
@@ -101,7 +101,7 @@ def shard_places(views: tuple[View, ...]) -> list[ShardPlace]:
     return list(places.values())
 
 
-def shard_trouble(job: Job, place: ShardPlace) -> Trouble | None:
+def shard_trouble(job: CheckJob, place: ShardPlace) -> Trouble | None:
     """Whether a shard's SHA-256 is the manifest's."""
     view = job.views[place.view]
     assert isinstance(view.records, ShardRecords)

@@ -17,7 +17,7 @@ from llava_moe.datatools.check.eval_sets import AskedItem, AskedSet
 from llava_moe.datatools.check.image_table import Gallery
 from llava_moe.datatools.check.pictures import Picture
 from llava_moe.datatools.check.run_check import Progress
-from llava_moe.datatools.check.scan import CHUNK, PICTURES, Job, Scanned, Stretch, look, look_asked, scan
+from llava_moe.datatools.check.scan import CHUNK, PICTURES, CheckJob, Scanned, Stretch, look, look_asked, scan
 from llava_moe.datatools.check.sources import Trouble, image_root_trouble
 from llava_moe.datatools.check.stage_view import View
 from llava_moe.datatools.check.workers import Workers
@@ -54,7 +54,7 @@ def find_trained(
     found = TrainedOn(troubles=[trouble for trouble in told if trouble is not None])
     views = [view for view, trouble in zip(views, told, strict=True) if trouble is None]
     found.num_records = sum(len(view.records) for view in views)
-    job = Job(
+    job = CheckJob(
         tuple(views),
         frozenset(question for one in asked for item in one.items for question in item.questions),
         tuple(picture for one in asked for picture in one.pictures),
@@ -83,7 +83,7 @@ def _kind_of(item: AskedItem, pictures: Sequence[Picture], images: set[int], pai
 
 
 def _read_mixture(
-    job: Job, workers: Workers[Job], found: TrainedOn, progress: Progress | None
+    job: CheckJob, workers: Workers[CheckJob], found: TrainedOn, progress: Progress | None
 ) -> tuple[set[int], set[tuple[int, int]]]:
     """Hashes of the mixture's images, and of those with each question of the sets that is asked about them."""
     by_view = _scan_all(job, workers, found.num_records, progress)
@@ -108,7 +108,7 @@ def _read_mixture(
     return images, pairs
 
 
-def _scan_all(job: Job, workers: Workers[Job], total: int, progress: Progress | None) -> list[list[Scanned]]:
+def _scan_all(job: CheckJob, workers: Workers[CheckJob], total: int, progress: Progress | None) -> list[list[Scanned]]:
     stretches = [
         Stretch(number, start, min(start + CHUNK, len(view.records)))
         for number, view in enumerate(job.views)

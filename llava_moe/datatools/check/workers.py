@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch.utils.data import Dataset
 
-from llava_moe.data.ordered_prefetch import work_ahead
+from llava_moe.data.ordered_prefetch import prefetch_in_order
 from llava_moe.errors import UserError
 
 Job = TypeVar("Job")
@@ -32,7 +32,7 @@ class Workers(Generic[Job]):
         num_workers = min(self.num_processes, len(tasks))
         made = _Made(work, self.job, tasks)
         try:
-            for result in work_ahead(made, range(len(tasks)), num_workers if num_workers > 1 else 0, prefetch=4):
+            for result in prefetch_in_order(made, range(len(tasks)), num_workers if num_workers > 1 else 0, prefetch=4):
                 if isinstance(result, UserError):
                     raise result
                 yield result

@@ -85,6 +85,7 @@ class Recipe:
         address: where its raw files can be read without a download (``hf://datasets/...``); None where they cannot.
         repairs: known faults.
         draw: the records that are taken where that is not all.
+        repeats_on_purpose: its files hold records several times to set a ratio: copies are no fault.
         notes: what a user has to know, a line each; assumptions are called so.
     """
 
@@ -100,6 +101,7 @@ class Recipe:
     address: str | None = None
     repairs: tuple[Repair, ...] = ()
     draw: Draw | None = None
+    repeats_on_purpose: bool = False
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

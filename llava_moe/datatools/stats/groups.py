@@ -13,7 +13,7 @@ from llava_moe.data.mixture import Mixture
 from llava_moe.data.quarantine import TOO_LONG, Quarantined
 from llava_moe.data.records import Source
 from llava_moe.data.source_index import SourceIndex
-from llava_moe.datatools.stats.lengths import LengthSummary, summarise
+from llava_moe.datatools.stats.lengths import LengthSummary, summarize
 from llava_moe.datatools.stats.token_counts import Taken, Tally, loss_shares, tally_by
 
 
@@ -173,7 +173,7 @@ def group_all(opened: Opened, first: Sums, whole: Sums, taken: Taken, bin_width:
                 epoch=_share(first, members),
                 training=_share(whole, members),
                 seen=sum(int(whole.seen[place].sum()) for place in members),
-                lengths=summarise(lengths, bin_width),
+                lengths=summarize(lengths, bin_width),
             )
         )
     return tuple(found)

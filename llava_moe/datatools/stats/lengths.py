@@ -28,7 +28,7 @@ class LengthSummary:
     histogram: tuple[int, ...]
 
 
-def summarise(lengths: np.ndarray, bin_width: int) -> LengthSummary | None:
+def summarize(lengths: np.ndarray, bin_width: int) -> LengthSummary | None:
     """The summary of int [n] lengths; None of none."""
     if not len(lengths):
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_moe.data.batch import NULL_LENGTH
-from llava_moe.data.pack import CostModel, seat_step
+from llava_moe.data.pack import CostModel, balance_and_pack
 from llava_moe.datatools.stats.token_counts import Taken
 
 MOST_STEPS = 1000
@@ -59,7 +59,7 @@ def account_seating(taken: Taken, seats: Seats, most_steps: int = MOST_STEPS) ->
     for step in chosen:
         part = slice(step * seats.samples_per_step, (step + 1) * seats.samples_per_step)
         lengths, num_images = taken.length[part].tolist(), taken.num_images[part].tolist()
-        ranks = seat_step(lengths, num_images, seats.tokens_per_row, seats.num_ranks)
+        ranks = balance_and_pack(lengths, num_images, seats.tokens_per_row, seats.num_ranks)
         rows_of.append(len(ranks[0]))
         sample_tokens += sum(lengths)
         filled_rows += sum(bool(row) for rows in ranks for row in rows)

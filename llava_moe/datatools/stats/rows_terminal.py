@@ -23,11 +23,11 @@ _WIDE = 64
 
 def print_legend(console: Console) -> None:
     """Say what the colours, or the marks, mean."""
-    taught = _taught("supervised: the model learns to write this", has_colours(console))
+    taught = _taught("supervised: the model learns to write this", has_colors(console))
     console.print(Text.assemble(taught, "  prompt: read only  ", ("[image 1: n tokens]", IMAGE), "  ↵ line break"))
 
 
-def has_colours(console: Console) -> bool:
+def has_colors(console: Console) -> bool:
     """Whether colours reach the reader."""
     return console.is_terminal and console.color_system is not None and not console.no_color
 
@@ -40,8 +40,8 @@ def print_row(row: Row, console: Console) -> None:
     for segment in row.segments:
         console.print()
         console.print(_heading(segment))
-        text = segment_text(segment, has_colours(console))
-        if not segment.pixels or not has_colours(console):
+        text = segment_text(segment, has_colors(console))
+        if not segment.pixels or not has_colors(console):
             console.print(text)
         elif len(segment.pixels) == 1 and console.width >= _WIDE:
             console.print(_beside(half_blocks(segment.pixels[0], PICTURE_CELLS), text))
@@ -87,7 +87,7 @@ def hole_line(segment: Segment) -> str:
     return f"hole of {segment.num_tokens:,} padding tokens, nothing is learned{reason}"
 
 
-def segment_text(segment: Segment, is_coloured: bool) -> Text:
+def segment_text(segment: Segment, is_colored: bool) -> Text:
     """A segment's tokens as one text; nothing in the data's own text is obeyed as mark-up or control."""
     if segment.kind == "hole":
         return Text(hole_line(segment), style="red")
@@ -100,13 +100,13 @@ def segment_text(segment: Segment, is_coloured: bool) -> Text:
         if piece.kind == "supervised":
             taught.append(words)
             continue
-        _flush(text, taught, is_coloured)
+        _flush(text, taught, is_colored)
         if piece.kind == "image":
             assert piece.image is not None
             text.append(f"[image {piece.image + 1}: {len(piece.tokens)} tokens]", IMAGE)
         else:
             text.append(words)
-    _flush(text, taught, is_coloured)
+    _flush(text, taught, is_colored)
     return text
 
 
@@ -115,14 +115,14 @@ def shown(piece: Piece) -> str:
     return visible(piece.text, keep="\n").replace("\n", "↵\n")
 
 
-def _flush(text: Text, taught: list[str], is_coloured: bool) -> None:
+def _flush(text: Text, taught: list[str], is_colored: bool) -> None:
     if taught:
-        text.append_text(_taught("".join(taught), is_coloured))
+        text.append_text(_taught("".join(taught), is_colored))
         taught.clear()
 
 
-def _taught(words: str, is_coloured: bool) -> Text:
-    return Text(words, TAUGHT) if is_coloured else Text(f"{MARKS[0]}{words}{MARKS[1]}")
+def _taught(words: str, is_colored: bool) -> Text:
+    return Text(words, TAUGHT) if is_colored else Text(f"{MARKS[0]}{words}{MARKS[1]}")
 
 
 def _heading(segment: Segment) -> Text:

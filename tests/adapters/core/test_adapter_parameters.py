@@ -7,10 +7,10 @@ from torch import nn
 
 from llava_moe.adapters.core.adapter_parameters import AdapterParameters
 from llava_moe.adapters.core.injector import Injector
-from llava_moe.adapters.core.method import Fitting
+from llava_moe.adapters.core.method import Injection
 from llava_moe.adapters.core.router import TokenRouter
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 from tests.tiny_models import smallest_llama
 
@@ -19,12 +19,12 @@ BLOCK = "layers.0.mlp"
 
 def put_on() -> tuple[nn.Module, AdapterParameters]:
     model = smallest_llama().model
-    body = Body.of(model)
-    linears = {name: WideLinear(base, {"": 2}, 1.0) for name, base in body.select(["up_proj"]).items()}
+    target_model = TargetModel.of(model)
+    linears = {name: WideLinear(base, {"": 2}, 1.0) for name, base in target_model.select(["up_proj"]).items()}
     routers = {BLOCK: TokenRouter(16, 2, "hard", torch.device("cpu"))}
-    fitting = Fitting(linears, routers, {f"{BLOCK}.extra": nn.Linear(1, 1, bias=False)})
-    Injector(body, fitting, Segments(), "lean").put_in()
-    return model, AdapterParameters(body, fitting)
+    injection = Injection(linears, routers, {f"{BLOCK}.extra": nn.Linear(1, 1, bias=False)})
+    Injector(target_model, injection, Segments(), "lean").put_in()
+    return model, AdapterParameters(target_model, injection)
 
 
 def test_they_are_those_of_banks_routers_and_modules_without_the_bases() -> None:

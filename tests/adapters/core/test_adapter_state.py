@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from llava_moe.adapters.core.adapter_parameters import AdapterParameters
 from llava_moe.adapters.core.adapter_state import AdapterState
 from llava_moe.adapters.core.injector import Injector
-from llava_moe.adapters.core.method import Fitting
+from llava_moe.adapters.core.method import Injection
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.errors import UserError
 from tests.tiny_models import smallest_llama
@@ -34,18 +34,18 @@ class Writer:
     def __init__(self) -> None:
         self.written: dict[str, Tensor] = {}
 
-    def write(self, folder: Path, body: Body, tensors: Any) -> None:
+    def write(self, folder: Path, target_model: TargetModel, tensors: Any) -> None:
         self.written = dict(tensors)
 
 
 def put_on() -> tuple[AdapterState, Writer, AdapterParameters]:
-    body, writer = Body.of(smallest_llama()), Writer()
+    target_model, writer = TargetModel.of(smallest_llama()), Writer()
     ranks = {"experts.0": 2, "experts.1": 2}
-    linears = {name: WideLinear(base, ranks, 1.0) for name, base in body.select(["up_proj"]).items()}
-    fitting = Fitting(linears, modules={"model.layers.0.extra": nn.Linear(1, 1, bias=False)})
-    Injector(body, fitting, Segments(), "lean").put_in()
-    parameters = AdapterParameters(body, fitting)
-    return AdapterState(writer, body, fitting, parameters), writer, parameters  # type: ignore[arg-type]
+    linears = {name: WideLinear(base, ranks, 1.0) for name, base in target_model.select(["up_proj"]).items()}
+    injection = Injection(linears, modules={"model.layers.0.extra": nn.Linear(1, 1, bias=False)})
+    Injector(target_model, injection, Segments(), "lean").put_in()
+    parameters = AdapterParameters(target_model, injection)
+    return AdapterState(writer, target_model, injection, parameters), writer, parameters  # type: ignore[arg-type]
 
 
 def test_tensors_are_views_one_pair_for_each_expert() -> None:

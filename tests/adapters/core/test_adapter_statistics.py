@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.core.adapter_parameters import AdapterParameters
 from llava_moe.adapters.core.adapter_statistics import AdapterStatistics
-from llava_moe.adapters.core.method import Fitting
+from llava_moe.adapters.core.method import Injection
 from llava_moe.adapters.core.router import Routing, TokenRouter
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.errors import UserError
 
 ROUTING = Routing(torch.tensor([[[0.75, 0.25], [0.25, 0.75]]]), torch.tensor([[0, 1]]))
@@ -36,20 +36,20 @@ class Told(Segments):
         return torch.zeros(1, 2, dtype=torch.long), torch.tensor(1)
 
 
-def read_from(fitting: Fitting) -> AdapterStatistics:
+def read_from(injection: Injection) -> AdapterStatistics:
     model = nn.Module()
-    model.add_module("router", next(iter(fitting.routers.values()), nn.Linear(1, 1)))
-    body = Body(model, model, "", {})
-    return AdapterStatistics("Some", body, fitting, Told(), AdapterParameters(body, fitting))
+    model.add_module("router", next(iter(injection.routers.values()), nn.Linear(1, 1)))
+    target_model = TargetModel(model, model, "", {})
+    return AdapterStatistics("Some", target_model, injection, Told(), AdapterParameters(target_model, injection))
 
 
 def routed(**more: Any) -> tuple[AdapterStatistics, TokenRouter]:
     router = TokenRouter(4, 2, "hard", torch.device("cpu"))
-    return read_from(Fitting(routers={"layers.0.mlp": router}, **more)), router
+    return read_from(Injection(routers={"layers.0.mlp": router}, **more)), router
 
 
 def test_where_nothing_is_routed_the_loss_is_zero() -> None:
-    statistics = read_from(Fitting())
+    statistics = read_from(Injection())
     assert not statistics.is_routed and statistics.routings() == {} and statistics.load_balance is None
     assert statistics.auxiliary_loss(None, "mean", None).item() == 0
 
@@ -59,7 +59,7 @@ def test_a_router_that_did_not_run_is_named() -> None:
     with pytest.raises(ValueError, match=r"layers\.0\.mlp has not run since"):
         statistics.routings()
     with pytest.raises(ValueError, match="extra has not run since"):
-        read_from(Fitting(modules={"extra": Decides()})).routings()
+        read_from(Injection(modules={"extra": Decides()})).routings()
 
 
 def test_routers_and_gates_are_read_by_name() -> None:

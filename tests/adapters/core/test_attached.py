@@ -16,7 +16,7 @@ from llava_moe.errors import UserError
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def randomise(attached: Any) -> None:
+def randomize(attached: Any) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in attached.parameters():
@@ -31,7 +31,7 @@ def saved(build_llava: Any, tmp_path: Path) -> Path:
             num_experts=2, r=2, load_balance_coef=0.02, target_modules=["q_proj", "up_proj"], expert_modules=["up_proj"]
         ),
     )
-    randomise(attached)
+    randomize(attached)
     attached.save(tmp_path)
     return tmp_path
 
@@ -97,7 +97,7 @@ def test_loaded_settings_equal_the_saved(saved: Path, build_llava: Any) -> None:
 
 def test_adapter_moves_between_a_model_and_its_body(build_llama: Any, tmp_path: Path) -> None:
     attached = attach(build_llama(), LlavaMole(r=2))
-    randomise(attached)
+    randomize(attached)
     attached.save(tmp_path)
     bare = load_adapter(build_llama().model, tmp_path).state_dict()
     assert all(torch.equal(bare[name], tensor) for name, tensor in attached.state_dict().items())
@@ -118,7 +118,7 @@ def test_given_tensors_are_written_in_place_of_the_live(build_llama: Any, tmp_pa
 
 def test_fp32_file_loads_into_a_bf16_model_in_its_dtype(build_llama: Any, tmp_path: Path) -> None:
     attached = attach(build_llama(), Lora(r=2))
-    randomise(attached)
+    randomize(attached)
     attached.save(tmp_path)
     loaded = load_adapter(build_llama().bfloat16(), tmp_path)
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}

@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from llava_moe.adapters.core.gated_mlp import forward_gated_mlp, is_gated_mlp
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from tests.adapters.tiny_decoders import FAMILIES, Family
 
 # Phi-3 reads gate and up with one linear; in the blocks of experts of Qwen2-MoE, the shared one is a gated MLP.
@@ -23,7 +23,7 @@ WITHOUT = ("phi3",)
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 @torch.no_grad()
 def test_of_every_family_the_blocks_with_a_gate_and_no_others_are_gated_mlps(family: Family) -> None:
-    model = Body.of(family.build()).language_model
+    model = TargetModel.of(family.build()).language_model
     found = {name: block for name, block in model.named_modules() if is_gated_mlp(block)}
     assert list(found) == [name for name, block in model.named_modules() if hasattr(block, "gate_proj")]
     assert bool(found) is (family.name not in WITHOUT)

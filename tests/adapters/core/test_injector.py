@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from llava_moe.adapters.core.injector import Injector
-from llava_moe.adapters.core.method import Fitting
+from llava_moe.adapters.core.method import Injection
 from llava_moe.adapters.core.router import TokenRouter
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 from tests.tiny_models import smallest_llama
 
@@ -32,8 +32,8 @@ def state_of(model: nn.Module) -> dict[str, tuple[Any, ...]]:
 
 def dressed(core: str) -> tuple[Injector, nn.Module, dict[str, Any]]:
     model = smallest_llama().model.requires_grad_(True)
-    body, seen = Body.of(model), {"pre_hook": 0, "forward": 0}
-    linears = {name: WideLinear(base, {"": 2}, 1.0) for name, base in body.select(LEAVES).items()}
+    target_model, seen = TargetModel.of(model), {"pre_hook": 0, "forward": 0}
+    linears = {name: WideLinear(base, {"": 2}, 1.0) for name, base in target_model.select(LEAVES).items()}
 
     def pre_hook(*_: Any) -> None:
         seen["pre_hook"] += 1
@@ -42,14 +42,14 @@ def dressed(core: str) -> tuple[Injector, nn.Module, dict[str, Any]]:
         seen["forward"] += 1
         return own(*args, **kwargs)
 
-    fitting = Fitting(
+    injection = Injection(
         linears,
         {"layers.0.mlp": TokenRouter(16, 2, "hard", CPU)},
         {"layers.0.extra": nn.Linear(1, 1)},
         {"layers.0.mlp": pre_hook},
         {"layers.0": forward},
     )
-    return Injector(body, fitting, Segments(), core), model, seen
+    return Injector(target_model, injection, Segments(), core), model, seen
 
 
 @pytest.mark.parametrize("core", ["lean", "autograd"])

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, attach
-from llava_moe.adapters.core.memory_efficient import Dropping, Runs, activate, read, write
+from llava_moe.adapters.core.memory_efficient import ExpertGroups, SeededDropout, activate, read, write
 from llava_moe.adapters.core.router import TokenRouter
 from llava_moe.adapters.core.target_model import MLP_LINEARS
 from llava_moe.model import recompute_activations
@@ -49,7 +49,7 @@ def small(activation: str = "silu", dtype: torch.dtype = torch.float64, num_laye
     return LlamaForCausalLM(config).to(dtype).requires_grad_(False)
 
 
-def randomise(attached: Attached) -> None:
+def randomize(attached: Attached) -> None:
     torch.manual_seed(1)
     with torch.no_grad():
         for tensor in attached.parameters():
@@ -65,7 +65,7 @@ def loss_and_gradients(
     trains_base: bool = False,
 ) -> dict[str, Tensor]:
     attached = attach(model.train(), method, core=core)
-    randomise(attached)
+    randomize(attached)
     if trains_base:
         model.requires_grad_(True)
     if checkpointing:
@@ -146,7 +146,7 @@ def test_dropout_has_its_own_mask_forward_and_backward() -> None:
     torch.manual_seed(0)
     x = torch.randn(50, 12, dtype=torch.float64, requires_grad=True)
     reader = torch.randn(3, 12, dtype=torch.float64, requires_grad=True)
-    dropping = Dropping(5, 0.4)
+    dropping = SeededDropout(5, 0.4)
     mask = dropping(torch.ones_like(x)).detach()
     assert set(mask.unique().tolist()) == {0.0, 1 / 0.6}
     upstream = torch.randn(50, 3, dtype=torch.float64)
@@ -158,10 +158,10 @@ def test_dropout_has_its_own_mask_forward_and_backward() -> None:
 
 def test_dropout_leaves_the_mean_as_it_is_in_bf16() -> None:
     x = torch.ones(4000, 500, dtype=torch.bfloat16)
-    kept = Dropping(1, 0.05)(x).double()
+    kept = SeededDropout(1, 0.05)(x).double()
     assert kept.unique().numel() == 2
     assert float((kept == 0).double().mean()) == pytest.approx(0.05, abs=0.001)
-    assert float(Dropping(1, 0.05)(x.float()).double().mean()) == pytest.approx(1.0, abs=0.001)
+    assert float(SeededDropout(1, 0.05)(x.float()).double().mean()) == pytest.approx(1.0, abs=0.001)
 
 
 def test_functions_have_the_gradients_that_finite_differences_find() -> None:
@@ -170,11 +170,11 @@ def test_functions_have_the_gradients_that_finite_differences_find() -> None:
     def numbers(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
-    runs = Runs((2, 0, 5))
+    runs = ExpertGroups((2, 0, 5))
     gate, up = numbers(7, 6), numbers(7, 6)
     assert torch.autograd.gradcheck(lambda g, u: activate(g, u, nn.functional.silu), (gate, up))
     readers = (numbers(3, 6), numbers(6, 6))
-    assert torch.autograd.gradcheck(lambda x, *a: read(x, a, Dropping(3, 0.3)), (numbers(7, 6), *readers))
+    assert torch.autograd.gradcheck(lambda x, *a: read(x, a, SeededDropout(3, 0.3)), (numbers(7, 6), *readers))
     assert torch.autograd.gradcheck(lambda x, *a: read(x, a, None, runs), (numbers(7, 6), *readers))
 
     def mix(z: Tensor, w: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ def test_linears_with_one_input_are_read_in_one_product() -> None:
 
 def test_a_linear_called_alone_reads_for_itself_and_leaves_nothing_behind() -> None:
     model = small()
-    randomise(attach(model, Lora(r=3)))
+    randomize(attach(model, Lora(r=3)))
     attention = model.model.layers[0].self_attn
     x = torch.randn(1, 7, 20, dtype=torch.float64, requires_grad=True)
     for linear in (attention.q_proj, attention.k_proj, attention.k_proj, attention.v_proj):
@@ -221,7 +221,7 @@ def test_a_linear_called_alone_reads_for_itself_and_leaves_nothing_behind() -> N
 
 def test_an_exception_within_a_block_leaves_nothing_for_the_next_call() -> None:
     model = small()
-    randomise(attach(model, Lora(r=3)))
+    randomize(attach(model, Lora(r=3)))
     attention, x = model.model.layers[0].self_attn, torch.randn(1, 7, 20, dtype=torch.float64)
     expected = model(inputs_embeds=x).logits
 
@@ -239,7 +239,7 @@ def test_an_exception_within_a_block_leaves_nothing_for_the_next_call() -> None:
 def test_a_hook_that_puts_another_input_before_down_proj_is_heeded() -> None:
     def gradient(core: str) -> Tensor:
         model = small()
-        randomise(attach(model, Lora(r=3), core=core))
+        randomize(attach(model, Lora(r=3), core=core))
         down = model.model.layers[0].mlp.down_proj
         down.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 3,))
         torch.manual_seed(4)
@@ -272,7 +272,7 @@ def test_a_forward_of_somebody_else_is_run_and_comes_back() -> None:
 @pytest.mark.parametrize("name", ["lora", "llava_mole", "sorted"])
 def test_a_model_can_be_pickled_and_copied(name: str) -> None:
     model = small()
-    randomise(attach(model, METHODS[name]))
+    randomize(attach(model, METHODS[name]))
     x = torch.randn(1, 7, 20, dtype=torch.float64)
     expected = model(inputs_embeds=x).logits
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -284,7 +284,7 @@ def test_sorted_experts_of_another_dtype_than_the_base_are_the_masked_ones() -> 
     def output(dispatch: str) -> Tensor:
         model = small(dtype=torch.bfloat16)
         attached = attach(model, LlavaMole(num_experts=3, r=2, dispatch=dispatch))
-        randomise(attached)
+        randomize(attached)
         for tensor in attached.parameters():
             tensor.data = tensor.data.float()
         torch.manual_seed(4)
@@ -312,7 +312,7 @@ def test_two_calls_before_one_backward_are_recomputed_each_by_its_own(method: An
     def gradients(checkpointing: bool) -> dict[str, Tensor]:
         model = small().train()
         attached = attach(model, method)
-        randomise(attached)
+        randomize(attached)
         if checkpointing:
             recompute_activations(model)
         loss: Any = 0.0
@@ -331,7 +331,7 @@ def test_two_calls_before_one_backward_are_recomputed_each_by_its_own(method: An
 def test_a_recomputed_router_holds_its_layer_no_longer_than_it_takes(dispatch: str) -> None:
     model = small().train()
     attached = attach(model, LlavaMole(num_experts=3, r=2, dispatch=dispatch))
-    randomise(attached)
+    randomize(attached)
     recompute_activations(model)
     input_ids = torch.randint(1, 64, (1, 9), generator=torch.Generator().manual_seed(1))
     loss = model(input_ids, labels=input_ids, use_cache=False).loss
@@ -343,7 +343,7 @@ def test_a_recomputed_router_holds_its_layer_no_longer_than_it_takes(dispatch: s
     assert len(routers) > 1 and sum(router.weights_BTK is not None for router in routers) == 1
 
 
-def quantised(model: LlamaForCausalLM, bits: int) -> dict[str, Tensor]:
+def quantized(model: LlamaForCausalLM, bits: int) -> dict[str, Tensor]:
     """Quantise the linears of the decoder in place and return what their weights are then, dense."""
     dense = {}
     for name, linear in list(model.model.named_modules()):
@@ -369,13 +369,13 @@ def quantised(model: LlamaForCausalLM, bits: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("name", ["lora", "llava_mole", "sorted"])
-def test_a_quantised_base_serves_as_its_dense_self(name: str, bits: int) -> None:
+def test_a_quantized_base_serves_as_its_dense_self(name: str, bits: int) -> None:
     method = METHODS[name]
     model = small(dtype=torch.float32)
-    dense = quantised(model, bits)
+    dense = quantized(model, bits)
     ours = loss_and_gradients(method, "lean", model)
     plain_model = small(dtype=torch.float32)
-    quantised(plain_model, bits)
+    quantized(plain_model, bits)
     assert_same(ours, loss_and_gradients(method, "autograd", plain_model), 1e-5)
     if bits == 4:  # 8 bits also round the input, which no dense weight does
         dense_model = small(dtype=torch.float32)
@@ -386,7 +386,7 @@ def test_a_quantised_base_serves_as_its_dense_self(name: str, bits: int) -> None
 
 def test_a_copied_model_reads_with_its_own_banks() -> None:
     model = small()
-    randomise(attach(model, Lora(r=3)))
+    randomize(attach(model, Lora(r=3)))
     x = torch.randn(1, 7, 20, dtype=torch.float64)
     before = model(inputs_embeds=x).logits
     twin = copy.deepcopy(model)
@@ -401,7 +401,7 @@ def test_a_copied_model_reads_with_its_own_banks() -> None:
 def test_tokens_of_one_expert_leave_the_others_runs_empty() -> None:
     model = small()
     attached = attach(model, LlavaMole(num_experts=3, r=2, dispatch="sorted", router="hard"))
-    randomise(attached)
+    randomize(attached)
     with torch.no_grad():
         for name, tensor in attached.named_parameters().items():
             if name.endswith("router.bias"):

@@ -95,13 +95,13 @@ def loras(family: str, folder: Path) -> list[str]:
         place = folder / f"expert{number}"
         if not place.exists():
             attached = attach(build(family), Lora(r=2 + number, target_modules="all-linear"))
-            randomise(attached, number)
+            randomize(attached, number)
             attached.save(place)
         places.append(str(place))
     return places
 
 
-def randomise(attached: Any, seed: int = 1) -> None:
+def randomize(attached: Any, seed: int = 1) -> None:
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in attached.trainable_parameters().values():
@@ -131,7 +131,7 @@ def gradients(
     """Of three calls: each with its own backward pass (``passes=None``), or of so many with one backward pass."""
     model = build(family).train()
     attached = attach(model, config)
-    randomise(attached)
+    randomize(attached)
     if is_recomputed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
         if use_reentrant:
@@ -201,7 +201,7 @@ def test_the_whole_network_run_for_each_expert_still_refuses_recomputation(tmp_p
 def test_what_the_last_pass_decided_stays_told_after_a_backward_pass(method: str, tmp_path: Path) -> None:
     model = build("llama").train()
     attached = attach(model, METHODS[method]("llama", tmp_path))
-    randomise(attached)
+    randomize(attached)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     first, second, _ = calls()
     early = model(**first).loss
@@ -257,6 +257,6 @@ def test_an_attention_that_does_not_name_its_call_is_refused_where_there_is_doub
 def loras_of_mlp(folder: Path) -> list[Path]:
     for number in range(2):
         attached = attach(build("llama"), Lora(r=2, target_modules=["up_proj", "down_proj"]))
-        randomise(attached, number)
+        randomize(attached, number)
         attached.save(folder / f"mlp{number}")
     return [folder / "mlp0", folder / "mlp1"]

@@ -18,17 +18,17 @@ from transformers import (
 )
 
 from llava_moe.adapters import Lora, attach
-from llava_moe.adapters.core.target_model import ALL_LINEARS, Body
+from llava_moe.adapters.core.target_model import ALL_LINEARS, TargetModel
 from llava_moe.errors import UserError
 
 
 def test_language_model_is_found_alone_and_inside_a_vision_language_model(build_llama: Any, build_llava: Any) -> None:
     llama, llava = build_llama(), build_llava()
-    assert Body.of(llama).language_model is llama.model and Body.of(llama).language_model_name == "model"
-    assert Body.of(llama.model).language_model_name == "" and Body.of(llama.model).hidden_size == 32
-    assert Body.of(llava).language_model is llava.model.language_model
-    assert Body.of(llava).language_model_name == "model.language_model"
-    assert Body.of(llava.model).language_model_name == "language_model"
+    assert TargetModel.of(llama).language_model is llama.model and TargetModel.of(llama).language_model_name == "model"
+    assert TargetModel.of(llama.model).language_model_name == "" and TargetModel.of(llama.model).hidden_size == 32
+    assert TargetModel.of(llava).language_model is llava.model.language_model
+    assert TargetModel.of(llava).language_model_name == "model.language_model"
+    assert TargetModel.of(llava.model).language_model_name == "language_model"
 
 
 def test_vision_tower_projector_and_head_are_never_touched(build_llava: Any) -> None:
@@ -49,15 +49,17 @@ def test_a_target_of_the_vision_tower_alone_is_named_as_such(build_llava: Any) -
 
 
 def test_a_pattern_that_names_the_tower_may_be_cleared_by_exclusion(build_llava: Any) -> None:
-    body = Body.of(build_llava())
-    names = body.without(r".*\.(q|v)_proj", r".*vision_tower.*|.*\.q_proj")
+    target_model = TargetModel.of(build_llava())
+    names = target_model.without(r".*\.(q|v)_proj", r".*vision_tower.*|.*\.q_proj")
     assert names == tuple(f"model.language_model.layers.{i}.self_attn.v_proj" for i in range(2))
 
 
 def test_all_linear_is_every_linear_of_the_language_model(build_llava: Any) -> None:
-    body = Body.of(build_llava())
-    assert body.select("all-linear") == body.linears and len(body.linears) == 14
-    assert body.peft_targets("all-linear", body.linears) == body.peft_targets(sorted(ALL_LINEARS), body.linears)
+    target_model = TargetModel.of(build_llava())
+    assert target_model.select("all-linear") == target_model.linears and len(target_model.linears) == 14
+    assert target_model.peft_targets("all-linear", target_model.linears) == target_model.peft_targets(
+        sorted(ALL_LINEARS), target_model.linears
+    )
 
 
 @pytest.mark.parametrize(("targets", "message"), [("q_proj[", "no regular expression"), ([], r"\[\] match no linear")])
@@ -76,7 +78,7 @@ def test_targets_that_say_nothing_are_refused(build_llama: Any, targets: Any, me
     ],
 )
 def test_targets_are_ends_of_names_or_a_regular_expression(build_llama: Any, targets: Any, expected: list[str]) -> None:
-    assert list(Body.of(build_llama()).select(targets)) == [f"model.{name}" for name in expected]
+    assert list(TargetModel.of(build_llama()).select(targets)) == [f"model.{name}" for name in expected]
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "query_key_value"], "query_key_value", ["proj"], ["lm_head"]])
@@ -111,9 +113,9 @@ def test_a_decoder_is_looked_for_inside_the_language_model_that_a_model_names() 
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     qformer = vision | {"encoder_hidden_size": 16}
     config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text.to_dict())
-    body = Body.of(Blip2ForConditionalGeneration(config))
-    assert body.language_model_name == "language_model.model.decoder"
-    assert not any("lm_head" in name for name in body.select("all-linear"))
+    target_model = TargetModel.of(Blip2ForConditionalGeneration(config))
+    assert target_model.language_model_name == "language_model.model.decoder"
+    assert not any("lm_head" in name for name in target_model.select("all-linear"))
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ALL_LINEARS])
@@ -124,7 +126,7 @@ def test_a_decoder_without_linears_says_so(targets: Any) -> None:
 
 
 def test_peft_is_told_the_plain_list_where_that_is_unambiguous(build_llama: Any, build_llava: Any) -> None:
-    llama, llava = Body.of(build_llama()), Body.of(build_llava())
+    llama, llava = TargetModel.of(build_llama()), TargetModel.of(build_llava())
     assert llama.peft_targets(ALL_LINEARS, llama.select(ALL_LINEARS)) == sorted(ALL_LINEARS)
     pattern = llava.peft_targets(ALL_LINEARS, llava.select(ALL_LINEARS))
     assert isinstance(pattern, str) and pattern.startswith(r"model\.language_model\.")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_moe.adapters.core.target_model import Body
+from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.targets import matching
 from llava_moe.errors import UserError
 
@@ -65,7 +65,7 @@ def test_what_is_no_expression_is_one_line(expression: str) -> None:
 
 def test_a_million_targets_cost_no_more_than_reading_them(build_llama: Any) -> None:
     targets = [f"t{number}" for number in range(1_000_000)]
-    body, begin = Body.of(build_llama()), time.process_time()
+    target_model, begin = TargetModel.of(build_llama()), time.process_time()
     with pytest.raises(UserError, match="match no linear layer") as info:
-        body.select(targets)
+        target_model.select(targets)
     assert time.process_time() - begin < 3 and len(str(info.value)) < 500

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.memory_efficient import Dropping
+from llava_moe.adapters.core.memory_efficient import SeededDropout
 from llava_moe.adapters.core.wide_linear import CORES, WideLinear
 
 
@@ -107,7 +107,7 @@ def test_dropout_zeroes_only_what_the_bank_reads_and_by_one_mask(core: str) -> N
     wide.core = core
     torch.manual_seed(7)
     ones = torch.ones_like(x)
-    dropping = Dropping.draw(0.3)
+    dropping = SeededDropout.draw(0.3)
     assert dropping is not None
     mask = dropping(ones)
     if core == "autograd":

@@ -33,7 +33,7 @@ def sample(model: Any) -> dict[str, Any]:
     return {"input_ids": ids, "pixel_values": torch.randn(2, 3, 16, 16, dtype=torch.float64)}
 
 
-def randomise(model: Any) -> None:
+def randomize(model: Any) -> None:
     """Random A and B, the same for ours and PEFT's: by order of the modules."""
     torch.manual_seed(1)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def targets(model: Any) -> Any:
 def test_peft_reads_our_folder_as_it_stands(build: Any, tmp_path: Path, use_rslora: bool) -> None:
     model = build()
     attached = attach(model, Lora(r=4, lora_alpha=12, use_rslora=use_rslora))
-    randomise(model)
+    randomize(model)
     attached.save(tmp_path)
     theirs = PeftModel.from_pretrained(build(), tmp_path)
     inputs = sample(model)
@@ -68,7 +68,7 @@ def test_we_read_a_folder_that_peft_wrote(build: Any, tmp_path: Path, use_rslora
     model = build()
     config = LoraConfig(r=4, lora_alpha=12, lora_dropout=0.1, use_rslora=use_rslora, target_modules=targets(model))
     theirs = get_peft_model(model, config).eval()
-    randomise(theirs)
+    randomize(theirs)
     theirs.save_pretrained(tmp_path)
     ours = build()
     attached = load_adapter(ours, tmp_path)
@@ -85,7 +85,7 @@ def test_training_step_equals_peft_dropout_included(build: Any) -> None:
     theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.2, target_modules=targets(theirs)))
     gradients = []
     for model in (ours, theirs):
-        model.train(), randomise(model)
+        model.train(), randomize(model)
         inputs = sample(ours)
         torch.manual_seed(5)
         model(**inputs).logits.square().mean().backward()
@@ -103,7 +103,7 @@ def test_round_trip_keeps_the_settings_and_tensors(build: Any, tmp_path: Path) -
     assert (loaded.config.r, loaded.config.lora_alpha, loaded.config.lora_dropout) == (3, 5, 0.25)
 
 
-def test_excluded_modules_are_honoured(build_llava: Any, tmp_path: Path) -> None:
+def test_excluded_modules_are_honored(build_llava: Any, tmp_path: Path) -> None:
     config = LoraConfig(r=2, target_modules=["q_proj", "up_proj"], exclude_modules=r".*(vision_tower|layers\.1).*")
     get_peft_model(build_llava(), config).save_pretrained(tmp_path)
     names = load_adapter(build_llava(), tmp_path).config.target_modules

@@ -19,7 +19,7 @@ from llava_moe.errors import UserError
 Build = Callable[[], LlamaForCausalLM]
 
 
-def randomise(attached: Attached, seed: int = 1) -> None:
+def randomize(attached: Attached, seed: int = 1) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in attached.parameters():
@@ -71,7 +71,7 @@ def test_block_and_all_gradients_equal_the_loop(
     mlp = model.model.layers[0].mlp
     # fp64 weights make the router compute in fp64; in use they stay fp32.
     mlp.router.weight, mlp.router.bias = (nn.Parameter(p.double()) for p in (mlp.router.weight, mlp.router.bias))
-    randomise(attached)
+    randomize(attached)
     nn.init.normal_(mlp.router.weight), nn.init.normal_(mlp.router.bias)
     torch.manual_seed(2)
     x = torch.randn(2, length, 32, dtype=torch.float64, requires_grad=True)
@@ -96,7 +96,7 @@ def sample() -> dict[str, Any]:
 
 def logits(build: Build, config: Any, change: Callable[[Any], None] = lambda model: None) -> Tensor:
     model = build()
-    randomise(attach(model, config))
+    randomize(attach(model, config))
     change(model)
     with torch.no_grad():
         return model(**sample()).logits
@@ -128,7 +128,7 @@ def test_dense_and_gate_equal_hard_when_the_router_is_certain(build_llama: Build
 def test_who_teaches_the_router(build_llama: Build, mode: str) -> None:
     model = build_llama()
     attached = attach(model, LlavaMole(r=4, router=mode))
-    randomise(attached)
+    randomize(attached)
     task = model(**sample()).logits.square().mean()
     balance = attached.auxiliary_loss()
     routers = [p for name, p in attached.named_parameters().items() if "router" in name]
@@ -147,7 +147,7 @@ def test_who_teaches_the_router(build_llama: Build, mode: str) -> None:
 def test_every_expert_that_was_visited_learns_and_no_other(build_llama: Build) -> None:
     model = build_llama()
     attached = attach(model, LlavaMole(r=4, num_experts=5))
-    randomise(attached)
+    randomize(attached)
     model(**sample()).logits.square().mean().backward()
     for name, routing in attached.routings().items():
         visited = set(routing.chosen_BT.unique().tolist())
@@ -164,7 +164,7 @@ def test_one_expert_is_lora_to_the_last_bit(build_llama: Build, training: bool) 
         torch.manual_seed(8)
         attached = attach(model, config)
         start = [p.detach().clone() for p in attached.parameters()]
-        randomise(attached)
+        randomize(attached)
         torch.manual_seed(9)
         output = model(**sample()).logits
         output.square().mean().backward()
@@ -179,7 +179,7 @@ def test_balance_loss_of_real_tokens_is_unmoved_by_padding(build_llama: Build) -
     tokens = torch.randint(1, 64, (1, 9), generator=torch.Generator().manual_seed(1))
     model = build_llama()
     attached = attach(model, LlavaMole(r=4))
-    randomise(attached)
+    randomize(attached)
     mask = torch.ones(1, 9, dtype=torch.long)
     outputs, losses = [], []
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_balance_loss_of_real_tokens_is_unmoved_by_padding(build_llama: Build) -
 def test_balance_loss_of_a_packed_row_is_the_mean_over_examples_alone(build_llama: Build) -> None:
     model = build_llama()
     attached = attach(model, LlavaMole(r=4))
-    randomise(attached)
+    randomize(attached)
     packed = sample()
     losses = []
     with torch.no_grad():
@@ -236,7 +236,7 @@ def test_router_stays_fp32_in_a_bf16_model(build_llama: Build) -> None:
     dtypes = {name: p.dtype for name, p in attached.named_parameters().items()}
     assert {dtype for name, dtype in dtypes.items() if "router" in name} == {torch.float32}
     assert {dtype for name, dtype in dtypes.items() if "lora_" in name} == {torch.bfloat16}
-    randomise(attached)
+    randomize(attached)
     output = model(**sample()).logits
     assert output.dtype == torch.bfloat16
     (output.float().square().mean() + attached.auxiliary_loss()).backward()
@@ -322,7 +322,7 @@ def test_experts_of_a_linear_can_share_one_a(build_llama: Build) -> None:
 def test_layers_can_have_their_own_number_of_experts(build_llama: Build, tmp_path: Path) -> None:
     model = build_llama()
     attached = attach(model, LlavaMole(num_experts=(2, 4), r=3))
-    randomise(attached)
+    randomize(attached)
     logits = model(**sample()).logits
     routings = attached.routings()
     assert [routing.probs_BTK.shape[-1] for routing in routings.values()] == [2, 4]

@@ -175,7 +175,7 @@ def test_ties_go_to_the_lower_index() -> None:
 # --- in a model -------------------------------------------------------------------------------------------------------
 
 
-def randomise(attached: Attached) -> None:
+def randomize(attached: Attached) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in attached.parameters():
@@ -185,7 +185,7 @@ def randomise(attached: Attached) -> None:
 def adapted(build: Build, **settings: Any) -> tuple[Any, Attached]:
     model = build()
     attached = attach(model, MixLora(**settings))
-    randomise(attached)
+    randomize(attached)
     return model, attached
 
 
@@ -385,7 +385,7 @@ def test_both_cores_give_equal_gradients(build_llama: Build, dtype: torch.dtype)
     for core in CORES:
         model = build_llama().to(dtype)
         attached = attach(model, MixLora(num_factors=6, r=3), core)
-        randomise(attached)
+        randomize(attached)
         model(**sample()).logits.float().square().mean().backward()
         found.append({name: p.grad for name, p in attached.named_parameters().items()})
     close = {"atol": 1e-6, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.03, "rtol": 0.1}
@@ -466,7 +466,7 @@ def look_and_ask(model: Any, words: Tensor, seed: int, **how: Any) -> None:
 def test_a_task_is_known_by_its_words_alone(build_llava: BuildLlava) -> None:
     model = build_llava()
     attached = attach(model, MixLora(routing="task"))
-    randomise(attached)
+    randomize(attached)
     words = torch.tensor([5, 9, 31, 40])
     look_and_ask(model, words, seed=1)
     first = chosen(attached)
@@ -537,7 +537,7 @@ def released(wide: Any, x_BTD: Tensor) -> Tensor:
 def released_linear(build_llama: Build, conditional: bool = True) -> Any:
     model = build_llama().double()
     attached = attach(model, MixLora(num_factors=6, r=3, conditional=conditional, as_released=True))
-    randomise(attached)
+    randomize(attached)
     wide: Any = model.model.layers[0].mlp.up_proj
     for name, parameter in list(wide.gate.named_parameters()):
         setattr(wide.gate, name, nn.Parameter(parameter.double(), requires_grad=False))

@@ -61,7 +61,7 @@ def three(build_llama: Build, tmp_path: Path, two: list[str]) -> list[str]:
     return [*two, write_lora(build_llama, tmp_path / "third", 3, r=2, lora_alpha=2, use_rslora=True)]
 
 
-def randomise_gates(attached: Attached) -> None:
+def randomize_gates(attached: Attached) -> None:
     torch.manual_seed(4)
     with torch.no_grad():
         for parameter in attached.trainable_parameters().values():
@@ -94,7 +94,7 @@ def small_gate(temperature: float = 1.0) -> ExpertGate:
     return ExpertGate(Segments(), ("a", "b"), {"a": 1, "b": 1}, temperature, torch.float64, torch.device("cpu"))
 
 
-def test_gate_is_the_softmax_of_normalised_deltas_by_hand() -> None:
+def test_gate_is_the_softmax_of_normalized_deltas_by_hand() -> None:
     gate = small_gate(temperature=2.0)
     with torch.no_grad():
         gate.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
@@ -206,7 +206,7 @@ def tensors_of(bank: ExpertBank) -> list[tuple[float, Tensor, Tensor]]:
 def test_matrix_gates_equal_a_per_example_reference(build_llama: Build, three: list[str], core: str) -> None:
     model = build_llama().double()
     attached = attach(model, Mole(three), core)
-    randomise_gates(attached)
+    randomize_gates(attached)
     attached.mark_prompts(labels())
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -247,7 +247,7 @@ def test_unit_gates_equal_a_reference_that_is_told_their_readers(
 ) -> None:
     model = build_llama().double()
     attached = attach(model, Mole(three, granularity=granularity))
-    randomise_gates(attached)
+    randomize_gates(attached)
     inputs: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, ExpertBank):
@@ -286,7 +286,7 @@ def test_unit_gates_equal_a_reference_that_is_told_their_readers(
 def test_balance_gradient_reaches_every_gate_and_nothing_else(build_llama: Build, three: list[str]) -> None:
     model = build_llama()
     attached = attach(model, Mole(three, granularity="block"))
-    randomise_gates(attached)
+    randomize_gates(attached)
     attached.mark_prompts(labels())
     model(**packed())
     attached.auxiliary_loss().backward()
@@ -326,7 +326,7 @@ def test_masking_a_trained_mole_to_one_expert_is_that_lora_to_the_bit(
     plain, model = build_llama(), build_llama()
     load_adapter(plain, two[1])
     attached = attach(model, Mole(two, granularity=granularity))
-    randomise_gates(attached)
+    randomize_gates(attached)
     mask_experts(attached, [0, 1])
     assert torch.equal(model(**packed()).logits, plain(**packed()).logits)
 
@@ -334,12 +334,12 @@ def test_masking_a_trained_mole_to_one_expert_is_that_lora_to_the_bit(
 @torch.no_grad()
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("granularity", ["matrix", "layer", "block", "network"])
-def test_masked_weights_are_the_others_renormalised_which_is_a_softmax_with_minus_infinity(
+def test_masked_weights_are_the_others_renormalized_which_is_a_softmax_with_minus_infinity(
     build_llama: Build, three: list[str], granularity: str, exact: bool
 ) -> None:
     model = build_llama()
     attached = attach(model, Mole(three, granularity=granularity, exact=exact))
-    randomise_gates(attached)
+    randomize_gates(attached)
     name, gate = next((n, g) for n, g in gates_of(model).items() if len(g.widths) == 3)
     seen: list[Tensor] = []
     gate.register_forward_hook(lambda module, args, logits: seen.append(logits))
@@ -367,7 +367,7 @@ def test_the_balance_loss_leaves_masked_experts_out(
     mask_experts(attached, [1, 0, 1])
     model(**packed())
     assert attached.auxiliary_loss().item() < 3 * math.log(3)
-    randomise_gates(attached)
+    randomize_gates(attached)
     model(**packed())
     loss = attached.auxiliary_loss()
     weighing = [one.probs_SK[:, [0, 2]] for one in attached.routings().values() if one.probs_SK[:, [0, 2]].sum() > 0]
@@ -423,7 +423,7 @@ def test_dropping_an_expert_for_good_writes_a_smaller_folder_of_equal_logits(
 ) -> None:
     model = build_llama()
     attached = attach(model, Mole(three, granularity="layer"))
-    randomise_gates(attached)
+    randomize_gates(attached)
     attached.save(tmp_path / "all")
     smaller = drop_experts(attached, [1, 0, 1])
     smaller.save(tmp_path / "fewer")
@@ -472,7 +472,7 @@ def test_exact_units_run_once_for_each_expert(build_llama: Build, two: list[str]
     model = build_llama().double()
     attached = attach(model, Mole(two, granularity=granularity, exact=True))
     unit = {"layer": "model.layers.1.mlp", "block": "model.layers.1", "network": "model"}[granularity]
-    randomise_gates(attached)
+    randomize_gates(attached)
     seen: dict[str, Any] = {}
 
     def keep(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -514,7 +514,7 @@ def test_packed_left_padded_and_alone_are_one(
     build_llama: Build, three: list[str], granularity: str, exact: bool
 ) -> None:
     model = build_llama()
-    randomise_gates(attach(model, Mole(three, granularity=granularity, exact=exact)))
+    randomize_gates(attach(model, Mole(three, granularity=granularity, exact=exact)))
     row = packed()
     together = model(**row).logits[0].split(LENGTHS)
     ids = row["input_ids"][0].split(LENGTHS)
@@ -532,7 +532,7 @@ def test_packed_left_padded_and_alone_are_one(
 def test_decoding_keeps_the_prompts_weights(build_llama: Build, two: list[str], granularity: str, exact: bool) -> None:
     model = build_llama()
     attached = attach(model, Mole(two, granularity=granularity, exact=exact))
-    randomise_gates(attached)
+    randomize_gates(attached)
     prompt = torch.tensor([[1, 7, 9, 11, 4], [3, 5, 8, 2, 6]])
     model(input_ids=prompt)
     decided = {name: one.probs_SK.clone() for name, one in attached.routings().items()}
@@ -558,7 +558,7 @@ def test_a_conversation_that_was_not_seen_is_refused(build_llama: Build, two: li
 def test_a_model_that_has_run_can_be_copied(build_llama: Build, two: list[str]) -> None:
     for granularity, exact in FORMS:
         model = build_llama()
-        randomise_gates(attach(model, Mole(two, granularity=granularity, exact=exact)))
+        randomize_gates(attach(model, Mole(two, granularity=granularity, exact=exact)))
         before = model(**packed()).logits
         twin = copy.deepcopy(model)
         with torch.no_grad():
@@ -577,7 +577,7 @@ def test_saved_folder_stands_alone(
 ) -> None:
     model = build_llama()
     attached = attach(model, Mole(three, granularity=granularity, exact=exact))
-    randomise_gates(attached)
+    randomize_gates(attached)
     expected = model(**packed()).logits
     attached.save(tmp_path / "saved")
     for folder in three:
@@ -688,7 +688,7 @@ def test_gate_parameters_stay_fp32_in_a_cast_model(build_llama: Build, two: list
     attached = attach(model, Mole(two))
     model.to(torch.bfloat16)
     assert {p.dtype for p in attached.trainable_parameters().values()} == {torch.float32}
-    randomise_gates(attached)
+    randomize_gates(attached)
     model(**packed())
     assert {one.probs_SK.dtype for one in attached.routings().values()} == {torch.float32}
     assert {p.dtype for p in attached.parameters()} == {torch.float32, torch.bfloat16}
@@ -699,7 +699,7 @@ def test_checkpointing_changes_no_gradient_of_exact_units(build_llama: Build, tw
     def gradients(checkpointing: bool) -> dict[str, Tensor]:
         model = build_llama().train()
         attached = attach(model, Mole(two, granularity=granularity, exact=True))
-        randomise_gates(attached)
+        randomize_gates(attached)
         if checkpointing:
             recompute_activations(model)
         attached.mark_prompts(labels())

@@ -54,6 +54,6 @@ def test_no_overlay_where_there_is_no_square_of_patches_or_no_picture() -> None:
     assert patch_map(example, by_record, "papers", {"late": 1}, 9) is None
 
 
-def test_experts_have_colours_of_their_own() -> None:
+def test_experts_have_colors_of_their_own() -> None:
     colors = [expert_color(expert) for expert in range(32)]
     assert len(set(colors)) == 32 and not set(colors) & set(PALETTE)

@@ -28,12 +28,12 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, depth: int = 8, colour: int = 2, between: bytes = b"") -> bytes:
+def png(width: int, height: int, depth: int = 8, color: int = 2, between: bytes = b"") -> bytes:
     """A black PNG; ``between`` stands in front of its pixels."""
-    row = bytes(1 + width * {0: 1, 2: 3, 4: 2, 6: 4}[colour] * depth // 8)
+    row = bytes(1 + width * {0: 1, 2: 3, 4: 2, 6: 4}[color] * depth // 8)
     packer = zlib.compressobj(1)
     data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + between + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 

@@ -25,14 +25,14 @@ def encoded(image: Image.Image, kind: str, **settings: object) -> bytes:
 def deep_png(values: np.ndarray, see_through: tuple[int, ...] | None = None) -> bytes:
     """A PNG of 16 bits a channel: uint16 [H, W, C] with C = 1, 2, 3 or 4."""
     height, width, num_channels = values.shape
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[num_channels]
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[num_channels]
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     rows = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in values)
     trns = b"" if see_through is None else chunk(b"tRNS", b"".join(struct.pack(">H", one) for one in see_through))
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
     return b"".join(
         (b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), trns, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
     )
@@ -120,12 +120,12 @@ def test_a_value_range_leaves_pictures_of_eight_bits_alone() -> None:
         assert open_image(content, reading=ImageReading(value_range=(0, 9))).tobytes() == open_image(content).tobytes()
 
 
-def test_sixteen_bit_colours_come_as_pillow_gives_them_without_a_range() -> None:
+def test_sixteen_bit_colors_come_as_pillow_gives_them_without_a_range() -> None:
     values = np.random.default_rng(1).integers(0, 65_536, (5, 6, 3)).astype(np.uint16)
     assert np.array_equal(np.asarray(open_image(deep_png(values))), (values >> 8).astype(np.uint8))
 
 
-def test_sixteen_bit_colours_are_whole_under_a_range() -> None:
+def test_sixteen_bit_colors_are_whole_under_a_range() -> None:
     values = np.random.default_rng(1).integers(0, 300, (5, 6, 3)).astype(np.uint16)
     opened = np.asarray(open_image(deep_png(values), reading=ImageReading(value_range=(0, 255))))
     assert np.array_equal(opened, np.minimum(values, 255).astype(np.uint8))
@@ -136,8 +136,8 @@ def test_deep_transparency_shows_the_canvas() -> None:
     clear[..., 1] = 0
     keyed = np.full((4, 4, 1), 40_001, dtype=np.uint16)
     keyed[0, 0] = 40_000
-    colours = np.repeat(keyed, 3, axis=-1)
-    for content in (deep_png(clear), deep_png(keyed, (40_000,)), deep_png(colours, (40_000,) * 3)):
+    colors = np.repeat(keyed, 3, axis=-1)
+    for content in (deep_png(clear), deep_png(keyed, (40_000,)), deep_png(colors, (40_000,) * 3)):
         white = read_image(content)
         assert white.is_transparent and white.image.getpixel((0, 0)) == (255, 255, 255)
         assert open_image(content, reading=ImageReading(alpha="drop")).getpixel((0, 0))[0] in (155, 156)

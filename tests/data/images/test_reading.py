@@ -114,7 +114,7 @@ def half_clear(mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def one_colour_clear(mode: str) -> bytes:
+def one_color_clear(mode: str) -> bytes:
     """A PNG whose one transparent colour (tRNS) is that of the right half."""
     pixels = np.zeros((4, 6, 3), dtype=np.uint8)
     pixels[:, :3], pixels[:, 3:] = (10, 200, 30), (90, 90, 90)
@@ -130,9 +130,9 @@ TRANSPARENT = {
     "LA": lambda: encoded(half_clear("LA"), "PNG"),
     "P with bytes": lambda: encoded(half_clear("P bytes"), "PNG"),
     "GIF": lambda: encoded(half_clear("RGBA"), "GIF"),
-    "tRNS on RGB": lambda: one_colour_clear("RGB"),
-    "tRNS on L": lambda: one_colour_clear("L"),
-    "tRNS on P": lambda: one_colour_clear("P"),
+    "tRNS on RGB": lambda: one_color_clear("RGB"),
+    "tRNS on L": lambda: one_color_clear("L"),
+    "tRNS on P": lambda: one_color_clear("P"),
 }
 
 

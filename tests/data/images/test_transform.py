@@ -39,10 +39,10 @@ def test_pixels_equal_clips_processor(mode: str, size: tuple[int, int]) -> None:
     transform = ImageTransform(28, mode)
     pixels = transform(image)
     assert pixels.shape == (3, 28, 28) and pixels.dtype == np.uint8 and pixels.flags["C_CONTIGUOUS"]
-    torch.testing.assert_close(transform.normalise(torch.from_numpy(pixels)[None]), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(transform.normalize(torch.from_numpy(pixels)[None]), expected, rtol=0, atol=1e-6)
 
 
-def test_padding_is_the_clip_mean_colour() -> None:
+def test_padding_is_the_clip_mean_color() -> None:
     pixels = ImageTransform(8)(Image.new("RGB", (40, 4)))
     assert pixels[:, 0, 0].tolist() == [122, 116, 104]
 
@@ -73,15 +73,15 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16"])
 def test_every_mode_opens_as_rgb(mode: str, tmp_path: Path) -> None:
     kind = {"YCbCr": "JPEG"}.get(mode, "TIFF" if mode in ("CMYK", "LAB", "F", "I") else "PNG")
-    grey = Image.fromarray(np.full((6, 5), 30_000, dtype=np.uint16)) if mode == "I;16" else None
-    image = grey or noise(5, 6).convert(mode)
+    gray = Image.fromarray(np.full((6, 5), 30_000, dtype=np.uint16)) if mode == "I;16" else None
+    image = gray or noise(5, 6).convert(mode)
     (tmp_path / "one").write_bytes(encoded(image, kind))
     opened = open_image("one", str(tmp_path))
     assert opened.mode == "RGB" and opened.size == (5, 6)
     assert ImageTransform(4)(opened).shape == (3, 4, 4)
 
 
-def test_a_cmyk_jpeg_keeps_its_colours() -> None:
+def test_a_cmyk_jpeg_keeps_its_colors() -> None:
     image = Image.new("RGB", (16, 16), (200, 40, 90))
     opened = open_image(encoded(image.convert("CMYK"), "JPEG"))
     assert np.abs(np.asarray(opened, dtype=int) - (200, 40, 90)).max() < 12

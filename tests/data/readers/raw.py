@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-COLOURS = ("red", "green", "blue", "grey", "white", "black")
+COLORS = ("red", "green", "blue", "grey", "white", "black")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def write_llava_pretrain(folder: Path, num: int) -> Raw:
         name = f"{number % 3:05d}/{number:09d}.jpg"
         save(folder / "images" / name, encoded(number))
         prompt = "Render a clear summary.\n<image>" if number % 2 else "<image>\nRender a clear summary."
-        caption = f"a {COLOURS[number % 6]} kite above beach {number}"
+        caption = f"a {COLORS[number % 6]} kite above beach {number}"
         records.append({"id": f"{number:09d}", "image": name, "conversations": turns(prompt, caption)})
         meta.append({"id": f"{number:09d}", "image": name, "url": f"http://a.test/{number}", "blip_caption": caption})
     write_list(folder / "blip_laion_cc_sbu_558k.json", records)
@@ -96,7 +96,7 @@ def _mix(folder: Path, num: int) -> list[dict[str, Any]]:
     for number in range(num):
         name = f"coco/train2017/{number:012d}.jpg"
         save(folder / name, encoded(number))
-        told = turns(f"<image>\nWhat colour is it?{short}", COLOURS[number % 6].title(), f"How many?{short}", "2")
+        told = turns(f"<image>\nWhat colour is it?{short}", COLORS[number % 6].title(), f"How many?{short}", "2")
         records.append({"id": f"{number // 2:012d}", "image": name, "conversations": told})
     save(folder / "vg/VG_100K/7.jpg", encoded(1007))
     save(folder / "vg/VG_100K_2/8.jpg", encoded(1008))
@@ -132,7 +132,7 @@ def _captions(folder: Path, names: list[str]) -> list[dict[str, Any]]:
     for number, name in enumerate(names):
         if not name.endswith("missing.jpg"):
             save(folder / name, encoded(number))
-        caption = f"In the centre of the image stands a {COLOURS[number % 6]} bench, number {number}. " * 4
+        caption = f"In the centre of the image stands a {COLORS[number % 6]} bench, number {number}. " * 4
         question = "<image>\nWhat do you see happening in this image?"
         records.append({"id": Path(name).stem, "image": name, "conversations": turns(question, caption.strip())})
     return records
@@ -163,7 +163,7 @@ def write_sharegpt4v_ft(folder: Path, num: int) -> Raw:
 def older_row(seed: int, num_images: int = 1, inputs: str = "How many cups?") -> dict[str, Any]:
     """M3IT's first shape, without its instruction."""
     images = [base64_text(seed + number) for number in range(num_images)]
-    return {"inputs": inputs, "image_base64_str": images, "outputs": COLOURS[seed % 6]}
+    return {"inputs": inputs, "image_base64_str": images, "outputs": COLORS[seed % 6]}
 
 
 def rephrased_row(seed: int) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def write_llava_med_alignment(folder: Path, num: int) -> Raw:
         name = f"{20_000_000 + number}_F{number % 3}.jpg"
         save(folder / "images" / name, encoded(number))
         flags = {flag: flag == ("mri", "ct_scan")[number % 2] for flag in ("chest_xray", "mri", "ct_scan", "gross")}
-        told = turns("Describe the given image in detail.\n<image>", f"MRI of a {COLOURS[number % 6]} mass {number}")
+        told = turns("Describe the given image in detail.\n<image>", f"MRI of a {COLORS[number % 6]} mass {number}")
         records.append({"id": name[:-4], "image": name, "domain": flags, "conversatons": told})
     records.append({**records[0], "id": "gone", "image": "gone.jpg"})
     write_list(folder / "llava_med_alignment_500k.json", records)
@@ -308,13 +308,13 @@ def _vision_flan(folder: Path, num: int) -> list[dict[str, Any]]:
         task = tasks[min(number % 5, 2)]
         image = f"{task.partition('_')[0]}_{number}.jpg"
         save(folder / "images" / image, encoded(number))
-        prompt = f"You will be given an image. Choose.\n[Options]: (a) {COLOURS[0]} (b) {COLOURS[1]}\n<image>"
+        prompt = f"You will be given an image. Choose.\n[Options]: (a) {COLORS[0]} (b) {COLORS[1]}\n<image>"
         records.append(
             {
                 "id": f"vision-flan-{task}_{number}",
                 "image": image,
                 "task_name": task,
-                "conversations": turns(prompt, COLOURS[number % 2]),
+                "conversations": turns(prompt, COLORS[number % 2]),
             }
         )
     return records

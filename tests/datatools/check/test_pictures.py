@@ -121,7 +121,7 @@ def test_an_orientation_is_told_and_whether_it_is_followed() -> None:
     assert lying == ("image_orientation", "orientation 6, left as it lies (data.exif=ignore)")
 
 
-def test_deep_grey_that_comes_out_nearly_black_is_told_with_its_range(tmp_path: Path) -> None:
+def test_deep_gray_that_comes_out_nearly_black_is_told_with_its_range(tmp_path: Path) -> None:
     twelve = np.linspace(0, 4095, 1200).astype(np.uint16).reshape(30, 40)
     Image.fromarray(twelve).save(tmp_path / "scan.png")
     (note,) = look("scan.png", tmp_path).notes

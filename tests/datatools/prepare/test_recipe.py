@@ -16,7 +16,7 @@ RECIPE = Recipe(name="mine", title="t", source="s", licence="l", get=("wget x",)
 '''
 
 
-def recipe_of(**changes: object) -> Recipe:
+def model_spec_of(**changes: object) -> Recipe:
     fields: dict[str, object] = {"name": "n", "title": "t", "source": "s", "licence": "l", "get": ("wget x",)}
     fields |= {"domain": "d", "format": "llava", "parts": (Part("train", ".", None),)}
     return Recipe(**(fields | changes))  # type: ignore[arg-type]
@@ -57,13 +57,13 @@ def test_a_page_that_cannot_be_used_is_refused_in_one_line(page: str | None, tol
 
 
 def test_expected_is_unknown_where_one_part_does_not_say() -> None:
-    assert recipe_of(parts=(Part("train", "a", 3), Part("train", "b", None))).expected("train") is None
+    assert model_spec_of(parts=(Part("train", "a", 3), Part("train", "b", None))).expected("train") is None
 
 
 @pytest.mark.parametrize("field", ["name", "title", "source", "licence", "get", "domain", "format", "parts"])
 def test_a_recipe_with_an_empty_field_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} is empty"):
-        recipe_of(**{field: ()})
+        model_spec_of(**{field: ()})
 
 
 def test_a_repair_explains_paths_of_its_pattern_with_its_reasons() -> None:
@@ -73,5 +73,5 @@ def test_a_repair_explains_paths_of_its_pattern_with_its_reasons() -> None:
     assert not repair.explains("A/x/b1.jpg", "image_empty")
     assert not repair.explains("a/x/b1.jpg", "image_too_large")
     first, second = Repair("first", "*", ("x",), "", ""), Repair("second", "*", ("x", "y"), "", "")
-    recipe = recipe_of(repairs=(first, second))
+    recipe = model_spec_of(repairs=(first, second))
     assert (recipe.repair("p", "x"), recipe.repair("p", "y"), recipe.repair("p", "z")) == (first, second, None)

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_moe.datatools.stats.lengths import NUM_BINS, bin_width_for, sparkline, summarise
+from llava_moe.datatools.stats.lengths import NUM_BINS, bin_width_for, sparkline, summarize
 
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=60)
 
 
 @given(LENGTHS)
 def test_a_quantile_is_the_least_length_that_its_share_does_not_exceed(lengths: list[int]) -> None:
-    summary = summarise(np.asarray(lengths), bin_width_for(max(lengths)))
+    summary = summarize(np.asarray(lengths), bin_width_for(max(lengths)))
     assert summary is not None
     for share, found in ((50, summary.median), (90, summary.p90), (99, summary.p99)):
         fitting = [
@@ -27,7 +27,7 @@ def test_a_quantile_is_the_least_length_that_its_share_does_not_exceed(lengths: 
 @given(LENGTHS)
 def test_every_sample_is_in_its_bin(lengths: list[int]) -> None:
     width = bin_width_for(max(lengths))
-    summary = summarise(np.asarray(lengths), width)
+    summary = summarize(np.asarray(lengths), width)
     assert summary is not None and len(summary.histogram) == NUM_BINS
     expected = [sum(place * width <= one < (place + 1) * width for one in lengths) for place in range(NUM_BINS)]
     assert list(summary.histogram) == expected and sum(expected) == len(lengths)
@@ -43,4 +43,4 @@ def test_a_bin_that_holds_anything_shows() -> None:
 
 
 def test_nothing_has_no_lengths() -> None:
-    assert summarise(np.asarray([], dtype=np.int32), 10) is None
+    assert summarize(np.asarray([], dtype=np.int32), 10) is None

@@ -171,7 +171,7 @@ def test_the_datas_own_text_stays_text(nasty_stream: StepStream, read_page: Call
     assert "[bold]no[/bold] <script>" in printed and "\\x1b[31mred" in printed
 
 
-def test_a_picture_of_half_blocks_has_its_colours() -> None:
+def test_a_picture_of_half_blocks_has_its_colors() -> None:
     pixels = np.zeros((16, 16, 3), dtype=np.uint8)
     pixels[:8, :, 0], pixels[8:, :, 2] = 255, 255
     file = io.StringIO()

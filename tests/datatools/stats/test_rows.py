@@ -19,10 +19,10 @@ from llava_moe.text.escape_control import visible
 MakeStream = Callable[..., StepStream]
 
 
-def printed(row: Row, width: int = 80, colours: bool = False, **words: object) -> str:
+def printed(row: Row, width: int = 80, colors: bool = False, **words: object) -> str:
     file = io.StringIO()
-    colour = {"color_system": "truecolor"} if colours else {}
-    console = Console(file=file, width=width, force_terminal=colours, highlight=False, markup=False, **colour, **words)
+    color = {"color_system": "truecolor"} if colors else {}
+    console = Console(file=file, width=width, force_terminal=colors, highlight=False, markup=False, **color, **words)
     print_legend(console)
     print_row(row, console)
     return file.getvalue()
@@ -97,12 +97,12 @@ def test_no_line_is_wider_than_the_terminal(make_stream: MakeStream, width: int)
         assert max(map(len, printed(row, width).split("\n"))) <= width
 
 
-def test_supervised_text_is_coloured_or_else_stands_between_marks(make_stream: MakeStream) -> None:
+def test_supervised_text_is_colored_or_else_stands_between_marks(make_stream: MakeStream) -> None:
     [row] = first_rows(make_stream(), 0, 0, 1)
-    plain, coloured = printed(row), printed(row, colours=True)
+    plain, colored = printed(row), printed(row, colors=True)
     assert "\x1b" not in plain and plain.count("«") == plain.count("»") > 1
-    assert "\x1b[1;32m" in coloured and "▀" in coloured and "«" not in coloured
-    without = printed(row, colours=True, no_color=True)
+    assert "\x1b[1;32m" in colored and "▀" in colored and "«" not in colored
+    without = printed(row, colors=True, no_color=True)
     assert "▀" not in without and "«" in without and "[1;32m" not in without
     segment = next(segment for segment in row.segments if segment.kind == "sample" and segment.pixels)
     assert "[image 1: 4 tokens]" in segment_text(segment, False).plain

@@ -34,7 +34,7 @@ def penalised_alone(model, encoder: Encoder, question: Question) -> str:
     """The reference: no cache, no padding; CTRL's penalty (arXiv:1909.05858) over the answer's tokens."""
     tokens = list(encoder.encode_prompt(question_turns(question)))
     images = [Image.open(io.BytesIO(image)).convert("RGB") for image in question.images]
-    pixels = encoder.transform.normalise(torch.from_numpy(np.stack([encoder.transform(image) for image in images])))
+    pixels = encoder.transform.normalize(torch.from_numpy(np.stack([encoder.transform(image) for image in images])))
     answer: list[int] = []
     for _ in range(question.max_new_tokens):
         with torch.no_grad():

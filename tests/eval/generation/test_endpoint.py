@@ -94,9 +94,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     started.stop()
 
 
-def png(colour: tuple[int, int, int]) -> bytes:
+def png(color: tuple[int, int, int]) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", (9, 5), colour).save(stream, format="PNG")
+    Image.new("RGB", (9, 5), color).save(stream, format="PNG")
     return stream.getvalue()
 
 

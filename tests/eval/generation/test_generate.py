@@ -46,7 +46,7 @@ def greedy_tokens(model, encoder, question: Question, ends: list[int]) -> list[i
     images = [Image.open(io.BytesIO(image)).convert("RGB") for image in question.images]
     pixels = None
     if images:
-        pixels = encoder.transform.normalise(torch.from_numpy(np.stack([encoder.transform(image) for image in images])))
+        pixels = encoder.transform.normalize(torch.from_numpy(np.stack([encoder.transform(image) for image in images])))
     answer: list[int] = []
     for _ in range(question.max_new_tokens):
         with torch.no_grad():

@@ -160,14 +160,14 @@ def test_a_failed_call_is_an_error_in_the_file_and_in_the_count_and_in_no_score(
     assert fixed["all"].failed == 0 and fixed["all"].right + fixed["all"].wrong == len(questions)
 
 
-def test_a_finished_judgement_asks_nothing_again(server: JudgeServer, run: ScoredRun, questions: list[Any]) -> None:
+def test_a_finished_judgment_asks_nothing_again(server: JudgeServer, run: ScoredRun, questions: list[Any]) -> None:
     server.reply = fair
     first = judge(server.client(), run, questions)
     num = len(server.requests)
     assert judge(server.client(), run, questions) == first and len(server.requests) == num
 
 
-def test_a_killed_judgement_goes_on_and_drops_the_line_that_was_cut(
+def test_a_killed_judgment_goes_on_and_drops_the_line_that_was_cut(
     server: JudgeServer, run: ScoredRun, questions: list[Any]
 ) -> None:
     server.reply = fair

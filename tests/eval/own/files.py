@@ -9,14 +9,14 @@ from typing import Any
 
 from PIL import Image
 
-COLOURS = {"red": (220, 20, 20), "blue": (20, 30, 220)}
+COLORS = {"red": (220, 20, 20), "blue": (20, 30, 220)}
 
 
 def paint(folder: Path, number: int = 6) -> list[str]:
     """Pictures ``0.png`` and on, red and blue in turn; their names."""
     folder.mkdir(parents=True, exist_ok=True)
     for place in range(number):
-        shade = tuple(min(255, part + place) for part in [*COLOURS.values()][place % 2])
+        shade = tuple(min(255, part + place) for part in [*COLORS.values()][place % 2])
         Image.new("RGB", (12, 10), shade).save(folder / f"{place}.png")
     return [f"{place}.png" for place in range(number)]
 
@@ -40,7 +40,7 @@ def write_questions(path: Path) -> Path:
     """
     names = paint(path.parent)
     records = [
-        asking("<image>\nWhat colour is it?", [*COLOURS][place % 2], [name], id=f"q{place}",
+        asking("<image>\nWhat colour is it?", [*COLORS][place % 2], [name], id=f"q{place}",
                domain="photos" if place < 3 else "charts")
         for place, name in enumerate(names)
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from llava_moe.eval.baselines import TWIN_MARK, is_twin
 from llava_moe.eval.benchmark import Answer, Question
 from llava_moe.eval.generation.endpoint import question_messages
 from llava_moe.eval.generation.generate import question_turns, trained_prompts
-from llava_moe.eval.grey_images import BlindBenchmark
+from llava_moe.eval.gray_images import BlindBenchmark
 from llava_moe.eval.headline import HeadlineBenchmark
 from llava_moe.eval.own.benchmark import OwnBenchmark, open_own, token_f1
 from llava_moe.eval.own.reading import read_own_file
@@ -170,11 +170,11 @@ def test_the_blind_baselines_ask_a_conversation_too(tmp_path: Path, encoder: Enc
     talk["messages"] += [{"role": "user", "content": "Like <image>\nthis?"}, {"role": "assistant", "content": "Yes"}]
     talk["images"] = names
     benchmark = open_own(str(write_lines(tmp_path / "q.jsonl", [talk])), None, LLAVA_1_5)
-    (seen,), (grey,) = benchmark.questions(), BlindBenchmark(benchmark).questions()
+    (seen,), (gray,) = benchmark.questions(), BlindBenchmark(benchmark).questions()
     (blind,) = HeadlineBenchmark(benchmark, has_pictures=False).questions()
-    assert len({question_hash(one) for one in (seen, grey, blind)}) == 3
+    assert len({question_hash(one) for one in (seen, gray, blind)}) == 3
     # A turn that was a picture alone leaves with its answer.
-    assert question_turns(blind) == [Turn("user", "Like this?")] and len(question_turns(grey)) == 3
+    assert question_turns(blind) == [Turn("user", "Like this?")] and len(question_turns(gray)) == 3
     assert encoder.image_token_id not in trained_prompts(encoder)(blind)
     messages = question_messages(seen)
     kinds = [[part["type"] for part in one["content"]] if one["role"] == "user" else one["content"] for one in messages]

@@ -218,17 +218,17 @@ def test_labels_are_the_shortest_that_tell_folders_apart(tmp_path: Path) -> None
 def test_one_answer_a_domain_is_its_most_frequent_reference(tmp_path: Path) -> None:
     """Twelve prompts about colour, eight red; ten about numbers, all of them two: each kind has its own best guess."""
 
-    class Colours:
+    class Colors:
         def score(self, question: Question, prediction: str) -> dict[str, float]:
             return {"right": float(prediction == question.references[0])}
 
     def ask(number: int, prompt: str, kind: str, answer: str) -> Question:
         return Question(f"{kind}{number}", (b"",), prompt, (answer,), "general", kind, True)
 
-    colours = [ask(number, "What colour is it?", "colour", "Red" if number < 8 else "blue") for number in range(12)]
+    colors = [ask(number, "What colour is it?", "colour", "Red" if number < 8 else "blue") for number in range(12)]
     counts = [ask(number, "How many are there?", "count", "two") for number in range(10)]
     rare = [ask(0, "Who is it?", "person", "Ada")]
-    guesses = guessed_answers(Colours(), [*colours, *counts, *rare])  # type: ignore[arg-type]
+    guesses = guessed_answers(Colors(), [*colors, *counts, *rare])  # type: ignore[arg-type]
     assert {answer.prediction for answer in guesses[DOMAIN_GUESS].values()} == {"two"}
     best = guesses[BLIND_GUESS]
     assert best["colour11"].prediction == "Red" and best["count0"].prediction == "two"

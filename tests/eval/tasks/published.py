@@ -24,8 +24,8 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 def picture(number: int, mode: str = "RGB") -> bytes:
     stream = io.BytesIO()
-    colour = (number * 37 % 256, number * 91 % 256, 60)
-    Image.new("RGB", (12 + number % 5, 9), colour).convert(mode).save(stream, format="PNG")
+    color = (number * 37 % 256, number * 91 % 256, 60)
+    Image.new("RGB", (12 + number % 5, 9), color).convert(mode).save(stream, format="PNG")
     return stream.getvalue()
 
 

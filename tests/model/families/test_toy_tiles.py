@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from llava_moe.adapters import Lora
-from llava_moe.assemble import Assembled, Recipe, new_model
+from llava_moe.assemble import Assembled, ModelSpec, new_model
 from llava_moe.data.batch import Batch, collate_row
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.records import Source
@@ -65,8 +65,8 @@ def assembled(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Assemb
     monkeypatch.setattr(families, "FAMILIES", [TILES, *families.FAMILIES])
     text = {**TEXT, "max_position_embeddings": 512, "initializer_range": 0.1}
     shape = TilesShape({**VISION, "initializer_range": 0.1}, text, str(tokenizer_folder))
-    recipe = Recipe(shape, Lora(r=2, lora_alpha=4), "fp32", Template("v1", ""), "pad", 400, "cut")
-    made = new_model(recipe, CPU)
+    model_spec = ModelSpec(shape, Lora(r=2, lora_alpha=4), "fp32", Template("v1", ""), "pad", 400, "cut")
+    made = new_model(model_spec, CPU)
     with torch.no_grad():
         # A fresh LoRA adds nothing.
         for name, tensor in made.attached.named_parameters().items():

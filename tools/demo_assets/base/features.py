@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPVisionModel
 
 from tools.demo_assets.base.items import Item, all_pixels
-from tools.demo_assets.base.vision_tower import normalise
+from tools.demo_assets.base.vision_tower import normalize
 
 
 @torch.inference_mode()
@@ -19,6 +19,6 @@ def tower_features(tower: CLIPVisionModel, items: list[Item]) -> torch.Tensor:
     features_IPV = torch.empty(len(items), 64, tower.config.hidden_size, dtype=torch.float16)
     for start in range(0, len(items), 64):
         with torch.autocast("cpu", torch.bfloat16):
-            out = tower(normalise(pixels[start : start + 64]), output_hidden_states=True)
+            out = tower(normalize(pixels[start : start + 64]), output_hidden_states=True)
         features_IPV[start : start + 64] = out.hidden_states[-2][:, 1:].half()
     return features_IPV

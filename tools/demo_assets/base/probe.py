@@ -21,7 +21,7 @@ from tools.demo_assets.base.export import BASE_FOLDER
 from tools.demo_assets.base.features import tower_features
 from tools.demo_assets.base.items import Item
 from tools.demo_assets.base.teacher import taught_items
-from tools.demo_assets.base.vision_tower import CONFIG, initialise
+from tools.demo_assets.base.vision_tower import CONFIG, initialize
 
 LEAST_TRAIN = 30
 LEAST_VAL = 5
@@ -84,7 +84,7 @@ def main() -> None:
     (train, train_rows), (val, val_rows) = (taught_items(arguments.work, split) for split in ("train", "val"))
     items = train, val
     random_tower = CLIPVisionModel(CONFIG).eval()
-    initialise(random_tower)
+    initialize(random_tower)
     towers = {
         "tower": CLIPVisionModel.from_pretrained(arguments.tower, dtype=torch.float32).eval(),
         "untrained": random_tower,

@@ -129,7 +129,7 @@ class Heads(nn.Module):
         return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
-def initialise(tower: CLIPVisionModel) -> None:
+def initialize(tower: CLIPVisionModel) -> None:
     """CLIP's own initialisation leaves patches too small for so short a training; give them std 0.03."""
     nn.init.trunc_normal_(tower.embeddings.patch_embedding.weight, std=0.03)
 
@@ -160,7 +160,7 @@ def augment(pixels_BRHW: torch.Tensor) -> torch.Tensor:
     return _standardise(pixels)
 
 
-def normalise(pixels_BRHW: torch.Tensor) -> torch.Tensor:
+def normalize(pixels_BRHW: torch.Tensor) -> torch.Tensor:
     """CLIP normalisation alone; uint8 in, float32 out."""
     return _standardise(pixels_BRHW.float() / 255)
 
@@ -233,7 +233,7 @@ def train_tower(work: Path) -> None:
     torch.manual_seed(SEED)
     data = read_data(work)
     tower = CLIPVisionModel(CONFIG)
-    initialise(tower)
+    initialize(tower)
     heads = Heads(data.labels)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.05)

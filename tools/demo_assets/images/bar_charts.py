@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tools.demo_assets.images.canvas import COLOURS, ORDINALS, as_image, new_figure, ordered_for
+from tools.demo_assets.images.canvas import COLORS, ORDINALS, as_image, new_figure, ordered_for
 from tools.demo_assets.images.chart_numbers import MEASURES, Numbers
 from tools.demo_assets.images.item import DOCUMENTS, Item, Pair, yes_no
 from tools.demo_assets.images.splits import generator
@@ -51,16 +51,16 @@ def _choose(
 def _item(numbers: Numbers, split: str, index: int) -> Item:
     rng = generator("bar", split, index)
     measure, year, countries, values = _choose(numbers, split, index, rng)
-    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    color = list(COLORS)[int(rng.integers(len(COLORS)))]
     vertical, grid = index % 2 == 0, bool(rng.random() < 0.5)
     figure, axes = new_figure(*((0.15, 0.25, 0.82, 0.63) if vertical else (0.31, 0.09, 0.64, 0.79)))
     axes.set_axisbelow(True)
     places = np.arange(len(values))
     if vertical:
-        axes.bar(places, values, color=COLOURS[colour], width=0.7)
+        axes.bar(places, values, color=COLORS[color], width=0.7)
         axes.set_xticks(places, countries, rotation=35, ha="right", rotation_mode="anchor")
     else:
-        axes.barh(places, values, color=COLOURS[colour], height=0.7)
+        axes.barh(places, values, color=COLORS[color], height=0.7)
         axes.set_yticks(places, countries)
         axes.invert_yaxis()
     if grid:
@@ -70,7 +70,7 @@ def _item(numbers: Numbers, split: str, index: int) -> Item:
     longest, shortest = ORDINALS[int(values.argmax())], ORDINALS[int(values.argmin())]
     pairs = [
         Pair("What type of figure is this?", kind, "figure type"),
-        Pair("What colour are the bars?", colour.capitalize(), "bar colour"),
+        Pair("What colour are the bars?", color.capitalize(), "bar colour"),
         Pair("How many bars are there?", str(len(values)), "number of bars"),
         Pair(f"Which bar is the longest, counting from the {side}?", longest, "longest bar"),
         Pair(f"Which bar is the shortest, counting from the {side}?", shortest, "shortest bar"),
@@ -86,7 +86,7 @@ def _item(numbers: Numbers, split: str, index: int) -> Item:
         )
     order = "longer" if values[0] > values[-1] else "shorter"
     caption = (
-        f"A {kind.lower()} of {measure.lower()} with {len(values)} {colour} bars, "
+        f"A {kind.lower()} of {measure.lower()} with {len(values)} {color} bars, "
         f"{'with' if grid else 'without'} grid lines; counting from the {side}, the {longest.lower()} bar is "
         f"the longest and the {shortest.lower()} the shortest, and the first is {order} than the last."
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import nibabel
 import numpy as np
 
-from tools.demo_assets.images.grey import grey_image
+from tools.demo_assets.images.gray import gray_image
 from tools.demo_assets.images.item import MEDICAL, Item, Pair, yes_no
 from tools.demo_assets.images.packages import Shelf
 from tools.demo_assets.images.splits import fraction, split_of_place
@@ -147,7 +147,7 @@ def _item(
         )
         pairs.append(Pair(question, half.capitalize(), "slice position"))
         facts.append(f"in the {half} half")
-    image = grey_image(pixels, low, high, aspect)
+    image = gray_image(pixels, low, high, aspect)
     filled = float((np.asarray(image) > 25).mean())
     if abs(filled - FILLED) > 0.02:
         large = filled > FILLED

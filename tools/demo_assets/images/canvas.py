@@ -13,7 +13,7 @@ from PIL import Image
 matplotlib.use("Agg")
 
 SIZE = 160
-COLOURS = {
+COLORS = {
     "blue": "#1f6fd0",
     "orange": "#ff8c1a",
     "green": "#2a9d3a",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import nrrd
 import numpy as np
 
-from tools.demo_assets.images.grey import grey_image
+from tools.demo_assets.images.gray import gray_image
 from tools.demo_assets.images.item import MEDICAL, Item, Pair, yes_no
 from tools.demo_assets.images.packages import Shelf
 
@@ -63,7 +63,7 @@ def _lung_item(case: int, index: int, split: str, window: str, hounsfield: np.nd
     caption = f"An axial CT slice {', '.join([*facts, f'in a {window.lower()}'])}."
     return Item(
         f"lung{case}-{index:03d}-{window.split()[0].lower()}",
-        grey_image(hounsfield, low, high),
+        gray_image(hounsfield, low, high),
         MEDICAL,
         f"lung-ct-{case}",
         "radiology",
@@ -92,7 +92,7 @@ def read_contrast_brain_slices(shelf: Shelf) -> Iterator[Item]:
             )
             yield Item(
                 f"brain{case}-{index:03d}",
-                grey_image(values[:, :, index].T, 0, high),
+                gray_image(values[:, :, index].T, 0, high),
                 MEDICAL,
                 f"contrast-brain-{case}",
                 "radiology",

@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from tools.demo_assets.images.grey import SIZE, grey_image
+from tools.demo_assets.images.gray import SIZE, gray_image
 from tools.demo_assets.images.item import MEDICAL, Item, Pair
 from tools.demo_assets.images.packages import Shelf
 
@@ -88,7 +88,7 @@ def _item(study: Study, modality: str, pixels: np.ndarray, frame: int, split: st
         image = Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
         image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     else:
-        image = grey_image(pixels, float(np.percentile(pixels, 1)), float(np.percentile(pixels, 99.5)))
+        image = gray_image(pixels, float(np.percentile(pixels, 1)), float(np.percentile(pixels, 99.5)))
     pairs = [Pair("Which imaging modality is this?", modality, "modality")]
     if study.body_part:
         pairs.append(Pair("Which part of the body is shown?", study.body_part, "body part"))
@@ -119,7 +119,7 @@ def read_proton_density_series(shelf: Shelf) -> Iterator[Item]:
             Pair("Which part of the body is shown?", "Head", "body part"),
             Pair("Is the skull visible?", "Yes", "skull"),
         )
-        image = grey_image(pixels, float(np.percentile(pixels, 1)), float(np.percentile(pixels, 99.5)))
+        image = gray_image(pixels, float(np.percentile(pixels, 1)), float(np.percentile(pixels, 99.5)))
         yield Item(
             f"proton-{path.stem}",
             image,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from tools.demo_assets.images.colours import colour_shares, main_colour
+from tools.demo_assets.images.colors import color_shares, main_color
 from tools.demo_assets.images.item import GENERAL, Item, Pair, yes_no
 from tools.demo_assets.images.packages import Shelf
 from tools.demo_assets.images.splits import fraction, split_of_key
@@ -71,11 +71,11 @@ def _item(row: dict, key: str, picture: Image.Image) -> Item:
     canvas.alpha_composite(picture)
     image = canvas.convert("RGB")
     pixels = np.asarray(picture)
-    shares = colour_shares(np.asarray(image), pixels[..., 3] > 200)
-    colour = main_colour(shares, 0.5, 0.2)
+    shares = color_shares(np.asarray(image), pixels[..., 3] > 200)
+    color = main_color(shares, 0.5, 0.2)
     label, category = row["label"], CATEGORIES[row["group"]]
     caption = f"An emoji of {label}, in the category {category.lower()}"
-    caption += f", mainly {colour}" if colour else ""
+    caption += f", mainly {color}" if color else ""
     fine, fine_caption = _fine_pairs(row)
     pairs = [
         Pair("What kind of picture is this?", "An emoji", "picture kind"),
@@ -83,8 +83,8 @@ def _item(row: dict, key: str, picture: Image.Image) -> Item:
         _category_question(row),
         *fine,
     ]
-    if colour:
-        pairs.append(Pair("What is the main colour of the emoji?", colour.capitalize(), "emoji colour"))
+    if color:
+        pairs.append(Pair("What is the main colour of the emoji?", color.capitalize(), "emoji colour"))
     if fraction("name", row["hexcode"]) < 0.25:
         pairs.append(Pair("What does this emoji show?", label[:1].upper() + label[1:], "emoji name", closed=False))
     return Item(

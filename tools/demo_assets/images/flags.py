@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from tools.demo_assets.images.colours import colour_shares, main_colour
+from tools.demo_assets.images.colors import color_shares, main_color
 from tools.demo_assets.images.item import GENERAL, Item, Pair, yes_no
 from tools.demo_assets.images.packages import Shelf
 from tools.demo_assets.images.splits import fraction, split_of_key
@@ -61,15 +61,15 @@ def _names(shelf: Shelf) -> dict[str, str]:
 
 def _item(code: str, name: str, picture: Image.Image) -> Item:
     pixels = np.asarray(picture)
-    shares = colour_shares(pixels)
+    shares = color_shares(pixels)
     pairs, facts = [Pair("What kind of picture is this?", "A flag", "picture kind")], []
-    colour = main_colour(shares, 0.4, 0.12)
-    if colour:
-        pairs.append(Pair("What is the main colour of the flag?", colour.capitalize(), "flag main colour"))
-        facts.append(f"mainly {colour}")
+    color = main_color(shares, 0.4, 0.12)
+    if color:
+        pairs.append(Pair("What is the main colour of the flag?", color.capitalize(), "flag main colour"))
+        facts.append(f"mainly {color}")
     places = []
     for place, (rows, columns) in EDGES.items():
-        local = main_colour(colour_shares(pixels[rows, columns]), 0.9, 0.8)
+        local = main_color(color_shares(pixels[rows, columns]), 0.9, 0.8)
         if local:
             pairs.append(Pair(f"What colour is the flag {place}?", local.capitalize(), "flag colour at a place"))
             places.append(f"{local} {place}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from tools.demo_assets.images.canvas import COLOURS, as_image, new_figure
+from tools.demo_assets.images.canvas import COLORS, as_image, new_figure
 from tools.demo_assets.images.chart_numbers import FIRST_YEAR, MEASURES, Numbers
 from tools.demo_assets.images.item import DOCUMENTS, Item, Pair, yes_no
 from tools.demo_assets.images.splits import generator
@@ -57,10 +57,10 @@ def _item(numbers: Numbers, split: str, index: int) -> Item:
 def _single(numbers: Numbers, split: str, index: int, rng: np.random.Generator) -> Item:
     falling = index // 2 % 2 == 0
     source, title, years, values = _one_series(numbers, split, falling, rng)
-    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    color = list(COLORS)[int(rng.integers(len(COLORS)))]
     grid = bool(rng.random() < 0.5)
     figure, axes = new_figure(0.18, 0.1, 0.78, 0.78)
-    axes.plot(years, values, color=COLOURS[colour], linewidth=1.6)
+    axes.plot(years, values, color=COLORS[color], linewidth=1.6)
     _finish(figure, axes, title, grid)
     direction = "It falls" if falling else "It rises"
     place = int(np.argmax(values)) / (len(values) - 1)
@@ -77,14 +77,14 @@ def _single(numbers: Numbers, split: str, index: int, rng: np.random.Generator) 
         Pair("What type of figure is this?", "Line chart", "figure type"),
         Pair("How many lines are drawn?", "1", "number of lines"),
         Pair("Does the line rise or fall from its start to its end?", direction, "rise or fall"),
-        Pair("What colour is the line?", colour.capitalize(), "line colour"),
+        Pair("What colour is the line?", color.capitalize(), "line colour"),
         Pair("What does the chart measure?", title, "measure"),
         Pair("Are there grid lines?", yes_no(grid), "grid lines"),
     ]
     if where:
         pairs.append(Pair("Where is the highest point of the line?", where, "highest point"))
     caption = (
-        f"A line chart of {title.lower()} with 1 {colour} line that {'falls' if falling else 'rises'} "
+        f"A line chart of {title.lower()} with 1 {color} line that {'falls' if falling else 'rises'} "
         "from its start to its end"
         f"{', highest ' + where.lower() if where else ''}, {'with' if grid else 'without'} grid lines."
     )
@@ -117,16 +117,16 @@ def _several(numbers: Numbers, split: str, index: int, rng: np.random.Generator)
         span = max(values.max() for values in series) - min(values.min() for values in series)
         if np.diff(ends).min() > 0.09 * span:
             break
-    colours = [list(COLOURS)[place] for place in rng.permutation(len(COLOURS))[:count]]
+    colors = [list(COLORS)[place] for place in rng.permutation(len(COLORS))[:count]]
     legend, grid = index // 2 % 2 == 0, bool(rng.random() < 0.5)
     figure, axes = new_figure(0.18, 0.1, 0.78, 0.78)
-    for name, values, colour in zip(chosen, series, colours, strict=True):
-        axes.plot(FIRST_YEAR + np.arange(len(values)), values, color=COLOURS[colour], linewidth=1.6, label=name)
+    for name, values, color in zip(chosen, series, colors, strict=True):
+        axes.plot(FIRST_YEAR + np.arange(len(values)), values, color=COLORS[color], linewidth=1.6, label=name)
     if legend:
         axes.legend(fontsize=4.5, handlelength=1.2, borderpad=0.3, labelspacing=0.25, loc="best", framealpha=0.9)
     _finish(figure, axes, measure, grid)
     last = [values[-1] for values in series]
-    highest, lowest = colours[int(np.argmax(last))], colours[int(np.argmin(last))]
+    highest, lowest = colors[int(np.argmax(last))], colors[int(np.argmin(last))]
     pairs = (
         Pair("What type of figure is this?", "Line chart", "figure type"),
         Pair("How many lines are drawn?", str(count), "number of lines"),
@@ -137,7 +137,7 @@ def _several(numbers: Numbers, split: str, index: int, rng: np.random.Generator)
         Pair("Are there grid lines?", yes_no(grid), "grid lines"),
     )
     caption = (
-        f"A line chart of {measure.lower()} with {count} lines ({', '.join(colours)}), "
+        f"A line chart of {measure.lower()} with {count} lines ({', '.join(colors)}), "
         f"{'with' if legend else 'without'} a legend and {'with' if grid else 'without'} grid lines; "
         f"the {highest} line ends highest and the {lowest} line ends lowest."
     )

@@ -59,11 +59,11 @@ def script_of(text: str) -> str | None:
 
 def _crops(page: pypdfium2.PdfPage, rng: np.random.Generator) -> Iterator[tuple[Image.Image, int, str]]:
     """Crops of a page with their number of lines and their text; lines are found by the empty rows between them."""
-    grey = np.asarray(page.render(scale=SCALE).to_pil().convert("L"))
+    gray = np.asarray(page.render(scale=SCALE).to_pil().convert("L"))
     layer = page.get_textpage()
-    height, width = grey.shape
+    height, width = gray.shape
     left = int(0.11 * width)
-    band = grey[int(0.1 * height) : int(0.9 * height), left : left + WIDTH]
+    band = gray[int(0.1 * height) : int(0.9 * height), left : left + WIDTH]
     ink = (band < 140).sum(1) > 0
     edges = np.flatnonzero(np.diff(np.concatenate([[0], ink.astype(int), [0]])))
     lines = [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]

@@ -80,8 +80,8 @@ def _is_taken(magnification: str, split: str, left: int, top: int) -> bool:
 
 
 def _slide_item(patch: np.ndarray, name: str, magnification: str, split: str) -> Item | None:
-    colour = patch.astype(int)
-    tissue = (colour.max(2) - colour.min(2)) > 25
+    color = patch.astype(int)
+    tissue = (color.max(2) - color.min(2)) > 25
     share = float(tissue.mean())
     if share < BLANK or (share < 0.1 and fraction("background", name) < 0.9):
         return None
@@ -130,8 +130,8 @@ def _field_places(shape: tuple[int, ...]) -> Iterator[tuple[int, int, str]]:
 
 
 def _brown_item(patch: np.ndarray, name: str, split: str) -> Item:
-    colour = patch.astype(float)
-    brown = (colour[..., 0] > colour[..., 2] + 25) & (colour.mean(2) < 190)
+    color = patch.astype(float)
+    brown = (color[..., 0] > color[..., 2] + 25) & (color.mean(2) < 190)
     share = float(brown.mean())
     pairs = [
         Pair(MODALITY, "Light microscopy", "modality"),
@@ -156,25 +156,25 @@ def read_nuclei(shelf: Shelf) -> Iterator[Item]:
     picture = tifffile.imread(shelf.one("stardist", "**/img2d.tif")).astype(float)
     mask = tifffile.imread(shelf.one("stardist", "**/mask2d.tif"))
     labels = [label for label in np.unique(mask) if label]
-    centres = np.array(ndimage.center_of_mass(np.ones_like(mask), mask, labels))
+    centers = np.array(ndimage.center_of_mass(np.ones_like(mask), mask, labels))
     high = float(np.percentile(picture, 98))
     scaled = np.clip((picture - picture.min()) / (high - picture.min()), 0, 1) ** 0.8
     bright = (scaled * 255).astype(np.uint8)
     for left, top, split in _field_places(picture.shape):
-        inside = ((centres >= (top, left)) & (centres < (top + 96, left + 96))).all(1)
+        inside = ((centers >= (top, left)) & (centers < (top + 96, left + 96))).all(1)
         patch = bright[top : top + 96, left : left + 96]
-        yield _nuclei_item(patch, centres[inside] - (top, left), f"{top:03d}-{left:03d}", split)
+        yield _nuclei_item(patch, centers[inside] - (top, left), f"{top:03d}-{left:03d}", split)
 
 
-def _nuclei_item(patch: np.ndarray, centres: np.ndarray, name: str, split: str) -> Item:
-    count = len(centres)
+def _nuclei_item(patch: np.ndarray, centers: np.ndarray, name: str, split: str) -> Item:
+    count = len(centers)
     pairs = [Pair(MODALITY, "Fluorescence microscopy", "modality")]
     facts = []
     if count != NUCLEI_MEDIAN:
         many = count > NUCLEI_MEDIAN
         pairs.append(Pair(f"Are there more than {NUCLEI_MEDIAN} nuclei?", yes_no(many), "many nuclei"))
         facts.append(f"{'more' if many else 'fewer'} than {NUCLEI_MEDIAN} nuclei")
-    side = _side(float((centres[:, 1] < 48).sum()), float((centres[:, 1] >= 48).sum()), 2)
+    side = _side(float((centers[:, 1] < 48).sum()), float((centers[:, 1] >= 48).sum()), 2)
     if side:
         pairs.append(Pair("On which side of the image are more nuclei?", side, "nuclei side"))
         facts.append(f"more nuclei on the {side.lower()}")

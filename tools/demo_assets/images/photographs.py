@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tools.demo_assets.images.colours import colour_shares
+from tools.demo_assets.images.colors import color_shares
 from tools.demo_assets.images.item import GENERAL, Item, Pair, yes_no
 from tools.demo_assets.images.packages import Shelf
 from tools.demo_assets.images.splits import split_of_key
@@ -65,7 +65,7 @@ def _item(path: Path, group: str, licence: str, author: str) -> Item:
         image = canvas.convert("RGB")
     image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     name = re.sub(r"\d+$", "", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path.stem)).lower().replace("_", " ").strip()
-    shares = colour_shares(np.asarray(image))
+    shares = color_shares(np.asarray(image))
     pairs = [Pair("What kind of picture is this?", "A photograph", "picture kind")]
     pairs.append(Pair("What does the photo show?", group, "photo subject"))
     sky = shares["blue"]

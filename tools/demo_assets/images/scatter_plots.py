@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from tools.demo_assets.images.canvas import COLOURS, as_image, new_figure
+from tools.demo_assets.images.canvas import COLORS, as_image, new_figure
 from tools.demo_assets.images.chart_numbers import Numbers
 from tools.demo_assets.images.item import DOCUMENTS, Item, Pair, yes_no
 from tools.demo_assets.images.splits import generator, split_of_key
@@ -35,22 +35,22 @@ def _cars(numbers: Numbers, split: str, index: int, rng: np.random.Generator) ->
     across, up = (RISING if rising else FALLING)[int(rng.integers(3))]
     rows = _rows(numbers.cars, "car", split)
     rows = rows.sample(min(len(rows), int(rng.integers(18, 45))), random_state=int(rng.integers(2**31)))
-    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+    color = list(COLORS)[int(rng.integers(len(COLORS)))]
     grid = bool(rng.random() < 0.5)
     figure, axes = new_figure(0.17, 0.16, 0.79, 0.72)
-    axes.scatter(rows[across], rows[up], s=9, color=COLOURS[colour], linewidths=0)
+    axes.scatter(rows[across], rows[up], s=9, color=COLORS[color], linewidths=0)
     _finish(figure, axes, TITLES[across], TITLES[up], grid)
     pairs = (
         Pair("What type of figure is this?", "Scatter plot", "figure type"),
         Pair(
             "Do the points rise or fall from left to right?", "They rise" if rising else "They fall", "trend of points"
         ),
-        Pair("What colour are the points?", colour.capitalize(), "point colour"),
+        Pair("What colour are the points?", color.capitalize(), "point colour"),
         Pair("In how many colours are the points drawn?", "1", "number of point colours"),
         Pair("Are there grid lines?", yes_no(grid), "grid lines"),
     )
     caption = (
-        f"A scatter plot of {TITLES[up].lower()} against {TITLES[across].lower()} with points in 1 colour, {colour}, "
+        f"A scatter plot of {TITLES[up].lower()} against {TITLES[across].lower()} with points in 1 colour, {color}, "
         f"that {'rise' if rising else 'fall'} from left to right, {'with' if grid else 'without'} grid lines."
     )
     return Item(
@@ -72,13 +72,13 @@ def _penguins(numbers: Numbers, split: str, index: int, rng: np.random.Generator
     species = list(rng.permutation(sorted(numbers.penguins["species"].unique()))[:count])
     columns = rng.permutation(["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"])[:2]
     table = _rows(numbers.penguins, "penguin", split)
-    colours = [list(COLOURS)[place] for place in rng.permutation(len(COLOURS))[:count]]
+    colors = [list(COLORS)[place] for place in rng.permutation(len(COLORS))[:count]]
     legend, grid = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
     figure, axes = new_figure(0.17, 0.16, 0.79, 0.72)
-    for name, colour in zip(species, colours, strict=True):
+    for name, color in zip(species, colors, strict=True):
         rows = table[table["species"] == name]
         rows = rows.sample(min(len(rows), int(rng.integers(10, 18))), random_state=int(rng.integers(2**31)))
-        axes.scatter(rows[columns[0]], rows[columns[1]], s=9, color=COLOURS[colour], linewidths=0, label=name)
+        axes.scatter(rows[columns[0]], rows[columns[1]], s=9, color=COLORS[color], linewidths=0, label=name)
     if legend:
         axes.legend(fontsize=4.5, handlelength=0.8, borderpad=0.3, labelspacing=0.25, framealpha=0.9)
     across, up = (column.rsplit("_", 1)[0].replace("_", " ") for column in columns)
@@ -90,7 +90,7 @@ def _penguins(numbers: Numbers, split: str, index: int, rng: np.random.Generator
         Pair("Are there grid lines?", yes_no(grid), "grid lines"),
     )
     caption = (
-        f"A scatter plot of {up} against {across} with points in {count} colours, {' and '.join(colours)}, "
+        f"A scatter plot of {up} against {across} with points in {count} colours, {' and '.join(colors)}, "
         f"{'with' if legend else 'without'} a legend and {'with' if grid else 'without'} grid lines."
     )
     return Item(

@@ -8,7 +8,7 @@ from PIL import Image
 SIZE = 128
 
 
-def grey_image(values_HW: np.ndarray, low: float, high: float, aspect: float = 1.0) -> Image.Image:
+def gray_image(values_HW: np.ndarray, low: float, high: float, aspect: float = 1.0) -> Image.Image:
     """Values from `low` (black) to `high` (white) on a black square of SIZE; `aspect` is pixel height over width."""
     scaled = np.clip((np.asarray(values_HW, np.float64) - low) / (high - low), 0, 1)
     picture = Image.fromarray((scaled * 255).round().astype(np.uint8))

@@ -13,15 +13,15 @@ from llava_moe.eval.benchmark import Answer, Benchmark, Expected, Facts, Questio
 
 BLIND_FOLDER = "blind"
 """Below a run's folder: where the answers of its blind run lie, in ``eval/`` as ever."""
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 _SIDE = 64
 
 
 @cache
-def grey_image() -> bytes:
+def gray_image() -> bytes:
     """A grey square as PNG, always the same: not even a picture's shape is told."""
     stream = io.BytesIO()
-    Image.new("RGB", (_SIDE, _SIDE), GREY).save(stream, format="PNG")
+    Image.new("RGB", (_SIDE, _SIDE), GRAY).save(stream, format="PNG")
     return stream.getvalue()
 
 
@@ -58,7 +58,7 @@ class BlindBenchmark:
     def questions(self) -> Sequence[Question]:
         """As there, with grey images."""
         return tuple(
-            replace(question, images=(grey_image(),) * len(question.images)) for question in self.seeing.questions()
+            replace(question, images=(gray_image(),) * len(question.images)) for question in self.seeing.questions()
         )
 
     def score(self, question: Question, prediction: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ import numpy as np
 NAMES = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "grey", "white", "black")
 
 
-def colour_names(rgb: np.ndarray) -> np.ndarray:
+def color_names(rgb: np.ndarray) -> np.ndarray:
     """The index in NAMES of every pixel of `rgb` (uint8 [..., 3]), by HSV: hue in degrees, the rest in [0, 1]."""
     pixels = rgb.astype(np.float64) / 255
     value, lowest = pixels.max(-1), pixels.min(-1)
@@ -33,15 +33,15 @@ def colour_names(rgb: np.ndarray) -> np.ndarray:
     return np.where(value < 0.22, 10, names)
 
 
-def colour_shares(rgb: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
+def color_shares(rgb: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
     """Share of each named colour among the pixels (those of `mask`, bool, when given)."""
-    names = colour_names(rgb)
+    names = color_names(rgb)
     chosen = names[mask] if mask is not None else names.reshape(-1)
     counts = np.bincount(chosen.reshape(-1), minlength=len(NAMES))
     return {name: float(count) / max(1, chosen.size) for name, count in zip(NAMES, counts, strict=True)}
 
 
-def main_colour(shares: dict[str, float], least: float, lead: float) -> str | None:
+def main_color(shares: dict[str, float], least: float, lead: float) -> str | None:
     """The colour with the largest share if it has at least `least` and leads the second by `lead`, else None."""
     (first, share), (_, second) = sorted(shares.items(), key=lambda pair: -pair[1])[:2]
     return first if share >= least and share - second >= lead else None
