@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from llava_moe.commands.table import COMMANDS, SECOND_WORDS, Command
+from llava_moe.commands.table import COMMANDS, SECOND_WORDS
 from llava_moe.config.hydra_words import prepare_override
+from llava_moe.text.did_you_mean import did_you_mean
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -65,7 +66,9 @@ def run(arguments: list[str]) -> int:
 
         return _say(f"llava-moe {__version__}")
     if name not in COMMANDS:
-        return _complain(f"{name} is not a command{_nearest(name, COMMANDS)}: the commands are {', '.join(COMMANDS)}")
+        return _complain(
+            f"{name} is not a command{did_you_mean(name, COMMANDS)}: the commands are {', '.join(COMMANDS)}"
+        )
     if garbled := [word for word in rest if not _is_unicode(word)]:
         return _complain(f"{garbled[0]!a} is not UTF-8 text: rename the file, or name it by a link")
     if told := _secret_in(rest):
@@ -124,13 +127,6 @@ def _overview() -> str:
         "llava-moe COMMAND [key=value ...]\n\n" + "\n".join(lines) + "\n\n"
         "llava-moe COMMAND --help tells more. Start with: llava-moe train"
     )
-
-
-def _nearest(word: str, known: Sequence[str] | dict[str, Command]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _is_unicode(word: str) -> bool:

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from llava_moe.adapters.core.field_types import first_misfit
 from llava_moe.adapters.registry import ADAPTERS
 from llava_moe.errors import UserError
 from llava_moe.model import Architecture
+from llava_moe.text.did_you_mean import did_you_mean
 
 __all__ = ["ADAPTERS", "ARCHITECTURES", "from_target"]
 
@@ -54,8 +54,7 @@ def from_target(node: Mapping[str, Any], registered: Mapping[str, type], section
     known = [field.name for field in fields(kind)]
     unknown = [key for key in values if key not in known]
     if unknown:
-        near = get_close_matches(unknown[0], known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(unknown[0], known)
         raise UserError(f"unknown key {unknown[0]} of {name}{hint}: its keys are {', '.join(known)}")
     if misfit := first_misfit(kind, values):
         raise UserError(f"{name}: {misfit}; fix that setting")

@@ -10,13 +10,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
 from llava_moe.errors import UserError
+from llava_moe.text.did_you_mean import did_you_mean
 
 COMMANDS = {
     "/image": "PATH: attach an image to the next question (or drag it into the window); alone: list the images",
@@ -165,8 +165,7 @@ def _refuse_missing(text: str) -> None:
     """Refuse a beginning that looks like a command or an image and is neither; anything else is a question."""
     word = text.split()[0]
     if re.fullmatch(r"/\w*", word):
-        near = get_close_matches(word, [*COMMANDS, *ALIASES], n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(word, [*COMMANDS, *ALIASES], cutoff=0.5)
         raise UserError(f"{word} is not a command{hint}: /help lists them")
     end = re.match(r"""('[^']*'|"[^"]*"|(\\.|[^\s\\])+)""", text)
     named = image_path(end[0] if end else word)

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.config.as_typed import as_typed
+from llava_moe.config.as_typed import as_typed, set_key
 from llava_moe.config.compose import compose_again, resolved, run_composed
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.known_keys import suggest
@@ -50,8 +50,8 @@ def run_job(name: str, words: Sequence[str], limits: Mapping[str, Limit], job: C
     Args:
         name: the command's primary configuration, whose keys are its own words.
     """
-    own = [word for word in words if _key(word) in limits]
-    rest = [word for word in words if _key(word) not in limits]
+    own = [word for word in words if set_key(word) in limits]
+    rest = [word for word in words if set_key(word) not in limits]
     refuse_misspelt(rest, limits)
 
     def run(config: DictConfig, train_words: list[str]) -> int:
@@ -75,12 +75,8 @@ def refuse_misspelt(words: Sequence[str], limits: Mapping[str, Limit]) -> None:
     theirs = {*parse_yaml((folder / "train.yaml").read_bytes())}
     theirs |= {path.name for path in folder.iterdir() if path.is_dir()}
     for word in words:
-        key = _key(word)
+        key = set_key(word)
         if "=" not in word or not key.isidentifier() or key in theirs:
             continue
         if near := suggest(key, [*theirs, *limits]):
             raise UserError(f"unknown key {key}{near}")
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+")

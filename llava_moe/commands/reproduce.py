@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llava_moe.commands.grid_runs import command_of, make_runs, say_failures, say_line
+from llava_moe.config.as_typed import set_key
 from llava_moe.grid.cell import Grid
 from llava_moe.grid.runner import Outcome
 from llava_moe.reproduce.build import Build
@@ -90,4 +91,4 @@ def _end(outcome: Outcome, results: Results, console: Console) -> int:
 
 
 def _without(typed: Sequence[str], *keys: str) -> list[str]:
-    return [word for word in typed if word.partition("=")[0].lstrip("+") not in keys and not word.startswith("-")]
+    return [word for word in typed if set_key(word) not in keys and not word.startswith("-")]

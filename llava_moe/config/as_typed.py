@@ -90,6 +90,11 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
+def set_key(word: str) -> str:
+    """The key that a word sets: ``~key``, which takes one away, is left as it is."""
+    return word.partition("=")[0].lstrip("+")
+
+
 def without(words: Sequence[str], drop: Callable[[str], bool]) -> list[str]:
     """Typed words without the overrides whose key is to be dropped; values of flags are no overrides."""
     return [word for word, is_override in _told_apart(words) if not (is_override and drop(key_of(word)))]

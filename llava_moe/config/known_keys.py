@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_moe.config.config_folder import shipped_folders
 from llava_moe.config.limits import as_word
 from llava_moe.errors import UserError
+from llava_moe.text.did_you_mean import did_you_mean
 from llava_moe.text.structured_text import parse_yaml
 
 # A file of each group whose keys all the group's files have. What lies deeper is checked where it is used.
@@ -97,12 +97,12 @@ def _read(name: str) -> dict[str, Any]:
 def suggest(word: str, known: Sequence[str]) -> str:
     """``" (did you mean X?)"`` with the nearest known name, or nothing."""
     elsewhere = ELSEWHERE.get(word)
-    near = [elsewhere] if elsewhere in known else difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not near:
-        tail = {key.rpartition(".")[2]: key for key in known}
-        matches = difflib.get_close_matches(word.rpartition(".")[2], list(tail), n=1, cutoff=0.6)
-        near = [tail[match] for match in matches]
-    return f" (did you mean {near[0]}?)" if near else ""
+    if elsewhere in known:
+        return f" (did you mean {elsewhere}?)"
+    by_last_name = {key.rpartition(".")[2]: key for key in known}
+    return did_you_mean(word, known, cutoff=0.5) or did_you_mean(
+        word.rpartition(".")[2], by_last_name, shown=by_last_name.__getitem__
+    )
 
 
 def dotted(node: Any, prefix: str = "") -> list[str]:

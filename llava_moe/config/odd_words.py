@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from llava_moe.config.free_text import FREE_TEXT
 from llava_moe.config.known_keys import suggest
 from llava_moe.config.limits import LONGEST_NAME, LONGEST_PATH
 from llava_moe.errors import UserError
+from llava_moe.text.did_you_mean import did_you_mean
 
 MOST_WORDS = 1_000
 LONGEST_WORD = 10_000
@@ -114,8 +114,9 @@ def _find_mixtures(places: Sequence[str]) -> None:
     for place in places:
         if place.endswith(YAML) and not (len(place) < LONGEST_PATH and Path(place).is_file()):
             folder = Path(place).parent
-            near = difflib.get_close_matches(place, [str(one) for end in YAML for one in folder.glob(f"*{end}")], n=1)
-            meant = f" (did you mean data={near[0]}?)" if near else ""
+            meant = did_you_mean(
+                place, [str(one) for end in YAML for one in folder.glob(f"*{end}")], shown="data={}".format
+            )
             raise UserError(
                 f"data={place}: no such file{meant}; llava-moe init {Path(place).name} NAME=DATA ... writes one"
             )

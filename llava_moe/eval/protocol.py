@@ -7,12 +7,12 @@ says nothing, the protocol's own wording is used, and results say where each wor
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 
 from llava_moe.data.template import VICUNA_V1_SYSTEM
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import GREEDY, Decoding
+from llava_moe.text.did_you_mean import did_you_mean
 
 SHORT_ANSWER = "{question}\nAnswer the question using a single word or phrase."
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."
@@ -109,7 +109,5 @@ def find_protocol(name: str) -> Protocol:
         if protocol.name == name:
             return protocol
     names = [protocol.name for protocol in PROTOCOLS]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    raise UserError(
-        f"protocol={name} is not known{f' (did you mean {near[0]}?)' if near else ''}: choose one of {', '.join(names)}"
-    )
+    meant = did_you_mean(name, names, cutoff=0.5)
+    raise UserError(f"protocol={name} is not known{meant}: choose one of {', '.join(names)}")

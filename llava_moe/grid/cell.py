@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_moe.errors import UserError
+from llava_moe.text.did_you_mean import did_you_mean
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 Words = tuple[str, ...]
@@ -113,7 +113,9 @@ class Grid:
         while waiting:
             name = waiting.pop()
             if name not in self.by_name:
-                raise UserError(f"only={name}: {self.name} has no such cell{_nearest(name, [*self.by_name])}")
+                raise UserError(
+                    f"only={name}: {self.name} has no such cell{did_you_mean(name, [*self.by_name], cutoff=0.3)}"
+                )
             if name not in wanted:
                 wanted.add(name)
                 waiting += self.by_name[name].needs
@@ -124,8 +126,3 @@ def chain(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """The cells with each starting from the one before it."""
     linked = [Cell(**{**vars(cell), "start": before.name}) for before, cell in pairwise(cells)]
     return (*cells[:1], *linked)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-    return f" (did you mean {near[0]}?)" if near else ""

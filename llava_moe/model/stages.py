@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
 from llava_moe.model.families import LLAVA, Family
+from llava_moe.text.did_you_mean import did_you_mean
 
 PARTS = ("adapter", "projector", "language_model", "vision_tower")
 
@@ -39,8 +39,7 @@ class TrainableParts:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.learning_rates) - set(PARTS))
         if unknown:
-            near = get_close_matches(unknown[0], PARTS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            hint = did_you_mean(unknown[0], PARTS)
             raise UserError(
                 f"stage.learning_rates names unknown part {unknown[0]}{hint}: the parts are {', '.join(PARTS)}"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from llava_moe.errors import UserError
 from llava_moe.plan.speed import operation_seconds, product_rate
+from llava_moe.text.did_you_mean import did_you_mean
 
 GIB = 1 << 30
 
@@ -115,8 +115,7 @@ def _named(name: str) -> Device:
     if fitting:
         return fitting[-1]
     known = [device.name for device in DEVICES]
-    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.4)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = did_you_mean(wanted, known, cutoff=0.4)
     raise UserError(f"device={name} is not known{hint}: choose one of {', '.join(known)}, or cpu")
 
 

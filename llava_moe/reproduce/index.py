@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import FIGURES, Setup
 from llava_moe.reproduce.sheet import Sheet
+from llava_moe.text.did_you_mean import did_you_mean
 from llava_moe.text.structured_text import parse_yaml
 
 INDEX = Path(__file__).with_name("index.yaml")
@@ -93,13 +93,12 @@ def find(paper: str, figure: str) -> Entry:
     """
     papers = list(dict.fromkeys(name for name, _ in entries()))
     if paper not in papers:
-        raise UserError(f"paper={paper}{_nearest(paper, papers)}: the papers are {', '.join(papers)}")
+        raise UserError(f"paper={paper}{did_you_mean(paper, papers, cutoff=0.1)}: the papers are {', '.join(papers)}")
     own = {entry.number: entry for (name, _), entry in entries().items() if name == paper}
     number = re.sub(r"^fig(?:ure)?[ ._-]*(?=\d)|[ ._-]+", "", figure.lower())
     if number not in own:
         drawn = ", ".join(one.word for one in own.values() if one.is_drawn)
-        near = difflib.get_close_matches(number, list(own), n=1, cutoff=0.1)
-        meant = f" (did you mean {own[near[0]].word}?)" if near else ""
+        meant = did_you_mean(number, own, cutoff=0.1, shown=lambda name: own[name].word)
         raise UserError(f"{word_of(figure)}{meant}: {paper} has no such figure or table; drawn of it are {drawn}")
     if not own[number].is_drawn:
         told = f"{own[number].title} is not drawn ({own[number].reason})"
@@ -116,8 +115,3 @@ def word_of(figure: str) -> str:
 def module_of(paper: str, figure: str) -> Figure:
     """The module of a figure that is drawn."""
     return cast(Figure, importlib.import_module(f"llava_moe.reproduce.figures.{paper}_{figure}"))
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.1)
-    return f" (did you mean {near[0]}?)" if near else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from llava_moe.commands.instruments import find, summaries
 from llava_moe.config.limits import FilePath, Limit, OneOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
+from llava_moe.text.did_you_mean import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ def main(words: Sequence[str]) -> int:
     name, rest = words[0], words[1:]
     known = list(summaries())
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f" (did you mean {near[0]}?)" if near else ""
+        meant = did_you_mean(name, known)
         raise UserError(f"analyze {name} is not an instrument{meant}: there is {', '.join(known)}")
     from llava_moe.config.compose import resolved, run_composed
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.config.as_typed import as_typed, told_how_to_go_on
+from llava_moe.config.as_typed import as_typed, set_key, told_how_to_go_on
 from llava_moe.config.compose import compose_again, resolved, run_composed
 from llava_moe.config.limits import FLAG, FilePath, Limit, ListOf, OneOf, OrNull, Real, Text, Whole, check_settings
 from llava_moe.config.rates import notes_on_old_words
@@ -42,29 +42,25 @@ LIMITS: dict[str, Limit] = {
 
 def main(words: Sequence[str]) -> int:
     """Judge the words, then compose the model."""
-    own = [word for word in words if _key(word) in OWN_KEYS]
-    rest = [word for word in words if _key(word) not in OWN_KEYS]
-    if any(_key(word) == "run" for word in own):
+    own = [word for word in words if set_key(word) in OWN_KEYS]
+    rest = [word for word in words if set_key(word) not in OWN_KEYS]
+    if any(set_key(word) == "run" for word in own):
         return run_composed("compose", words, lambda config, _: _begin_mask(config))
     with told_how_to_go_on():
         given = [*_train_words(own, rest), *rest]
         return run_composed("train", given, lambda config, _: _begin(config, own, rest, words))
 
 
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+")
-
-
 def _train_words(own: Sequence[str], rest: Sequence[str]) -> list[str]:
     """What training needs to be told beside the user's own words."""
-    given = {_key(word): word.partition("=")[2] for word in own}
+    given = {set_key(word): word.partition("=")[2] for word in own}
     if not given.get("experts"):
         raise UserError("compose needs experts=: folders of LoRAs, such as experts=[runs/general,runs/documents]")
     for key, instead in (("adapter", "method= says how to compose"), ("stage", "compose has a stage of its own")):
-        if any(_key(word) == key for word in rest):
+        if any(set_key(word) == key for word in rest):
             raise UserError(f"{key}= is not for compose: {instead}; leave it out")
     words = ["adapter=mole", "stage=compose"]
-    if not any(_key(word) == "exp" for word in rest):
+    if not any(set_key(word) == "exp" for word in rest):
         words.append("exp=mix_general_doc_med")
     return words + [f"adapter.{key}={_as_list(key, value)}" for key, value in given.items() if key in ADAPTER_KEYS]
 
@@ -85,7 +81,7 @@ def _begin_mask(config: DictConfig) -> int:
 
 
 def _begin(config: DictConfig, own: Sequence[str], rest: Sequence[str], words: Sequence[str]) -> int:
-    own = [f"{_key(word)}={_as_list(_key(word), word.partition('=')[2])}" for word in own]
+    own = [f"{set_key(word)}={_as_list(set_key(word), word.partition('=')[2])}" for word in own]
     choices = resolved(compose_again("compose", own), "compose")
     check_settings(choices, LIMITS)
     plain = settle(resolved(config), rest)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Sequence
 
 from llava_moe.commands.table import DATA_COMMANDS
 from llava_moe.errors import UserError
+from llava_moe.text.did_you_mean import did_you_mean
 
 
 def main(words: Sequence[str]) -> int:
@@ -17,8 +17,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"data needs a second word: one of {names}")
     name, rest = words[0], words[1:]
     if name not in DATA_COMMANDS:
-        near = difflib.get_close_matches(name, list(DATA_COMMANDS), n=1)
-        meant = f" (did you mean {near[0]}?)" if near else ""
+        meant = did_you_mean(name, DATA_COMMANDS)
         raise UserError(f"data {name} is not a command{meant}: the second word is one of {names}")
     module = importlib.import_module(f"llava_moe.commands.words.data_{name}")
     return int(module.main(list(rest)) or 0)

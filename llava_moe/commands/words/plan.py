@@ -7,7 +7,7 @@ from typing import Any
 
 from llava_moe.commands.job import DataJob, run_job
 from llava_moe.commands.words import reproduce
-from llava_moe.config.as_typed import as_typed
+from llava_moe.config.as_typed import as_typed, set_key
 from llava_moe.config.compose import compose_again, resolved, run_composed
 from llava_moe.config.limits import FLAG, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
 from llava_moe.plan.devices import expect_known
@@ -25,7 +25,7 @@ LIMITS: dict[str, Limit] = {
 
 def main(words: Sequence[str]) -> int:
     """Judge the words, then plan every stage, show it, and refuse what cannot fit."""
-    if any(_key(word) in reproduce.GRID_KEYS for word in words):
+    if any(set_key(word) in reproduce.GRID_KEYS for word in words):
         return _main_of_grid(words)
     return run_job("plan", words, LIMITS, _begin)
 
@@ -39,8 +39,8 @@ def _begin(job: DataJob) -> int:
 
 
 def _main_of_grid(words: Sequence[str]) -> int:
-    own = [word.lstrip("+") for word in words if _key(word) in LIMITS]
-    rest = [word for word in words if _key(word) not in LIMITS]
+    own = [word.lstrip("+") for word in words if set_key(word) in LIMITS]
+    rest = [word for word in words if set_key(word) not in LIMITS]
 
     def run(plain: dict[str, Any]) -> int:
         choices = resolved(compose_again("plan", own), "plan")
@@ -53,7 +53,3 @@ def _main_of_grid(words: Sequence[str]) -> int:
 
     sized = [reproduce.with_size(word) for word in rest]
     return run_composed("reproduce", sized, lambda config, _: run(resolved(config, "reproduce")))
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+")

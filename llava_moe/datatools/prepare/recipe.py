@@ -5,7 +5,6 @@ A recipe is a page of Python, ``recipes/NAME.py``, that sets ``RECIPE``; the use
 
 from __future__ import annotations
 
-import difflib
 import runpy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from pathlib import Path
 from llava_moe.datatools.prepare.subsample import Draw
 from llava_moe.errors import UserError
 from llava_moe.plugins import Plugin, plugins
+from llava_moe.text.did_you_mean import did_you_mean
 
 SPLITS = ("train", "val", "test")
 
@@ -153,8 +153,7 @@ def load_recipe(name_or_file: str) -> Recipe:
     else:
         names = recipe_names()
         if name_or_file not in names:
-            near = difflib.get_close_matches(name_or_file, names, n=1)
-            meant = f" (did you mean {near[0]}?)" if near else ""
+            meant = did_you_mean(name_or_file, names)
             known = ", ".join(names)
             raise UserError(f"recipe={name_or_file}: no such recipe{meant}; there are {known}, or your own .py page")
         if name_or_file in plugins("recipes"):

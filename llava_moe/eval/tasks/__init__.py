@@ -8,7 +8,6 @@ a place) or ``open_benchmark(limit, seed)`` (data of its own). So is one that an
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import os
 import pkgutil
@@ -24,6 +23,7 @@ from llava_moe.eval.own.names import is_file, name_of_file
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL, find_protocol
 from llava_moe.eval.published_benchmark import Published, open_published
 from llava_moe.plugins import Plugin, lacking, plugins
+from llava_moe.text.did_you_mean import did_you_mean
 
 DEFAULT_ROOT = "data/benchmarks"
 
@@ -168,8 +168,7 @@ def expect_known(word: str, key: str) -> None:
 def _expect_name(name: str, key: str) -> None:
     known = benchmark_names()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        guess = f" (did you mean {near[0]}?)" if near else ""
+        guess = did_you_mean(name, known, cutoff=0.5)
         own = "" if key == "benchmark_paths" else "; a file of your own is given by its path, such as questions.jsonl"
         raise UserError(f"{key}: {name} does not exist{guess}; there are {', '.join(known)}{own}")
 
