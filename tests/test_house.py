@@ -65,7 +65,7 @@ FORBIDDEN_OUTSIDE = {
     "hydra": {"config", "commands"},
     "omegaconf": {"config", "commands"},
     "deepspeed": {"train.deepspeed_engine"},
-    "peft": {"export.proof", "compose.static_merge"},
+    "peft": {"adapters.formats.peft_library"},
     "lmms_eval": {"lmms.manifest", "lmms.model"},
 }
 # How often a module catches whatever comes: each says why where it does. Another is no answer to a traceback.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.eval.files import write_atomically
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.pages.html_page import page_template
 from llava_moe.pages.inline_svg import standalone_svg
 

@@ -25,7 +25,7 @@ from llava_moe.compare.page import write_page
 from llava_moe.config.as_typed import key_of
 from llava_moe.config.settings import is_embedded, sources_of
 from llava_moe.errors import UserError
-from llava_moe.eval.files import write_atomically
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.files.own_files import read_object
 from llava_moe.grid.cell import Cell
 from llava_moe.plan.terminal import duration

@@ -37,13 +37,14 @@ from llava_moe.config.compose import as_yaml
 from llava_moe.config.settings import mixture_of
 from llava_moe.errors import UserError
 from llava_moe.export.held_out import domain_loss
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.model.adapter_record import record_of_adapter
 from llava_moe.model.recorded_weights import fingerprint_start
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_notes
 from llava_moe.runs.environment import describe_environment, fingerprint_files
 from llava_moe.text.structured_text import parse_json
-from llava_moe.train.checkpoint import MARKER, last_checkpoint, write_atomically
+from llava_moe.train.checkpoint import MARKER, last_checkpoint
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderLock, claim_configuration
 from llava_moe.train.state import RunState
 
@@ -122,10 +123,10 @@ class UntrainedRun:
         RunState().write(partial / "state.json")
         (partial / MARKER).write_text("")
         partial.rename(self.folder / "checkpoints" / STEP)
-        write_atomically(self.folder / "checkpoints" / "last", STEP + "\n")
+        replace_file(self.folder / "checkpoints" / "last", STEP + "\n")
         environment = describe_environment(fingerprint_files(mixture_of(RunConfig.of(plain))), assembled)
-        write_atomically(self.folder / ENVIRONMENT, json.dumps(environment, indent=1))
-        write_atomically(self.folder / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
+        replace_file(self.folder / ENVIRONMENT, json.dumps(environment, indent=1))
+        replace_file(self.folder / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
 
 
 @contextmanager

@@ -33,9 +33,10 @@ from llava_moe.compose.base_parts import run_of
 from llava_moe.compose.expert_bases import Ground, ground_of
 from llava_moe.config.compose import as_yaml
 from llava_moe.errors import UserError
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.model.recorded_weights import RECORD
 from llava_moe.run_config import RunConfig
-from llava_moe.train.checkpoint import MARKER, is_full, write_atomically
+from llava_moe.train.checkpoint import MARKER, is_full
 from llava_moe.train.folder import FINISHED, claim_configuration
 from llava_moe.train.state import RunState
 
@@ -129,12 +130,12 @@ def _write(
             save_file(base, step / "model" / "base.safetensors")
         RunState().write(step / "state.json")
         (step / MARKER).write_text("")
-        write_atomically(partial / "checkpoints" / "last", STEP + "\n")
+        replace_file(partial / "checkpoints" / "last", STEP + "\n")
         settings = {"adapter": {"_target_": "llava_moe.adapters.NoAdapter"}, "init_from": None}
         config = {**plain, **settings, "composition": {"base_of": list(experts)}}
         claim_configuration(partial, config, as_yaml(config))
-        write_atomically(partial / RECORD, json.dumps(assembled.weights.record(), indent=1))
-        write_atomically(partial / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
+        replace_file(partial / RECORD, json.dumps(assembled.weights.record(), indent=1))
+        replace_file(partial / FINISHED, json.dumps(asdict(RunState()) | {"seconds": 0.0}, indent=1))
         partial.rename(run)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)

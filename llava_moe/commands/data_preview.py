@@ -21,7 +21,7 @@ from llava_moe.datatools.stats.rows import first_rows
 from llava_moe.datatools.stats.rows_page import StageRows, rows_page
 from llava_moe.datatools.stats.rows_terminal import print_legend, print_row
 from llava_moe.errors import UserError
-from llava_moe.eval.files import write_atomically
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.runs.console import open_console, open_progress, say_next
 from llava_moe.runs.stages import Stage
 from llava_moe.text.escape_control import visible

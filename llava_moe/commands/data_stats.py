@@ -19,7 +19,7 @@ from llava_moe.datatools.stats.groups import Opened
 from llava_moe.datatools.stats.stage import StageAccount, Training, account_stage
 from llava_moe.datatools.stats.stats_page import stats_json, stats_page
 from llava_moe.datatools.stats.terminal import print_account
-from llava_moe.eval.files import write_atomically
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.runs.console import open_console, open_progress, say_next
 from llava_moe.runs.stages import Stage
 from llava_moe.terminal.fitted_bar import FittedBar, passing

@@ -15,7 +15,6 @@ from llava_moe.commands.eval_next import asked_alike, is_run
 from llava_moe.commands.eval_words import results_wanted
 from llava_moe.config.as_typed import listed
 from llava_moe.errors import UserError
-from llava_moe.eval.files import write_atomically
 from llava_moe.eval.gray_images import BLIND_FOLDER
 from llava_moe.eval.results.bootstrap import NUM_RESAMPLES
 from llava_moe.eval.results.comparison import ComparedBenchmark, Comparison, compare_benchmark
@@ -29,6 +28,7 @@ from llava_moe.eval.results.comparison_table import (
 from llava_moe.eval.results.latex import latex_comparison
 from llava_moe.eval.results.scored_run import read_scored, refuse_unscored, run_labels, scored_benchmarks, word_of
 from llava_moe.eval.tasks import called
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.runs.console import say_next
 from llava_moe.terminal.console import VisibleConsole, print_whole
 from llava_moe.text.shell_words import named, shell

@@ -13,10 +13,10 @@ from rich.table import Table
 from llava_moe.errors import UserError
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import Benchmark, Question
-from llava_moe.eval.files import write_atomically
 from llava_moe.eval.protocol import find_protocol
 from llava_moe.eval.results.leaks import LeakReport, leak_table, leaks_json, leaks_list, split_scores
 from llava_moe.eval.results.scored_run import ScoredRun, open_asked, read_scored, scored_benchmarks
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.text.shell_words import named
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from llava_moe.errors import UserError
-from llava_moe.eval.files import write_atomically
 from llava_moe.eval.results.bootstrap import Interval
 from llava_moe.eval.results.comparison import Cell, ComparedLosses, LossRow
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.files.own_files import read_objects
 from llava_moe.grid.effects import Effect, Stratum, effect_of
 from llava_moe.grid.measured import FILE, Items, Measures, read_measured

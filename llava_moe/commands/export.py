@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from llava_moe.adapters import Mole, NoAdapter
 from llava_moe.adapters.formats.hub_name import hub_id
+from llava_moe.adapters.formats.peft_library import import_peft
 from llava_moe.assemble import (
     DTYPES,
     Assembled,
@@ -48,7 +49,7 @@ from llava_moe.export.mixing import (
     has_experts,
     wide_linears,
 )
-from llava_moe.export.proof import Comparison, import_peft, our_logits, probes_of
+from llava_moe.export.proof import PEFT_READS, Comparison, our_logits, probes_of
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint
 from llava_moe.run_config import RunConfig
@@ -83,7 +84,7 @@ class ExportJob:
 def export(plain: dict[str, Any]) -> int:
     """Write the run, loaded back and compared."""
     if plain["to"] == "peft":
-        import_peft()
+        import_peft(PEFT_READS)
     if plain["num_threads"] is not None:
         torch.set_num_threads(int(plain["num_threads"]))
     console = VisibleConsole(soft_wrap=True)

@@ -29,9 +29,10 @@ from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, BenchmarkResult
-from llava_moe.eval.files import answers_path, read_answers, read_result, write_atomically
+from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.results.score_matrix import make_sheet
 from llava_moe.eval.tasks import reopen_benchmark
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.files.own_files import read_objects
 from llava_moe.grid.measured import FILE, Measures
 from llava_moe.model import prepare_stage

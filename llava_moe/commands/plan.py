@@ -19,7 +19,7 @@ from llava_moe.commands.plan_probe import Probed, probe_stage
 from llava_moe.config.settings import optimizer_of
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
-from llava_moe.eval.files import write_atomically
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.model import FromShape
 from llava_moe.plan.devices import Device, device_named
 from llava_moe.plan.dummy_rows import refuse_unequal_images

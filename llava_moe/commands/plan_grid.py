@@ -17,7 +17,7 @@ from llava_moe.commands.reproduce import open_figure
 from llava_moe.config.compose import compose_again, resolved
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.errors import UserError
-from llava_moe.eval.files import write_atomically
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.grid.cell import Cell, Words
 from llava_moe.plan.devices import Device
 from llava_moe.plan.hours import hours_of

@@ -17,8 +17,8 @@ from llava_moe.compare.curves import curve_picture
 from llava_moe.compare.levels import level_chart
 from llava_moe.compare.routing import routed
 from llava_moe.compare.tables import ITEMS, difference_table, kinds_of, level_table
-from llava_moe.eval.files import write_atomically
 from llava_moe.eval.tasks.demo import CAVEATS
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.grid.measured import Kind
 from llava_moe.pages.html_page import page_template
 from llava_moe.reproduce.results import Results

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from llava_moe.train.checkpoint import write_atomically
+from llava_moe.files.atomic_write import replace_file
 
 FILE = "pick.json"
 
@@ -68,7 +68,7 @@ class Picked:
             "candidates": [asdict(candidate) | {"mean": candidate.mean} for candidate in self.candidates],
             "notes": list(self.notes),
         }
-        write_atomically(folder / FILE, json.dumps(content, indent=1) + "\n")
+        replace_file(folder / FILE, json.dumps(content, indent=1) + "\n")
 
     def table(self) -> Table:
         """Losses by candidate and domain; the best of each column is starred."""

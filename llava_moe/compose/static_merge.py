@@ -15,6 +15,7 @@ from torch import nn
 from llava_moe.adapters import Lora, load_adapter
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.peft_format import write_peft_folder
+from llava_moe.adapters.formats.peft_library import import_peft
 from llava_moe.adapters.methods.mole_experts import ReadExpert, read_experts
 from llava_moe.errors import UserError
 
@@ -138,19 +139,6 @@ class StaticMerge:
         return [weight / total for weight in weights]
 
 
-def import_peft() -> Any:
-    """PEFT.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("merging without training is PEFT's work: pip install 'llava-moe[peft]'") from error
-    return peft
-
-
 def merge(model: nn.Module, experts: Sequence[str], how: StaticMerge, out: Path) -> Lora:
     """Merge LoRAs into one and write it as a PEFT folder.
 
@@ -166,7 +154,7 @@ def merge(model: nn.Module, experts: Sequence[str], how: StaticMerge, out: Path)
         UserError: PEFT is missing, an expert does not fit the model or has nothing in the merge's layers, or the merge
             changes nothing.
     """
-    peft, target_model = import_peft(), TargetModel.of(model)
+    peft, target_model = import_peft("merging without training is PEFT's work"), TargetModel.of(model)
     read = how.active(read_experts(experts, target_model), target_model)
     weights, rank = how.weights_of(len(read)), how.rank_for(read, target_model)
     with tempfile.TemporaryDirectory() as place, torch.random.fork_rng(devices=[]):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llava_moe.errors import UserError
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.files.own_files import read_objects
 
 ENTRY = {"source": str, "domain": str, "index": int, "id": str, "reason": str, "detail": str, "num_records?": int}
@@ -89,9 +89,7 @@ class Quarantine:
         self._rewrite()
 
     def _rewrite(self) -> None:
-        part = self.path.with_name(f".{self.path.name}.partial")
-        part.write_text("".join(map(_line, self._entries.values())), encoding="utf-8")
-        os.replace(part, self.path)
+        replace_file(self.path, "".join(map(_line, self._entries.values())))
 
     def _read(self) -> None:
         # A last line without its end was cut short by a kill or a full disk; the record will be found again.

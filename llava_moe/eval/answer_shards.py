@@ -11,7 +11,8 @@ from typing import TextIO
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer
-from llava_moe.eval.files import cannot_write, read_answers
+from llava_moe.eval.files import read_answers
+from llava_moe.files.atomic_write import cannot_write
 
 
 def part_path(path: Path, rank: int) -> Path:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
@@ -13,6 +11,7 @@ from typing import Any
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Decoding, Facts, Measure, ModelFacts, ScoreRow
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.files.own_files import MAYBE_NUMBER, NUMBER, misfit, read_object
 from llava_moe.files.regular_file import read_regular
 from llava_moe.text.structured_text import parse_json
@@ -30,31 +29,6 @@ RESULT = {
     "facts?": (dict, NoneType),
     "answered_by?": (dict, NoneType),
 }
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside ``path``, flush to disk, then rename: a reader sees the old text or the new one, never a part.
-
-    Raises:
-        UserError: the disk is full or the folder is not writable; ``path`` is as it was.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """The one line for a write that failed."""
-    return UserError(f"cannot write {path}: {error.strerror}; free space or choose a writable folder, then run again")
 
 
 def answers_path(folder: Path, benchmark: str) -> Path:

@@ -25,19 +25,12 @@ from llava_moe.eval.answer_shards import (
     remove_parts,
 )
 from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, ModelFacts, Question
-from llava_moe.eval.files import (
-    answer_line,
-    answers_path,
-    read_result,
-    result_path,
-    write_answers,
-    write_atomically,
-    write_result,
-)
+from llava_moe.eval.files import answer_line, answers_path, read_result, result_path, write_answers, write_result
 from llava_moe.eval.generation.generate import Answerer, LocalModel
 from llava_moe.eval.generation.server import ServerError
 from llava_moe.eval.question_hash import question_hashes
 from llava_moe.eval.ranks import ALONE, Ranks
+from llava_moe.files.atomic_write import write_atomically
 
 OnProgress = Callable[[int, int], None]
 """Called with (questions answered by all processes, questions in all)."""

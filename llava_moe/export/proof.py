@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,15 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from llava_moe.adapters.formats.peft_library import import_peft
 from llava_moe.assemble import Assembled
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, Turn
 from llava_moe.data.images.inputs import inputs_of, see
 from llava_moe.errors import UserError
 
 QUESTIONS = ("What is shown here?", "How many bars are there, and which colour is the longest?")
+PEFT_READS = "to=peft loads what it wrote back by PEFT"
+"""Why it is needed."""
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of logits, as a share of the largest logit, by the precision of what was written."""
 
@@ -138,23 +140,10 @@ def load_processor(folder: Path) -> Any:
 
 def load_peft(base: str | Path, dtype: torch.dtype, adapter: Path) -> nn.Module:
     """A base in the precision it is used in, with a PEFT folder on it, by Hugging Face and PEFT alone; in fp32."""
-    peft = import_peft()
+    peft = import_peft(PEFT_READS)
     model: Any = nn.Module.to(_load_whole(base, dtype), torch.float32)
     adapted: nn.Module = peft.PeftModel.from_pretrained(model, str(adapter))
     return adapted.eval()
-
-
-def import_peft() -> ModuleType:
-    """PEFT, which only this proof needs.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("to=peft loads what it wrote back by PEFT: pip install 'llava-moe[peft]'") from error
-    return peft
 
 
 def compare(

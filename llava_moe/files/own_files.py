@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any
 
 from llava_moe.errors import UserError
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.files.regular_file import read_regular
 from llava_moe.text.structured_text import StructuredTextError, decode, parse_json
 
@@ -104,15 +105,14 @@ def set_damaged_aside(path: Path, remedy: str, shape: Shape = dict) -> tuple[Dam
         numbers = {one.number for one in damaged}
         lines = _read_bytes(path, remedy).split(b"\n")
         kept = [line for number, line in enumerate(lines, start=1) if number not in numbers]
-        beside, partial = damaged_beside(path), path.with_name(f".{path.name}.partial")
+        beside = damaged_beside(path)
         try:
             # First there, then away: a kill in between leaves them in both.
             with beside.open("ab") as file:
                 file.writelines(one.content + b"\n" for one in damaged)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.write_bytes(b"\n".join(kept))
-            os.replace(partial, path)
+            replace_file(path, b"\n".join(kept))
         except OSError as error:
             raise UserError(f"cannot write {error.filename or path} ({error.strerror}); {remedy}") from error
     return damaged

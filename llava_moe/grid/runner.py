@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llava_moe.errors import INTERRUPTED, STOPPED, UserError
-from llava_moe.eval.files import cannot_write
+from llava_moe.files.atomic_write import cannot_write
 from llava_moe.grid.card import (
     Card,
     finished_card,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from llava_moe.eval.files import write_atomically
 from llava_moe.eval.results.bootstrap import Interval
 from llava_moe.eval.results.comparison import Cell, ComparedBenchmark, ComparedRow, Comparison
 from llava_moe.eval.results.comparison_table import (
@@ -25,6 +24,7 @@ from llava_moe.eval.results.comparison_table import (
 )
 from llava_moe.eval.results.disagreements import Disagreement
 from llava_moe.eval.results.table import TextTable, title_of
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.pages.domain_colors import PALETTE
 from llava_moe.pages.html_page import page_template
 from llava_moe.report.pictures import picture_of

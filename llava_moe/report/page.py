@@ -16,10 +16,10 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from llava_moe.eval.benchmark import BenchmarkResult, Measure
-from llava_moe.eval.files import write_atomically
 from llava_moe.eval.results.stage_scores import BLIND, StageScores
 from llava_moe.eval.results.stage_table import stage_notes, stage_table
 from llava_moe.eval.results.table import TextTable, domain_table, kind_table, paper_table
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.pages.domain_colors import colors_of
 from llava_moe.pages.html_page import page_template
 from llava_moe.report.charts import loss_chart, score_chart, step_charts

@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llava_moe.eval.files import write_atomically
 from llava_moe.eval.tasks.demo import CAVEATS
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.grid.measured import Compared
 from llava_moe.pages.html_page import page_template
 from llava_moe.pages.inline_svg import standalone_svg

@@ -25,6 +25,7 @@ from llava_moe.config.as_typed import command_elsewhere
 from llava_moe.config.settings import mixture_of, optimizer_of
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_embedded
 from llava_moe.run_config import RunConfig
@@ -50,7 +51,7 @@ from llava_moe.runs.standing import told_with_checkpoint
 from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.escape_control import visible
-from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, load_state, write_atomically
+from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, load_state
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, Claim, FolderLock, claim_configuration, is_finished
 from llava_moe.train.loop import LoopSettings, train
@@ -188,7 +189,7 @@ def _train_locked(
         )
     watched.tell(engine)
     if processes.rank == 0:
-        write_atomically(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
+        replace_file(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
     engine.barrier()
 
 
@@ -197,7 +198,7 @@ def _write_environment(
 ) -> None:
     told = describe_environment(fingerprint_samples(data), assembled) | {"images": fingerprint_images(data)}
     told |= {"num_steps": num_steps}
-    write_atomically(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
+    replace_file(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
 
 
 def _engine(config: RunConfig, assembled: Assembled, groups: Sequence[ParameterGroup], processes: Processes) -> Engine:

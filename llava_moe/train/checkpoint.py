@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from llava_moe.errors import FULL_DISK, UserError
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.files.checkpoint_names import ASIDE, checkpoint_folders, is_checkpoint_name, step_of_name
 from llava_moe.files.own_files import read_text
 from llava_moe.files.run_places import absent_run
@@ -93,7 +94,7 @@ def name_best(folder: Path, checkpoint: Path | None) -> None:
     if checkpoint is None:
         pointer.unlink(missing_ok=True)
     else:
-        write_atomically(pointer, checkpoint.name + "\n")
+        replace_file(pointer, checkpoint.name + "\n")
 
 
 def stage_folders(folder: Path) -> list[Path]:
@@ -221,7 +222,7 @@ def _publish(partial: Path, final: Path, checkpoints: Path) -> None:
     if final.exists():
         os.replace(final, aside)
     os.replace(partial, final)
-    write_atomically(checkpoints / "last", final.name + "\n")
+    replace_file(checkpoints / "last", final.name + "\n")
     if aside.exists():
         _remove(aside)
 
@@ -247,22 +248,6 @@ def _prune(checkpoints: Path, newest: Path, keep_last: int) -> None:
     older = [path for path in checkpoint_folders(checkpoints) if path.name not in kept]
     for path in older[: max(0, len(older) - (keep_last - 1))]:
         _remove(path)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file in one step.
-
-    Raises:
-        UserError: a folder lies in its place.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except IsADirectoryError as error:
-        raise UserError(
-            f"cannot write {path}: a folder lies there; move it away and run the same command again"
-        ) from error
 
 
 def save_random_state(path: Path) -> None:

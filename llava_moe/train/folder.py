@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Any
 
 from llava_moe.errors import UserError
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.files.own_files import read_object
 from llava_moe.files.regular_file import check_regular
-from llava_moe.train.checkpoint import last_checkpoint, write_atomically
+from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.state import RunState
 
 FINISHED = "finished.json"
@@ -174,8 +175,8 @@ class Claim:
         if self.lengths or self.places:
             # First: a run must never count as finished by a configuration that it was not trained by.
             (self.folder / FINISHED).unlink(missing_ok=True)
-        write_atomically(self.folder / "config.yaml", self.text)
-        write_atomically(self.folder / DIGEST, json.dumps(self.flat, default=str))
+        replace_file(self.folder / "config.yaml", self.text)
+        replace_file(self.folder / DIGEST, json.dumps(self.flat, default=str))
 
 
 def claim_configuration(

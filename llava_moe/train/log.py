@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from llava_moe.errors import UserError
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.files.own_files import read_objects, read_text
 from llava_moe.train.loss import StepSums
 from llava_moe.train.state import RunState
@@ -204,9 +204,7 @@ def _truncate(path: Path, last_step: int) -> None:
     steps = [one["step"] for one in read_objects(path, remedy, {"step": int})]
     lines = [line for line in read_text(path, remedy, whole_lines=True).split("\n") if line]
     kept = [line for line, step in zip(lines, steps, strict=True) if step <= last_step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, "".join(line + "\n" for line in kept))
 
 
 def scalars_of(record: StepRecord) -> dict[str, float]:

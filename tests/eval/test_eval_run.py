@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llava_moe.errors import UserError
-from llava_moe.eval.files import read_answers, read_result, write_atomically
+from llava_moe.eval.files import read_answers, read_result
 from llava_moe.eval.generation import generate
 from llava_moe.eval.generation.generate import answer_questions
 from llava_moe.eval.run import model_fingerprint, run_benchmark
@@ -146,20 +146,6 @@ def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
     path.write_text("{}\n")
     with pytest.raises(UserError, match="line 1 is not an answer"):
         read_answers(path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, monkeypatch) -> None:
-    path = tmp_path / "demo.json"
-    write_atomically(path, "old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match="No space left on device; free space"):
-        write_atomically(path, "new")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["demo.json"]
-    assert path.read_text() == "old"
 
 
 def test_the_fingerprint_changes_with_any_sampled_weight_and_with_nothing_else() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llava_moe.errors import UserError
-from llava_moe.train.checkpoint import checkpoint_of, write_atomically
+from llava_moe.train.checkpoint import checkpoint_of
 from llava_moe.train.folder import (
     FolderLock,
     changed_lengths,
@@ -42,13 +42,6 @@ def test_a_run_may_be_reached_by_a_link_and_keep_its_checkpoints_elsewhere(tmp_p
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "checkpoints")
     with FolderLock(tmp_path / "run"):
         assert (tmp_path / "large" / "run" / ".lock").read_text() == str(os.getpid())
-
-
-@pytest.mark.parametrize("name", ["file", ".file.partial"])
-def test_a_folder_in_the_place_of_a_file_is_named(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=r"cannot write .*file: a folder lies there"):
-        write_atomically(tmp_path / "file", "text")
 
 
 def refuse(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ from fsspec.core import url_to_fs
 
 from llava_moe.data.readers.files import is_address, open_raw, unreachable
 from llava_moe.errors import UserError
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.files.regular_file import open_regular, read_regular
 from llava_moe.text.structured_text import parse_json
 
@@ -108,10 +110,6 @@ def _recall(note: Path, state: dict[str, int]) -> str | None:
 
 def _remember(note: Path, known: dict[str, Any]) -> None:
     """Write a note; where the cache cannot be written, the file is read again next time."""
-    part = note.with_name(f"{note.name}.{os.getpid()}.part")
-    try:
+    with suppress(OSError, UserError):
         note.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known), encoding="utf-8")
-        os.replace(part, note)
-    except OSError:
-        part.unlink(missing_ok=True)
+        replace_file(note, json.dumps(known))

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -17,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from llava_moe.errors import UserError
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.files.regular_file import read_regular
 from llava_moe.text.structured_text import parse_json
 
@@ -120,12 +120,7 @@ def is_ours(folder: Path) -> bool:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``; it appears whole or not at all."""
-    part = folder / f".{MANIFEST}.partial"
-    with open(part, "w", encoding="utf-8") as file:
-        json.dump(asdict(manifest), file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / MANIFEST)
+    replace_file(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -11,7 +11,7 @@ from typing import Any
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.datatools.check.findings import Findings
 from llava_moe.datatools.check.run_check import Checked
-from llava_moe.eval.files import write_atomically
+from llava_moe.files.atomic_write import write_atomically
 
 LIST = "quarantine.jsonl"
 NUMBERS = "check.json"

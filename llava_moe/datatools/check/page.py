@@ -10,7 +10,7 @@ from llava_moe.datatools.check.fault_kinds import KINDS
 from llava_moe.datatools.check.files import PAGE
 from llava_moe.datatools.check.run_check import Checked
 from llava_moe.datatools.check.table import kind_rows
-from llava_moe.eval.files import write_atomically
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.pages.html_page import page_template
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from llava_moe.datatools.prepare.image_headers import read_header
 from llava_moe.datatools.prepare.int_histogram import Spread
 from llava_moe.datatools.prepare.shard_file import ShardFile, fits
 from llava_moe.datatools.prepare.tokens import TextTokenizer
+from llava_moe.files.atomic_write import replace_file
 
 LOOKED_AT_A_CHUNK = 32
 """Records of a chunk whose image paths are looked at, where not all are."""
@@ -233,12 +233,5 @@ def _write_lines(path: Path, entries: list[dict[str, Any]]) -> None:
     if not entries:
         path.unlink(missing_ok=True)
         return
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    replace_file(path, text.encode(errors="backslashreplace"))

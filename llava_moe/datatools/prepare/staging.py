@@ -25,6 +25,7 @@ from llava_moe.datatools.prepare.preparation import differences
 from llava_moe.datatools.prepare.shard_file import PART
 from llava_moe.datatools.prepare.shard_maker import Made, rejected_name, shard_name
 from llava_moe.errors import FULL_DISK, UserError
+from llava_moe.files.atomic_write import replace_file
 from llava_moe.files.regular_file import read_regular
 from llava_moe.text.structured_text import parse_json
 
@@ -200,12 +201,7 @@ def refuse_difference(folder: Path, what: str, before: Mapping[str, Any], now: M
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    part = path.with_name(f"{path.name}{PART}")
-    with open(part, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    replace_file(path, json.dumps(content))
 
 
 def _read(path: Path) -> dict[str, Any]:

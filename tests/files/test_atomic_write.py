@@ -1,0 +1,41 @@
+"""Small files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llava_moe.errors import UserError
+from llava_moe.files.atomic_write import replace_file, write_atomically
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "numbers.json"
+    write_atomically(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="No space left on device; free space"):
+        write_atomically(path, "new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["numbers.json"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["file", f".file.{os.getpid()}.tmp"])
+def test_a_folder_in_the_place_of_a_file_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    for write in (replace_file, write_atomically):
+        with pytest.raises(UserError, match=r"cannot write .*file: a folder lies there; move it away"):
+            write(tmp_path / "file", "text")
+    assert (tmp_path / name).is_dir()
+
+
+def test_what_a_full_disk_refused_is_left_to_the_caller_who_has_more_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        replace_file(tmp_path / "gone" / "file", "text")
+    write_atomically(tmp_path / "gone" / "file", "text")
+    assert (tmp_path / "gone" / "file").read_bytes() == b"text"
