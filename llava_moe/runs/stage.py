@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from llava_moe.assemble import (
 from llava_moe.compose.expert_bases import refuse_other_bases
 from llava_moe.config.as_typed import command_elsewhere
 from llava_moe.config.settings import mixture_of, optimizer_of
+from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.files.atomic_write import replace_file
@@ -110,40 +111,17 @@ def _train_locked(
     stop_signals: StopSignals,
     claim: Claim | None = None,
 ) -> None:
-    model_spec = model_spec_of(config)
     if is_finished(folder, config.plain):
-        refuse_other_embedded(folder, model_spec.architecture)
+        refuse_other_embedded(folder, model_spec_of(config).architecture)
         return
     console.print(Text.assemble((visible(title), "bold"), f"  {visible(str(folder))}"))
     if processes.rank == 0:
         set_accounts_right(folder, console)
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is not None:
-        refuse_other_embedded(folder, model_spec.architecture)
-    assembled = new_model(model_spec, processes.device)
-    say_notes(console, assembled.notes)
-    say_notes(console, refuse_other_bases(config.adapter.get("experts") or (), assembled))
-    groups = prepare_stage(
-        assembled.model,
-        trainable_parts(config),
-        assembled.attached.trainable_parameters() if config.trains_adapter else {},
-        assembled.base.family,
-    )
-    if processes.rank == 0:
-        refuse_small_disk(folder, groups)
-    data = open_data(config, assembled.encoder, processes, console)
-    if checkpoint is not None:
-        refuse_changed_data(folder, data, is_moved=claim is not None and bool(claim.places))
-        say_notes(console, refuse_strange_base(folder, assembled.weights))
-        refuse_changed_start(checkpoint, assembled.start)
-    if claim is not None:
-        claim.confirm()
-    quarantine = None
-    if processes.rank == 0:
-        quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
+    opened = _open(config, folder, processes, console, claim)
+    assembled, data, groups = opened.assembled, opened.data, opened.groups
     write_weights = weights_writer(assembled)
     stream = _stream(config, assembled, data, processes)
-    state = RunState() if checkpoint is None else load_state(checkpoint)
+    state = RunState() if opened.checkpoint is None else load_state(opened.checkpoint)
     steps = num_steps_of(config, stream)
     features = open_features(config, assembled, stream, processes, steps, state, console)
     engine = _engine(config, assembled, groups, processes)
@@ -152,11 +130,8 @@ def _train_locked(
     _announce(console, assembled, groups, schedule)
     if note := steps_note(config, schedule.num_steps):
         console.print(f"  {note}", style="yellow", highlight=False, markup=False)
-    if checkpoint is not None:
-        state = load_checkpoint(checkpoint, engine)
-        console.print(f"resuming at step {state.step} from {checkpoint.name}")
-        for note in changes_told(claim, schedule.num_steps):
-            console.print(f"  {note}", highlight=False, markup=False)
+    if opened.checkpoint is not None:
+        state = _resume(opened.checkpoint, engine, changes_told(claim, schedule.num_steps), console)
     else:
         torch.manual_seed(config.seed * 1009 + processes.rank)
     if processes.rank == 0:
@@ -166,7 +141,19 @@ def _train_locked(
         config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
     )
     run = StageRun(
-        *(config, folder, title, engine, write_weights, stream, quarantine, schedule, state, console, stop_signals),
+        *(
+            config,
+            folder,
+            title,
+            engine,
+            write_weights,
+            stream,
+            opened.quarantine,
+            schedule,
+            state,
+            console,
+            stop_signals,
+        ),
         validation,
     )
     explained = told_with_checkpoint(folder, stop_signals.standing)
@@ -191,6 +178,60 @@ def _train_locked(
     if processes.rank == 0:
         replace_file(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
     engine.barrier()
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a stage trains, and on what.
+
+    Attributes:
+        groups: the parts of the model that train.
+        quarantine: of the first process alone.
+        checkpoint: the one to go on from; None of a stage that begins.
+    """
+
+    assembled: Assembled
+    groups: Sequence[ParameterGroup]
+    data: OpenData
+    quarantine: Quarantine | None
+    checkpoint: Path | None
+
+
+def _open(config: RunConfig, folder: Path, processes: Processes, console: Console, claim: Claim | None) -> _Opened:
+    """Build the model and open the data; what the folder was begun with must be there still."""
+    model_spec, checkpoint = model_spec_of(config), last_checkpoint(folder)
+    if checkpoint is not None:
+        refuse_other_embedded(folder, model_spec.architecture)
+    assembled = new_model(model_spec, processes.device)
+    say_notes(console, assembled.notes)
+    say_notes(console, refuse_other_bases(config.adapter.get("experts") or (), assembled))
+    groups = prepare_stage(
+        assembled.model,
+        trainable_parts(config),
+        assembled.attached.trainable_parameters() if config.trains_adapter else {},
+        assembled.base.family,
+    )
+    if processes.rank == 0:
+        refuse_small_disk(folder, groups)
+    data = open_data(config, assembled.encoder, processes, console)
+    if checkpoint is not None:
+        refuse_changed_data(folder, data, is_moved=claim is not None and bool(claim.places))
+        say_notes(console, refuse_strange_base(folder, assembled.weights))
+        refuse_changed_start(checkpoint, assembled.start)
+    if claim is not None:
+        claim.confirm()
+    quarantine = None
+    if processes.rank == 0:
+        quarantine = open_quarantine(folder, data, assembled.encoder, is_fresh=checkpoint is None)
+    return _Opened(assembled, groups, data, quarantine, checkpoint)
+
+
+def _resume(checkpoint: Path, engine: Engine, changes: Sequence[str], console: Console) -> RunState:
+    state = load_checkpoint(checkpoint, engine)
+    console.print(f"resuming at step {state.step} from {checkpoint.name}")
+    for note in changes:
+        console.print(f"  {note}", highlight=False, markup=False)
+    return state
 
 
 def _write_environment(
