@@ -113,7 +113,7 @@ def run(arguments: list[str]) -> int:
 def _help_of(name: str, second: str) -> str:
     command = SECOND_WORDS.get(name, {}).get(second)
     if command is None and name == "analyze":
-        from llava_moe.commands.instruments import help_of
+        from llava_moe.commands.find_instrument import help_of
 
         command = help_of(second)
     command = command or COMMANDS[name]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.files.regular_file import read_regular
 
 EMBEDDED = "embedded:"

@@ -27,8 +27,8 @@ from hydra import compose, initialize_config_dir
 
 from llava_moe.adapters.released import Released, read_llava_lora, read_llava_mole, read_mixlora
 from llava_moe.assemble import Assembled, new_model, recipe_of, weights_writer
-from llava_moe.config.compose import as_yaml, resolved
 from llava_moe.config.config_folder import config_folder
+from llava_moe.config.hydra_compose import as_yaml, resolved
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.config.settings import settle
 from llava_moe.errors import UserError

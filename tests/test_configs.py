@@ -14,8 +14,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from llava_moe.assemble import ADAPTERS, ModelSpec, from_target, model_spec_of
-from llava_moe.config.compose import resolved
 from llava_moe.config.config_folder import config_folder
+from llava_moe.config.hydra_compose import resolved
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.config.settings import mixture_of, optimizer_of, settle
 from llava_moe.data.source_index import SourceIndex

@@ -52,7 +52,7 @@ ALLOWED = {
         *("datatools", "plan", "analyze"),
     },
     # Commands are loaded by name, and import nothing of cli: that would be a circle.
-    "cli": {"commands.table", "commands.instruments", "config.hydra_words"},
+    "cli": {"commands.table", "commands.find_instrument", "config.hydra_words"},
     "": {"assemble"},
     "__main__": {"cli"},
 }
@@ -74,7 +74,7 @@ CATCH_ALLS = {
         ("cli", "data.images.transform", "data.images.reading", "data.readers.content", "data.readers.tree"), 1
     ),
     # They save, or carry it to where it is raised again.
-    **dict.fromkeys(("train.loop", "train.meeting", "train.background_calls", "config.compose"), 1),
+    **dict.fromkeys(("train.loop", "train.rank_errors", "train.background_calls", "config.hydra_compose"), 1),
     **dict.fromkeys(("eval.generation.endpoint", "eval.judging.judge", "commands.export", "commands.compose_start"), 1),
     **dict.fromkeys([f"datatools.prepare.{name}" for name in ("recipe", "preparation", "workers", "chunks")], 1),
     **dict.fromkeys(("data.readers.files",), 3),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.core.attached import Attached, attach
 from llava_moe.adapters.core.method import Method
-from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.quote_value import shown
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.base_check import recorded_base, refuse_other_base
 from llava_moe.adapters.formats.native_format import config_from, named, read_settings, read_tensors

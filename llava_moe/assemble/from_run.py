@@ -16,7 +16,7 @@ from llava_moe.assemble.base_checks import refuse_strange_base
 from llava_moe.assemble.build import new_model
 from llava_moe.assemble.spec import ModelSpec, model_spec_of, read_config
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.model import Architecture
 from llava_moe.model.adapter_record import refuse_other_adapter
 from llava_moe.model.recorded_weights import RECORD, refuse_other_embedded, refuse_other_start

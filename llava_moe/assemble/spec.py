@@ -14,7 +14,7 @@ from llava_moe.assemble.registered import ADAPTERS, ARCHITECTURES, from_target
 from llava_moe.data.images.reading import ImageReading
 from llava_moe.data.template import Template
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import misfit
+from llava_moe.files.our_files import misfit
 from llava_moe.files.regular_file import read_regular
 from llava_moe.model import Architecture
 from llava_moe.model.image_processor import ImageMode

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from llava_moe.commands.analyze_run import Session
-from llava_moe.commands.instruments import Instrument
+from llava_moe.commands.find_instrument import Instrument
 from llava_moe.errors import ReportedByRankZeroError
 from llava_moe.runs.processes import answering_together
 from llava_moe.runs.stop_signals import StopSignals

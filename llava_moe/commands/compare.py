@@ -26,7 +26,7 @@ from llava_moe.config.as_typed import key_of
 from llava_moe.config.settings import is_embedded, sources_of
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import write_atomically
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.grid.cell import Cell
 from llava_moe.plan.terminal import duration
 from llava_moe.reproduce.results import Results

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_moe.commands.compare_axes import SCORING, Asked
 from llava_moe.config.as_typed import as_typed, key_of
-from llava_moe.config.compose import compose_again, resolved
+from llava_moe.config.hydra_compose import compose_again, resolved
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.config.limits import TRAIN, check_settings
 from llava_moe.config.path_mappings import words_with_own_data

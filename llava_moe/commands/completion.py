@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from llava_moe.commands.instruments import summaries
+from llava_moe.commands.find_instrument import summaries
 from llava_moe.commands.table import COMMANDS, SECOND_WORDS
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.free_text import FREE_TEXT, MIXTURE_ENDINGS, NO_PATHS
@@ -151,8 +151,8 @@ def _keys(command: str, part: str, rest: Sequence[str]) -> list[str]:
     from hydra.plugins.completion_plugin import CompletionPlugin
     from omegaconf import OmegaConf
 
-    from llava_moe.config.compose import composed_for_keys
-    from llava_moe.config.described_keys import TAKES_TRAINS
+    from llava_moe.config.hydra_compose import composed_for_keys
+    from llava_moe.config.key_descriptions import TAKES_TRAINS
     from llava_moe.config.own_yamls import split_folders
 
     own = config_folder() / f"{command}.yaml"

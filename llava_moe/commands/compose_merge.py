@@ -33,7 +33,7 @@ from llava_moe.compose.base_parts import common_start
 from llava_moe.compose.expert_bases import refuse_other_bases
 from llava_moe.compose.pick import Candidate, Picked
 from llava_moe.compose.static_merge import METHODS, StaticMerge, merge
-from llava_moe.config.compose import as_yaml
+from llava_moe.config.hydra_compose import as_yaml
 from llava_moe.config.settings import mixture_of
 from llava_moe.errors import UserError
 from llava_moe.export.held_out import domain_loss

@@ -31,7 +31,7 @@ from llava_moe.assemble import (
 )
 from llava_moe.compose.base_parts import run_of
 from llava_moe.compose.expert_bases import Ground, ground_of
-from llava_moe.config.compose import as_yaml
+from llava_moe.config.hydra_compose import as_yaml
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import replace_file
 from llava_moe.model.recorded_weights import RECORD

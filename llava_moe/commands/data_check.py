@@ -16,7 +16,7 @@ from llava_moe.datatools.check.fault_kinds import KINDS
 from llava_moe.datatools.check.files import LIST, write_list, write_numbers
 from llava_moe.datatools.check.findings import quarantine_list
 from llava_moe.datatools.check.left_out import bad_lines, is_emptied, listed_lines
-from llava_moe.datatools.check.odd import dark_lines, odd_lines
+from llava_moe.datatools.check.odd_image_lines import dark_lines, odd_lines
 from llava_moe.datatools.check.page import write_page
 from llava_moe.datatools.check.run_check import Checked, check_mix
 from llava_moe.datatools.check.sources import Trouble

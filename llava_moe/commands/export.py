@@ -39,8 +39,7 @@ from llava_moe.config.limits import BY_DOMAIN
 from llava_moe.config.settings import is_embedded
 from llava_moe.errors import UserError
 from llava_moe.export.card import cost_table
-from llava_moe.export.held_out import StaticCost, mean_mixings, static_costs
-from llava_moe.export.mixing import (
+from llava_moe.export.constant_gates import (
     all_alike,
     can_be_held,
     expert_names,
@@ -49,6 +48,7 @@ from llava_moe.export.mixing import (
     has_experts,
     wide_linears,
 )
+from llava_moe.export.held_out import StaticCost, mean_mixings, static_costs
 from llava_moe.export.proof import PEFT_READS, Comparison, our_logits, probes_of
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
 from llava_moe.model import FromCheckpoint

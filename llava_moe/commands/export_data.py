@@ -21,9 +21,9 @@ from llava_moe.errors import UserError
 from llava_moe.eval.files import read_result, read_results
 from llava_moe.eval.results.table import markdown_tables
 from llava_moe.export.card import Card, DomainData
-from llava_moe.export.places import without_places
+from llava_moe.export.hide_local_paths import without_places
 from llava_moe.export.proof import Comparison
-from llava_moe.files.own_files import NUMBER, damaged_beside, read_sound_objects
+from llava_moe.files.our_files import NUMBER, damaged_beside, read_sound_objects
 from llava_moe.model import Architecture, FromCheckpoint, FromParts
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from llava_moe.config.described_keys import COMMANDS, TAKES_TRAINS, Key, keys_of, sections, spoken
+from llava_moe.config.key_descriptions import COMMANDS, TAKES_TRAINS, Key, keys_of, sections, spoken
 from llava_moe.text.markdown import markdown_code, markdown_text
 
 _MOST_CHOICES = 4

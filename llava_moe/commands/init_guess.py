@@ -16,7 +16,7 @@ from llava_moe.data.auto_format import reading_formats, tell_format
 from llava_moe.data.conversation import BadRecord, Conversation, image_identity, record_key
 from llava_moe.data.images.roots import ImageRoot, guess_image_root, look_in
 from llava_moe.data.readers.files import is_address
-from llava_moe.data.readers.near import near_place
+from llava_moe.data.readers.path_suggestion import near_place
 from llava_moe.data.readers.splits import EVERY, TRAIN
 from llava_moe.data.records import AUTO, Records, Source
 from llava_moe.data.source import find_files, open_records, prepared_folder

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from llava_moe.config.config_folder import shipped_folders
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import MAYBE_NUMBER, misfit, read_object, read_sound_objects
+from llava_moe.files.our_files import MAYBE_NUMBER, misfit, read_object, read_sound_objects
 from llava_moe.files.regular_file import read_regular
 from llava_moe.files.run_places import CONFIG, ROOT, all_runs
 from llava_moe.terminal.console import print_whole

@@ -33,7 +33,7 @@ from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.results.score_matrix import make_sheet
 from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.files.atomic_write import write_atomically
-from llava_moe.files.own_files import read_objects
+from llava_moe.files.our_files import read_objects
 from llava_moe.grid.measured import FILE, Measures
 from llava_moe.model import prepare_stage
 from llava_moe.run_config import RunConfig

@@ -14,7 +14,7 @@ from rich.table import Table
 from llava_moe.commands.grid_hours import device_of_runs
 from llava_moe.commands.plan import bound_stage
 from llava_moe.commands.reproduce import open_figure
-from llava_moe.config.compose import compose_again, resolved
+from llava_moe.config.hydra_compose import compose_again, resolved
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import write_atomically

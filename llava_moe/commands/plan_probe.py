@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from llava_moe.config.compose import as_yaml
-from llava_moe.files.own_files import read_objects
+from llava_moe.config.hydra_compose import as_yaml
+from llava_moe.files.our_files import read_objects
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.processes import Processes
 from llava_moe.runs.stage import train_stage

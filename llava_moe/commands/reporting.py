@@ -15,7 +15,7 @@ from llava_moe.config.config_folder import shipped_folders
 from llava_moe.config.settings import is_embedded
 from llava_moe.data.images.paths import PICTURES
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.report.run import report_run
 from llava_moe.run_config import RunConfig
 from llava_moe.text.shell_words import as_place, named, shell

@@ -11,15 +11,15 @@ from pathlib import Path
 import transformers
 from rich.console import Console
 
-from llava_moe.config.compose import as_yaml
+from llava_moe.config.hydra_compose import as_yaml
 from llava_moe.run_config import RunConfig
+from llava_moe.runs.check_all_stages import judge_stages
 from llava_moe.runs.console import say_next
 from llava_moe.runs.curve_viewers import settle_viewers
-from llava_moe.runs.judge_stages import judge_stages
 from llava_moe.runs.processes import training_together
+from llava_moe.runs.saved_progress import standing
 from llava_moe.runs.stage import check_stage, train_stage
 from llava_moe.runs.stages import Stage, set_threads
-from llava_moe.runs.standing import standing
 from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.train.folder import is_finished

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llava_moe.config.known_keys import suggest
 from llava_moe.config.limits import PHASE, SOURCE, TRAIN, as_word, check_settings
 from llava_moe.config.own_data import swap_published_sources
 from llava_moe.config.path_mappings import spread_paths
 from llava_moe.config.rates import settle_rates
 from llava_moe.config.target_limits import check_target
+from llava_moe.config.unknown_keys import suggest
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
 from llava_moe.run_config import RunConfig

@@ -21,8 +21,8 @@ from llava_moe.data.conversation import (
     merge_turns,
     settle_turns,
 )
-from llava_moe.data.probe_process import ends_within
 from llava_moe.data.template import Rendered, count_images
+from llava_moe.data.timeout_process import ends_within
 from llava_moe.data.tokens import Tokens
 from llava_moe.errors import UserError
 

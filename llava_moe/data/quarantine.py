@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import replace_file
-from llava_moe.files.own_files import read_objects
+from llava_moe.files.our_files import read_objects
 
 ENTRY = {"source": str, "domain": str, "index": int, "id": str, "reason": str, "detail": str, "num_records?": int}
 """A line of ``quarantine.jsonl``."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from llava_moe.data.held_out import take
 from llava_moe.data.quarantine import Quarantined
-from llava_moe.data.readers.near import meant
+from llava_moe.data.readers.path_suggestion import meant
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source_index import SourceIndex
 from llava_moe.errors import UserError

@@ -25,9 +25,9 @@ from typing import Any, TextIO
 from llava_moe.data.conversation import BadRecord, ImageRef
 from llava_moe.data.images.transform import find_image
 from llava_moe.data.readers import store
+from llava_moe.data.readers.compressed_files import unpacked
 from llava_moe.data.readers.files import is_address, open_raw, raw_records
 from llava_moe.data.readers.json_values import FaultyRecord, SpelledNumber, parse_spelled_json
-from llava_moe.data.readers.packed import unpacked
 from llava_moe.data.readers.row import optional_text
 from llava_moe.data.readers.tree import files_below, folder_of, name_of
 from llava_moe.data.readers.waited_lock import waited_lock

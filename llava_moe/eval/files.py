@@ -12,7 +12,7 @@ from typing import Any
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Decoding, Facts, Measure, ModelFacts, ScoreRow
 from llava_moe.files.atomic_write import write_atomically
-from llava_moe.files.own_files import MAYBE_NUMBER, NUMBER, misfit, read_object
+from llava_moe.files.our_files import MAYBE_NUMBER, NUMBER, misfit, read_object
 from llava_moe.files.regular_file import read_regular
 from llava_moe.text.structured_text import parse_json
 

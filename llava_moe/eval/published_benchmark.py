@@ -29,7 +29,7 @@ from llava_moe.eval.benchmark import (
 )
 from llava_moe.eval.download import Download
 from llava_moe.eval.intervals import mean_of
-from llava_moe.eval.judged import misfit, unreadable_image
+from llava_moe.eval.item_checks import misfit, unreadable_image
 from llava_moe.eval.protocol import MIXLORA, Protocol, Wording
 
 

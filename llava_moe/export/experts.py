@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.peft_format import write_peft_folder
-from llava_moe.export.mixing import banks, scale_in_gate, spans, wide_linears
+from llava_moe.export.constant_gates import banks, scale_in_gate, spans, wide_linears
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from llava_moe.assemble import Assembled
 from llava_moe.data.batch import Batch
 from llava_moe.data.encode import IGNORED
-from llava_moe.export.mixing import Mixings, held, recorded
+from llava_moe.export.constant_gates import Mixings, held, recorded
 
 
 @dataclass(frozen=True)

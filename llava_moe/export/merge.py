@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_moe.adapters.core.wide_linear import WideLinear
-from llava_moe.export.mixing import Mixings, wide_linears
+from llava_moe.export.constant_gates import Mixings, wide_linears
 
 
 @torch.no_grad()

@@ -16,10 +16,10 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration, LlavaP
 
 from llava_moe.assemble import Assembled
 from llava_moe.data.end_tokens import end_token_ids
+from llava_moe.export.constant_gates import Mixings, expert_names, held, one_expert, silenced
 from llava_moe.export.experts import expert_parts, write_expert
+from llava_moe.export.hide_local_paths import without_places
 from llava_moe.export.merge import fold
-from llava_moe.export.mixing import Mixings, expert_names, held, one_expert, silenced
-from llava_moe.export.places import without_places
 from llava_moe.export.processor_files import write_processor
 from llava_moe.export.proof import (
     Comparison,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import write_atomically
-from llava_moe.files.own_files import NUMBER, read_object
+from llava_moe.files.our_files import NUMBER, read_object
 from llava_moe.grid.cell import Cell, Grid, Words
 from llava_moe.train.folder import ENVIRONMENT, FINISHED
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import NUMBER, read_object
+from llava_moe.files.our_files import NUMBER, read_object
 from llava_moe.grid.effects import Effect, Stratum, effect_of
 from llava_moe.text.structured_text import parse_json
 

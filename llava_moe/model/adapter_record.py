@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llava_moe.embedded_base import say
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.model.recorded_weights import BaseWeights
 
 ADAPTER_RECORD = "base.json"

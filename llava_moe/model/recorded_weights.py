@@ -18,7 +18,7 @@ from torch import nn
 
 from llava_moe.embedded_base import EmbeddedBase, checked_version, parts_of, read_version, say
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.model.architecture import Architecture
 from llava_moe.model.build import build_base
 from llava_moe.model.fingerprint import base_fingerprint, layers_fingerprint, projector_fingerprint

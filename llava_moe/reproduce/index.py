@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import misfit, read_text
+from llava_moe.files.our_files import misfit, read_text
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import FIGURES, Setup

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from llava_moe.analyze.interference_page import NEAR_ZERO
 from llava_moe.analyze.interference_result import FIRST_ORDER
 from llava_moe.analyze.matrix_chart import matrix_chart
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.grid.cell import Words
 from llava_moe.grid.effects import effect_over_seeds
 from llava_moe.grid.measured import Compared

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_moe.files.own_files import NUMBER, read_object
+from llava_moe.files.our_files import NUMBER, read_object
 from llava_moe.grid.effects import LEVEL, Effect
 from llava_moe.grid.student_t import quantile, two_sided
 

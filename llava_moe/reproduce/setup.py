@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import misfit, read_text
+from llava_moe.files.our_files import misfit, read_text
 from llava_moe.grid.measured import Measures, Score
 from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 
@@ -99,7 +99,7 @@ class Setup:
         """One of ``axes``.
 
         Args:
-            shape: as of :mod:`llava_moe.files.own_files`.
+            shape: as of :mod:`llava_moe.files.our_files`.
 
         Raises:
             UserError: the yaml lacks it at this scale, or it has another shape.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llava_moe.config.path_mappings import is_mapping, read_mapping
-from llava_moe.data.readers.near import meant
+from llava_moe.data.readers.path_suggestion import meant
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark
 from llava_moe.eval.tasks import Places, called, is_own, open_benchmark

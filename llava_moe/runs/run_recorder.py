@@ -20,7 +20,7 @@ from llava_moe.train.checkpoint import WriteWeights, save_checkpoint
 from llava_moe.train.console import TrainingConsole
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, LogSink, ScoreSink, StepRecord
-from llava_moe.train.meeting import Meeting
+from llava_moe.train.rank_errors import Meeting
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 

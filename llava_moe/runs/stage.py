@@ -31,13 +31,14 @@ from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recom
 from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_embedded
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_notes
+from llava_moe.runs.dark_image_warning import WatchedStream
 from llava_moe.runs.disk_space import refuse_small_disk
 from llava_moe.runs.environment import describe_environment
 from llava_moe.runs.processes import Processes, zero_of
+from llava_moe.runs.repair_logs import set_accounts_right
 from llava_moe.runs.run_recorder import StageRun
-from llava_moe.runs.stage_accounts import set_accounts_right
+from llava_moe.runs.saved_progress import told_with_checkpoint
 from llava_moe.runs.stage_changes import changes_told, lengthened
-from llava_moe.runs.stage_darkness import WatchedStream
 from llava_moe.runs.stage_data import (
     OpenData,
     fingerprint_images,
@@ -48,7 +49,6 @@ from llava_moe.runs.stage_data import (
 )
 from llava_moe.runs.stage_features import check_features, open_features
 from llava_moe.runs.stage_validation import check_validation, open_validation
-from llava_moe.runs.standing import told_with_checkpoint
 from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.escape_control import visible

@@ -11,7 +11,7 @@ from typing import Any
 from llava_moe.config.as_typed import as_typed
 from llava_moe.config.limits import as_word
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.runs.stages import Stage
 from llava_moe.text.shell_words import named, shell
 from llava_moe.train.folder import ENVIRONMENT, Claim, changed_lengths, changes_to_go_on, has_trained

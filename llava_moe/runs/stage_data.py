@@ -22,7 +22,7 @@ from llava_moe.data.records import Records
 from llava_moe.data.source import open_records
 from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.processes import Processes

@@ -28,7 +28,7 @@ from llava_moe.data.features.disk import (
     unusable,
 )
 from llava_moe.data.features.fill import Filled, fill
-from llava_moe.data.features.looks import Looks, Wanted
+from llava_moe.data.features.image_scan import Looks, Wanted
 from llava_moe.data.features.memory import MemoryFeatures, refused
 from llava_moe.data.features.shape import FeatureShape
 from llava_moe.data.features.store import FeatureStore

@@ -13,8 +13,8 @@ import numpy as np
 from rich.console import Console
 
 from llava_moe.assemble import Assembled
-from llava_moe.config.known_keys import suggest
 from llava_moe.config.settings import mixture_of
+from llava_moe.config.unknown_keys import suggest
 from llava_moe.data.encode import Encoder
 from llava_moe.data.held_out import take
 from llava_moe.data.mixture import Mixture
@@ -27,7 +27,7 @@ from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, User
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
 from llava_moe.eval.ranks import LostRankError, Ranks
 from llava_moe.eval.run import ask_benchmark
-from llava_moe.files.own_files import read_objects
+from llava_moe.files.our_files import read_objects
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.own_questions import training_benchmarks
@@ -38,8 +38,8 @@ from llava_moe.train.checkpoint import checkpoint_of, is_complete, name_best
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, StepRecord
 from llava_moe.train.loss import StepSums
-from llava_moe.train.meeting import Meeting
 from llava_moe.train.objective import Objective
+from llava_moe.train.rank_errors import Meeting
 from llava_moe.train.stage_log import VALIDATION
 from llava_moe.train.state import RunState
 from llava_moe.train.validation import HELD_OUT_LOSS, BestBy, Validation, held_out_sums, undisturbed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.config.as_typed import key_of
-from llava_moe.config.compose import compose_again, resolved
+from llava_moe.config.hydra_compose import compose_again, resolved
 from llava_moe.config.limits import TRAIN, check_settings
 from llava_moe.config.settings import fingerprint, settle
 from llava_moe.errors import UserError

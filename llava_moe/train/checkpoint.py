@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from llava_moe.errors import FULL_DISK, UserError
 from llava_moe.files.atomic_write import replace_file
 from llava_moe.files.checkpoint_names import ASIDE, checkpoint_folders, is_checkpoint_name, step_of_name
-from llava_moe.files.own_files import read_text
+from llava_moe.files.our_files import read_text
 from llava_moe.files.run_places import absent_run
 from llava_moe.train.state import RunState
 

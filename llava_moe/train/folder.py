@@ -17,7 +17,7 @@ from typing import Any
 
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import replace_file
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 from llava_moe.files.regular_file import check_regular
 from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.state import RunState

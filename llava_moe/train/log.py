@@ -17,7 +17,7 @@ import torch
 
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import replace_file
-from llava_moe.files.own_files import read_objects, read_text
+from llava_moe.files.our_files import read_objects, read_text
 from llava_moe.train.loss import StepSums
 from llava_moe.train.state import RunState
 

@@ -13,9 +13,9 @@ from llava_moe.errors import StoppedBySignalError, UserError
 from llava_moe.train.engine import Engine
 from llava_moe.train.last_step import LastWholeStep
 from llava_moe.train.log import StepRecord
-from llava_moe.train.meeting import Meeting
 from llava_moe.train.objective import Objective
 from llava_moe.train.optimizer_step import Step, StepOutcome, take_step
+from llava_moe.train.rank_errors import Meeting
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 

@@ -24,9 +24,9 @@ from llava_moe.errors import UserError
 from llava_moe.train.engine import Engine
 from llava_moe.train.expert_sums import ExpertSums
 from llava_moe.train.loss import StepSums
-from llava_moe.train.meeting import STATUSES, flags_of, status_of
 from llava_moe.train.memory import is_out_of_memory
 from llava_moe.train.objective import Objective
+from llava_moe.train.rank_errors import STATUSES, flags_of, status_of
 
 
 class Step(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.files.own_files import MAYBE_NUMBER, NUMBER, damaged_beside, read_object, read_sound_objects, read_text
+from llava_moe.files.our_files import MAYBE_NUMBER, NUMBER, damaged_beside, read_object, read_sound_objects, read_text
 from llava_moe.text.secrets import without_secrets
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from llava_moe.files.own_files import read_object
+from llava_moe.files.our_files import read_object
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.errors import INTERRUPTED, STOPPED, StoppedBySignalError, UserError
-from llava_moe.files.own_files import read_object, read_objects, read_text
+from llava_moe.files.our_files import read_object, read_objects, read_text
 from studies.conflict.cells import Cell, stage1_words
 from studies.conflict.study import Study
 

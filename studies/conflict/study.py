@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import misfit, read_text
+from llava_moe.files.our_files import misfit, read_text
 from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 
 SHIPPED = Path(__file__).with_name("study.yaml")

@@ -13,7 +13,7 @@ from llava_moe.commands import compare_grid
 from llava_moe.commands.compare_axes import Asked, read_axes
 from llava_moe.commands.compare_grid import Compared, first_values, open_grid, words_of
 from llava_moe.commands.compare_scores import measure_changed_again
-from llava_moe.config.compose import run_composed
+from llava_moe.config.hydra_compose import run_composed
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.config.sweep_size import swept_keys
 from llava_moe.errors import UserError

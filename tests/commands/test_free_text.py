@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from llava_moe.cli import run
-from llava_moe.config.compose import as_yaml
+from llava_moe.config.hydra_compose import as_yaml
 from llava_moe.config.hydra_words import quote
 
 Refused = Callable[..., str]

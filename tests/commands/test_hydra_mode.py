@@ -9,8 +9,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from llava_moe.config.compose import run_composed
 from llava_moe.config.config_folder import config_folder
+from llava_moe.config.hydra_compose import run_composed
 
 
 def seeds_run(*words: str) -> list[int]:

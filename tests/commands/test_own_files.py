@@ -13,7 +13,7 @@ import yaml
 from llava_moe.assemble import read_config
 from llava_moe.cli import run
 from llava_moe.errors import UserError
-from llava_moe.files.own_files import misfit, read_object, read_objects
+from llava_moe.files.our_files import misfit, read_object, read_objects
 from llava_moe.train.checkpoint import pointed_at
 
 Refused = Callable[..., str]

@@ -11,9 +11,9 @@ import pytest
 from llava_moe.cli import run
 from llava_moe.commands.measure_items import questions_of
 from llava_moe.errors import UserError
-from llava_moe.eval.asked_twice import COLUMNS
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.files import read_answers, read_result
+from llava_moe.eval.image_swap_pairs import COLUMNS
 from llava_moe.grid.measured import Measures, Score
 from tests.commands.conftest import Refusal
 from tests.commands.test_rates import stages_of

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_moe.cli import run
-from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.hydra_compose import resolved, run_composed
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.config.rates import PARTS, notes_on_old_words
 from llava_moe.errors import UserError

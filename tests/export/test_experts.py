@@ -12,8 +12,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from llava_moe.adapters import LlavaMole, Lora
+from llava_moe.export.constant_gates import expert_names, held, one_expert
 from llava_moe.export.experts import Part, expert_parts, write_expert
-from llava_moe.export.mixing import expert_names, held, one_expert
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 

@@ -29,8 +29,8 @@ from rich.table import Table
 
 from llava_moe import cli
 from llava_moe.assemble import encoder_of, model_spec_of
-from llava_moe.config.compose import resolved
 from llava_moe.config.config_folder import config_folder
+from llava_moe.config.hydra_compose import resolved
 from llava_moe.config.settings import mixture_of, settle
 from llava_moe.data.encode import Encoder
 from llava_moe.data.mixture import Mixture

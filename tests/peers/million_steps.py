@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _index(path: Path) -> None:
-    from llava_moe.config.compose import resolved, run_composed
+    from llava_moe.config.hydra_compose import resolved, run_composed
 
     def job(config: DictConfig, words: list[str]) -> int:
         _measure(settle(resolved(config)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hydra import compose, initialize_config_dir
 
-from llava_moe.config.compose import resolved
 from llava_moe.config.config_folder import config_folder
+from llava_moe.config.hydra_compose import resolved
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.config.settings import mixture_of, settle
 from llava_moe.data.mixture import Mixture

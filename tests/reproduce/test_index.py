@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from llava_moe.assemble import model_spec_of
-from llava_moe.config.compose import resolved
 from llava_moe.config.config_folder import config_folder
+from llava_moe.config.hydra_compose import resolved
 from llava_moe.config.hydra_words import prepare_override
 from llava_moe.config.settings import mixture_of, settle
 from llava_moe.errors import UserError

@@ -12,8 +12,8 @@ import torch
 from llava_moe.errors import INTERRUPTED, STOPPED, StoppedBySignalError, UserError
 from llava_moe.train.log import StepRecord
 from llava_moe.train.loop import LoopSettings, Validate, train
-from llava_moe.train.meeting import Meeting
 from llava_moe.train.objective import Objective
+from llava_moe.train.rank_errors import Meeting
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 from tests.tiny_training import (

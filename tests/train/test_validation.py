@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from llava_moe.files.own_files import read_objects
+from llava_moe.files.our_files import read_objects
 from llava_moe.train.loss import StepSums
 from llava_moe.train.objective import Objective
 from llava_moe.train.stage_log import VALIDATION

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava_moe.adapters.core.call import Call
+from llava_moe.adapters.core.forward_call import Call
 
 
 class ConversationTracker:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llava_moe.adapters.core.call_facts import CallFacts
+from llava_moe.adapters.core.forward_call_facts import CallFacts
 from llava_moe.packed_rows import example_starts
 
 IGNORED = -100

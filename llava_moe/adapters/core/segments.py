@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from llava_moe.adapters.core.backward_pass import is_recomputing
-from llava_moe.adapters.core.call import Call
-from llava_moe.adapters.core.call_history import CallHistory, may_name_a_call
-from llava_moe.adapters.core.call_reader import CallReader
 from llava_moe.adapters.core.conversation import ConversationTracker
+from llava_moe.adapters.core.forward_call import Call
+from llava_moe.adapters.core.forward_call_history import CallHistory, may_name_a_call
+from llava_moe.adapters.core.forward_call_reader import CallReader
 from llava_moe.adapters.core.prompt_pool import PromptPool, pool_text
 from llava_moe.kv_cache import check_cache_name
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.quote_value import shown
 from llava_moe.errors import UserError
 
 ALWAYS_TAKEN = 1024

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.quote_value import shown
 from llava_moe.adapters.core.targets import ends_of, matching
 from llava_moe.errors import UserError
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import regex
 
-from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.quote_value import shown
 from llava_moe.errors import UserError
 
 # A pattern for full names takes microseconds for each; seconds of processor time, for all of them together.

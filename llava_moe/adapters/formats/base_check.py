@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.quote_value import shown
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.errors import UserError
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava_moe.adapters.core.field_types import first_misfit
-from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.quote_value import shown
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.quote_value import shown
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.adapters.formats.native_format import CONFIG_FILE, write_settings, write_tensors

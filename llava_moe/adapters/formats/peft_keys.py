@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.quote_value import shown
 
 READ = frozenset(
     ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "use_rslora", "bias")

@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from llava_moe.adapters.core.method import Injection
+from llava_moe.adapters.core.quote_value import shown
 from llava_moe.adapters.core.segments import Segments
-from llava_moe.adapters.core.shown import shown
 from llava_moe.adapters.core.sizes_asked import refuse_oversized
 from llava_moe.adapters.core.target_model import ALL_LINEARS, TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear

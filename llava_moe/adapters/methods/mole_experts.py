@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava_moe.adapters.core.field_types import first_misfit
-from llava_moe.adapters.core.shown import shown
+from llava_moe.adapters.core.quote_value import shown
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import Gate, WideLinear
 from llava_moe.adapters.formats.native_format import CONFIG_FILE, named, read_settings, read_tensors
@@ -25,7 +25,7 @@ from llava_moe.adapters.methods.lora import low_rank_scale
 from llava_moe.adapters.methods.peft_lora import read_lora
 from llava_moe.errors import UserError
 from llava_moe.files.checkpoint_names import checkpoint_folders
-from llava_moe.files.own_files import read_text
+from llava_moe.files.our_files import read_text
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_moe.commands.instruments import find, summaries
+from llava_moe.commands.find_instrument import find, summaries
 from llava_moe.config.limits import FilePath, Limit, OneOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.text.did_you_mean import did_you_mean
@@ -54,7 +54,7 @@ def main(words: Sequence[str]) -> int:
     if name not in known:
         meant = did_you_mean(name, known)
         raise UserError(f"analyze {name} is not an instrument{meant}: there is {', '.join(known)}")
-    from llava_moe.config.compose import resolved, run_composed
+    from llava_moe.config.hydra_compose import resolved, run_composed
 
     primary = f"analyze_{name}"
     instrument = find(name)

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.chat.line import image_path, refuse_no_file
-from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.hydra_compose import resolved, run_composed
 from llava_moe.config.image_keys import refuse_for_run
 from llava_moe.config.limits import EVAL, READING, SHARED, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
 from llava_moe.errors import UserError

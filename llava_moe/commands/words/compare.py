@@ -10,7 +10,7 @@ from llava_moe.commands.compare_axes import Asked, read_axes
 from llava_moe.commands.compare_grid import first_values, open_grid, told_of, words_of
 from llava_moe.commands.job import refuse_misspelt
 from llava_moe.config.as_typed import key_of
-from llava_moe.config.compose import compose_again, resolved, run_composed
+from llava_moe.config.hydra_compose import compose_again, resolved, run_composed
 from llava_moe.config.limits import FLAG, FilePath, Limit, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.runs.out_folder import refuse_unwritable

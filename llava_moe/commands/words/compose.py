@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.config.as_typed import as_typed, set_key, told_how_to_go_on
-from llava_moe.config.compose import compose_again, resolved, run_composed
+from llava_moe.config.hydra_compose import compose_again, resolved, run_composed
 from llava_moe.config.limits import FLAG, FilePath, Limit, ListOf, OneOf, OrNull, Real, Text, Whole, check_settings
 from llava_moe.config.rates import notes_on_old_words
 from llava_moe.config.settings import settle

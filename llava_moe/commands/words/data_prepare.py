@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.hydra_compose import resolved, run_composed
 from llava_moe.config.hydra_words import quote
 from llava_moe.config.limits import (
     FLAG,

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from llava_moe.commands.eval_words import check_words, results_wanted
 from llava_moe.config.as_typed import words_of_job
-from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.hydra_compose import resolved, run_composed
 
 
 def main(words: Sequence[str]) -> int:

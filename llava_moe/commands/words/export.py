@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.hydra_compose import resolved, run_composed
 from llava_moe.config.limits import BY_DOMAIN, FilePath, Limit, OneOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.runs.out_folder import refuse_unwritable

@@ -8,7 +8,7 @@ from typing import Any
 from llava_moe.commands.job import DataJob, run_job
 from llava_moe.commands.words import reproduce
 from llava_moe.config.as_typed import as_typed, set_key
-from llava_moe.config.compose import compose_again, resolved, run_composed
+from llava_moe.config.hydra_compose import compose_again, resolved, run_composed
 from llava_moe.config.limits import FLAG, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
 from llava_moe.plan.devices import expect_known
 from llava_moe.runs.named_files import find_starts

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.config.as_typed import as_typed
-from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.hydra_compose import resolved, run_composed
 from llava_moe.config.limits import FLAG, Either, FilePath, Limit, ListOf, OneOf, OrNull, Text, Whole, check_settings
 from llava_moe.errors import UserError
 from llava_moe.reproduce.setup import SCALE_NAMES

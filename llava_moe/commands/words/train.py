@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from llava_moe.config.as_typed import as_typed, is_sweep, key_of, told_how_to_go_on, words_of_job
-from llava_moe.config.compose import resolved, run_composed
+from llava_moe.config.hydra_compose import resolved, run_composed
 from llava_moe.config.path_mappings import without_implied_data
 from llava_moe.config.rates import notes_on_old_words
 from llava_moe.config.settings import is_embedded, sources_of

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llava_moe.data.conversation import BadRecord
-from llava_moe.data.features.looks import BLOCK, Looks
+from llava_moe.data.features.image_scan import BLOCK, Looks
 from llava_moe.data.features.store import FeatureStore, Seen
 from llava_moe.data.features.table import FeatureTable, RowFeatures
 from llava_moe.data.ordered_prefetch import prefetch_in_order

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from llava_moe.data.features.looks import Wanted
+from llava_moe.data.features.image_scan import Wanted
 from llava_moe.data.pack import balance_and_pack
 from llava_moe.data.stream import StepStream
 

@@ -14,10 +14,10 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from llava_moe.data.readers.arrow_rows import refuse_doubled, rows_of
+from llava_moe.data.readers.compressed_files import PACKED, remedy_for, unpacked
 from llava_moe.data.readers.json_rows import read_json_stream
-from llava_moe.data.readers.near import meant
-from llava_moe.data.readers.packed import PACKED, remedy_for, unpacked
 from llava_moe.data.readers.parquet_batches import bounded_batches
+from llava_moe.data.readers.path_suggestion import meant
 from llava_moe.data.readers.splits import WORDS
 from llava_moe.errors import UserError
 from llava_moe.files.regular_file import check_regular, open_regular

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llava_moe.data.readers.packed import UnpackedSize
+from llava_moe.data.readers.compressed_files import UnpackedSize
 
 MOST_ROWS = 64
 BATCH_BYTES = 256 << 20

@@ -15,7 +15,7 @@ from fsspec.core import url_to_fs
 from llava_moe.data.readers.content import content_hash
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.formats import FORMATS
-from llava_moe.data.readers.near import meant
+from llava_moe.data.readers.path_suggestion import meant
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.shards import BYTES_A_GROUP, ROWS_A_GROUP
 from llava_moe.datatools.prepare import chunks

@@ -22,8 +22,8 @@ from llava_moe.data.images.deep_values import DarkImage
 from llava_moe.data.images.inputs import SeenImage, inputs_of, see
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import GREEDY, Question
-from llava_moe.eval.generation.alike import group_alike
 from llava_moe.eval.generation.decoding import StopTexts, cut_at_stop, logits_processors
+from llava_moe.eval.generation.deduplicate_questions import group_alike
 from llava_moe.eval.generation.question_images import image_sizes, open_images
 from llava_moe.eval.generation.rounds import generate_in_rounds
 from llava_moe.eval.generation.shared_prefix import order_by_image, read_prefix, shared_length

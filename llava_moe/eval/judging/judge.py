@@ -23,7 +23,7 @@ from llava_moe.eval.judging.judge_prompts import RUBRICS
 from llava_moe.eval.metrics import tiny_lvlm_cee_vote
 from llava_moe.eval.results.scored_run import ScoredRun
 from llava_moe.files.atomic_write import cannot_write, write_atomically
-from llava_moe.files.own_files import misfit, read_text
+from llava_moe.files.our_files import misfit, read_text
 from llava_moe.files.regular_file import read_regular
 from llava_moe.text.structured_text import parse_json
 

@@ -16,7 +16,6 @@ from functools import cached_property
 
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, Turn
 from llava_moe.errors import UserError
-from llava_moe.eval.asked_twice import COLUMNS, EXACT_MATCH_ALL, AskedTwice
 from llava_moe.eval.baselines import (
     AskedPair,
     MajorityAnswers,
@@ -36,7 +35,8 @@ from llava_moe.eval.benchmark import (
     Submission,
     draw_in_words,
 )
-from llava_moe.eval.judged import unreadable_image
+from llava_moe.eval.image_swap_pairs import COLUMNS, EXACT_MATCH_ALL, AskedTwice
+from llava_moe.eval.item_checks import unreadable_image
 from llava_moe.eval.metrics import exact_match, squad_f1
 from llava_moe.eval.metrics.plain import plain_text
 from llava_moe.eval.metrics.squad import normalize_squad

@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Collection, Iterable
 
+from llava_moe.data.readers.compressed_files import PACKED
 from llava_moe.data.readers.files import SUFFIXES
-from llava_moe.data.readers.packed import PACKED
 from llava_moe.errors import UserError
 
 TAKEN = ("results", "leaks", "held_out_loss")

@@ -18,7 +18,6 @@ import pyarrow.parquet
 
 from llava_moe.data.conversation import ImageRef
 from llava_moe.errors import UserError
-from llava_moe.eval.asked_twice import COLUMNS, EXACT_MATCH_ALL, AskedTwice
 from llava_moe.eval.baselines import (
     AskedPair,
     MajorityAnswers,
@@ -39,6 +38,7 @@ from llava_moe.eval.benchmark import (
     Submission,
     draw_in_words,
 )
+from llava_moe.eval.image_swap_pairs import COLUMNS, EXACT_MATCH_ALL, AskedTwice
 from llava_moe.eval.metrics import (
     chartqa_relaxed_accuracy,
     docvqa_anls,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_moe.files.own_files import NUMBER, read_object
+from llava_moe.files.our_files import NUMBER, read_object
 from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import GATES, SHARED_NOTES, compose_gates, merge_experts, train_experts

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava_moe.adapters.core.call import Call
-from llava_moe.adapters.core.call_facts import CallFacts
 from llava_moe.adapters.core.conversation import ConversationTracker, is_longer
+from llava_moe.adapters.core.forward_call import Call
+from llava_moe.adapters.core.forward_call_facts import CallFacts
 
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6]])
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from llava_moe.adapters.core.call import Call
-from llava_moe.adapters.core.call_facts import CallFacts
+from llava_moe.adapters.core.forward_call import Call
+from llava_moe.adapters.core.forward_call_facts import CallFacts
 from llava_moe.adapters.core.prompt_pool import PromptPool, pool_text
 
 CPU = torch.device("cpu")

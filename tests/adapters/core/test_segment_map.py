@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llava_moe.adapters.core.call_facts import CallFacts
+from llava_moe.adapters.core.forward_call_facts import CallFacts
 from llava_moe.adapters.core.segment_map import bins_of, find_prompts, number_examples
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llava_moe.data.features.fill import Filled, fill
-from llava_moe.data.features.looks import Looks, Wanted
+from llava_moe.data.features.image_scan import Looks, Wanted
 from llava_moe.data.features.memory import MemoryFeatures
 from llava_moe.data.features.shape import FeatureShape
 from llava_moe.data.features.wanted import everyones, num_image_uses, wanted_records

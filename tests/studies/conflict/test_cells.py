@@ -16,8 +16,8 @@ from transformers import AutoConfig, LlamaForCausalLM
 from llava_moe.adapters import attach
 from llava_moe.assemble import ADAPTERS, from_target
 from llava_moe.cli import run
-from llava_moe.config.compose import resolved
 from llava_moe.config.config_folder import config_folder
+from llava_moe.config.hydra_compose import resolved
 from llava_moe.embedded_base import base_folder
 from studies.conflict.cells import Cell, cells_of, stage1_words
 from studies.conflict.study import SHIPPED, Study, read_study

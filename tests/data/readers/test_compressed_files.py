@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llava_moe.data.conversation import BadRecord
-from llava_moe.data.readers import image_refs, json_rows, packed, parquet_batches
+from llava_moe.data.readers import compressed_files, image_refs, json_rows, parquet_batches
 from llava_moe.data.readers.files import raw_records
 from llava_moe.errors import UserError
 
@@ -35,7 +35,7 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.fixture(autouse=True)
 def little_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(compressed_files, "FREE_BYTES", 1 << 20)
 
 
 def write(path: Path, *parts: bytes) -> Path:

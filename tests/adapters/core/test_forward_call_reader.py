@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from llava_moe.adapters.core.call_reader import CallReader, read_padding
+from llava_moe.adapters.core.forward_call_reader import CallReader, read_padding
 
 IDS = torch.tensor([[1, 9, 9, 2]])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llava_moe.eval.benchmark import Decoding, Question
-from llava_moe.eval.generation.alike import group_alike
+from llava_moe.eval.generation.deduplicate_questions import group_alike
 from llava_moe.eval.generation.generate import LocalModel, answer_questions
 from llava_moe.eval.ranks import Ranks
 from tests.eval.generation.test_generate import make_questions

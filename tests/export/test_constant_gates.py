@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach, load_adapter
-from llava_moe.export.experts import expert_parts
-from llava_moe.export.merge import delta_OD, fold
-from llava_moe.export.mixing import (
+from llava_moe.export.constant_gates import (
     all_alike,
     expert_names,
     expert_shares,
@@ -25,6 +23,8 @@ from llava_moe.export.mixing import (
     silenced,
     wide_linears,
 )
+from llava_moe.export.experts import expert_parts
+from llava_moe.export.merge import delta_OD, fold
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 MIXTURES = [

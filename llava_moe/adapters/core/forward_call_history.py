@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from llava_moe.adapters.core.backward_pass import OUTSIDE, current_backward_pass, is_recomputing
-from llava_moe.adapters.core.call import Call
+from llava_moe.adapters.core.forward_call import Call
 from llava_moe.adapters.core.target_model import TargetModel
 
 # What a model makes for each call of it and hands to the attention of every layer: it names the call.

@@ -8,7 +8,7 @@ import pytest
 
 from llava_moe.data.quarantine_filter import read_list
 from llava_moe.data.readers.files import find_raw
-from llava_moe.data.readers.near import near_place
+from llava_moe.data.readers.path_suggestion import near_place
 from llava_moe.errors import UserError
 from llava_moe.runs.own_questions import image_folders
 

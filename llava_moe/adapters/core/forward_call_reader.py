@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.call_facts import CallFacts
+from llava_moe.adapters.core.forward_call_facts import CallFacts
 from llava_moe.kv_cache import cached_length
 from llava_moe.packed_rows import named_arguments, text_positions
 

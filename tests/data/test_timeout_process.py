@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_moe.data.probe_process import ends_within
+from llava_moe.data.timeout_process import ends_within
 
 
 def test_work_that_ends_does_and_what_it_raises_is_an_end_too() -> None:

@@ -9,7 +9,7 @@ import warnings
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.call_facts import CallFacts
+from llava_moe.adapters.core.forward_call_facts import CallFacts
 from llava_moe.adapters.core.segment_map import bins_of, find_prompts, number_examples
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from llava_moe.data.quarantine import ENTRY
-from llava_moe.files.own_files import DamagedLine, damaged_beside, set_damaged_aside
+from llava_moe.files.our_files import DamagedLine, damaged_beside, set_damaged_aside
 from llava_moe.train.stage_log import ACCOUNTS
 
 SHAPES = {**ACCOUNTS, "quarantine.jsonl": ENTRY}

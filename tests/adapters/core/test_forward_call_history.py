@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.call import Call
-from llava_moe.adapters.core.call_facts import CallFacts
-from llava_moe.adapters.core.call_history import CallHistory, may_name_a_call
+from llava_moe.adapters.core.forward_call import Call
+from llava_moe.adapters.core.forward_call_facts import CallFacts
+from llava_moe.adapters.core.forward_call_history import CallHistory, may_name_a_call
 
 ATTENTION = nn.Identity()
 

@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
-from llava_moe.adapters.core.call import Call
-from llava_moe.adapters.core.call_facts import CallFacts
+from llava_moe.adapters.core.forward_call import Call
+from llava_moe.adapters.core.forward_call_facts import CallFacts
 
 CPU = torch.device("cpu")
 POSITIONS = torch.tensor([[0, 1, 2, 0, 1]])

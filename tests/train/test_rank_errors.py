@@ -14,7 +14,7 @@ import torch
 from llava_moe.errors import INTERRUPTED, STOPPED, ReportedByRankZeroError, StoppedBySignalError, UserError
 from llava_moe.train.last_step import LastWholeStep
 from llava_moe.train.loop import _measures
-from llava_moe.train.meeting import Meeting
+from llava_moe.train.rank_errors import Meeting
 from llava_moe.train.state import RunState
 
 
