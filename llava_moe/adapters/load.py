@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.core.attached import Attached, attach
 from llava_moe.adapters.core.method import Method
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.base_check import recorded_base, refuse_other_base
 from llava_moe.adapters.formats.native_format import config_from, named, read_settings, read_tensors
@@ -110,4 +110,6 @@ def _method(name: object, folder: Path) -> type[Method]:
     known = [one for one in METHODS if one != Lora.method]
     if isinstance(name, str) and name in known:
         return METHODS[name]
-    raise UserError(f"{folder} holds an adapter of method {shown(name)}; known are {', '.join(known)} and PEFT's LORA")
+    raise UserError(
+        f"{folder} holds an adapter of method {quote_value(name)}; known are {', '.join(known)} and PEFT's LORA"
+    )

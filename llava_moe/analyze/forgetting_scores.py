@@ -15,7 +15,7 @@ import numpy as np
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, BenchmarkResult
 from llava_moe.eval.results.bootstrap import resample
-from llava_moe.eval.results.score_matrix import Sheet, make_sheet, scores_of
+from llava_moe.eval.results.score_matrix import ScoreMatrix, make_score_matrix, scores_of
 from llava_moe.eval.results.scored_run import ScoredRun, open_each, restricted, shared_questions
 from llava_moe.eval.statistics import Statistic, find_statistics
 
@@ -165,12 +165,12 @@ def read_matrix(
 
 def _statistics(
     runs: Sequence[ScoredRun], parts: Sequence[TrainedPart]
-) -> tuple[Sheet, list[Statistic | None], list[str]]:
+) -> tuple[ScoreMatrix, list[Statistic | None], list[str]]:
     """A statistic of each run and part, in this order: all of one form for a part, or none."""
     asked = shared_questions(runs)
     benchmarks, troubles = open_each(runs)
     whole = [restricted(run, asked) for run in runs]
-    sheet = make_sheet(benchmarks[0], whole[0].answers)
+    sheet = make_score_matrix(benchmarks[0], whole[0].answers)
     forms: list[list[dict[int, Statistic]]] = []
     for run, benchmark in zip(whole, benchmarks, strict=True):
         scores = scores_of(benchmark, sheet, run.answers)

@@ -33,7 +33,7 @@ FIRST_STAGE = "first stage"
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """One way of training, with any seed.
 
     Attributes:
@@ -66,7 +66,7 @@ class Compared:
 
     name: str
     grid: Grid
-    ways: tuple[Way, ...]
+    ways: tuple[Variant, ...]
     seeds: tuple[int, ...]
     domains: tuple[str, ...]
     scoring: Scoring
@@ -144,7 +144,7 @@ def told_of(error: UserError, asked: Asked, chosen: Mapping[str, str], compose: 
     return UserError(f"{' '.join(guilty)}: {error}") if guilty else error
 
 
-def _ways(asked: Asked, names: Mapping[str, Mapping[str, str]]) -> Iterator[Way]:
+def _ways(asked: Asked, names: Mapping[str, Mapping[str, str]]) -> Iterator[Variant]:
     axes = [axis for axis in asked.axes if axis.key != SEED]
     first_seed = {axis.key: axis.values[0] for axis in asked.axes if axis.key == SEED}
     for values in itertools.product(*(axis.values for axis in axes)):
@@ -154,21 +154,21 @@ def _ways(asked: Asked, names: Mapping[str, Mapping[str, str]]) -> Iterator[Way]
         except UserError as error:
             raise told_of(error, asked, chosen | first_seed, _stages) from error
         name = joined(*(names[key][value] for key, value in chosen.items()))
-        yield Way(name or mixture_name(_data(asked)) or "all", chosen, tuple(stages))
+        yield Variant(name or mixture_name(_data(asked)) or "all", chosen, tuple(stages))
 
 
 def _stages(words: list[str]) -> list[Stage]:
     return plan_stages(resolved(compose_again("train", words)), words)
 
 
-def _named_apart(ways: Sequence[Way]) -> tuple[Way, ...]:
+def _named_apart(ways: Sequence[Variant]) -> tuple[Variant, ...]:
     named = apart({json.dumps(dict(way.chosen)): way.name for way in ways})
     return tuple(replace(way, name=named[json.dumps(dict(way.chosen))]) for way in ways)
 
 
-def _refuse_equal(ways: Sequence[Way]) -> None:
+def _refuse_equal(ways: Sequence[Variant]) -> None:
     """Refuse two ways that are one training: their values say the same, or no key of the training differs."""
-    seen: dict[str, Way] = {}
+    seen: dict[str, Variant] = {}
     for way in ways:
         # A later stage starts from a folder that is named by the words; of a run of one stage it is a choice.
         places = ("out", "init_from") if len(way.stages) > 1 else ("out",)
@@ -180,7 +180,7 @@ def _refuse_equal(ways: Sequence[Way]) -> None:
         seen[told] = way
 
 
-def _refuse_several_bases(ways: Sequence[Way]) -> None:
+def _refuse_several_bases(ways: Sequence[Variant]) -> None:
     bases = {json.dumps(way.config.model.architecture, sort_keys=True, default=str): way for way in ways}
     if len(bases) > 1:
         first, other, *_ = bases.values()
@@ -190,7 +190,7 @@ def _refuse_several_bases(ways: Sequence[Way]) -> None:
         )
 
 
-def _seeds(asked: Asked, way: Way) -> tuple[int, ...]:
+def _seeds(asked: Asked, way: Variant) -> tuple[int, ...]:
     values = next((axis.values for axis in asked.axes if axis.key == SEED), None)
     if values is None:
         return (way.config.seed,)
@@ -202,7 +202,7 @@ def _seeds(asked: Asked, way: Way) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _benchmarks(asked: Asked, ways: Sequence[Way]) -> list[str]:
+def _benchmarks(asked: Asked, ways: Sequence[Variant]) -> list[str]:
     """Those that every run is asked: of runs on the demo its own, where none was typed."""
     names = [*dict.fromkeys(ways[0].config.eval.benchmarks)]
     is_asked = any(key_of(word) == "eval.benchmarks" for word in asked.words)
@@ -213,7 +213,7 @@ def _benchmarks(asked: Asked, ways: Sequence[Way]) -> list[str]:
 
 def _cells(
     asked: Asked,
-    ways: Sequence[Way],
+    ways: Sequence[Variant],
     seeds: Sequence[int],
     names: Mapping[str, Mapping[str, str]],
     measured: tuple[Words, ...],
@@ -240,7 +240,7 @@ def _cells(
 
 @dataclass(frozen=True)
 class _Run:
-    way: Way
+    way: Variant
     seed: int
     asked: Asked
 

@@ -30,7 +30,7 @@ from llava_moe.assemble import (
     refuse_strange_base,
 )
 from llava_moe.compose.base_parts import run_of
-from llava_moe.compose.expert_bases import Ground, ground_of
+from llava_moe.compose.expert_bases import ExpertBase, expert_base_of
 from llava_moe.config.hydra_compose import as_yaml
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import replace_file
@@ -57,7 +57,9 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
     Raises:
         UserError: the experts stand on bases that differ, or on one that does not fit the model.
     """
-    grounds = [ground for expert in experts if run_of(expert) is None and (ground := ground_of(expert)) is not None]
+    grounds = [
+        ground for expert in experts if run_of(expert) is None and (ground := expert_base_of(expert)) is not None
+    ]
     if not grounds:
         return start
     model_spec = replace(model_spec_of(RunConfig.of(plain)), adapter=NoAdapter(), init_from=None)
@@ -71,7 +73,7 @@ def start_of_folders(experts: Sequence[str], plain: Mapping[str, Any], start: Pa
     return _write(parts, plain, [ground.expert for ground in grounds], place, assembled) if parts else start
 
 
-def _differing(assembled: Assembled, grounds: Sequence[Ground]) -> dict[str, Tensor]:
+def _differing(assembled: Assembled, grounds: Sequence[ExpertBase]) -> dict[str, Tensor]:
     """The tensors of the experts' one base that are not the model's own.
 
     Raises:

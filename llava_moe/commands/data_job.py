@@ -12,7 +12,7 @@ from llava_moe.assemble import encoder_of, model_spec_of
 from llava_moe.commands.job import DataJob
 from llava_moe.config.settings import is_embedded
 from llava_moe.data.encode import Encoder
-from llava_moe.datatools.stats.packing_stats import Seats
+from llava_moe.datatools.stats.packing_stats import PackingRequest
 from llava_moe.runs.console import open_console
 from llava_moe.runs.processes import Processes
 from llava_moe.runs.stage import check_stage
@@ -56,11 +56,11 @@ def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
     return encoder, data
 
 
-def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> Seats:
+def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> PackingRequest:
     """How training on ``num_ranks`` devices would seat samples."""
     engine, train = stage.config.parallel.engine, stage.config.train
     needs_image = engine == "deepspeed" or (engine == "auto" and num_ranks > 1)
-    return Seats(
+    return PackingRequest(
         samples_per_step=train.global_batch_size,
         tokens_per_row=train.tokens_per_micro_batch,
         num_ranks=num_ranks,

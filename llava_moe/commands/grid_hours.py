@@ -12,7 +12,7 @@ from llava_moe.commands.plan import bound_stage
 from llava_moe.grid.child import NUM_THREADS
 from llava_moe.plan.devices import Device, device_named
 from llava_moe.plan.hours import hours_of
-from llava_moe.plan.max_row_length import Need
+from llava_moe.plan.max_row_length import MemoryNeed
 from llava_moe.run_config import TrainConfig
 from llava_moe.runs.stages import Stage
 
@@ -40,7 +40,7 @@ def estimate(
     Raises:
         UserError: what ``plan`` would refuse of one of them.
     """
-    traced: dict[frozenset[str], Need] = {}
+    traced: dict[frozenset[str], MemoryNeed] = {}
     seconds, num_steps = 0.0, 0
     devices: dict[tuple[str, int | None], Device] = {}
     for name, stage in stages.items():

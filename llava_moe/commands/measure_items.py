@@ -30,7 +30,7 @@ from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Answer, BenchmarkResult
 from llava_moe.eval.files import answers_path, read_answers, read_result
-from llava_moe.eval.results.score_matrix import make_sheet
+from llava_moe.eval.results.score_matrix import make_score_matrix
 from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.files.atomic_write import write_atomically
 from llava_moe.files.our_files import read_objects
@@ -198,7 +198,7 @@ def questions_of(run: Path, measures: Measures) -> list[dict[str, Any]]:
         answers = {answer.question_id: answer for answer in drawn}
         closed = {question.id for question in opened.questions() if question.closed}
         counted = {question.id for question in opened.questions() if not score.kinds or question.kind in score.kinds}
-        sheet = make_sheet(opened, answers)
+        sheet = make_score_matrix(opened, answers)
         # A benchmark that is called as a domain of its own stands for all of them.
         of_domain = domain != score.benchmark and domain in sheet.domains
         column = score.name or _own_column(result, answers)

@@ -24,7 +24,7 @@ from llava_moe.model import FromShape
 from llava_moe.plan.devices import Device, device_named
 from llava_moe.plan.dummy_rows import refuse_unequal_images
 from llava_moe.plan.hours import measured
-from llava_moe.plan.max_row_length import Bench, RowLengthChoice
+from llava_moe.plan.max_row_length import RowLengthChoice, RowTracer
 from llava_moe.plan.stage import StagePlan, as_plain, plan_stage
 from llava_moe.plan.terminal import print_plan, size
 from llava_moe.plan.trace import Blueprint
@@ -95,7 +95,7 @@ def _check_probe(choices: Mapping[str, Any]) -> None:
 class Bound:
     """A stage that is ready to be traced: on what, as it was asked for, and what a reader has to know of it."""
 
-    bench: Bench
+    bench: RowTracer
     asked: RowLengthChoice
     notes: tuple[str, ...]
 
@@ -134,7 +134,7 @@ def bound_stage(
     train = config.train
     if device.is_gpu and train.dtype == "bf16" and not device.has_bf16:
         notes = (*notes, f"{device.name} has no bf16 arithmetic: hours are those of fp16, which train does not offer")
-    bench = Bench(
+    bench = RowTracer(
         blueprint=Blueprint(
             model_spec=model_spec,
             parts=trainable_parts(config),

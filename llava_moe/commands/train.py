@@ -13,7 +13,7 @@ from rich.console import Console
 
 from llava_moe.config.hydra_compose import as_yaml
 from llava_moe.run_config import RunConfig
-from llava_moe.runs.check_all_stages import judge_stages
+from llava_moe.runs.check_all_stages import check_all_stages
 from llava_moe.runs.console import say_next
 from llava_moe.runs.curve_viewers import settle_viewers
 from llava_moe.runs.processes import training_together
@@ -47,7 +47,7 @@ def train(config: RunConfig, stages: Sequence[Stage], typed: Sequence[str], says
                 console.print(note, style="yellow", highlight=False, markup=False)
             set_threads(config)
             started = time.monotonic()
-            judge_stages(stages, processes, console)
+            check_all_stages(stages, processes, console)
             was_finished = all(is_finished(stage.folder, stage.config.plain) for stage in stages)
             for stage in stages:
                 text = as_yaml(stage.config.plain)

@@ -23,7 +23,7 @@ from llava_moe.model.adapter_record import refuse_other_adapter
 
 
 @dataclass(frozen=True)
-class Ground:
+class ExpertBase:
     """What one PEFT folder tells of its base.
 
     Attributes:
@@ -84,14 +84,14 @@ def refuse_other_bases(experts: Sequence[object], assembled: Assembled) -> tuple
         if isinstance(expert, str) and (run := run_of(expert)) is not None:
             notes += refuse_strange_base(run, assembled.weights, is_start=True)
         elif isinstance(expert, str):
-            ground = ground_of(expert)
+            ground = expert_base_of(expert)
             has_own_base = ground is not None and bool(ground.files)
             note = refuse_other_adapter(adapter_folder(Path(expert)), assembled.weights, has_own_base=has_own_base)
             notes += [note] if note else []
     return tuple(notes)
 
 
-def ground_of(expert: str) -> Ground | None:
+def expert_base_of(expert: str) -> ExpertBase | None:
     """What a PEFT folder tells of its base, or ``None`` where it tells nothing."""
     folder = adapter_folder(Path(expert))
     named = read_settings(folder).get("base_model_name_or_path")
@@ -100,4 +100,4 @@ def ground_of(expert: str) -> Ground | None:
     for path in sorted(beside.glob("*.safetensors")) if beside is not None and beside.is_dir() else ():
         files |= dict.fromkeys(_names_in(path), path)
     projector = read_projector(folder)
-    return Ground(expert, projector, files) if projector or files else None
+    return ExpertBase(expert, projector, files) if projector or files else None

@@ -9,7 +9,7 @@ import numpy as np
 
 from llava_moe.data.held_out import take
 from llava_moe.data.quarantine import Quarantined
-from llava_moe.data.readers.path_suggestion import meant
+from llava_moe.data.readers.path_suggestion import path_meant
 from llava_moe.data.records import Records, Source
 from llava_moe.data.source_index import SourceIndex
 from llava_moe.errors import UserError
@@ -30,7 +30,7 @@ def read_list(path: Path) -> tuple[Quarantined, ...]:
         lines = decode(read_regular(path.expanduser())).split("\n")
     except (OSError, StructuredTextError) as error:
         reason = getattr(error, "strerror", None) or error
-        near = meant(path.expanduser()) if isinstance(error, FileNotFoundError) else ""
+        near = path_meant(path.expanduser()) if isinstance(error, FileNotFoundError) else ""
         raise UserError(
             f"data.quarantine={path}: cannot be read ({reason}){near}; give a list of llava-moe data check"
         ) from error

@@ -22,7 +22,7 @@ EXACT_MATCH_ALL = "exact_match_all"
 
 
 @dataclass(frozen=True)
-class AskedTwice:
+class ImageSwapPairs:
     """Pairs, those whose images are shown beside them instead, and what guessing answers.
 
     Attributes:

@@ -9,7 +9,7 @@ from llava_moe.data.conversation import BadRecord, ImageRef
 from llava_moe.data.images.transform import judge_image
 
 
-class Judged(Protocol):
+class CheckedItem(Protocol):
     """An item of a benchmark, as :class:`~llava_moe.eval.published_benchmark.Item` has it."""
 
     @property
@@ -34,7 +34,7 @@ class Judged(Protocol):
     def choices(self) -> Mapping[str, str]: ...
 
 
-def misfit(item: Judged, answers: Collection[str] | None, parts: Collection[str] | None) -> str | None:
+def misfit(item: CheckedItem, answers: Collection[str] | None, parts: Collection[str] | None) -> str | None:
     """What of an item cannot be asked or scored, as a clause; None where all can.
 
     Args:
@@ -63,7 +63,7 @@ def misfit(item: Judged, answers: Collection[str] | None, parts: Collection[str]
     return None
 
 
-def _texts(item: Judged) -> Iterator[tuple[str, object]]:
+def _texts(item: CheckedItem) -> Iterator[tuple[str, object]]:
     yield "its id", item.id
     yield from item.words.items()
     yield from (("an answer", said) for said in item.references)

@@ -16,7 +16,7 @@ import numpy as np
 
 from llava_moe.eval.benchmark import ALL_DOMAINS
 from llava_moe.eval.metrics.mme import MME_COGNITION, MME_PERCEPTION
-from llava_moe.eval.results.score_matrix import Sheet
+from llava_moe.eval.results.score_matrix import ScoreMatrix
 
 TOLERANCE = 1e-6
 Scores = Mapping[str, np.ndarray]
@@ -41,7 +41,9 @@ class Statistic:
         return int((self.terms_NK != 0).any(axis=1).sum())
 
 
-def find_statistics(name: str, domain: str, sheet: Sheet, scores: Scores, expected: float) -> dict[int, Statistic]:
+def find_statistics(
+    name: str, domain: str, sheet: ScoreMatrix, scores: Scores, expected: float
+) -> dict[int, Statistic]:
     """The statistics that give the measure's published value, by form; empty where none known here does.
 
     A measure that this module has no terms for is thus shown as its benchmark computed it, without an interval. Few
@@ -59,17 +61,17 @@ def find_statistics(name: str, domain: str, sheet: Sheet, scores: Scores, expect
     }
 
 
-def find_statistic(name: str, domain: str, sheet: Sheet, scores: Scores, expected: float) -> Statistic | None:
+def find_statistic(name: str, domain: str, sheet: ScoreMatrix, scores: Scores, expected: float) -> Statistic | None:
     """The likeliest of :func:`find_statistics`."""
     return next(iter(find_statistics(name, domain, sheet, scores, expected).values()), None)
 
 
-def statistic_of(form: int, name: str, domain: str, sheet: Sheet, scores: Scores) -> Statistic | None:
+def statistic_of(form: int, name: str, domain: str, sheet: ScoreMatrix, scores: Scores) -> Statistic | None:
     """The same statistic of other answers; None where their scores lack what it is made of."""
     return next(itertools.islice(_candidates(name, domain, sheet, scores), form, None), None)
 
 
-def _candidates(name: str, domain: str, sheet: Sheet, scores: Scores) -> Iterator[Statistic]:
+def _candidates(name: str, domain: str, sheet: ScoreMatrix, scores: Scores) -> Iterator[Statistic]:
     inside_N = sheet.inside(domain)
     if name in scores:
         yield Statistic(_mean_terms(scores[name], inside_N), ratio)
@@ -119,7 +121,7 @@ def _mean_terms(scores_N: np.ndarray, inside_N: np.ndarray) -> np.ndarray:
     return np.stack([np.where(counted_N, scores_N, 0.0), counted_N.astype(np.float64)], axis=1)
 
 
-def _group_terms(scores_N: np.ndarray, sheet: Sheet, inside_N: np.ndarray) -> np.ndarray:
+def _group_terms(scores_N: np.ndarray, sheet: ScoreMatrix, inside_N: np.ndarray) -> np.ndarray:
     """Whether all of a group is right, and 1, at the group's first question; a group lies in one domain."""
     lowest: dict[tuple[str, str], float] = {}
     first: dict[tuple[str, str], int] = {}
@@ -133,7 +135,9 @@ def _group_terms(scores_N: np.ndarray, sheet: Sheet, inside_N: np.ndarray) -> np
     return terms_NK
 
 
-def _over_parts(sheet: Sheet, terms: Callable[[np.ndarray], np.ndarray], combine: Combine, scale: float) -> Statistic:
+def _over_parts(
+    sheet: ScoreMatrix, terms: Callable[[np.ndarray], np.ndarray], combine: Combine, scale: float
+) -> Statistic:
     """``scale`` times the sum over the domains of a statistic of each."""
     parts = [terms(sheet.inside(domain)) for domain in dict.fromkeys(sheet.domains)]
     width = parts[0].shape[1]
@@ -145,7 +149,7 @@ def _over_parts(sheet: Sheet, terms: Callable[[np.ndarray], np.ndarray], combine
     return Statistic(np.concatenate(parts, axis=1), summed)
 
 
-def _mme(name: str, domain: str, sheet: Sheet, right_N: np.ndarray) -> Statistic:
+def _mme(name: str, domain: str, sheet: ScoreMatrix, right_N: np.ndarray) -> Statistic:
     kinds = {"mme_perception_score": MME_PERCEPTION, "mme_cognition_score": MME_COGNITION}
     subtasks = [one for one in dict.fromkeys(sheet.domains) if one in kinds.get(name, ()) or one == domain]
     parts = [np.zeros((len(right_N), 4))]
@@ -160,7 +164,7 @@ def _mme(name: str, domain: str, sheet: Sheet, right_N: np.ndarray) -> Statistic
     return Statistic(np.concatenate(parts, axis=1), scored)
 
 
-def _yes_no_terms(prefix: str, sheet: Sheet, scores: Scores) -> np.ndarray:
+def _yes_no_terms(prefix: str, sheet: ScoreMatrix, scores: Scores) -> np.ndarray:
     """Said yes and is yes, said yes, is yes, 1: told from right and wrong, an unreadable answer being no."""
     right_N = scores[f"{prefix}_accuracy"]
     unreadable_N = scores.get(f"{prefix}_unreadable", np.zeros_like(right_N))

@@ -35,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Seating:
+class RowPacking:
     """How the samples of some steps are packed and dealt.
 
     Attributes:
@@ -69,7 +69,7 @@ def seat_steps(
     tokens_per_row: int,
     num_ranks: int,
     null_image_tokens: int | None,
-) -> Seating:
+) -> RowPacking:
     """Seat steps as the stream does.
 
     Args:
@@ -101,7 +101,7 @@ def seat_steps(
                     dearest = _row_of(seats, tokens, images, labeled, null_image_tokens)
     rows_per_rank = (min(counts), sum(counts) / len(counts), max(counts))
     kinds = tuple(dict.fromkeys((longest, dearest)))
-    return Seating(kinds, rows_per_rank, sum(useful) / len(useful), most_tokens, most_images)
+    return RowPacking(kinds, rows_per_rank, sum(useful) / len(useful), most_tokens, most_images)
 
 
 def _row_of(

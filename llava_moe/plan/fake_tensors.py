@@ -27,7 +27,7 @@ aten = torch.ops.aten
 LARGE = 1 << 22
 
 
-class Hollow(TorchDispatchMode):
+class FakeTensorTrace(TorchDispatchMode):
     """Follows what is allocated and computed while it is entered.
 
     Fake tensors stand on the CPU: operations on them and on real ones may then meet. What a CUDA device allocates for

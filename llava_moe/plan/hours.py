@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llava_moe.plan.devices import Device
-from llava_moe.plan.max_row_length import Need
+from llava_moe.plan.max_row_length import MemoryNeed
 from llava_moe.plan.steps import Steps
 
 # Of what data sheets name, what a large matrix product and a copy reach (H200: 788 of 989 TFLOP/s, 4.3 of 4.8 TB/s).
@@ -44,7 +44,7 @@ class Hours:
     overhead: float = 0.0
 
 
-def hours_of(need: Need, steps: Steps, device: Device, dtype: str, mfu: float | None) -> Hours | None:
+def hours_of(need: MemoryNeed, steps: Steps, device: Device, dtype: str, mfu: float | None) -> Hours | None:
     """Time from traced arithmetic; None for a device whose rate nobody knows.
 
     Args:
@@ -74,7 +74,7 @@ def hours_of(need: Need, steps: Steps, device: Device, dtype: str, mfu: float | 
     )
 
 
-def _overhead(need: Need, device: Device) -> float:
+def _overhead(need: MemoryNeed, device: Device) -> float:
     """Seconds of a step that its operations take whatever their arithmetic is; 0 where nobody has measured it."""
     per_row = len(need.traced.work) * need.row.num_tokens / need.traced.num_tokens
     return per_row * need.seating.rows_per_rank[1] * TIMES_AN_OPERATION * (device.operation_seconds or 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from llava_moe.plan.dummy_rows import Row, Seating
+from llava_moe.plan.dummy_rows import Row, RowPacking
 from llava_moe.plan.steps import Steps
 from llava_moe.plan.trace import Blueprint, Traced, trace
 from llava_moe.plan.zero_partition import Memory, Parallel, spread
@@ -43,12 +43,12 @@ class RowLengthChoice:
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """What a choice needs on each device, and the rows that it was found on."""
 
     choice: RowLengthChoice
     memory: Memory
-    seating: Seating
+    seating: RowPacking
     row: Row
     traced: Traced
 
@@ -58,7 +58,7 @@ Traces = dict[tuple[str, Row, bool], Traced]
 
 
 @dataclass
-class Bench:
+class RowTracer:
     """Traces rows, each once.
 
     Attributes:
@@ -74,7 +74,7 @@ class Bench:
     null_image_tokens: int
     told: Callable[[str], None] = lambda _: None
     traces: Traces = field(default_factory=dict)
-    _seatings: dict[tuple[int, int, int | None], Seating] = field(default_factory=dict, repr=False)
+    _seatings: dict[tuple[int, int, int | None], RowPacking] = field(default_factory=dict, repr=False)
     _standing: dict[bool, Traced] = field(default_factory=dict, repr=False)
 
     def least(self, choice: RowLengthChoice) -> int:
@@ -85,7 +85,7 @@ class Bench:
         bare = replace(traced, gradients=0, activations=0, logits=0, temporary=0)
         return spread(bare, choice.parallel, inputs=0).total
 
-    def need(self, choice: RowLengthChoice) -> Need:
+    def need(self, choice: RowLengthChoice) -> MemoryNeed:
         """Trace the dearest row of a choice."""
         is_sharded = choice.parallel.stage is not None
         seats = (choice.tokens_per_row, choice.parallel.num_devices, self.null_image_tokens if is_sharded else None)
@@ -98,13 +98,13 @@ class Bench:
             other = self._trace(seating.rows[1], choice, seating)
             row, traced = (seating.rows[1], other) if other.peak > traced.peak else (row, traced)
         inputs = seating.most_tokens * TOKEN_BYTES + seating.most_images * self.image_bytes
-        return Need(choice, spread(traced, choice.parallel, inputs), seating, row, traced)
+        return MemoryNeed(choice, spread(traced, choice.parallel, inputs), seating, row, traced)
 
-    def trace_row(self, need: Need, parallel: Parallel) -> Traced:
+    def trace_row(self, need: MemoryNeed, parallel: Parallel) -> Traced:
         """The row of ``need``, shared in another way."""
         return self._trace(need.row, replace(need.choice, parallel=parallel), need.seating)
 
-    def _trace(self, row: Row, choice: RowLengthChoice, seating: Seating) -> Traced:
+    def _trace(self, row: Row, choice: RowLengthChoice, seating: RowPacking) -> Traced:
         is_one_of_many = seating.rows_per_rank[2] > 1
         blueprint = replace(
             self.blueprint,
@@ -128,7 +128,9 @@ def _may_be_dearer(other: Row, row: Row, traced: Traced) -> bool:
     return score[other] > NOTABLE * score[row] - traced.temporary / 2
 
 
-def longest_rows(bench: Bench, choice: RowLengthChoice, room: int, traced: Mapping[int, int], grain: int) -> int | None:
+def longest_rows(
+    bench: RowTracer, choice: RowLengthChoice, room: int, traced: Mapping[int, int], grain: int
+) -> int | None:
     """The most tokens of a row with which the choice fits ``room`` bytes, a multiple of ``grain``; None: not even the
     longest sample does.
 
@@ -176,7 +178,9 @@ def _guess(known: Mapping[int, int], tokens: int) -> float:
     return known[longest] + slope * (tokens - longest)
 
 
-def nearest_fit(bench: Bench, asked: RowLengthChoice, room: Callable[[Parallel], int], grain: int) -> Need | None:
+def nearest_fit(
+    bench: RowTracer, asked: RowLengthChoice, room: Callable[[Parallel], int], grain: int
+) -> MemoryNeed | None:
     """The first change that fits, each really traced, in the order of what it costs.
 
     Shorter rows, recomputed activations, ZeRO-2 and ZeRO-3 on the same devices, weights and optimizer in the machine's

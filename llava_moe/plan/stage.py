@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_moe.plan.devices import Device
 from llava_moe.plan.hours import Hours, hours_of
-from llava_moe.plan.max_row_length import Bench, Need, RowLengthChoice, longest_rows, nearest_fit
+from llava_moe.plan.max_row_length import MemoryNeed, RowLengthChoice, RowTracer, longest_rows, nearest_fit
 from llava_moe.plan.steps import Steps
 from llava_moe.plan.zero_partition import Memory, Parallel, spread
 
@@ -36,19 +36,19 @@ class StagePlan:
     dtype: str
     samples_per_step: int
     steps: Steps
-    needs: tuple[Need, ...]
+    needs: tuple[MemoryNeed, ...]
     by_parallel: tuple[tuple[Parallel, Memory], ...]
     longest_row: int | None
     share: int
     fits: bool
-    nearest: Need | None
+    nearest: MemoryNeed | None
     hours: Hours | None
     checkpoint: Mapping[str, int]
     disk: int
     notes: tuple[str, ...]
 
     @property
-    def asked(self) -> Need:
+    def asked(self) -> MemoryNeed:
         return self.needs[0]
 
     @property
@@ -63,7 +63,7 @@ def room_of(device: Device, parallel: Parallel) -> int:
 
 def plan_stage(
     title: str,
-    bench: Bench,
+    bench: RowTracer,
     asked: RowLengthChoice,
     device: Device,
     dtype: str,
@@ -106,7 +106,7 @@ def plan_stage(
     )
 
 
-def _by_parallel(bench: Bench, need: Need) -> tuple[tuple[Parallel, Memory], ...]:
+def _by_parallel(bench: RowTracer, need: MemoryNeed) -> tuple[tuple[Parallel, Memory], ...]:
     """The asked row under each way to share a run, on the asked number of devices and on eight."""
     asked = need.choice.parallel
     found: list[tuple[Parallel, Memory]] = []
@@ -125,7 +125,7 @@ def _by_parallel(bench: Bench, need: Need) -> tuple[tuple[Parallel, Memory], ...
 def as_plain(plan: StagePlan) -> dict[str, Any]:
     """The plan as numbers and text, for a file."""
 
-    def of_need(need: Need) -> dict[str, Any]:
+    def of_need(need: MemoryNeed) -> dict[str, Any]:
         return {
             "tokens_per_micro_batch": need.choice.tokens_per_row,
             "activation_checkpointing": need.choice.activation_checkpointing,

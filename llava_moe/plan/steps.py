@@ -9,7 +9,7 @@ import numpy as np
 
 from llava_moe.data.mixture import EpochPlan, Mixture
 from llava_moe.data.source_index import SourceIndex
-from llava_moe.plan.dummy_rows import Seating, seat_steps, supervised_of
+from llava_moe.plan.dummy_rows import RowPacking, seat_steps, supervised_of
 
 # Steps that are seated to see their rows; of a longer run, this many spread evenly over it.
 MOST_SEATED = 1000
@@ -71,7 +71,7 @@ class Steps:
         """Whether some of it is not counted but published."""
         return any(source.is_expected for source in self.sources)
 
-    def seat(self, tokens_per_row: int, num_ranks: int, null_image_tokens: int | None) -> Seating:
+    def seat(self, tokens_per_row: int, num_ranks: int, null_image_tokens: int | None) -> RowPacking:
         """The rows of the picked steps on this many devices."""
         return seat_steps(
             self.lengths, self.num_images, self.supervised_tokens, tokens_per_row, num_ranks, null_image_tokens

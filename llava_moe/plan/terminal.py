@@ -9,7 +9,7 @@ from rich.text import Text
 
 from llava_moe.plan.devices import GIB
 from llava_moe.plan.hours import Hours
-from llava_moe.plan.max_row_length import Need
+from llava_moe.plan.max_row_length import MemoryNeed
 from llava_moe.plan.stage import StagePlan
 from llava_moe.plan.zero_partition import Memory, Parallel
 
@@ -141,7 +141,7 @@ def _print_memory(plan: StagePlan, console: Console) -> None:
         console.print(f"the largest micro-batch that fits: train.tokens_per_micro_batch={plan.longest_row}")
 
 
-def _row(need: Need) -> str:
+def _row(need: MemoryNeed) -> str:
     return (
         f"{need.row.num_tokens:,} tokens, {len(need.row.lengths)} samples, {sum(need.row.num_images)} images, "
         f"{need.row.num_supervised:,} supervised"

@@ -20,7 +20,7 @@ from torch import Tensor
 from llava_moe.assemble import Assembled, ModelSpec, new_model_without_weights
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.plan.dummy_rows import Row, hollow_batch
-from llava_moe.plan.fake_tensors import Hollow
+from llava_moe.plan.fake_tensors import FakeTensorTrace
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.objective import Objective
 from llava_moe.train.optimizer import OptimizerSettings, build_optimizer
@@ -114,7 +114,7 @@ class _Watched:
 
     rank, world, device, can_skip = 0, 1, CPU, True
 
-    def __init__(self, engine: LocalEngine, hollow: Hollow, releases_gradients: bool) -> None:
+    def __init__(self, engine: LocalEngine, hollow: FakeTensorTrace, releases_gradients: bool) -> None:
         self.engine, self.hollow, self.module = engine, hollow, engine.module
         self.kept = self.kept_logits = self.backward_peak = self.backward_logits = 0
         self.releases_gradients = releases_gradients
@@ -165,19 +165,21 @@ def trace(blueprint: Blueprint, row: Row, is_one_of_many: bool) -> Traced:
     Args:
         is_one_of_many: whether the rank has other rows in the step, so that gradients stand already.
     """
-    probe = Hollow()
+    probe = FakeTensorTrace()
     with warnings.catch_warnings(), probe:
         warnings.simplefilter("ignore")
         with probe.fake:
             assembled = new_model_without_weights(blueprint.model_spec, CPU, place="cpu")
-        hollow = Hollow(assembled.model.lm_head.out_features)
+        hollow = FakeTensorTrace(assembled.model.lm_head.out_features)
     hollow.fake = probe.fake
     with warnings.catch_warnings(), hollow:
         warnings.simplefilter("ignore")
         return _trace(blueprint, assembled, row, is_one_of_many, hollow)
 
 
-def _trace(blueprint: Blueprint, assembled: Assembled, row: Row, is_one_of_many: bool, hollow: Hollow) -> Traced:
+def _trace(
+    blueprint: Blueprint, assembled: Assembled, row: Row, is_one_of_many: bool, hollow: FakeTensorTrace
+) -> Traced:
     model, own = assembled.model, assembled.attached.named_parameters()
     adapter = _bytes_of(own.values(), hollow)
     base = _bytes_of([*model.parameters(), *model.buffers()], hollow)
@@ -244,7 +246,7 @@ def _have_gradients(engine: LocalEngine) -> None:
         master.grad = torch.zeros_like(master)
 
 
-def _bytes_of(tensors: Any, hollow: Hollow) -> int:
+def _bytes_of(tensors: Any, hollow: FakeTensorTrace) -> int:
     before = hollow.live
     for tensor in tensors:
         hollow.see(tensor)

@@ -15,7 +15,7 @@ from llava_moe.files.our_files import misfit, read_text
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import FIGURES, Setup
-from llava_moe.reproduce.sheet import Sheet
+from llava_moe.reproduce.sheet import FigureContent
 from llava_moe.text.did_you_mean import did_you_mean
 from llava_moe.text.structured_text import parse_yaml
 
@@ -29,7 +29,7 @@ class Figure(Protocol):
     def cells(self, build: Build) -> None:
         """Add the figure's cells."""
 
-    def sheet(self, setup: Setup, results: Results) -> Sheet:
+    def sheet(self, setup: Setup, results: Results) -> FigureContent:
         """What is drawn and told of the cells that are there."""
 
 

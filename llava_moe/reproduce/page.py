@@ -18,7 +18,17 @@ from llava_moe.reproduce.curves import curve_picture
 from llava_moe.reproduce.index import Entry, module_of
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import MEASURES, Contrast, Finding, Picture, Sheet, interval, share, shown, size_of
+from llava_moe.reproduce.sheet import (
+    MEASURES,
+    Contrast,
+    FigureContent,
+    Finding,
+    Picture,
+    interval,
+    share,
+    shown,
+    size_of,
+)
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 PAGE, NUMBERS = "index.html", "results.json"
@@ -70,7 +80,7 @@ def write_page(entry: Entry, setup: Setup, results: Results, folder: Path, comma
     return Written(folder / PAGE, sentences)
 
 
-def _curves(setup: Setup, results: Results, sheet: Sheet) -> list[Picture]:
+def _curves(setup: Setup, results: Results, sheet: FigureContent) -> list[Picture]:
     names = {tuple(sorted(way.labels.items())): way.name for way in sheet.ways}
     picture = curve_picture(results, setup.domains, names)
     return [] if picture is None else [picture]
@@ -93,7 +103,7 @@ def _row(one: Contrast) -> tuple[str, ...]:
     )
 
 
-def _sizes(results: Results, sheet: Sheet) -> list[tuple[str, ...]]:
+def _sizes(results: Results, sheet: FigureContent) -> list[tuple[str, ...]]:
     """Each way's parameters and operations a token, and how far they are from the first's."""
     rows = []
     sizes = [size_of(results, way) for way in sheet.ways]
@@ -115,7 +125,7 @@ def _cells(results: Results) -> list[tuple[str, ...]]:
     return rows
 
 
-def _numbers(entry: Entry, setup: Setup, results: Results, sheet: Sheet, command: str) -> dict[str, Any]:
+def _numbers(entry: Entry, setup: Setup, results: Results, sheet: FigureContent, command: str) -> dict[str, Any]:
     """What ``results.json`` holds: the cards of the cells with what was measured, and the contrasts."""
     cells = {}
     for cell in results.cells:

@@ -124,7 +124,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class FigureContent:
     """What a figure's module gives its page.
 
     Attributes:

@@ -20,7 +20,7 @@ from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.folder import FolderLock, is_finished
 
 
-def judge_stages(stages: Sequence[Stage], processes: Processes, console: Console) -> None:
+def check_all_stages(stages: Sequence[Stage], processes: Processes, console: Console) -> None:
     """Read all that the later stages will train on and be measured on, as they will; what is read is kept.
 
     The first of the stages that are not finished reads its own before it trains. One process reads, the others wait.

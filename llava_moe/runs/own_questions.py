@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llava_moe.config.path_mappings import is_mapping, read_mapping
-from llava_moe.data.readers.path_suggestion import meant
+from llava_moe.data.readers.path_suggestion import path_meant
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark
 from llava_moe.eval.tasks import Places, called, is_own, open_benchmark
@@ -38,7 +38,7 @@ def image_folders(key: str, given: str | None, words: Sequence[str]) -> str | Ma
         if name not in names:
             raise UserError(f"{key}: {name} is none of the files of questions, {', '.join(names)}")
         if not os.path.isdir(folder):
-            raise UserError(f"{key}={folder}: no such folder{meant(Path(folder), only_folders=True)}")
+            raise UserError(f"{key}={folder}: no such folder{path_meant(Path(folder), only_folders=True)}")
     return folders
 
 

@@ -20,7 +20,7 @@ from llava_moe.train.checkpoint import WriteWeights, save_checkpoint
 from llava_moe.train.console import TrainingConsole
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, LogSink, ScoreSink, StepRecord
-from llava_moe.train.rank_errors import Meeting
+from llava_moe.train.rank_errors import RankErrors
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 
@@ -97,7 +97,7 @@ class StageRun:
         is_best = state.step == self.best_step
         save_checkpoint(self.folder, self.engine, state, self.write_weights, self.keep_last, is_best)
 
-    def validate(self, state: RunState, meeting: Meeting) -> bool:
+    def validate(self, state: RunState, meeting: RankErrors) -> bool:
         """Measure a state where that is due and not done; whether it is the best so far and wants a checkpoint."""
         if self.validation is None or not self.validation.is_due(state.step):
             return False

@@ -54,7 +54,7 @@ from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.escape_control import visible
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, load_state
 from llava_moe.train.engine import Engine, LocalEngine
-from llava_moe.train.folder import ENVIRONMENT, FINISHED, Claim, FolderLock, claim_configuration, is_finished
+from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderClaim, FolderLock, claim_configuration, is_finished
 from llava_moe.train.loop import LoopSettings, train
 from llava_moe.train.memory import memory_errors_explained
 from llava_moe.train.objective import Objective
@@ -109,7 +109,7 @@ def _train_locked(
     processes: Processes,
     console: Console,
     stop_signals: StopSignals,
-    claim: Claim | None = None,
+    claim: FolderClaim | None = None,
 ) -> None:
     if is_finished(folder, config.plain):
         refuse_other_embedded(folder, model_spec_of(config).architecture)
@@ -197,7 +197,9 @@ class _Opened:
     checkpoint: Path | None
 
 
-def _open(config: RunConfig, folder: Path, processes: Processes, console: Console, claim: Claim | None) -> _Opened:
+def _open(
+    config: RunConfig, folder: Path, processes: Processes, console: Console, claim: FolderClaim | None
+) -> _Opened:
     """Build the model and open the data; what the folder was begun with must be there still."""
     model_spec, checkpoint = model_spec_of(config), last_checkpoint(folder)
     if checkpoint is not None:
@@ -235,7 +237,7 @@ def _resume(checkpoint: Path, engine: Engine, changes: Sequence[str], console: C
 
 
 def _write_environment(
-    folder: Path, data: OpenData, assembled: Assembled, claim: Claim | None, first_step: int, num_steps: int
+    folder: Path, data: OpenData, assembled: Assembled, claim: FolderClaim | None, first_step: int, num_steps: int
 ) -> None:
     told = describe_environment(fingerprint_samples(data), assembled) | {"images": fingerprint_images(data)}
     told |= {"num_steps": num_steps}

@@ -14,10 +14,10 @@ from llava_moe.errors import UserError
 from llava_moe.files.our_files import read_object
 from llava_moe.runs.stages import Stage
 from llava_moe.text.shell_words import named, shell
-from llava_moe.train.folder import ENVIRONMENT, Claim, changed_lengths, changes_to_go_on, has_trained
+from llava_moe.train.folder import ENVIRONMENT, FolderClaim, changed_lengths, changes_to_go_on, has_trained
 
 
-def changes_told(claim: Claim | None, num_steps: int) -> list[str]:
+def changes_told(claim: FolderClaim | None, num_steps: int) -> list[str]:
     """Lines on a run that goes on at another length, or on data or a base that was moved."""
     if claim is None:
         return []
@@ -32,7 +32,7 @@ def changes_told(claim: Claim | None, num_steps: int) -> list[str]:
     return notes
 
 
-def lengthened(folder: Path, claim: Claim | None, step: int) -> dict[str, Any]:
+def lengthened(folder: Path, claim: FolderClaim | None, step: int) -> dict[str, Any]:
     """``lengthened`` of a run's ``environment.json``: at which steps it was given another length, and which.
 
     Nothing for a run that never was.

@@ -28,7 +28,7 @@ from llava_moe.data.features.disk import (
     unusable,
 )
 from llava_moe.data.features.fill import Filled, fill
-from llava_moe.data.features.image_scan import Looks, Wanted
+from llava_moe.data.features.image_scan import ImageScan, Wanted
 from llava_moe.data.features.memory import MemoryFeatures, refused
 from llava_moe.data.features.shape import FeatureShape
 from llava_moe.data.features.store import FeatureStore
@@ -212,7 +212,7 @@ class _Job:
 
     def fill(self, store: FeatureStore, wanted: Wanted) -> Filled:
         stream, encoder = self.stream, self.assembled.encoder
-        looks = Looks(stream.mixture.sources, stream.records, encoder, wanted, store)
+        looks = ImageScan(stream.mixture.sources, stream.records, encoder, wanted, store)
         with passing(FittedBar("  features of images", len(wanted)), self.console) as bar:
             return fill(looks, store, self.compute, stream.num_workers, stream.null_image, bar.tell)
 

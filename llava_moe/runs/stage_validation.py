@@ -39,7 +39,7 @@ from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, StepRecord
 from llava_moe.train.loss import StepSums
 from llava_moe.train.objective import Objective
-from llava_moe.train.rank_errors import Meeting
+from llava_moe.train.rank_errors import RankErrors
 from llava_moe.train.stage_log import VALIDATION
 from llava_moe.train.state import RunState
 from llava_moe.train.validation import HELD_OUT_LOSS, BestBy, Validation, held_out_sums, undisturbed
@@ -220,7 +220,7 @@ class StageValidation:
         """Whether this step is to be measured and was not."""
         return (step % self.every == 0 or step == self.num_steps) and step not in self.measured_steps
 
-    def measure(self, step: int, meeting: Meeting, stop_status: Callable[[], int] = lambda: 0) -> Validation:
+    def measure(self, step: int, meeting: RankErrors, stop_status: Callable[[], int] = lambda: 0) -> Validation:
         """Held-out loss and benchmarks of the weights as they are; the training notices nothing.
 
         Args:
@@ -285,7 +285,7 @@ class StageValidation:
 class _Stop:
     """Ends a validation between two of its steps, where a signal asks for it, in all ranks alike."""
 
-    def __init__(self, engine: Engine, step: int, meeting: Meeting, stop_status: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine, step: int, meeting: RankErrors, stop_status: Callable[[], int]) -> None:
         self.engine, self.step, self.meeting, self.stop_status = engine, step, meeting, stop_status
 
     def watched(self, steps: Iterator[Step]) -> Iterator[Step]:

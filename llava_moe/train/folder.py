@@ -157,7 +157,7 @@ def _refuse_links(folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Claim:
+class FolderClaim:
     """A configuration for a folder, and where it differs from the one that a run there was begun with.
 
     Attributes:
@@ -181,7 +181,7 @@ class Claim:
 
 def claim_configuration(
     folder: Path, config: Mapping[str, Any], text: str, instead: str = "Choose another folder with out="
-) -> Claim:
+) -> FolderClaim:
     """Write ``config.yaml``, or refuse a folder that another configuration began.
 
     A folder where nothing was trained yet is free: what stopped the last try may be the setting that differs. A run may
@@ -209,7 +209,7 @@ def claim_configuration(
         )
     if lengths:
         _refuse_less_than_trained(folder, flat, instead)
-    claim = Claim(folder, flat, text, lengths, places)
+    claim = FolderClaim(folder, flat, text, lengths, places)
     if not lengths and not places:
         claim.confirm()
     return claim

@@ -15,7 +15,7 @@ from llava_moe.train.last_step import LastWholeStep
 from llava_moe.train.log import StepRecord
 from llava_moe.train.objective import Objective
 from llava_moe.train.optimizer_step import Step, StepOutcome, take_step
-from llava_moe.train.rank_errors import Meeting
+from llava_moe.train.rank_errors import RankErrors
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 
@@ -61,7 +61,7 @@ class Run(Protocol):
         ...
 
 
-Validate = Callable[[RunState, Meeting], bool]
+Validate = Callable[[RunState, RankErrors], bool]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def train(
         UserError: too many steps with a non-finite loss, out of memory, or too many bad records.
     """
     engine.module.train()
-    last, meeting = LastWholeStep(state, run.save), Meeting(engine)
+    last, meeting = LastWholeStep(state, run.save), RankErrors(engine)
     try:
         return _train(engine, stream, objective, schedule, base_rates, run, settings, last, meeting, validate)
     except StoppedBySignalError:
@@ -127,7 +127,7 @@ def _train(
     run: Run,
     settings: LoopSettings,
     last: LastWholeStep,
-    meeting: Meeting,
+    meeting: RankErrors,
     validate: Validate | None,
 ) -> RunState:
     first_step = last.state.step
@@ -178,7 +178,7 @@ def _stop(last: LastWholeStep, status: int) -> None:
     raise StoppedBySignalError(f"stopped at step {last.state.step}", status)
 
 
-def _measures(validate: Validate | None, last: LastWholeStep, meeting: Meeting) -> bool:
+def _measures(validate: Validate | None, last: LastWholeStep, meeting: RankErrors) -> bool:
     """Measure the state where that is due; whether it wants a checkpoint of it."""
     if validate is None:
         return False

@@ -15,7 +15,7 @@ STATUSES = (STOPPED, INTERRUPTED)
 """What a signal may ask a run to exit with, the stronger last."""
 
 
-class Meeting:
+class RankErrors:
     """Keeps an error of this rank until all meet.
 
     Attributes:

@@ -19,7 +19,7 @@ from llava_moe.data.batch import collate
 from llava_moe.data.readers.splits import is_read
 from llava_moe.errors import UserError
 from llava_moe.eval.files import answers_path, read_answers, read_result, write_atomically
-from llava_moe.eval.results.score_matrix import make_sheet
+from llava_moe.eval.results.score_matrix import make_score_matrix
 from llava_moe.eval.tasks import reopen_benchmark
 
 FILE = "measured.json"
@@ -59,7 +59,7 @@ def questions_of(run: Path, domains: Sequence[str], benchmark: str) -> list[dict
     opened = reopen_benchmark(result)
     answers = {answer.question_id: answer for answer in read_answers(answers_path(run, benchmark))}
     closed = {question.id for question in opened.questions() if question.closed}
-    sheet = make_sheet(opened, answers)
+    sheet = make_score_matrix(opened, answers)
     told = [
         {"id": name, "domain": domain, "image": int(cluster), "right": answers[name].score["exact_match"] == 1.0}
         for name, domain, cluster in zip(sheet.ids, sheet.domains, sheet.clusters_N, strict=True)

@@ -9,7 +9,7 @@ import pytest
 
 from llava_moe.eval.benchmark import Answer, Benchmark
 from llava_moe.eval.protocol import PROTOCOLS
-from llava_moe.eval.results.score_matrix import Sheet, make_sheet, scores_of
+from llava_moe.eval.results.score_matrix import ScoreMatrix, make_score_matrix, scores_of
 from llava_moe.eval.statistics import YES_NO, find_statistic, find_statistics, ratio, statistic_of
 from llava_moe.eval.tasks import Places, open_benchmark
 from llava_moe.eval.tasks.demo import open_demo_benchmark
@@ -30,12 +30,12 @@ def answered(benchmark: Benchmark, seed: int, skill: float) -> dict[str, Answer]
     }
 
 
-def sheet_of(domains: list[str], yes: list[bool] | None = None, groups: list[str] | None = None) -> Sheet:
+def sheet_of(domains: list[str], yes: list[bool] | None = None, groups: list[str] | None = None) -> ScoreMatrix:
     num = len(domains)
     names = tuple(f"q{number}" for number in range(num))
     clusters = np.arange(num)
     is_yes = np.asarray(yes if yes is not None else [False] * num)
-    return Sheet(names, tuple(domains), tuple(groups or names), is_yes, clusters, np.zeros(num, dtype=np.int64))
+    return ScoreMatrix(names, tuple(domains), tuple(groups or names), is_yes, clusters, np.zeros(num, dtype=np.int64))
 
 
 @pytest.mark.parametrize("protocol", [protocol.name for protocol in PROTOCOLS])
@@ -46,7 +46,7 @@ def test_every_published_measure_is_a_sum_over_its_questions(name: str, protocol
     benchmark = open_benchmark(name, protocol=protocol, places=places)
     for seed, skill in ((0, 0.5), (1, 0.8), (2, 1.0)):
         answers = answered(benchmark, seed, skill)
-        sheet = make_sheet(benchmark, answers)
+        sheet = make_score_matrix(benchmark, answers)
         scores = scores_of(benchmark, sheet, answers)
         for row in benchmark.summarize(answers):
             for measure, value in row.measures.items():
@@ -60,7 +60,7 @@ def test_every_published_measure_is_a_sum_over_its_questions(name: str, protocol
 def test_the_demos_columns_are_sums_over_its_questions(demo_folder: Path) -> None:
     benchmark = open_demo_benchmark(demo_folder, limit=None, min_compared=0)
     answers = answered(benchmark, 0, 0.6)
-    sheet = make_sheet(benchmark, answers)
+    sheet = make_score_matrix(benchmark, answers)
     assert len(sheet.ids) == len(benchmark.pairs)
     scores = scores_of(benchmark, sheet, answers)
     rows = [row for row in benchmark.summarize(answers) if row.kind is None]

@@ -13,7 +13,7 @@ from llava_moe.adapters import LlavaMole, NoAdapter
 from llava_moe.assemble import ModelSpec
 from llava_moe.data.template import Template
 from llava_moe.model import FromShape, TrainableParts
-from llava_moe.plan.max_row_length import Bench
+from llava_moe.plan.max_row_length import RowTracer
 from llava_moe.plan.steps import SourceSteps, Steps
 from llava_moe.plan.trace import Blueprint
 from llava_moe.runs.stage import objective_of
@@ -43,10 +43,10 @@ def blueprint(tokenizer_folder: Path) -> MakeBlueprint:
 
 
 @pytest.fixture
-def bench(blueprint: MakeBlueprint) -> Callable[..., Bench]:
+def bench(blueprint: MakeBlueprint) -> Callable[..., RowTracer]:
     """A bench over steps of sixteen samples with an image each (64 tokens) and 40 to 190 tokens of text."""
 
-    def make(**settings: Any) -> Bench:
+    def make(**settings: Any) -> RowTracer:
         generator = np.random.default_rng(0)
         lengths = [generator.integers(105, 255, 16).astype(np.int32) for _ in range(6)]
         images = [np.ones(16, np.int16) for _ in lengths]
@@ -54,6 +54,6 @@ def bench(blueprint: MakeBlueprint) -> Callable[..., Bench]:
         total = int(sum(length.sum() for length in lengths))
         source = SourceSteps("some", "some", 96, 96, total, int(sum(one.sum() for one in supervised)), False)
         steps = Steps(6, 6, (source,), tuple(lengths), tuple(images), tuple(supervised), max(map(max, lengths)))
-        return Bench(blueprint(**settings), steps, image_bytes=3 * 64**2, null_image_tokens=64)
+        return RowTracer(blueprint(**settings), steps, image_bytes=3 * 64**2, null_image_tokens=64)
 
     return make

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from llava_moe.plan.devices import Device, device_named
-from llava_moe.plan.dummy_rows import Row, Seating
+from llava_moe.plan.dummy_rows import Row, RowPacking
 from llava_moe.plan.hours import REACHED_OF_PRODUCTS, TIMES_AN_OPERATION, hours_of
-from llava_moe.plan.max_row_length import Need, RowLengthChoice
+from llava_moe.plan.max_row_length import MemoryNeed, RowLengthChoice
 from llava_moe.plan.steps import SourceSteps, Steps
 from llava_moe.plan.trace import Traced
 from llava_moe.plan.zero_partition import Memory, Parallel
@@ -18,7 +18,7 @@ CPU = Device("cpu", 1 << 34, 1e11, 1e11, None, operation_seconds=2e-6)
 STEPS = Steps(10, 10, (SourceSteps("charts", "charts", 40, 40, 4000, 400, False),), (), (), (), 100)
 
 
-def need_of(num_operations: int) -> Need:
+def need_of(num_operations: int) -> MemoryNeed:
     """A step of two rows, each of so many operations, and 200 of its 400 tokens in the row that was traced."""
     row = Row((200,), (1,), (20,))
     traced = Traced(
@@ -34,8 +34,8 @@ def need_of(num_operations: int) -> Need:
         vocabulary=0,
         number_bytes=4,
     )
-    seating = Seating((row,), (2, 2.0, 2), 1.0, 400, 2)
-    return Need(
+    seating = RowPacking((row,), (2, 2.0, 2), 1.0, 400, 2)
+    return MemoryNeed(
         RowLengthChoice(256, False, Parallel()), Memory(*[0] * len(Memory.__dataclass_fields__)), seating, row, traced
     )
 

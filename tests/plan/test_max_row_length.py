@@ -10,11 +10,11 @@ import pytest
 
 from llava_moe.adapters import NoAdapter
 from llava_moe.plan import max_row_length as fit
-from llava_moe.plan.max_row_length import Bench, RowLengthChoice, longest_rows, nearest_fit
+from llava_moe.plan.max_row_length import RowLengthChoice, RowTracer, longest_rows, nearest_fit
 from llava_moe.plan.zero_partition import BUCKET, Parallel, spread
 
 ONE = RowLengthChoice(2048, False, Parallel())
-MakeBench = Callable[..., Bench]
+MakeBench = Callable[..., RowTracer]
 
 
 def test_the_longest_rows_fit_and_longer_ones_do_not(bench: MakeBench) -> None:

@@ -15,7 +15,7 @@ from llava_moe.adapters import LlavaMole, Lora, MixLora, NoAdapter
 from llava_moe.assemble import Assembled, new_model
 from llava_moe.model import prepare_stage, recompute_activations
 from llava_moe.plan.dummy_rows import Row, hollow_batch
-from llava_moe.plan.fake_tensors import FLOPS, Hollow
+from llava_moe.plan.fake_tensors import FLOPS, FakeTensorTrace
 from llava_moe.plan.trace import Blueprint, trace
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.optimizer_step import take_step
@@ -52,7 +52,7 @@ class RealStage:
         model.train()
         self.engine = LocalEngine(model, groups, plan.optimizer, CPU)
         self.objective, self.rates = plan.objective_of(self.assembled), [group.learning_rate for group in groups]
-        batch = hollow_batch(row, self.assembled.encoder, Hollow().fake)
+        batch = hollow_batch(row, self.assembled.encoder, FakeTensorTrace().fake)
         pixels = torch.zeros(batch.pixel_values.shape, dtype=torch.uint8)
         self.batches = (replace(batch, pixel_values=pixels),) * num_rows
 
@@ -137,7 +137,7 @@ def test_the_arithmetic_is_what_torch_counts_in_training(blueprint: MakeBlueprin
 def test_nothing_is_left_behind_by_a_trace(blueprint: MakeBlueprint) -> None:
     from llava_moe.assemble import new_model_without_weights
 
-    hollow = Hollow()
+    hollow = FakeTensorTrace()
     with hollow:
         with hollow.fake:
             assembled = new_model_without_weights(blueprint(MIX).recipe, CPU, place="cpu")

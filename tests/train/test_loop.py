@@ -13,7 +13,7 @@ from llava_moe.errors import INTERRUPTED, STOPPED, StoppedBySignalError, UserErr
 from llava_moe.train.log import StepRecord
 from llava_moe.train.loop import LoopSettings, Validate, train
 from llava_moe.train.objective import Objective
-from llava_moe.train.rank_errors import Meeting
+from llava_moe.train.rank_errors import RankErrors
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 from tests.tiny_training import (
@@ -298,7 +298,7 @@ def test_weights_that_such_an_engine_has_updated_with_a_gradient_that_is_not_fin
 def test_a_state_is_measured_behind_each_step_and_saved_where_that_is_asked() -> None:
     measured: list[int] = []
 
-    def validate(state: RunState, meeting: Meeting) -> bool:
+    def validate(state: RunState, meeting: RankErrors) -> bool:
         assert meeting.is_together
         measured.append(state.step)
         return state.step == 2
@@ -311,7 +311,7 @@ def test_a_state_is_measured_behind_each_step_and_saved_where_that_is_asked() ->
 def test_a_resumed_run_measures_the_state_that_it_was_stopped_at() -> None:
     measured: list[int] = []
 
-    def validate(state: RunState, _: Meeting) -> bool:
+    def validate(state: RunState, _: RankErrors) -> bool:
         measured.append(state.step)
         return state.step == 2
 
@@ -321,7 +321,7 @@ def test_a_resumed_run_measures_the_state_that_it_was_stopped_at() -> None:
 
 
 def test_a_signal_while_a_state_is_measured_leaves_it_saved() -> None:
-    def validate(state: RunState, _: Meeting) -> bool:
+    def validate(state: RunState, _: RankErrors) -> bool:
         if state.step == 2:
             raise StoppedBySignalError("stopped while measuring", STOPPED)
         return False

@@ -14,7 +14,7 @@ import torch
 from llava_moe.errors import INTERRUPTED, STOPPED, ReportedByRankZeroError, StoppedBySignalError, UserError
 from llava_moe.train.last_step import LastWholeStep
 from llava_moe.train.loop import _measures
-from llava_moe.train.rank_errors import Meeting
+from llava_moe.train.rank_errors import RankErrors
 from llava_moe.train.state import RunState
 
 
@@ -34,13 +34,13 @@ class Rank:
         return total
 
 
-def in_two_ranks(work: Callable[[Meeting], object]) -> list[Any]:
+def in_two_ranks(work: Callable[[RankErrors], object]) -> list[Any]:
     """What ``work`` gives or raises in each rank."""
     given: dict[int, torch.Tensor] = {}
     barrier = threading.Barrier(2, timeout=5)
-    meetings = [Meeting(Rank(rank, given, barrier)) for rank in (0, 1)]  # type: ignore[arg-type]
+    meetings = [RankErrors(Rank(rank, given, barrier)) for rank in (0, 1)]  # type: ignore[arg-type]
 
-    def outcome(meeting: Meeting) -> object:
+    def outcome(meeting: RankErrors) -> object:
         try:
             return work(meeting)
         except (UserError, ReportedByRankZeroError, MemoryError, threading.BrokenBarrierError) as error:
@@ -50,7 +50,7 @@ def in_two_ranks(work: Callable[[Meeting], object]) -> list[Any]:
         return list(pool.map(outcome, meetings))
 
 
-def read_on(meeting: Meeting) -> list[int]:
+def read_on(meeting: RankErrors) -> list[int]:
     def numbers() -> Iterator[int]:
         yield from (0, 1)
         if meeting.engine.rank == 1:
@@ -70,12 +70,12 @@ def test_what_one_rank_cannot_read_ends_both_at_one_step() -> None:
 
 
 def test_a_measure_that_fails_in_one_rank_between_meetings_ends_that_rank_at_once() -> None:
-    def run_out(_: RunState, meeting: Meeting) -> bool:
+    def run_out(_: RunState, meeting: RankErrors) -> bool:
         if meeting.engine.rank == 1:
             raise MemoryError("a row")
         return bool(meeting.strongest(0))
 
-    def work(meeting: Meeting) -> object:
+    def work(meeting: RankErrors) -> object:
         last = LastWholeStep(RunState(), lambda _: None)
         # The launcher ends the other rank, as this thread does: it waits for one that went on to something else.
         try:
@@ -102,4 +102,4 @@ def test_a_stop_that_all_have_agreed_on_is_kept_for_no_meeting() -> None:
     given: dict[int, torch.Tensor] = {}
     barrier = threading.Barrier(2, timeout=5)
     with pytest.raises(StoppedBySignalError):
-        Meeting(Rank(0, given, barrier)).attempt(stop)  # type: ignore[arg-type]
+        RankErrors(Rank(0, given, barrier)).attempt(stop)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava_moe.adapters.core.forward_call import Call
+from llava_moe.adapters.core.forward_call import ForwardCall
 
 
 class ConversationTracker:
@@ -23,9 +23,9 @@ class ConversationTracker:
     def __init__(self) -> None:
         self._is_on = False
         self._prompt: Tensor | None = None
-        self._last: tuple[Call, weakref.ref[Tensor]] | None = None
+        self._last: tuple[ForwardCall, weakref.ref[Tensor]] | None = None
 
-    def follow(self, call: Call, tokens: Tensor) -> None:
+    def follow(self, call: ForwardCall, tokens: Tensor) -> None:
         """Take notice of a call; ``continues_cache`` of one whose input begins with the whole prompt becomes true.
 
         Args:
@@ -52,7 +52,7 @@ class ConversationTracker:
         """Take the next call without a filled cache for a new conversation."""
         self._prompt = None
 
-    def _compare(self, call: Call, tokens: Tensor) -> None:
+    def _compare(self, call: ForwardCall, tokens: Tensor) -> None:
         if call.continues_cache:
             return
         before, self._prompt = self._prompt, None

@@ -7,7 +7,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
 
@@ -22,7 +22,7 @@ def first_misfit(kind: type, values: Mapping[str, Any]) -> str | None:
     hints = get_type_hints(kind)
     for name, value in values.items():
         if name in hints and not _admits(hints[name], value):
-            return f"{name}={shown(value)} must be {_describe(hints[name])}"
+            return f"{name}={quote_value(value)} must be {_describe(hints[name])}"
     return None
 
 

@@ -9,11 +9,11 @@ import warnings
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.forward_call_facts import CallFacts
+from llava_moe.adapters.core.forward_call_facts import ForwardCallFacts
 from llava_moe.adapters.core.segment_map import bins_of, find_prompts, number_examples
 
 
-class Call:
+class ForwardCall:
     """A call, and what follows from its facts, computed when it is first asked for.
 
     A call is remembered until nothing of it can be computed again, so it holds no autograd graph.
@@ -25,7 +25,7 @@ class Call:
         decided: what gates decided in the forward pass, for its recomputation: by gate, cut off from its graph.
     """
 
-    def __init__(self, facts: CallFacts) -> None:
+    def __init__(self, facts: ForwardCallFacts) -> None:
         self.facts = facts
         self.continues_cache = facts.cache_was_filled
         self.instruction_SD: Tensor | None = None

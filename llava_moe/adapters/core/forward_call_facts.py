@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
-class CallFacts:
+class ForwardCallFacts:
     """What one call of a language model said. It is never changed.
 
     Attributes:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from llava_moe.adapters.core.backward_pass import OUTSIDE, current_backward_pass, is_recomputing
-from llava_moe.adapters.core.forward_call import Call
+from llava_moe.adapters.core.forward_call import ForwardCall
 from llava_moe.adapters.core.target_model import TargetModel
 
 # What a model makes for each call of it and hands to the attention of every layer: it names the call.
 NAMES_OF_A_CALL = ("position_embeddings", "alibi", "position_bias", "position_ids")
 
 
-class CallHistory:
+class ForwardCallHistory:
     """Remembers the calls that a backward pass may still compute again.
 
     Under activation checkpointing a layer runs again long after other calls were seen. What is made for each call of
@@ -26,13 +26,13 @@ class CallHistory:
     """
 
     def __init__(self) -> None:
-        self._last: Call | None = None
-        self._recalled: Call | None = None
+        self._last: ForwardCall | None = None
+        self._recalled: ForwardCall | None = None
         self._calls: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._pending, self._guessed_in = 0, OUTSIDE
 
     @property
-    def call(self) -> Call:
+    def call(self) -> ForwardCall:
         """The last call; while a layer is computed again, the one that it belongs to.
 
         Raises:
@@ -49,12 +49,12 @@ class CallHistory:
         """How many names of calls are alive."""
         return len(self._calls)
 
-    def begin(self, call: Call) -> None:
+    def begin(self, call: ForwardCall) -> None:
         """A call begins."""
         self._last, self._recalled = call, None
         self._pending += call.facts.is_training and call.facts.records_graph
 
-    def go_back_to(self, call: Call) -> bool:
+    def go_back_to(self, call: ForwardCall) -> bool:
         """Say which call is computed again from here on; returns whether it is another than before."""
         if self._recalled is call:
             return False
@@ -81,7 +81,7 @@ class CallHistory:
         found = next((self._calls[key] for key in keys if key in self._calls), None)
         return self.go_back_to(self._only_call(attention) if found is None else found)
 
-    def _only_call(self, attention: nn.Module) -> Call:
+    def _only_call(self, attention: nn.Module) -> ForwardCall:
         """The last call, where there is no doubt that it is what is computed again."""
         backward_pass = current_backward_pass()
         if backward_pass != self._guessed_in:
@@ -99,7 +99,7 @@ class CallHistory:
         return {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(vars(CallHistory()))
+        vars(self).update(vars(ForwardCallHistory()))
 
 
 def may_name_a_call(name: str, module: nn.Module) -> bool:

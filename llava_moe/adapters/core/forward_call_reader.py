@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.forward_call_facts import CallFacts
+from llava_moe.adapters.core.forward_call_facts import ForwardCallFacts
 from llava_moe.kv_cache import cached_length
 from llava_moe.packed_rows import named_arguments, text_positions
 
@@ -20,8 +20,8 @@ from llava_moe.packed_rows import named_arguments, text_positions
 PLACEHOLDERS = ("image_token_id", "video_token_id")
 
 
-class CallReader:
-    """Turns each call of a language model into :class:`CallFacts`.
+class ForwardCallReader:
+    """Turns each call of a language model into :class:`ForwardCallFacts`.
 
     What the language model is not handed (labels, and which tokens are text) is read from the call of the model around
     it, and held until the language model is called.
@@ -45,7 +45,9 @@ class CallReader:
         """Set the labels of the next call."""
         self._labels = labels_BT
 
-    def read(self, language_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[CallFacts, Tensor]:
+    def read(
+        self, language_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[ForwardCallFacts, Tensor]:
         """The facts of a call, and its tokens: ids [B, T] or embeddings [B, T, D].
 
         Raises:
@@ -60,7 +62,7 @@ class CallReader:
         if labels is not None and tuple(labels.shape) != shape:
             raise ValueError(f"labels are {tuple(labels.shape)}, the language model got {shape} tokens")
         cache_was_filled = cached_length(named) > 0
-        facts = CallFacts(
+        facts = ForwardCallFacts(
             shape,
             tokens.device,
             position_ids=text_positions(named.get("position_ids")),
@@ -101,7 +103,7 @@ class CallReader:
         return {"reads_text": self.reads_text}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(vars(CallReader()) | state)
+        vars(self).update(vars(ForwardCallReader()) | state)
 
 
 def read_padding(mask: Any, rows: int, length: int, cache_was_filled: bool) -> Tensor | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava_moe.adapters.core.forward_call import Call
+from llava_moe.adapters.core.forward_call import ForwardCall
 from llava_moe.adapters.core.segment_mean import mean_by_bin
 
 
@@ -29,7 +29,7 @@ class PromptPool:
         """Share nothing that was computed before."""
         self._shared = None
 
-    def pool(self, call: Call, x_BTD: Tensor, reader: object | None) -> Tensor:
+    def pool(self, call: ForwardCall, x_BTD: Tensor, reader: object | None) -> Tensor:
         """Mean of ``x_BTD`` over each example's prompt: [S, D], fp32 or wider; 0 for an example without a prompt.
 
         Args:
@@ -61,7 +61,7 @@ class PromptPool:
         self._shared = None
 
 
-def pool_text(call: Call) -> Tensor:
+def pool_text(call: ForwardCall) -> Tensor:
     """Mean of the word embeddings of each example's prompt without its images: [S, D], without gradient.
 
     Raises:

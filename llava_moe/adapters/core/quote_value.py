@@ -11,6 +11,6 @@ _SHORT.maxlong = 40
 _SHORT.maxlevel = 3
 
 
-def shown(value: Any) -> str:
+def quote_value(value: Any) -> str:
     """``repr(value)``, cut where it is long or deep."""
     return _SHORT.repr(value)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llava_moe.adapters.core.forward_call_facts import CallFacts
+from llava_moe.adapters.core.forward_call_facts import ForwardCallFacts
 from llava_moe.packed_rows import example_starts
 
 IGNORED = -100
 
 
-def number_examples(facts: CallFacts) -> tuple[Tensor, Tensor]:
+def number_examples(facts: ForwardCallFacts) -> tuple[Tensor, Tensor]:
     """Number the examples of a call through all rows.
 
     Positions that restart start an example, by the rule with which transformers builds its packed mask. Tokens that the

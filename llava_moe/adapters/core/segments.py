@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from llava_moe.adapters.core.backward_pass import is_recomputing
 from llava_moe.adapters.core.conversation import ConversationTracker
-from llava_moe.adapters.core.forward_call import Call
-from llava_moe.adapters.core.forward_call_history import CallHistory, may_name_a_call
-from llava_moe.adapters.core.forward_call_reader import CallReader
+from llava_moe.adapters.core.forward_call import ForwardCall
+from llava_moe.adapters.core.forward_call_history import ForwardCallHistory, may_name_a_call
+from llava_moe.adapters.core.forward_call_reader import ForwardCallReader
 from llava_moe.adapters.core.prompt_pool import PromptPool, pool_text
 from llava_moe.kv_cache import check_cache_name
 
@@ -35,7 +35,7 @@ class Segments:
     """
 
     def __init__(self) -> None:
-        self.reader, self.history = CallReader(), CallHistory()
+        self.reader, self.history = ForwardCallReader(), ForwardCallHistory()
         self.conversation, self.prompts = ConversationTracker(), PromptPool()
 
     def watch(
@@ -61,7 +61,7 @@ class Segments:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         facts, tokens = self.reader.read(module, args, kwargs)
-        call = Call(facts)
+        call = ForwardCall(facts)
         self.history.begin(call)
         self.prompts.forget()
         self.conversation.follow(call, tokens)
@@ -80,7 +80,7 @@ class Segments:
         return is_recomputing()
 
     @property
-    def call(self) -> Call:
+    def call(self) -> ForwardCall:
         """The last call; while a layer is computed again, the one that it belongs to.
 
         Raises:
@@ -88,7 +88,7 @@ class Segments:
         """
         return self.history.call
 
-    def go_back_to(self, call: Call) -> None:
+    def go_back_to(self, call: ForwardCall) -> None:
         """Say which call is computed again from here on, until another is named or the backward pass ends."""
         if self.history.go_back_to(call):
             self.prompts.forget()

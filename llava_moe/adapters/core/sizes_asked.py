@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.errors import UserError
 
 ALWAYS_TAKEN = 1024
@@ -30,7 +30,7 @@ def refuse_oversized(linears: Mapping[str, nn.Linear], sizes: Mapping[str, int],
     for name, size in sizes.items():
         if size > max(widest, ALWAYS_TAKEN):
             raise UserError(
-                f"{name}={shown(size)} is more than any linear here can use, of which the widest has {widest} "
+                f"{name}={quote_value(size)} is more than any linear here can use, of which the widest has {widest} "
                 "inputs or outputs: lower it"
             )
     device = next((linear.weight.device for linear in linears.values()), torch.device("meta"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.adapters.core.targets import ends_of, matching
 from llava_moe.errors import UserError
 
@@ -139,14 +139,14 @@ class TargetModel:
         if missing or not targets:
             stray = matching(outside, _alone(missing[0], targets)) if missing else []
             raise UserError(
-                f"{setting} {shown(missing)} match no linear layer of {type(self.language_model).__name__}; "
+                f"{setting} {quote_value(missing)} match no linear layer of {type(self.language_model).__name__}; "
                 f"it has {self._leaves() or 'none'}"
                 + (f" ({stray[0]} is outside the language model, which alone is adapted)" if stray else "")
             )
         strays = matching(outside, targets) if isinstance(targets, str) else []
         if strays:
             raise UserError(
-                f"{setting}={shown(targets)} also matches {len(strays)} layers outside the language model, "
+                f"{setting}={quote_value(targets)} also matches {len(strays)} layers outside the language model, "
                 f"which alone is adapted ({strays[0]}): begin it with {re.escape(self.language_model_name + '.')}"
             )
         left_out = set(matching(self.linears, excluded))

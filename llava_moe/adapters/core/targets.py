@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import regex
 
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.errors import UserError
 
 # A pattern for full names takes microseconds for each; seconds of processor time, for all of them together.
@@ -43,7 +43,7 @@ def ends_of(name: str) -> Iterator[str]:
 
 
 def _fully_matching(names: Sequence[str], expression: str) -> list[str]:
-    pattern, told = _compiled(expression), shown(expression)
+    pattern, told = _compiled(expression), quote_value(expression)
     until = time.process_time() + MOST_SECONDS
     found = []
     for name in names:
@@ -60,7 +60,7 @@ def _fully_matching(names: Sequence[str], expression: str) -> list[str]:
 
 
 def _compiled(expression: str) -> regex.Pattern[str]:
-    told = shown(expression)
+    told = quote_value(expression)
     if len(expression) > LONGEST_PATTERN:
         raise UserError(f"adapter target {told} is a pattern of {len(expression)} characters: list the names instead")
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.errors import UserError
 
@@ -44,7 +44,7 @@ def _say(base: Mapping[str, Any]) -> str:
 
 def _told(value: object) -> str:
     """A value as it is told: a file may hold one of any kind."""
-    return value if isinstance(value, str) and value.isprintable() and len(value) < 200 else shown(value)
+    return value if isinstance(value, str) and value.isprintable() and len(value) < 200 else quote_value(value)
 
 
 def base_of_peft(

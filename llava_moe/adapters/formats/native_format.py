@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava_moe.adapters.core.field_types import first_misfit
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.errors import UserError
@@ -151,7 +151,7 @@ def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -
     path = folder / CONFIG_FILE
     version = settings.get("format_version")
     if version != FORMAT_VERSION or isinstance(version, bool):
-        told = version if isinstance(version, str) and version.isalnum() else shown(version)
+        told = version if isinstance(version, str) and version.isalnum() else quote_value(version)
         raise UserError(f"{path} has format_version {told}; this program reads {FORMAT_VERSION}: use a matching one")
     assert dataclasses.is_dataclass(kind)  # a method, never what a file says
     wanted = {field.name for field in dataclasses.fields(kind)}
@@ -160,7 +160,8 @@ def config_from(kind: type[Config], settings: Mapping[str, Any], folder: Path) -
     unknown = sorted(given.keys() - wanted)
     if missing or unknown:
         raise UserError(
-            f"{path} does not describe a {kind.__name__}: missing {shown(missing)}, unknown {shown(unknown)}"
+            f"{path} does not describe a {kind.__name__}: missing {quote_value(missing)}, "
+            f"unknown {quote_value(unknown)}"
         )
     if misfit := first_misfit(kind, given):
         raise UserError(f"{path}: {misfit}; write the adapter again")

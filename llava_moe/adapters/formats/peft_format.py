@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.formats.hub_name import hub_id
 from llava_moe.adapters.formats.native_format import CONFIG_FILE, write_settings, write_tensors
@@ -96,7 +96,7 @@ def plain_lora_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, 
     path = folder / CONFIG_FILE
     kind = settings.get("peft_type")
     if kind != "LORA":
-        told = kind if isinstance(kind, str) and kind.isidentifier() else shown(kind)
+        told = kind if isinstance(kind, str) and kind.isidentifier() else quote_value(kind)
         raise UserError(f"{path} is a PEFT adapter of type {told}; only LORA is read")
     if features := features_in_use(settings):
         named = ", ".join(features[:MOST_NAMED]) + (" and more" if len(features) > MOST_NAMED else "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 
 READ = frozenset(
     ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "use_rslora", "bias")
@@ -55,7 +55,7 @@ def features_in_use(settings: Mapping[str, Any]) -> list[str]:
         else:
             is_harmless = name in READ or name in WITHOUT_EFFECT or _is_off(value)
         if not is_harmless:
-            features.append(f"{name if name.isidentifier() else shown(name)}={shown(value)}")
+            features.append(f"{name if name.isidentifier() else quote_value(name)}={quote_value(value)}")
     return features
 
 

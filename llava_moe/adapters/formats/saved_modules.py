@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.adapters.formats.peft_names import names_here
 from llava_moe.errors import UserError
 
@@ -91,7 +91,7 @@ def _names_of(folder: Path, modules: Any) -> Sequence[str]:
     is_list = isinstance(modules, list) and all(isinstance(name, str) and name for name in modules)
     if not is_list or len(modules) > MOST_MODULES:
         raise UserError(
-            f"{folder}: modules_to_save={shown(modules)} must list names of modules: write it again with PEFT"
+            f"{folder}: modules_to_save={quote_value(modules)} must list names of modules: write it again with PEFT"
         )
     return modules
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from llava_moe.adapters.core.method import Injection
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.adapters.core.segments import Segments
 from llava_moe.adapters.core.sizes_asked import refuse_oversized
 from llava_moe.adapters.core.target_model import ALL_LINEARS, TargetModel
@@ -88,6 +88,6 @@ def check_low_rank(r: int, lora_alpha: float, lora_dropout: float) -> None:
     if r < 1:
         raise UserError(f"r={r} must be at least 1")
     if not 0 < lora_alpha <= MOST_ALPHA:
-        raise UserError(f"lora_alpha={shown(lora_alpha)} must be above 0 and at most {MOST_ALPHA}")
+        raise UserError(f"lora_alpha={quote_value(lora_alpha)} must be above 0 and at most {MOST_ALPHA}")
     if not 0 <= lora_dropout < 1:
         raise UserError(f"lora_dropout={lora_dropout} must be at least 0 and below 1")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava_moe.adapters.core.field_types import first_misfit
-from llava_moe.adapters.core.quote_value import shown
+from llava_moe.adapters.core.quote_value import quote_value
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import Gate, WideLinear
 from llava_moe.adapters.formats.native_format import CONFIG_FILE, named, read_settings, read_tensors
@@ -118,7 +118,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read(folder: Path, name: str, target_model: TargetModel) -> ReadExpert:
     settings = read_settings(folder)
     if "peft_type" not in settings:
-        raise UserError(f"experts: {folder} is an adapter of method {shown(settings.get('method'))}, not a LoRA")
+        raise UserError(f"experts: {folder} is an adapter of method {quote_value(settings.get('method'))}, not a LoRA")
     settings, tensors = lora_alone(settings, read_tensors(folder))
     with named(folder):
         lora, tensors = read_lora(folder, settings, tensors, target_model)
@@ -204,4 +204,4 @@ def as_expert(entry: Any) -> str | Expert:
         if misfit := first_misfit(Expert, entry):
             raise UserError(f"experts: {misfit}; write the adapter again")
         return Expert(**entry)
-    raise UserError(f"experts holds {shown(entry)}: name folders of LoRAs, such as experts=[runs/a,runs/b]")
+    raise UserError(f"experts holds {quote_value(entry)}: name folders of LoRAs, such as experts=[runs/a,runs/b]")

@@ -86,7 +86,7 @@ def _folders(images: str, places: dict[str, str]) -> dict[str, str]:
         if domain not in places:
             raise UserError(f"images: {domain} is none of the domains, {', '.join(places)}")
         if not os.path.isdir(folder):
-            from llava_moe.data.readers.path_suggestion import meant
+            from llava_moe.data.readers.path_suggestion import path_meant
 
-            raise UserError(f"images={folder}: no such folder{meant(Path(folder), only_folders=True)}")
+            raise UserError(f"images={folder}: no such folder{path_meant(Path(folder), only_folders=True)}")
     return folders

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llava_moe.data.conversation import BadRecord
-from llava_moe.data.features.image_scan import BLOCK, Looks
+from llava_moe.data.features.image_scan import BLOCK, ImageScan
 from llava_moe.data.features.store import FeatureStore, Seen
 from llava_moe.data.features.table import FeatureTable, RowFeatures
 from llava_moe.data.ordered_prefetch import prefetch_in_order
@@ -34,7 +34,7 @@ class Filled:
 
 
 def fill(
-    looks: Looks,
+    looks: ImageScan,
     store: FeatureStore,
     compute: Compute,
     num_workers: int = 0,

@@ -55,7 +55,7 @@ class Looked:
 
 
 @dataclass
-class Looks(Dataset[Looked]):
+class ImageScan(Dataset[Looked]):
     """Block number to what its records hold; in a worker process, what it has seen it need not decode again."""
 
     sources: Sequence[Source]

@@ -17,7 +17,7 @@ from llava_moe.data.readers.arrow_rows import refuse_doubled, rows_of
 from llava_moe.data.readers.compressed_files import PACKED, remedy_for, unpacked
 from llava_moe.data.readers.json_rows import read_json_stream
 from llava_moe.data.readers.parquet_batches import bounded_batches
-from llava_moe.data.readers.path_suggestion import meant
+from llava_moe.data.readers.path_suggestion import path_meant
 from llava_moe.data.readers.splits import WORDS
 from llava_moe.errors import UserError
 from llava_moe.files.regular_file import check_regular, open_regular
@@ -61,7 +61,7 @@ def find_raw(path: str) -> list[str]:
         matches = glob(str(place)) if has_magic(str(place)) else []
         files = sorted(name for name in matches if os.path.isfile(name) and not is_litter(name, str(place)))
         if not files:
-            raise UserError(f"no file {place}{meant(place)}; check path")
+            raise UserError(f"no file {place}{path_meant(place)}; check path")
     return _settled(files)
 
 

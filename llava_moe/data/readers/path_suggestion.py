@@ -26,7 +26,7 @@ def near_place(place: Path, *, only_folders: bool = False) -> Path | None:
     return place.with_name(near[0]) if near else None
 
 
-def meant(place: Path, *, only_folders: bool = False) -> str:
+def path_meant(place: Path, *, only_folders: bool = False) -> str:
     """``" (did you mean X?)"`` with that place, or nothing."""
     near = near_place(place, only_folders=only_folders)
     return "" if near is None else f" (did you mean {near}?)"

@@ -15,7 +15,7 @@ from fsspec.core import url_to_fs
 from llava_moe.data.readers.content import content_hash
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.formats import FORMATS
-from llava_moe.data.readers.path_suggestion import meant
+from llava_moe.data.readers.path_suggestion import path_meant
 from llava_moe.data.readers.reader import RawFile
 from llava_moe.data.readers.shards import BYTES_A_GROUP, ROWS_A_GROUP
 from llava_moe.datatools.prepare import chunks
@@ -130,7 +130,7 @@ def _base(recipe: Recipe, choices: Choices) -> str:
         return recipe.address.rstrip("/")
     folder = Path(choices.downloads).expanduser()
     if not folder.is_dir():
-        near = meant(folder, only_folders=True)
+        near = path_meant(folder, only_folders=True)
         raise UserError(
             f"downloads={choices.downloads}: no such folder{near}; fetch {recipe.name} into it: {_get(recipe)}"
         )
@@ -182,7 +182,7 @@ def _image_roots(
     if choices.images is not None:
         folder = Path(choices.images).expanduser()
         if not folder.is_dir():
-            near = meant(folder, only_folders=True)
+            near = path_meant(folder, only_folders=True)
             raise UserError(f"images={choices.images}: no such folder{near}; give the one that image paths start from")
         return str(folder.resolve()), ("",) * len(parts)
     named = [part.images if part.images is not None else recipe.images for part in parts]

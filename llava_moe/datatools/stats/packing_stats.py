@@ -15,7 +15,7 @@ MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
-class Seats:
+class PackingRequest:
     """What the seating is asked for.
 
     Attributes:
@@ -30,7 +30,7 @@ class Seats:
 
 
 @dataclass(frozen=True)
-class SeatingAccount:
+class PackingStats:
     """Seating of the steps looked at.
 
     Attributes:
@@ -51,7 +51,7 @@ class SeatingAccount:
     balance: float
 
 
-def account_seating(taken: Taken, seats: Seats, most_steps: int = MOST_STEPS) -> SeatingAccount:
+def count_packing(taken: Taken, seats: PackingRequest, most_steps: int = MOST_STEPS) -> PackingStats:
     """Seat the steps of an epoch, or ``most_steps`` of them evenly spaced."""
     num_steps = -(-len(taken) // seats.samples_per_step)
     chosen = np.unique(np.linspace(0, num_steps - 1, min(num_steps, most_steps)).round().astype(int)).tolist()
@@ -65,7 +65,7 @@ def account_seating(taken: Taken, seats: Seats, most_steps: int = MOST_STEPS) ->
         filled_rows += sum(bool(row) for rows in ranks for row in rows)
         null_tokens += sum(_null_tokens(row, num_images, seats.null_image_tokens) for rows in ranks for row in rows)
         balances.append(_balance(ranks, lengths, num_images))
-    return SeatingAccount(
+    return PackingStats(
         num_steps=num_steps,
         num_seated=len(chosen),
         rows_mean=float(np.mean(rows_of)),

@@ -10,7 +10,7 @@ from llava_moe.data.source_index import SourceIndex
 from llava_moe.datatools.stats.groups import Group, Opened, Sums, group_all
 from llava_moe.datatools.stats.lengths import bin_width_for
 from llava_moe.datatools.stats.mixture_formula import CountBesideFormula, beside_formula
-from llava_moe.datatools.stats.packing_stats import SeatingAccount, Seats, account_seating
+from llava_moe.datatools.stats.packing_stats import PackingRequest, PackingStats, count_packing
 from llava_moe.datatools.stats.token_counts import Taken, take
 
 
@@ -29,8 +29,8 @@ class StageAccount:
     title: str
     groups: tuple[Group, ...]
     counts: tuple[CountBesideFormula, ...]
-    seating: SeatingAccount
-    seats: Seats
+    seating: PackingStats
+    seats: PackingRequest
     num_image_tokens: int | None
     max_length: int
     over_length: str
@@ -68,7 +68,7 @@ class Training:
 def account_stage(
     title: str,
     opened: Opened,
-    seats: Seats,
+    seats: PackingRequest,
     training: Training,
     num_image_tokens: int | None,
     max_length: int,
@@ -96,7 +96,7 @@ def account_stage(
         title=title,
         groups=group_all(opened, first, whole, first_epoch, bin_width_for(int(first_epoch.length.max()))),
         counts=beside_formula(mixture, indexes, first_epoch),
-        seating=account_seating(first_epoch, seats),
+        seating=count_packing(first_epoch, seats),
         seats=seats,
         num_image_tokens=num_image_tokens,
         max_length=max_length,
@@ -109,12 +109,12 @@ def account_stage(
     )
 
 
-def _steps(taken: Taken, seats: Seats) -> int:
+def _steps(taken: Taken, seats: PackingRequest) -> int:
     return -(-len(taken) // seats.samples_per_step)
 
 
 def _length(
-    mixture: Mixture, indexes: Sequence[SourceIndex], seats: Seats, training: Training, per_epoch: int
+    mixture: Mixture, indexes: Sequence[SourceIndex], seats: PackingRequest, training: Training, per_epoch: int
 ) -> tuple[int, list[int]]:
     """Steps of the training, and of each of its epochs in turn."""
     if training.max_steps is None:

@@ -35,7 +35,7 @@ from llava_moe.eval.benchmark import (
     Submission,
     draw_in_words,
 )
-from llava_moe.eval.image_swap_pairs import COLUMNS, EXACT_MATCH_ALL, AskedTwice
+from llava_moe.eval.image_swap_pairs import COLUMNS, EXACT_MATCH_ALL, ImageSwapPairs
 from llava_moe.eval.item_checks import unreadable_image
 from llava_moe.eval.metrics import exact_match, squad_f1
 from llava_moe.eval.metrics.plain import plain_text
@@ -64,7 +64,7 @@ class OwnBenchmark:
     """
 
     name: str
-    asked_twice: AskedTwice
+    asked_twice: ImageSwapPairs
     records: Mapping[str, OwnRecord]
     place: str
     images: str | None
@@ -216,7 +216,7 @@ def open_own(
         raise UserError(f"benchmarks: {records[asked].place}: {fault.detail}; fix that image, or take the record out")
     return OwnBenchmark(
         name=name_of_file(path),
-        asked_twice=AskedTwice(tuple(drawn), twice, _majority(file)),
+        asked_twice=ImageSwapPairs(tuple(drawn), twice, _majority(file)),
         records={pair.id: records[pair.id] for pair in drawn},
         place=path,
         images=images,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llava_moe.eval.results.score_matrix import Sheet
+from llava_moe.eval.results.score_matrix import ScoreMatrix
 from llava_moe.eval.statistics import Statistic
 
 NUM_RESAMPLES = 10_000
@@ -37,7 +37,7 @@ class Interval:
 
 
 def resample(
-    statistics: Sequence[Statistic], sheet: Sheet, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    statistics: Sequence[Statistic], sheet: ScoreMatrix, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> list[np.ndarray]:
     """Every statistic on the same resamples of clusters: float64 [R] each.
 

@@ -16,7 +16,7 @@ from llava_moe.eval.benchmark import Answer, Benchmark, BenchmarkResult, Facts, 
 from llava_moe.eval.results.bootstrap import NUM_RESAMPLES, Interval, interval_of, resample
 from llava_moe.eval.results.disagreements import Disagreement, find_disagreements
 from llava_moe.eval.results.majority_baseline import guessed_answers
-from llava_moe.eval.results.score_matrix import Sheet, make_sheet, scores_of
+from llava_moe.eval.results.score_matrix import ScoreMatrix, make_score_matrix, scores_of
 from llava_moe.eval.results.scored_run import ScoredRun, asked_alike, open_each, restricted, shared_questions
 from llava_moe.eval.results.table import POINTS, title_of
 from llava_moe.eval.statistics import Statistic, find_statistics, statistic_of
@@ -166,7 +166,7 @@ def compare_benchmark(
     notes += [f"Without domains, images and guesses, and with every question on its own: {why}" for why in troubles]
     if len(asked) < max(len(run.answers) for run in runs):
         notes.append(f"Compared on the {len(asked):,} questions that were put alike to all runs.")
-    sheet = make_sheet(benchmark, restricted(runs[0], asked).answers)
+    sheet = make_score_matrix(benchmark, restricted(runs[0], asked).answers)
     table = _settled(runs, benchmarks, sheet)
     baselines = _baselines(benchmark, runs[0], table, asked, blind)
     rows = table.rows(baselines, num_resamples, seed)
@@ -204,7 +204,7 @@ class _Measured:
         return self.published.get(key) if self.is_whole else None
 
 
-def _settled(runs: Sequence[ScoredRun], benchmarks: Sequence[Benchmark | None], sheet: Sheet) -> _Table:
+def _settled(runs: Sequence[ScoredRun], benchmarks: Sequence[Benchmark | None], sheet: ScoreMatrix) -> _Table:
     """Every run measured over the sheet, each measure in a form that gives all of the runs' published values."""
     found = [_found(run, benchmark, sheet) for run, benchmark in zip(runs, benchmarks, strict=True)]
     forms: dict[Key, int] = {}
@@ -222,9 +222,9 @@ def _settled(runs: Sequence[ScoredRun], benchmarks: Sequence[Benchmark | None], 
     return _Table(runs[0].result, sheet, measured, forms)
 
 
-def _found(run: ScoredRun, benchmark: Benchmark | None, shared: Sheet) -> dict[Key, dict[int, Statistic]]:
+def _found(run: ScoredRun, benchmark: Benchmark | None, shared: ScoreMatrix) -> dict[Key, dict[int, Statistic]]:
     """Statistics found on the run's own draw, where its result says what they must give, narrowed to the sheet."""
-    own = make_sheet(benchmark, run.answers)
+    own = make_score_matrix(benchmark, run.answers)
     scores = scores_of(benchmark, own, run.answers)
     place = {name: number for number, name in enumerate(own.ids)}
     chosen_N = np.asarray([place[name] for name in shared.ids], dtype=np.int64)
@@ -247,7 +247,7 @@ class _Table:
     """Runs measured over one sheet, to be turned into rows."""
 
     result: BenchmarkResult
-    sheet: Sheet
+    sheet: ScoreMatrix
     runs: Sequence[_Measured]
     forms: Mapping[Key, int]
 

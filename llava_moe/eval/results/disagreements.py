@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llava_moe.data.conversation import ImageRef
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, Question
-from llava_moe.eval.results.score_matrix import Sheet
+from llava_moe.eval.results.score_matrix import ScoreMatrix
 from llava_moe.eval.results.scored_run import ScoredRun
 
 NUM_SHOWN = 16
@@ -40,7 +40,7 @@ class Disagreement:
 
 
 def find_disagreements(
-    runs: Sequence[ScoredRun], sheet: Sheet, benchmark: Benchmark | None, *, seed: int = 0, limit: int = NUM_SHOWN
+    runs: Sequence[ScoredRun], sheet: ScoreMatrix, benchmark: Benchmark | None, *, seed: int = 0, limit: int = NUM_SHOWN
 ) -> tuple[Disagreement, ...]:
     """The questions whose first score spreads most over the runs, those each run loses in turn, drawn by seed.
 

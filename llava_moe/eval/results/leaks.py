@@ -10,7 +10,7 @@ import numpy as np
 
 from llava_moe.eval.benchmark import Benchmark
 from llava_moe.eval.results.comparison_table import shown_value
-from llava_moe.eval.results.score_matrix import make_sheet, scores_of
+from llava_moe.eval.results.score_matrix import make_score_matrix, scores_of
 from llava_moe.eval.results.scored_run import ScoredRun
 from llava_moe.eval.results.table import TextTable, title_of
 from llava_moe.eval.statistics import Statistic, find_statistic
@@ -55,7 +55,7 @@ class LeakReport:
 
 def split_scores(run: ScoredRun, benchmark: Benchmark, kinds: Mapping[str, str]) -> tuple[SplitScore, ...]:
     """A run's measures split by whether a question is among ``kinds``."""
-    sheet = make_sheet(benchmark, run.answers)
+    sheet = make_score_matrix(benchmark, run.answers)
     scores = scores_of(benchmark, sheet, run.answers)
     leaked_N = np.asarray([name in kinds for name in sheet.ids], dtype=bool)
     rows = []

@@ -19,7 +19,7 @@ from llava_moe.eval.tasks.demo import DemoBenchmark
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ScoreMatrix:
     """The questions that count, in order.
 
     Attributes:
@@ -45,7 +45,7 @@ class Sheet:
         return np.asarray([own == domain for own in self.domains], dtype=bool)
 
 
-def make_sheet(benchmark: Benchmark | None, answers: Mapping[str, Answer]) -> Sheet:
+def make_score_matrix(benchmark: Benchmark | None, answers: Mapping[str, Answer]) -> ScoreMatrix:
     """The sheet of answered questions, in their order.
 
     Without a benchmark every question is a cluster of its own and no domain is known.
@@ -64,7 +64,7 @@ def make_sheet(benchmark: Benchmark | None, answers: Mapping[str, Answer]) -> Sh
         ]
     clusters_N = _join(keys)
     is_yes_N = np.asarray([(answers[name].references or ("",))[0].strip().lower() == "yes" for name in ids], dtype=bool)
-    return Sheet(ids, domains, groups, is_yes_N, clusters_N, _strata(domains, clusters_N))
+    return ScoreMatrix(ids, domains, groups, is_yes_N, clusters_N, _strata(domains, clusters_N))
 
 
 def _join(keys: Sequence[set[str]]) -> np.ndarray:
@@ -94,7 +94,7 @@ def _strata(domains: Sequence[str], clusters_N: np.ndarray) -> np.ndarray:
     return np.asarray([numbers.setdefault(frozenset(one), len(numbers)) for one in reached], dtype=np.int64)
 
 
-def scores_of(benchmark: Benchmark | None, sheet: Sheet, answers: Mapping[str, Answer]) -> dict[str, np.ndarray]:
+def scores_of(benchmark: Benchmark | None, sheet: ScoreMatrix, answers: Mapping[str, Answer]) -> dict[str, np.ndarray]:
     """Score name to float64 [N], NaN where a question has no such score."""
     if isinstance(benchmark, DemoBenchmark | OwnBenchmark):
         rows = benchmark.asked_twice.scores_by_question(sheet.ids, answers)

@@ -20,7 +20,7 @@ from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.headline import NO_PICTURE_FOLDER, HeadlineBenchmark
 from llava_moe.eval.intervals import mean_of, paired_difference
 from llava_moe.eval.question_hash import question_hashes
-from llava_moe.eval.results.score_matrix import Sheet, make_sheet, scores_of
+from llava_moe.eval.results.score_matrix import ScoreMatrix, make_score_matrix, scores_of
 from llava_moe.eval.tasks import reopen_benchmark
 
 MAJORITY, OTHER, BLIND = "majority answer", "another picture", "blind, no picture"
@@ -133,7 +133,7 @@ def score_stages(
     shared = [name for name in asked if all(name in of and of[name].asked == put[name] for of, put in groups)]
     if not shared:
         return None
-    sheet = make_sheet(benchmark, {name: answers[name] for name in shared})
+    sheet = make_score_matrix(benchmark, {name: answers[name] for name in shared})
     own = scores_of(benchmark, sheet, answers)
     if seeing.measure not in own or np.isnan(own[seeing.measure]).any():
         return None
@@ -154,20 +154,22 @@ def score_stages(
     return StageScores(benchmark.name, seeing.measure, domains, tuple(lines), final, tuple(before))
 
 
-def _scores(answers: Mapping[str, Answer], sheet: Sheet, measure: str) -> np.ndarray:
+def _scores(answers: Mapping[str, Answer], sheet: ScoreMatrix, measure: str) -> np.ndarray:
     return np.asarray([answers[name].score[measure] for name in sheet.ids], dtype=np.float64)
 
 
-def _domains(sheet: Sheet) -> tuple[str, ...]:
+def _domains(sheet: ScoreMatrix) -> tuple[str, ...]:
     domains = tuple(dict.fromkeys(sheet.domains))
     return domains if len(domains) == 1 else (*domains, ALL_DOMAINS)
 
 
-def _means(sheet: Sheet, domains: Sequence[str], score_N: np.ndarray) -> dict[str, Measure]:
+def _means(sheet: ScoreMatrix, domains: Sequence[str], score_N: np.ndarray) -> dict[str, Measure]:
     return {domain: mean_of(score_N[sheet.inside(domain)].tolist()) for domain in domains}
 
 
-def _differences(sheet: Sheet, domains: Sequence[str], score_N: np.ndarray, other_N: np.ndarray) -> dict[str, Measure]:
+def _differences(
+    sheet: ScoreMatrix, domains: Sequence[str], score_N: np.ndarray, other_N: np.ndarray
+) -> dict[str, Measure]:
     inside = {domain: sheet.inside(domain) for domain in domains}
     return {
         domain: paired_difference(score_N[chosen].tolist(), other_N[chosen].tolist())

@@ -38,7 +38,7 @@ from llava_moe.eval.benchmark import (
     Submission,
     draw_in_words,
 )
-from llava_moe.eval.image_swap_pairs import COLUMNS, EXACT_MATCH_ALL, AskedTwice
+from llava_moe.eval.image_swap_pairs import COLUMNS, EXACT_MATCH_ALL, ImageSwapPairs
 from llava_moe.eval.metrics import (
     chartqa_relaxed_accuracy,
     docvqa_anls,
@@ -149,9 +149,9 @@ class DemoBenchmark:
         return self.asked_twice.summarize(answers, beside=(EXACT_MATCH_ALL,))
 
     @cached_property
-    def asked_twice(self) -> AskedTwice:
+    def asked_twice(self) -> ImageSwapPairs:
         """The pairs with their baselines."""
-        return AskedTwice(self.pairs, self.others, self.majority)
+        return ImageSwapPairs(self.pairs, self.others, self.majority)
 
     def notes(self) -> tuple[str, ...]:
         """What was asked and what was left out."""

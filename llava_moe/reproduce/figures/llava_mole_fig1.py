@@ -6,7 +6,7 @@ from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, Picture, Sheet, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
 
 _ONE = {"label": str, "words": [str]}
 
@@ -24,7 +24,7 @@ def cells(build: Build) -> None:
             build.train(model, told["words"], setup.domains, seed)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars of domains by models; whether the mix costs the general domain, and whether LLaVA-MoLE keeps it."""
     ways, alone, mixed = _ways(setup)
     lora, mole = mixed["lora"], mixed["llava_mole"]
@@ -55,7 +55,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
                 ours[f"{name} {domain}"] = f"{interval(level, has_sign=False)} % of questions"
     drawing = bar_chart(results, ways, setup.domains, setup.title)
     caption = "Bars are means over seeds, lines 95 % intervals over seeds and items."
-    return Sheet(
+    return FigureContent(
         answers=answers,
         pictures=(Picture("bars", drawing, caption),) if drawing else (),
         tables=tuple(level_table(results, ways, setup.domains, kind) for kind in ("accuracy", "loss")),

@@ -8,7 +8,7 @@ from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build, models_of, note_of_hard
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, Picture, Sheet, Table, Ways, contrast, interval, shown
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Table, Ways, contrast, interval, shown
 
 _ONE = {"label": str, "words": [str]}
 
@@ -26,7 +26,7 @@ def cells(build: Build) -> None:
                 build.train(model, (*told["words"], *scale), list(times), seed, on=mixture)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars for each mixture; whether it costs the general domain, and whether LLaVA-MoLE keeps it."""
     general, *_ = setup.domains
     alone = _alone(setup)
@@ -55,7 +55,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
         tables.append(level_table(results, ways, list(times), "accuracy", told))
         ours |= _ours(results, mixture, list(times), of_mix)
     ours |= _told(results, setup, alone, general)
-    return Sheet(
+    return FigureContent(
         answers=tuple(answers),
         pictures=tuple(pictures),
         tables=tuple(tables),

@@ -11,7 +11,7 @@ from llava_moe.reproduce.build import Build, models_of, note_of_hard
 from llava_moe.reproduce.lines import Curve, by_parameters, line_chart
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, Picture, Sheet, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
 
 _ONE = {"label": str, "words": [str]}
 _ALONE = "alone"
@@ -29,12 +29,12 @@ def cells(build: Build) -> None:
                 build.train(model, words, _mixed(setup), seed, **_label(setup, rank))
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Lines over ranks and over parameters; which ranks show the conflict, and what LLaVA-MoLE does at each."""
     general, documents = setup.domains[0], _mixed(setup)[-1]
     ways = {rank: _ways(setup, rank) for rank in _ranks(setup)}
     every = [way for of_rank in ways.values() for way in of_rank.values()]
-    return Sheet(
+    return FigureContent(
         answers=answers_of(setup, results),
         pictures=tuple(_pictures(setup, results, ways)),
         tables=tuple(level_table(results, every, _mixed(setup), kind) for kind in ("accuracy", "loss")),

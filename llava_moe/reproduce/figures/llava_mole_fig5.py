@@ -10,7 +10,7 @@ from llava_moe.reproduce.build import Build, models_of, note_of_hard
 from llava_moe.reproduce.lines import Curve, line_chart
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, Picture, Sheet, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
 
 _ONE = {"label": str, "words": [str]}
 _MOLE, _HARD, _EVEN = "llava_mole", "llava_mole_hard", "llava_mole_even"
@@ -28,7 +28,7 @@ def cells(build: Build) -> None:
                 build.train(model, words, setup.domains, seed, **_label(setup, experts))
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Lines over numbers of experts; whether few suffice, whether more improve, and whether many cost."""
     ways, alone, lora = _ways(setup), *_loras(setup)
     of_mix = [lora, *(way for of_model in ways.values() for way in of_model.values())]
@@ -40,7 +40,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
     ]
     drawing = line_chart(results, curves, setup.domains, "experts", setup.title)
     caption = "Bars are 95 % intervals over seeds and items; those of equal parameters meet the others at "
-    return Sheet(
+    return FigureContent(
         answers=answers_of(setup, results),
         pictures=(Picture("experts", drawing, f"{caption}{_shared(setup)} experts."),) if drawing else (),
         tables=tuple(level_table(results, [alone, *of_mix], setup.domains, kind) for kind in ("accuracy", "loss")),

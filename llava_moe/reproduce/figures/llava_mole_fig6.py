@@ -17,7 +17,7 @@ from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.routing import FILE, Bits, Routing, bits_of, read_routing
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import MINUS, Finding, Picture, Sheet, Table, Verdict, Ways
+from llava_moe.reproduce.sheet import MINUS, FigureContent, Finding, Picture, Table, Verdict, Ways
 
 _MOLE = "llava_mole"
 _EXPERT_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#999999")
@@ -34,7 +34,7 @@ def cells(build: Build) -> None:
             build.train(f"{model}{_suffix(setup)}", told["words"], setup.domains, seed, more=[look])
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Shares by layer and domain, bits by layer; whether first layers serve all alike and later ones do not."""
     ways, runs = _ways(setup), _runs(setup, results)
     bars = _share_chart(setup, runs[_MOLE])
@@ -48,7 +48,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
     if line:
         told = "Mutual information of expert and domain; bars are 95 % intervals over seeds and records."
         pictures.append(Picture("bits", line, told))
-    return Sheet(
+    return FigureContent(
         findings=findings_of(setup, runs[_MOLE]),
         pictures=tuple(pictures),
         tables=_tables(setup, runs, ways),

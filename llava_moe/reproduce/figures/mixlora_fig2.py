@@ -18,7 +18,7 @@ from llava_moe.reproduce.interference import (
 )
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, Sheet, Ways
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Ways
 
 CHANCE = 0.025
 """The share of cells whose 95 % interval would lie below 0 if no step did anything to another domain."""
@@ -41,7 +41,7 @@ def answers_of(setup: Setup, results: Results) -> tuple[Contrast, ...]:
     return tuple(answers)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Matrices by layer and side at both moments; whether more cells are surely below 0 than chance has."""
     way = _way(setup)
     found = {moment.name: matrices_of(results, way, moment) for moment in moments(setup)}
@@ -51,7 +51,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
     for number, (name, by_seed) in enumerate(found.items()):
         caption = f"Ratio of means by layer and side at {name}: medians over the layer's linears and seeds."
         pictures.append(matrix_picture(f"layers_{number}", layer_matrices(by_seed), setup.domains, caption))
-    return Sheet(
+    return FigureContent(
         answers=answers_of(setup, results),
         pictures=tuple(pictures),
         tables=(shares_table(found),),

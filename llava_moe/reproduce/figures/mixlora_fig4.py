@@ -11,7 +11,7 @@ from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.lines import Curve, line_chart
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, Picture, Sheet, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
 
 _CHOICES = {"cfs": "B chosen with A (CFS)", "ifs": "B chosen alone (IFS)"}
 Size = tuple[int, int]
@@ -33,11 +33,11 @@ def cells(build: Build) -> None:
                 build.train("mixlora", words, setup.domains, seed, size=f"e{num_factors}r{r}", choice=choice)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Lines over r and over E; whether the condition, more factors and more chosen ones help."""
     ways = _ways(setup)
     every = [way for of_choice in ways.values() for way in of_choice.values()]
-    return Sheet(
+    return FigureContent(
         answers=_answers(setup, results, ways),
         pictures=tuple(_pictures(setup, results, ways)),
         tables=tuple(level_table(results, every, setup.domains, kind) for kind in KINDS),

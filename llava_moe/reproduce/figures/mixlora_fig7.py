@@ -25,7 +25,7 @@ from llava_moe.reproduce.interference import (
 )
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import MEASURES, Contrast, Picture, Sheet, Ways, contrast
+from llava_moe.reproduce.sheet import MEASURES, Contrast, FigureContent, Picture, Ways, contrast
 
 
 def cells(build: Build) -> None:
@@ -39,7 +39,7 @@ def answers_of(setup: Setup, results: Results, kind: Share = "negative") -> tupl
     return tuple(_contrast(setup, results, lora, mixlora, moment, kind) for moment in moments(setup))
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Both models' matrices at both moments; whether MixLoRA has fewer cells below 0."""
     lora, mixlora = _ways(setup)
     pictures: list[Picture] = []
@@ -56,7 +56,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
         caption = f"Ratio of means of all linears at {moment.name}: medians over seeds."
         pictures.append(matrix_picture(f"matrices_{number}", panels, setup.domains, caption))
     more = [contrast(results, "", lora, mixlora, setup.domains, kind) for kind in KINDS]
-    return Sheet(
+    return FigureContent(
         answers=answers_of(setup, results),
         pictures=tuple(pictures),
         tables=(shares_table(named),),

@@ -10,7 +10,7 @@ from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, Picture, Sheet, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
 
 _SEEN = "seen"
 """The domains without what is asked."""
@@ -44,7 +44,7 @@ def cells(build: Build) -> None:
             build.train(model, (*told["words"], *held_out), setup.domains, seed, on=_SEEN)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars of unseen tasks by models; whether MixLoRA does better than LoRA of its rank and of a higher one."""
     ways = {name: Ways(told["label"], {"model": name, "on": _SEEN}) for name, told in models_of(setup).items()}
     every, tasks = [*ways.values()], [*setup.measures.scores]
@@ -57,7 +57,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
     drawing = bar_chart(results, every, tasks, setup.title)
     caption = "Bars are means over seeds, lines 95 % intervals over seeds and items."
     unseen = "; ".join(f"{domain}: {', '.join(one.kinds)}" for domain, one in setup.measures.scores.items())
-    return Sheet(
+    return FigureContent(
         answers=tuple(answers),
         pictures=(Picture("bars", drawing, caption),) if drawing else (),
         tables=tuple(level_table(results, every, tasks, kind) for kind in KINDS),

@@ -9,7 +9,7 @@ from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, Picture, Sheet, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
 
 _CLAIMED = ("task", "random")
 
@@ -21,7 +21,7 @@ def cells(build: Build) -> None:
             build.train("mixlora", told["words"], build.setup.domains, seed, routing=routing)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars of routings by domains; whether the instance does better than the task and than chance."""
     ways = _ways(setup)
     answers = tuple(
@@ -42,7 +42,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
             ours[name] = f"{interval(level, has_sign=False)} % of questions"
     drawing = bar_chart(results, [*ways.values()], setup.domains, setup.title)
     caption = "Bars are means over seeds, lines 95 % intervals over seeds and items."
-    return Sheet(
+    return FigureContent(
         answers=answers,
         pictures=(Picture("bars", drawing, caption),) if drawing else (),
         tables=tuple(level_table(results, [*ways.values()], setup.domains, kind) for kind in KINDS),

@@ -18,7 +18,7 @@ from llava_moe.reproduce.composed_numbers import (
 )
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Picture, Sheet, Table
+from llava_moe.reproduce.sheet import FigureContent, Picture, Table
 
 _NOTES = (
     "The paper composes LoRAs of an image generator and asks how well its images fit text and pictures. Here LoRAs of "
@@ -34,7 +34,7 @@ def cells(build: Build) -> None:
     add_numbers(build)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars for each number of LoRAs; whether MoLE does better than merges at each."""
 
     def own(number: int) -> Sequence[str]:
@@ -49,7 +49,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
             pictures.append(Picture(f"bars_{number}", drawing, f"{number} LoRAs on the domains of their own."))
         tables += [level_table(results, ways, own(number), kind, f"{number} LoRAs") for kind in KINDS]
     told = accuracies(setup, results, own)
-    return Sheet(
+    return FigureContent(
         answers=tuple(answers),
         pictures=tuple(pictures),
         tables=tuple(tables),

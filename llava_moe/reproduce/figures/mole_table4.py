@@ -7,7 +7,7 @@ from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import SHARED_NOTES, expert_ways, merge_experts, train_experts
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Picture, Sheet, Ways, contrast, interval
+from llava_moe.reproduce.sheet import FigureContent, Picture, Ways, contrast, interval
 
 MERGE = "normalized_linear"
 _MERGE = {"label": str, "words": [str]}
@@ -20,7 +20,7 @@ def cells(build: Build) -> None:
         merge_experts(build, MERGE, words, train_experts(build, seed), seed)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars of domains by LoRAs and their mean; whether each LoRA beats the mean on its own domain."""
     alone = expert_ways(setup)
     merge = Ways(setup.axis("merge", _MERGE)["label"], {"model": MERGE, "on": "mix"})
@@ -45,7 +45,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
     ]
     drawing = bar_chart(results, ways, setup.domains, setup.title)
     caption = "Each LoRA on every domain; the paper's table has it on its own."
-    return Sheet(
+    return FigureContent(
         answers=answers,
         pictures=(Picture("bars", drawing, caption),) if drawing else (),
         tables=tuple(level_table(results, ways, setup.domains, kind) for kind in ("accuracy", "loss")),

@@ -10,7 +10,7 @@ from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import merge_experts
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, Picture, Sheet, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
 
 _LORA = {"label": str, "words": [str]}
 _MODEL = "lora"
@@ -33,7 +33,7 @@ def cells(build: Build) -> None:
             merge_experts(build, _MODEL, ["method=linear", layers], [whole], seed, slice=name)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars of domains by slices; whether the best slice of a domain beats all layers, and its worst slice."""
     whole, slices = _ways(setup)
     ways = [whole, *slices.values()]
@@ -51,7 +51,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
         for way in slices.values()
     ]
     drawing = bar_chart(results, ways, setup.domains, setup.title)
-    return Sheet(
+    return FigureContent(
         answers=tuple(answers),
         pictures=(Picture("bars", drawing, "One LoRA of the mix, active where the legend says."),) if drawing else (),
         tables=tuple(level_table(results, ways, setup.domains, kind) for kind in ("accuracy", "loss")),

@@ -16,7 +16,7 @@ from llava_moe.reproduce.composed_numbers import (
 )
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Picture, Sheet
+from llava_moe.reproduce.sheet import FigureContent, Picture
 
 _NOTES = (
     "Of N LoRAs, those of the first N domains; gates learn on these domains alone. All are asked about the domains "
@@ -30,7 +30,7 @@ def cells(build: Build) -> None:
     add_numbers(build)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars of domains by methods and numbers; whether MoLE does better than arithmetic at each number."""
     asked = setup.domains[: min(numbers_of(setup))]
     answers, losses = against_merges(setup, results, lambda _: asked)
@@ -38,7 +38,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
     drawing = bar_chart(results, ways, asked, setup.title)
     told = accuracies(setup, results, lambda _: asked)
     where = f"% of questions, the mean over {' and '.join(asked)}"
-    return Sheet(
+    return FigureContent(
         answers=tuple(answers),
         pictures=(Picture("bars", drawing, "On the domains that all compositions have."),) if drawing else (),
         tables=tuple(level_table(results, ways, asked, kind) for kind in KINDS),

@@ -12,7 +12,7 @@ from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import GATES, SHARED_NOTES, compose_gates, merge_experts, train_experts
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Picture, Sheet, Table, Ways, contrast, interval
+from llava_moe.reproduce.sheet import FigureContent, Picture, Table, Ways, contrast, interval
 
 _ONE = {"label": str, "words": [str]}
 _MERGE = "normalized_linear"
@@ -38,7 +38,7 @@ def cells(build: Build) -> None:
             compose_gates(build, told["words"], experts, seed, more=looks, gates=name)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars of domains by gates; whether the balance loss helps, and how much of the weight one LoRA takes."""
     ways = _ways(setup)
     mole, merge = ways["mole"], ways["merge"]
@@ -64,7 +64,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
     rows = tuple((ways[name].name, f"{100 * share:.1f}") for name, share in largest.items())
     weights = Table("Largest weight of one LoRA, the mean over seeds, %", ("", "weight"), rows)
     levels = (level_table(results, [*ways.values()], setup.domains, kind) for kind in ("accuracy", "loss"))
-    return Sheet(
+    return FigureContent(
         answers=tuple(answers),
         pictures=(Picture("bars", drawing, "Gates over the same LoRAs of the domains."),) if drawing else (),
         tables=(*levels, *((weights,) if rows else ())),

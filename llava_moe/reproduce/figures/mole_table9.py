@@ -9,7 +9,7 @@ from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import GATES, SHARED_NOTES, compose_gates, train_experts
 from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Picture, Sheet, Ways, contrast, interval
+from llava_moe.reproduce.sheet import FigureContent, Picture, Ways, contrast, interval
 
 # What the paper finds: the first does better than the second.
 _CLAIMS = (("block", "matrix"), ("block", "network"), ("layer", "matrix"), ("layer", "network"))
@@ -23,7 +23,7 @@ def cells(build: Build) -> None:
             compose_gates(build, [f"granularity={name}"], experts, seed, granularity=name)
 
 
-def sheet(setup: Setup, results: Results) -> Sheet:
+def sheet(setup: Setup, results: Results) -> FigureContent:
     """Bars of domains by granularities; whether gates of layers and blocks do better than finer and coarser ones."""
     ways = {
         name: Ways(label, {"model": GATES, "on": "mix", "granularity": name})
@@ -55,7 +55,7 @@ def sheet(setup: Setup, results: Results) -> Sheet:
             ours[name] = f"{interval(level, has_sign=False)} % of questions, the mean over domains"
     shown = [*ways.values()]
     drawing = bar_chart(results, shown, setup.domains, setup.title)
-    return Sheet(
+    return FigureContent(
         answers=answers,
         pictures=(Picture("bars", drawing, "Gates over the same LoRAs of the domains."),) if drawing else (),
         tables=tuple(level_table(results, shown, setup.domains, kind) for kind in ("accuracy", "loss")),

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from llava_moe.adapters.core.conversation import ConversationTracker, is_longer
-from llava_moe.adapters.core.forward_call import Call
-from llava_moe.adapters.core.forward_call_facts import CallFacts
+from llava_moe.adapters.core.forward_call import ForwardCall
+from llava_moe.adapters.core.forward_call_facts import ForwardCallFacts
 
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6]])
 
 
 def goes_on(tracker: ConversationTracker, tokens: Tensor, **facts: Any) -> bool:
-    call = Call(CallFacts((tokens.shape[0], tokens.shape[1]), tokens.device, **facts))
+    call = ForwardCall(ForwardCallFacts((tokens.shape[0], tokens.shape[1]), tokens.device, **facts))
     tracker.follow(call, tokens)
     return call.continues_cache
 

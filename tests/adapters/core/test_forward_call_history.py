@@ -11,15 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llava_moe.adapters.core.forward_call import Call
-from llava_moe.adapters.core.forward_call_facts import CallFacts
-from llava_moe.adapters.core.forward_call_history import CallHistory, may_name_a_call
+from llava_moe.adapters.core.forward_call import ForwardCall
+from llava_moe.adapters.core.forward_call_facts import ForwardCallFacts
+from llava_moe.adapters.core.forward_call_history import ForwardCallHistory, may_name_a_call
 
 ATTENTION = nn.Identity()
 
 
-def begun(history: CallHistory, name: Tensor | None = None, is_training: bool = True) -> Call:
-    call = Call(CallFacts((1, 1), torch.device("cpu"), is_training=is_training, records_graph=is_training))
+def begun(history: ForwardCallHistory, name: Tensor | None = None, is_training: bool = True) -> ForwardCall:
+    call = ForwardCall(
+        ForwardCallFacts((1, 1), torch.device("cpu"), is_training=is_training, records_graph=is_training)
+    )
     history.begin(call)
     if name is not None:
         history.hear(ATTENTION, {"position_embeddings": (name, name)})
@@ -38,11 +40,11 @@ def in_a_backward_pass(act: Callable[[], Any]) -> Any:
 
 def test_before_the_first_call_there_is_none() -> None:
     with pytest.raises(ValueError, match="no forward pass has been seen"):
-        _ = CallHistory().call
+        _ = ForwardCallHistory().call
 
 
 def test_a_name_leads_back_to_its_call_within_a_backward_pass_alone() -> None:
-    history, name, other = CallHistory(), torch.zeros(1), torch.zeros(1)
+    history, name, other = ForwardCallHistory(), torch.zeros(1), torch.zeros(1)
     early, late = begun(history, name), begun(history, other)
 
     def again() -> list[Any]:
@@ -54,7 +56,7 @@ def test_a_name_leads_back_to_its_call_within_a_backward_pass_alone() -> None:
 
 
 def test_names_die_with_their_tensors() -> None:
-    history, name = CallHistory(), torch.zeros(1)
+    history, name = ForwardCallHistory(), torch.zeros(1)
     begun(history, name)
     assert history.num_named == 1
     del name
@@ -62,10 +64,10 @@ def test_names_die_with_their_tensors() -> None:
 
 
 def test_without_a_name_the_only_call_is_meant_and_with_two_there_is_doubt() -> None:
-    history = CallHistory()
+    history = ForwardCallHistory()
     only = begun(history)
 
-    def guessed() -> Call:
+    def guessed() -> ForwardCall:
         history.hear(ATTENTION, {})
         return history.call
 
@@ -74,14 +76,14 @@ def test_without_a_name_the_only_call_is_meant_and_with_two_there_is_doubt() -> 
     begun(history)
     with pytest.raises(ValueError, match="Identity does not say which of several forward passes"):
         in_a_backward_pass(guessed)
-    history = CallHistory()
+    history = ForwardCallHistory()
     begun(history, is_training=False)
     with pytest.raises(ValueError, match="Identity does not say which"):
         in_a_backward_pass(guessed)
 
 
 def test_going_back_says_whether_it_is_another_call() -> None:
-    history = CallHistory()
+    history = ForwardCallHistory()
     early, late = begun(history), begun(history)
     assert [history.go_back_to(call) for call in (late, late, early)] == [True, False, True]
     begun(history)
@@ -90,7 +92,7 @@ def test_going_back_says_whether_it_is_another_call() -> None:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
 def test_a_copy_has_seen_no_call(copied: Any) -> None:
-    history, name = CallHistory(), torch.zeros(1)
+    history, name = ForwardCallHistory(), torch.zeros(1)
     begun(history, name)
     twin = copied(history)
     assert twin.num_named == 0

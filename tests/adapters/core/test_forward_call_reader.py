@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from llava_moe.adapters.core.forward_call_reader import CallReader, read_padding
+from llava_moe.adapters.core.forward_call_reader import ForwardCallReader, read_padding
 
 IDS = torch.tensor([[1, 9, 9, 2]])
 
@@ -39,25 +39,25 @@ class Around(nn.Module):
 def test_a_call_by_position_and_one_by_name_say_the_same() -> None:
     mask = torch.ones(1, 4)
     for args, kwargs in (((IDS, mask), {}), ((), {"input_ids": IDS, "attention_mask": mask})):
-        facts, tokens = CallReader().read(Decoder().eval(), args, kwargs)
+        facts, tokens = ForwardCallReader().read(Decoder().eval(), args, kwargs)
         assert tokens is IDS and facts.attention_mask is mask and facts.shape == (1, 4)
         assert not facts.is_training and facts.records_graph and not facts.cache_was_filled and facts.tokens is None
 
 
 def test_facts_cannot_be_changed() -> None:
-    facts, _ = CallReader().read(Decoder(), (IDS,), {})
+    facts, _ = ForwardCallReader().read(Decoder(), (IDS,), {})
     with pytest.raises(FrozenInstanceError):
         facts.shape = (2, 4)  # type: ignore[misc]
 
 
 def test_a_call_without_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="neither input_ids nor inputs_embeds"):
-        CallReader().read(Decoder(), (), {})
+        ForwardCallReader().read(Decoder(), (), {})
 
 
 @pytest.mark.parametrize("by_name", [True, False])
 def test_labels_of_the_model_around_are_those_of_the_next_call_alone(by_name: bool) -> None:
-    reader, model = CallReader(), Around()
+    reader, model = ForwardCallReader(), Around()
     reading, forgetting = reader.watch_around(model)
     labels = torch.tensor([[-100, -100, -100, 2]])
     forgetting.remove()
@@ -70,14 +70,14 @@ def test_labels_of_the_model_around_are_those_of_the_next_call_alone(by_name: bo
 
 
 def test_what_was_heard_around_a_call_is_forgotten_with_its_end() -> None:
-    reader, model = CallReader(), Around()
+    reader, model = ForwardCallReader(), Around()
     reader.watch_around(model)
     model(IDS, labels=torch.tensor([[-100, -100, -100, 2]]))
     assert reader.read(Decoder(), (IDS,), {})[0].labels is None
 
 
 def test_text_is_told_from_images_by_the_configuration_around() -> None:
-    reader, model, decoder = CallReader(), Around(), Decoder()
+    reader, model, decoder = ForwardCallReader(), Around(), Decoder()
     reader.reads_text = True
     reader.watch_around(model)[1].remove()
     model(IDS)
@@ -92,7 +92,7 @@ def test_text_is_told_from_images_by_the_configuration_around() -> None:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
 def test_a_copy_reads_alike_and_has_heard_nothing(copied: Any) -> None:
-    reader = CallReader()
+    reader = ForwardCallReader()
     reader.reads_text = True
     reader.mark_prompts(torch.zeros(1, 9))
     twin = copied(reader)

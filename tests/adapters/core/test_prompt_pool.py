@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from llava_moe.adapters.core.forward_call import Call
-from llava_moe.adapters.core.forward_call_facts import CallFacts
+from llava_moe.adapters.core.forward_call import ForwardCall
+from llava_moe.adapters.core.forward_call_facts import ForwardCallFacts
 from llava_moe.adapters.core.prompt_pool import PromptPool, pool_text
 
 CPU = torch.device("cpu")
@@ -17,8 +17,8 @@ LABELS = torch.tensor([[-100, -100, 7, 7], [-100, -100, -100, 7]])
 IDS = torch.tensor([[1, 2, 3, 0], [3, 3, 0, 0]])
 
 
-def call(**facts: object) -> Call:
-    return Call(CallFacts((2, 4), CPU, labels=LABELS, **facts))  # type: ignore[arg-type]
+def call(**facts: object) -> ForwardCall:
+    return ForwardCall(ForwardCallFacts((2, 4), CPU, labels=LABELS, **facts))  # type: ignore[arg-type]
 
 
 def test_a_mean_is_over_prompts_and_handed_to_each_reader_once() -> None:

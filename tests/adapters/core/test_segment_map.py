@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import torch
 
-from llava_moe.adapters.core.forward_call_facts import CallFacts
+from llava_moe.adapters.core.forward_call_facts import ForwardCallFacts
 from llava_moe.adapters.core.segment_map import bins_of, find_prompts, number_examples
 
 CPU = torch.device("cpu")
 
 
-def numbered(facts: CallFacts) -> tuple[list[list[int]], int]:
+def numbered(facts: ForwardCallFacts) -> tuple[list[list[int]], int]:
     segments_BT, num_segments = number_examples(facts)
     assert num_segments.ndim == 0
     return segments_BT.tolist(), int(num_segments)
 
 
 def test_without_positions_or_mask_a_row_is_an_example() -> None:
-    assert numbered(CallFacts((2, 3), CPU)) == ([[0, 0, 0], [1, 1, 1]], 2)
+    assert numbered(ForwardCallFacts((2, 3), CPU)) == ([[0, 0, 0], [1, 1, 1]], 2)
 
 
 def test_positions_that_restart_start_an_example_in_every_row() -> None:
     positions = torch.tensor([[0, 1, 0, 1], [0, 1, 2, 3], [0, 0, 1, 2]])
     expected = ([[0, 0, 1, 1], [2, 2, 2, 2], [3, 4, 4, 4]], 5)
-    assert numbered(CallFacts((3, 4), CPU, position_ids=positions)) == expected
-    assert numbered(CallFacts((2, 4), CPU, position_ids=positions[:1])) == ([[0, 0, 1, 1], [2, 2, 3, 3]], 4)
+    assert numbered(ForwardCallFacts((3, 4), CPU, position_ids=positions)) == expected
+    assert numbered(ForwardCallFacts((2, 4), CPU, position_ids=positions[:1])) == ([[0, 0, 1, 1], [2, 2, 3, 3]], 4)
 
 
 def test_silent_tokens_belong_to_no_example() -> None:
     mask = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]])
-    assert numbered(CallFacts((3, 4), CPU, attention_mask=mask)) == ([[-1, -1, 0, 0], [-1] * 4, [1, 1, 1, -1]], 2)
+    assert numbered(ForwardCallFacts((3, 4), CPU, attention_mask=mask)) == (
+        [[-1, -1, 0, 0], [-1] * 4, [1, 1, 1, -1]],
+        2,
+    )
 
 
 def test_of_a_mask_that_covers_the_past_too_the_end_is_read() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 0]])
-    assert numbered(CallFacts((1, 2), CPU, attention_mask=mask)) == ([[0, -1]], 1)
+    assert numbered(ForwardCallFacts((1, 2), CPU, attention_mask=mask)) == ([[0, -1]], 1)
 
 
 def test_a_prompt_ends_before_the_first_supervised_token_of_its_own_example() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llava_moe.data.features.fill import Filled, fill
-from llava_moe.data.features.image_scan import Looks, Wanted
+from llava_moe.data.features.image_scan import ImageScan, Wanted
 from llava_moe.data.features.memory import MemoryFeatures
 from llava_moe.data.features.shape import FeatureShape
 from llava_moe.data.features.wanted import everyones, num_image_uses, wanted_records
@@ -30,7 +30,7 @@ def as_features(pixels_3HW: np.ndarray) -> torch.Tensor:
 
 def filled(stream: StepStream, wanted: Wanted) -> tuple[MemoryFeatures, Filled]:
     store = MemoryFeatures(SHAPE, room=10**9)
-    looks = Looks(stream.mixture.sources, stream.records, stream.encoder, wanted, store)
+    looks = ImageScan(stream.mixture.sources, stream.records, stream.encoder, wanted, store)
     return store, fill(looks, store, as_features, stream.num_workers, stream.null_image)
 
 

@@ -21,7 +21,7 @@ from llava_moe.data.source import open_records
 from llava_moe.data.source_index import index_source
 from llava_moe.data.stream import StepStream
 from llava_moe.datatools.stats.groups import Opened
-from llava_moe.datatools.stats.packing_stats import Seats
+from llava_moe.datatools.stats.packing_stats import PackingRequest
 from llava_moe.datatools.stats.pictures import data_address, half_blocks
 from llava_moe.datatools.stats.rows import first_rows
 from llava_moe.datatools.stats.rows_page import StageRows, rows_page
@@ -62,7 +62,7 @@ def nasty_stream(make_stream: MakeStream, tmp_path: Path) -> StepStream:
 
 def account_of(stream: StepStream, title: str = "stage") -> StageAccount:
     opened = Opened(stream.mixture, stream.indexes)
-    seats = Seats(stream.global_batch_size, stream.tokens_per_micro_batch, 1, None)
+    seats = PackingRequest(stream.global_batch_size, stream.tokens_per_micro_batch, 1, None)
     return account_stage(title, opened, seats, Training(2, None), 4, stream.encoder.max_length, "cut")
 
 

@@ -15,7 +15,7 @@ from llava_moe.data.largest_remainder import Phase
 from llava_moe.data.quarantine import Quarantined
 from llava_moe.data.stream import StepStream
 from llava_moe.datatools.stats.groups import Opened
-from llava_moe.datatools.stats.packing_stats import Seats, account_seating
+from llava_moe.datatools.stats.packing_stats import PackingRequest, count_packing
 from llava_moe.datatools.stats.stage import StageAccount, Training, account_stage
 from llava_moe.datatools.stats.token_counts import Tally, take
 
@@ -41,7 +41,7 @@ def account_of(
     return account_stage(
         "stage",
         Opened(stream.mixture, stream.indexes),
-        Seats(stream.global_batch_size, stream.tokens_per_micro_batch, stream.world, None),
+        PackingRequest(stream.global_batch_size, stream.tokens_per_micro_batch, stream.world, None),
         Training(epochs, max_steps, most),
         encoder.num_image_tokens,
         encoder.max_length,
@@ -144,7 +144,7 @@ def test_held_out_and_listed_records_are_told_apart_from_bad_ones(make_stream: M
 
     def counted(listed: tuple[Quarantined, ...]) -> StageAccount:
         opened = Opened(stream.mixture, (index, *stream.indexes[1:]), (held, *none), listed)
-        return account_stage("x", opened, Seats(7, 150, 1, None), Training(1, None), 4, 100, "cut")
+        return account_stage("x", opened, PackingRequest(7, 150, 1, None), Training(1, None), 4, 100, "cut")
 
     account = counted(())
     records = account.of("source")[0].records
@@ -186,9 +186,9 @@ def test_the_counts_stand_beside_the_formula(make_stream: MakeStream) -> None:
 def test_seating_is_that_of_the_real_stream(make_stream: MakeStream, world: int, with_null_image: bool) -> None:
     null = {"null_image": np.zeros((3, 8, 8), dtype=np.uint8)} if with_null_image else {}
     streams = [make_stream(world=world, rank=rank, **null) for rank in range(world)]
-    seats = Seats(7, 150, world, 4 if with_null_image else None)
+    seats = PackingRequest(7, 150, world, 4 if with_null_image else None)
     taken = take(streams[0].mixture.plan(streams[0].indexes, 0), streams[0].indexes)
-    seating = account_seating(taken, seats)
+    seating = count_packing(taken, seats)
     steps = [step for stream in streams for step in stream.iterate(0)]
     rows = [len(step.batches) for step in steps]
     batches = [batch for step in steps for batch in step.batches]
@@ -205,9 +205,9 @@ def test_seating_is_that_of_the_real_stream(make_stream: MakeStream, world: int,
 def test_a_large_epoch_is_seated_on_a_sample_of_steps_and_says_so(make_stream: MakeStream) -> None:
     stream = make_stream()
     taken = take(stream.mixture.plan(stream.indexes, 0), stream.indexes)
-    some = account_seating(taken, Seats(7, 150, 1, None), most_steps=3)
+    some = count_packing(taken, PackingRequest(7, 150, 1, None), most_steps=3)
     assert (some.num_steps, some.num_seated) == (8, 3)
-    assert account_seating(taken, Seats(7, 150, 1, None)).num_seated == 8
+    assert count_packing(taken, PackingRequest(7, 150, 1, None)).num_seated == 8
 
 
 def test_fewer_epochs_are_counted_where_fewer_are_asked_for(make_stream: MakeStream) -> None:

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_moe.eval.results.bootstrap import Interval, interval_of, resample
-from llava_moe.eval.results.score_matrix import Sheet
+from llava_moe.eval.results.score_matrix import ScoreMatrix
 from llava_moe.eval.statistics import Statistic, ratio
 
 
-def sheet_of(clusters: list[int], strata: list[int] | None = None) -> Sheet:
+def sheet_of(clusters: list[int], strata: list[int] | None = None) -> ScoreMatrix:
     num, num_clusters = len(clusters), max(clusters) + 1
     names = tuple(f"q{number}" for number in range(num))
     strata_G = np.asarray(strata or [0] * num_clusters)
-    return Sheet(names, ("all",) * num, names, np.zeros(num, dtype=bool), np.asarray(clusters), strata_G)
+    return ScoreMatrix(names, ("all",) * num, names, np.zeros(num, dtype=bool), np.asarray(clusters), strata_G)
 
 
 def mean_of(scores: list[float]) -> Statistic:
