@@ -1,4 +1,4 @@
-"""Instruction-tuning multimodal models on mixtures of domains that fight each other, with mixtures of LoRA."""
+"""Instruction-tuning multimodal models on mixtures of conflicting domains, with mixtures of LoRA."""
 
 from __future__ import annotations
 

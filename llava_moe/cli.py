@@ -1,7 +1,7 @@
 """The command line: ``llava-moe COMMAND [hydra overrides]``. Help answers without importing anything heavy.
 
 A command's words go to its file in ``commands/words``, which is loaded by its name. Nothing but ``__main__`` imports
-this: what commands need of it too stands in ``commands/table.py`` and ``commands/hydra_words.py``.
+this: what commands need of it too stands in ``commands/table.py`` and ``config/hydra_words.py``.
 """
 
 from __future__ import annotations

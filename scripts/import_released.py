@@ -26,7 +26,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from llava_moe.adapters.released import Released, read_llava_lora, read_llava_mole, read_mixlora
-from llava_moe.assemble import Assembled, new_model, recipe_of, weights_writer
+from llava_moe.assemble import Assembled, model_spec_of, new_model, weights_writer
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.hydra_compose import as_yaml, resolved
 from llava_moe.config.hydra_words import prepare_override
@@ -72,7 +72,7 @@ def read(given: argparse.Namespace) -> Released:
 def write_run(released: Released, out: Path, overrides: Sequence[str]) -> None:
     """Put the weights into their base, strictly, and write a run of one checkpoint."""
     config = configuration(released, overrides)
-    assembled = new_model(recipe_of(RunConfig.of(config)), torch.device("cpu"))
+    assembled = new_model(model_spec_of(RunConfig.of(config)), torch.device("cpu"))
     fill(assembled, released)
     checkpoint = out / "checkpoints" / "step-000000"
     checkpoint.mkdir(parents=True)

@@ -304,3 +304,35 @@ def test_no_file_names_a_place_of_one_machine_or_a_package_registry() -> None:
         if path.suffix in {".py", ".md", ".yaml", ".toml", ".sh", ".txt", ".json", ""} and path.is_file():
             text = path.read_text(encoding="utf-8", errors="ignore")
             assert not [word for word in words if word in text], name
+
+
+def test_what_stands_beside_the_package_imports_what_is_there() -> None:
+    """Tests, studies, scripts and tools are not type-checked: a name that was changed in the package is told here."""
+    root = PACKAGE.parent
+    missing = []
+    for path in sorted(
+        path for room in ("tests", "studies", "scripts", "tools") for path in (root / room).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "llava_moe":
+                module = (node.module or "").removeprefix("llava_moe").lstrip(".")
+                there = modules()
+                for alias in node.names:
+                    inside = f"{module}.{alias.name}".lstrip(".")
+                    if inside not in there and (module not in there or alias.name not in names_in(module)):
+                        missing.append(f"{path.relative_to(root)}:{node.lineno}: {node.module}.{alias.name}")
+    assert not missing
+
+
+@cache
+def names_in(module: str) -> set[str]:
+    """Names that a module of the package binds, wherever in it."""
+    found = set()
+    for node in ast.walk(modules()[module]):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found

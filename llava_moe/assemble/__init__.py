@@ -1,4 +1,4 @@
-"""Base model + adapter + weights: a new model for training, a run's folder turned back into a model."""
+"""Builds a model, its adapter and its data encoder: new for training, or as a run's folder holds them."""
 
 from llava_moe.assemble.ancestry import lineage, load_lineage
 from llava_moe.assemble.assembled import Assembled

@@ -1,1 +1,1 @@
-"""One thin file a command: what it does with its judged words."""
+"""One file per command. It runs after its words were checked."""

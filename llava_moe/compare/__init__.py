@@ -1,1 +1,1 @@
-"""The page that sets ways of training beside each other: losses, scores, curves, routing, cost, and which is best."""
+"""The page that compares ways of training: losses, scores, curves, routing, cost, and which is best."""

@@ -1,1 +1,1 @@
-"""LoRAs trained apart, put together: what their runs stand on, merges without training, and which is best."""
+"""Combines LoRAs that were trained apart: checks their bases, merges them, picks the best."""

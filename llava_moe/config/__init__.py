@@ -1,1 +1,1 @@
-"""Words to a resolved, judged configuration: the one meeting with Hydra."""
+"""Words to a complete, checked configuration. Only this room and the commands use Hydra."""

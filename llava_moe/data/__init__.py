@@ -1,1 +1,1 @@
-"""Records to batches: text and pixels, knowing no model and no adapter."""
+"""Turns records into batches of text and pixels. It knows no model and no adapter."""

@@ -1,1 +1,1 @@
-"""What looks at data before training, a room a command: ``data prepare``, ``check``, ``stats`` and ``preview``."""
+"""Looks at data before training, one room per command: ``data prepare``, ``check``, ``stats`` and ``preview``."""

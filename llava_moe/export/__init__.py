@@ -1,1 +1,1 @@
-"""A trained adapter in forms that Hugging Face and PEFT load alone, each proven by loading it back."""
+"""Writes a trained adapter in forms that Hugging Face and PEFT load alone; each is loaded back and compared."""

@@ -1,1 +1,1 @@
-"""Files opened safely, and our own files read back."""
+"""Opens files safely, and reads back the files that we wrote."""

@@ -1,1 +1,1 @@
-"""Many trainings that are looked at together: what they are, how they are made and not made twice, what differs."""
+"""Runs many trainings as processes of their own, skips those that are finished, and measures differences."""

@@ -1,6 +1,6 @@
 """lmms-eval's plug-in: our models for its tasks, and a folder of tasks that it lacks.
 
-lmms-eval is no dependency; it finds this package by the entry point group ``lmms_eval.models`` and is imported in
+lmms-eval is optional; it finds this package by the entry point group ``lmms_eval.models`` and is imported in
 ``manifest.py`` and ``model.py`` alone. Written for lmms-eval 0.7.3.
 """
 

@@ -1,1 +1,1 @@
-"""What a training command will need, known before a weight is read: steps, memory, disk, hours, and what would fit."""
+"""What a training command will need, estimated without loading weights: steps, memory, disk, hours, what would fit."""

@@ -1,1 +1,1 @@
-"""A page for each published data set: what it is, and how it becomes records."""
+"""One module per published data set: what it is, and how it becomes records."""

@@ -1,1 +1,1 @@
-"""The report of a run: one self-contained page that asks nothing of the network."""
+"""The report of a run: one self-contained page that works offline."""

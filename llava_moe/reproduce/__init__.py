@@ -1,1 +1,1 @@
-"""Figures of the papers, drawn from runs of our own: one module and one yaml for each, over the grid's runner."""
+"""Figures of the papers, drawn from runs of our own: one module and one yaml for each."""

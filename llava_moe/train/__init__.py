@@ -1,1 +1,1 @@
-"""Our own training loop over an engine protocol, with exact state."""
+"""The training loop, with exact state. It sees the model as functions that it is given, and as an engine."""

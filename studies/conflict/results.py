@@ -18,7 +18,7 @@ import numpy as np
 
 from llava_moe.errors import UserError
 from llava_moe.eval.files import write_atomically
-from llava_moe.files.own_files import NUMBER, read_object, read_objects
+from llava_moe.files.our_files import NUMBER, read_object, read_objects
 from studies.conflict.cells import Cell
 
 CELLS, ASKED = "cells.jsonl", "asked.json"

@@ -12,7 +12,7 @@ import torch
 from llava_moe.adapters import LlavaMole, Lora, NoAdapter
 from llava_moe.assemble import encoder_of, new_model, new_model_without_weights
 from llava_moe.errors import UserError
-from tests.assemble.conftest import recipe
+from tests.assemble.conftest import model_spec
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def test_the_model_without_weights_has_the_tensors_of_the_model(
     architectures: dict[str, Any], kind: str, adapter: Any
 ) -> None:
-    asked = recipe(architectures[kind], adapter)
+    asked = model_spec(architectures[kind], adapter)
     with_weights, without = new_model(asked, CPU), new_model_without_weights(asked, CPU)
     assert {tensor.device.type for tensor in without.model.state_dict().values()} == {"meta"}
     for part in ("model", "attached"):
@@ -41,4 +41,4 @@ def test_what_is_no_model_is_refused_without_weights_too(tmp_path: Path, archite
     for wrong in (replace(parts, vision_tower=parts.language_model), replace(parts, vision_tower=str(tmp_path / "x"))):
         for build in (encoder_of, lambda asked: new_model_without_weights(asked, CPU)):
             with pytest.raises(UserError):
-                build(recipe(wrong))
+                build(model_spec(wrong))

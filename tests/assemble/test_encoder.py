@@ -12,7 +12,7 @@ import torch
 from llava_moe.assemble import encoder_of, new_model, new_model_without_weights
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
-from tests.assemble.conftest import recipe
+from tests.assemble.conftest import model_spec
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def facts(encoder: Encoder) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["parts", "checkpoint", "shape"])
 def test_the_encoder_without_weights_is_that_of_the_model(architectures: dict[str, Any], kind: str) -> None:
-    asked = recipe(architectures[kind])
+    asked = model_spec(architectures[kind])
     alone = encoder_of(asked)
     assert facts(alone) == facts(new_model(asked, CPU).encoder)
     assert facts(alone) == facts(new_model_without_weights(asked, CPU).encoder)
@@ -39,7 +39,7 @@ def test_the_encoder_reads_no_weight(architectures: dict[str, Any], tmp_path: Pa
         for file in Path(source).iterdir():
             if file.suffix != ".safetensors":
                 (tmp_path / target / file.name).write_bytes(file.read_bytes())
-    bare = recipe(replace(parts, vision_tower=str(tmp_path / "clip"), language_model=str(tmp_path / "llama")))
-    assert facts(encoder_of(bare)) == facts(encoder_of(recipe(parts)))
+    bare = model_spec(replace(parts, vision_tower=str(tmp_path / "clip"), language_model=str(tmp_path / "llama")))
+    assert facts(encoder_of(bare)) == facts(encoder_of(model_spec(parts)))
     with pytest.raises(UserError, match="cannot be loaded"):
         new_model(bare, CPU)

@@ -28,8 +28,8 @@ def test_items_come_in_order_and_a_users_error_as_it_was_said(num_workers: int) 
 
 def test_workers_that_nobody_ended_do_not_keep_the_process_from_its_end() -> None:
     code = (
-        "from llava_moe.data.ordered_prefetch import work_ahead\n"
-        "items = work_ahead([1, 2, 3], range(3), num_workers=1)\n"
+        "from llava_moe.data.ordered_prefetch import prefetch_in_order\n"
+        "items = prefetch_in_order([1, 2, 3], range(3), num_workers=1)\n"
         "print(next(items))\n"
         "import sys; sys.kept = items\n"
     )

@@ -39,8 +39,8 @@ MIXTURES = [
 def summed(attached: Any, weights: dict[str, float]) -> dict[str, Tensor]:
     """s sum_k w_k B_k A_k of every linear, from the tensors as they are named on disk."""
     tensors, sums = attached.state_dict(), {}
-    for name, wide in attached._fitting.linears.items():
-        short = attached._body.short(name)
+    for name, wide in attached._injection.linears.items():
+        short = attached._target_model.short(name)
         experts = weights if wide.gate is not None else dict.fromkeys(wide.ranks, 1.0)
         total = 0
         for expert, weight in experts.items():

@@ -1,1 +1,1 @@
-"""What every method stands on: the model that it adapts, the wide linear, routers, segments, the attached adapter."""
+"""Code that all methods share: the adapted model, the wide linear, routers, which tokens belong together."""

@@ -1,1 +1,1 @@
-"""Adapters as files: our own folder, PEFT's, and what both say of sizes, names and the base they were trained on."""
+"""Reads and writes adapter folders, ours and PEFT's, and checks their sizes, names and base."""

@@ -1,1 +1,1 @@
-"""The methods: LoRA, LLaVA-MoLE, Conditional MixLoRA, MoLE, and no adapter; a module a method, its gates beside it."""
+"""LoRA, LLaVA-MoLE, Conditional MixLoRA, MoLE, and no adapter: one module per method, its gates in files beside it."""

@@ -1,1 +1,1 @@
-"""The routing atlas: who served which tokens of which domain, and what that says about the domain."""
+"""The routing atlas: which expert handled which tokens of which domain."""

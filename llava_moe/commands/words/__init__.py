@@ -1,5 +1,5 @@
-"""The words of each command, a file a command: judged here before anything heavy is loaded, then handed to the command.
+"""The words of each command, one file per command: checked here, then handed to the command.
 
-A typing mistake is answered within a second because of this: no file here loads torch, transformers or datasets at its
-top. The import of a command, inside a function, is the door that its words have passed.
+No file here loads torch, transformers or datasets at its top, so that a typing mistake is answered within a second. The
+command itself is imported inside a function, after its words are known to be valid.
 """

@@ -1,1 +1,1 @@
-"""What a frozen vision tower makes of images, kept: which image is which, and where its features lie."""
+"""A cache of the image features of a frozen vision tower."""

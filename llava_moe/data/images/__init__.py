@@ -1,1 +1,1 @@
-"""Image files of strangers to pixels: found, opened within bounds, turned upright, made square, normalised."""
+"""Turns image files, which may be broken or hostile, into pixels."""

@@ -1,1 +1,1 @@
-"""Published record formats, each turned into the one row that records are kept in."""
+"""Readers of published record formats. Each turns its records into the one row that they are kept in."""

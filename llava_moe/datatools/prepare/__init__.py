@@ -1,1 +1,1 @@
-"""Published data sets, from their downloads to prepared shards: recipes, and what turns them into Parquet."""
+"""Turns downloads of published data sets into prepared shards of Parquet, by their recipes."""

@@ -1,1 +1,1 @@
-"""What a mixture will train on, counted exactly from its plan, and its first rows shown token by token."""
+"""Counts exactly what a mixture will train on, and shows its first rows token by token."""

@@ -1,1 +1,1 @@
-"""Who answers: a model, its prompts in batches with a shared prefix, or a server."""
+"""Generates answers, by a local model in batches or by a server."""

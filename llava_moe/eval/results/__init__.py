@@ -1,1 +1,1 @@
-"""What comes of answers: scores, intervals, comparisons, leaks, and their tables."""
+"""Scores, intervals, comparisons and tables that are computed from answers."""

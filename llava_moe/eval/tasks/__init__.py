@@ -1,4 +1,4 @@
-"""One benchmark a file, found by existing; those of installed packages; and files of the user's own, by their paths.
+"""Benchmarks, one module each, registered by being here; those of installed packages; files of the user's own.
 
 A module here is a benchmark if it has ``BENCHMARK`` (:class:`~llava_moe.eval.published_benchmark.Published`: data from
 a place) or ``open_benchmark(limit, seed)`` (data of its own). So is one that an installed package offers

@@ -1,4 +1,4 @@
-"""Families of vision-language models: what differs from one to the next, one file a member."""
+"""Families of vision-language models: one file per family says what differs from the others."""
 
 from __future__ import annotations
 
