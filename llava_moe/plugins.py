@@ -12,6 +12,7 @@ Groups: ``llava_moe.adapters`` (a method's class), ``.formats`` (a reader), ``.b
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,7 @@ from typing import Any, Generic, TypeVar
 from llava_moe.errors import UserError
 
 T = TypeVar("T")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Plugin:
         kind: the group without ``llava_moe.``, such as ``adapters``.
         value: where it stands, ``package.module:object`` or ``package.module``.
         package: the installed distribution that offers it.
+        version: of that distribution: what it reads or makes may differ from one to the next.
     """
 
     kind: str
     name: str
     value: str
     package: str
+    version: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind.removesuffix('s')} {self.name} of the installed package {self.package}"
@@ -68,11 +72,14 @@ def plugins(kind: str) -> Mapping[str, Plugin]:
     """The plugins of a kind by name, in the order of the alphabet; nothing is imported.
 
     Raises:
-        UserError: two packages offer one name.
+        UserError: two packages offer one name, or one is no name: files and folders are called so.
     """
     found: dict[str, Plugin] = {}
     for entry in sorted(entry_points(group=f"llava_moe.{kind}"), key=lambda entry: entry.name):
-        one = Plugin(kind, entry.name, entry.value, entry.dist.name if entry.dist is not None else "unknown")
+        package, version = ("unknown", "") if entry.dist is None else (entry.dist.name, entry.dist.version)
+        one = Plugin(kind, entry.name, entry.value, package, version)
+        if not _NAME.fullmatch(one.name):
+            raise one.refused("has a name that is not of letters, digits, _ and -")
         other = found.setdefault(one.name, one)
         if (other.package, other.value) != (one.package, one.value):
             raise UserError(f"{one} has the name of one of {other.package}: uninstall one of the two packages")
@@ -125,6 +132,11 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         return len(self.ours) + len(self._others)
 
+    def origin(self, name: str) -> tuple[str, ...]:
+        """Package and version of a plugin's, for caches of what it made; nothing of ours."""
+        other = self._others.get(name)
+        return () if other is None else (other.package, other.version)
+
 
 def lacking(found: Any, wanted: Mapping[str, type | None]) -> str:
     """What an object lacks of what it must have: ``""``, or the first attribute that is not there or of another type.
@@ -146,17 +158,21 @@ def lacking(found: Any, wanted: Mapping[str, type | None]) -> str:
 def config_folders() -> tuple[Path, ...]:
     """The folders of configurations that plugins bring, in the order of their names.
 
+    Nothing is imported, since the parts below a top package are its folders.
+
     Raises:
-        UserError: one names a package that is not there or does not import.
+        UserError: one names no folder of a package.
     """
     folders = []
     for plugin in plugins("configs").values():
+        top, *inner = plugin.value.split(".")
         try:
-            found = importlib.util.find_spec(plugin.value)
-        except Exception as error:  # whatever the package above it does at its import
-            raise plugin.refused(f"does not load ({type(error).__name__}: {error})") from error
-        places = found.submodule_search_locations if found is not None else None
-        if not places:
+            found = importlib.util.find_spec(top)
+        except ValueError:  # a name that is no module's
+            found = None
+        places = [Path(place).joinpath(*inner) for place in (found and found.submodule_search_locations) or ()]
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
             raise plugin.refused(f"names {plugin.value}, which is no package with a folder")
-        folders.append(Path(next(iter(places))))
+        folders.append(folder)
     return tuple(folders)

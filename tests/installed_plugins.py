@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def write_package(folder: Path, name: str, entries: Mapping[str, str], modules: Mapping[str, str]) -> None:
+def write_package(
+    folder: Path, name: str, entries: Mapping[str, str], modules: Mapping[str, str], version: str = "1.0"
+) -> None:
     """Write a distribution and its modules.
 
     Args:
@@ -14,8 +16,8 @@ def write_package(folder: Path, name: str, entries: Mapping[str, str], modules: 
         modules: path below ``folder`` to text.
     """
     record = folder / f"{name.replace('-', '_')}-1.0.dist-info"
-    record.mkdir(parents=True)
-    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    record.mkdir(parents=True, exist_ok=True)
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     lines = [f"[llava_moe.{key.split()[0]}]\n{key.split()[1]} = {value}\n" for key, value in entries.items()]
     (record / "entry_points.txt").write_text("\n".join(lines))
     for path, text in modules.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import MetadataPathFinder
@@ -13,7 +14,10 @@ import pytest
 from llava_moe import plugins as plugin_module
 from llava_moe.adapters.registry import ADAPTERS, METHODS
 from llava_moe.cli import run
+from llava_moe.data.auto_format import reading_formats
 from llava_moe.data.readers.formats import FORMATS
+from llava_moe.data.records import Source
+from llava_moe.data.source import open_records
 from llava_moe.datatools.prepare.recipe import load_recipe, recipe_names
 from llava_moe.errors import UserError
 from llava_moe.eval.tasks import benchmark_names, open_benchmark
@@ -35,6 +39,29 @@ class Sora:
 """
 
 
+INIT = "def __init__(self, place): ..."
+OTHER_BENCHMARK = """BENCHMARK = "counting"
+def open_benchmark(limit, seed):
+    from llava_moe.errors import UserError
+    raise UserError("counting of the installed package my-domains was asked")
+"""
+OTHER_RECIPE = """from dataclasses import replace
+from llava_moe.datatools.prepare.recipe import load_recipe
+RECIPE = replace(load_recipe("m3it"), name="llava_mix665k")
+"""
+READER = """
+from llava_moe.data.readers.formats import PlainReader
+from llava_moe.data.readers.llava import llava_row
+
+def row(record, number):
+    asked = {"from": "human", "value": "<image>\\nWhat?"}
+    told = {"from": "gpt", "value": record["said"] + VERSION}
+    return llava_row({"image": record["picture"], "conversations": [asked, told]}, number)
+
+Reader = PlainReader(row)
+"""
+
+
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Install packages of some modules, until the test ends."""
@@ -52,8 +79,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             if name.split(".")[0] in ("mine", "other"):
                 del sys.modules[name]
 
-    def written(name: str, entries: Mapping[str, str], modules: Mapping[str, str]) -> None:
-        write_package(folder, name, entries, modules)
+    def written(name: str, entries: Mapping[str, str], modules: Mapping[str, str], version: str = "1.0") -> None:
+        write_package(folder, name, entries, modules, version)
         forget()
 
     yield written
@@ -125,6 +152,12 @@ def test_one_name_of_two_packages_is_refused(install: Install) -> None:
     ("entry", "value", "module", "ask", "told"),
     [
         ("formats coco", "mine:Reader", "class Reader:\n    find = records = print", lambda: FORMATS["coco"], "row()"),
+        ("formats coco", "mine:Reader", "class Reader:\n    find = 1 / 0", lambda: FORMATS["coco"], "does not load"),
+        ("formats coco", "mine:Reader", f"class Reader:\n    {INIT}", lambda: FORMATS["coco"], "without arguments"),
+        ("benchmarks counting", "mine", OTHER_BENCHMARK, lambda: open_benchmark("counting").name, "asked"),
+        ("benchmarks results", "mine", "", benchmark_names, "means another thing beside the scores"),
+        ("benchmarks ../x", "mine", "", benchmark_names, "a name that is not of letters"),
+        ("recipes coco", "mine:RECIPE", OTHER_RECIPE, lambda: load_recipe("coco"), "calls itself 'llava_mix665k'"),
         ("benchmarks counting", "mine", "BENCHMARK = 3", lambda: open_benchmark("counting"), "neither BENCHMARK nor"),
         ("recipes coco", "mine:RECIPE", "RECIPE = {}", lambda: load_recipe("coco"), "is no Recipe"),
     ],
@@ -136,6 +169,32 @@ def test_a_thing_that_answers_in_part_is_refused(
     with pytest.raises(UserError, match="of the installed package my-domains") as caught:
         ask()
     assert told in str(caught.value)
+
+
+def test_records_are_read_again_by_a_new_version_of_a_reader(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"picture": "a.png", "said": "cat"}]))
+    for version, read in (("1.0", "1.0"), ("1.0", "1.0"), ("1.1", "1.1")):
+        module = f"VERSION = {version!r}\n{READER}"
+        install("my-domains", {"formats coco": "mine:Reader"}, {"mine.py": module}, version)
+        source = Source("a", "general", str(tmp_path / "a.json"), format="coco")
+        [turn] = [one for one in open_records(source, tmp_path / "cache")[0].turns if one.role == "assistant"]
+        assert turn.text == f"cat{read}"
+
+
+def test_a_reader_that_trips_over_others_records_is_passed_over(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"image": "a.png", "words": "a cat"}]))
+    for module in (READER, "import no_such_library"):
+        install("my-domains", {"formats coco": "mine:Reader"}, {"mine.py": module})
+        assert "coco" not in reading_formats(str(tmp_path / "a.json"))
+
+
+def test_a_recipe_that_does_not_load_is_told_by_ls_and_hides_no_other(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("my-domains", {"recipes coco": "mine:RECIPE"}, {"mine.py": "import no_such_library"})
+    assert run(["ls", "recipe"]) == 0
+    told = capsys.readouterr().out
+    assert "recipe coco of the installed package my-domains does not load" in " ".join(told.split()) and "m3it" in told
 
 
 def test_an_instrument_is_listed_helped_and_refused_in_one_line(
@@ -163,7 +222,7 @@ def test_yamls_of_a_package_are_chosen_listed_and_completed(
     assert run(["train", "adapter=sora", "adapter.r=4", "--cfg", "job"]) == 0
     assert "_target_: mine.sora.Sora\n  r: 4" in capsys.readouterr().out
     assert "did you mean sora" in refused(capsys, "train", "adapter=sorra")
-    assert "mine.sora" not in sys.modules
+    assert "mine" not in sys.modules
 
 
 def test_yamls_that_no_package_holds_are_refused(install: Install, capsys: pytest.CaptureFixture[str]) -> None:

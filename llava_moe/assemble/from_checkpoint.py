@@ -83,4 +83,4 @@ def _template_of(base: BaseFacts, places: Sequence[str], wanted: str | None) -> 
             return written
     if wanted == "chat":
         raise UserError(f"model.template=chat: {places[-1]} has no chat template; leave model.template= out")
-    return Template(base.family.default_template)
+    return Template("v1" if wanted == "v1" else base.family.default_template)

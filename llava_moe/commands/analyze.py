@@ -28,6 +28,6 @@ def analyze(plain: Mapping[str, Any], instrument: Instrument) -> int:
             ranks.from_first(lambda: instrument.judge(plain))
             if plain.get("num_threads") is not None:
                 torch.set_num_threads(int(plain["num_threads"]))
-            return int(instrument.measure()(plain, Session(ranks, device, console)))
+            return int(instrument.load()(plain, Session(ranks, device, console)))
         except ReportedByRankZeroError:
             return 2

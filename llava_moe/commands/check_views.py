@@ -16,7 +16,7 @@ from llava_moe.data.source import open_records
 from llava_moe.datatools.check.known_faults import Known
 from llava_moe.datatools.check.sources import Trouble
 from llava_moe.datatools.check.stage_view import View
-from llava_moe.datatools.prepare.recipe import Recipe, Repair, load_recipe, recipe_names
+from llava_moe.datatools.prepare.recipe import Recipe, Repair, load_recipe, recipe_names, recipes_that_load
 from llava_moe.errors import UserError
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.runs.stages import Stage
@@ -106,7 +106,9 @@ def known_faults(views: Sequence[View]) -> Known:
             known[view.label] = recipe.repair
             continue
         if anywhere is None:
-            everything = [repair for name in recipe_names() for repair in load_recipe(name).repairs]
+            # A package whose recipe does not load has nothing to say of data that does not name it.
+            readable = [one for one in recipes_that_load().values() if isinstance(one, Recipe)]
+            everything = [repair for one in readable for repair in one.repairs]
             anywhere = [repair for repair in everything if "/" in repair.pattern.partition("*")[0]]
         known[view.label] = partial(_first_that_explains, anywhere)
     return known

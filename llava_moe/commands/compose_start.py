@@ -81,7 +81,8 @@ def _differing(assembled: Assembled, grounds: Sequence[ExpertBase]) -> dict[str,
     """
     parts = {}
     for name, own in assembled.model.named_parameters():
-        told = [(ground.expert, tensor) for ground in grounds if (tensor := ground.tensor(name)) is not None]
+        found = [(ground.expert, ground.tensor(name, assembled.base.family)) for ground in grounds]
+        told = [(expert, tensor) for expert, tensor in found if tensor is not None]
         for expert, tensor in told:
             if tensor.shape != own.shape:
                 raise UserError(

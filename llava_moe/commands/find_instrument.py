@@ -23,15 +23,11 @@ Measure = Callable[[Mapping[str, Any], Any], int]
 
 @dataclass(frozen=True)
 class Instrument:
-    """What judges an instrument's settings, and where it measures from."""
+    """What judges an instrument's settings, and what measures."""
 
     judge: Judge
-    module: str
-
-    def measure(self) -> Measure:
-        """What runs it; loads what it needs."""
-        found: Measure = importlib.import_module(self.module).measure
-        return found
+    load: Callable[[], Measure]
+    """Gives what runs it, and loads what that needs."""
 
 
 def summaries() -> dict[str, str]:
@@ -52,9 +48,9 @@ def find(name: str) -> Instrument:
     """
     if name in ANALYZE_COMMANDS:
         judge = importlib.import_module(f"llava_moe.commands.words.analyze_{name}").judge
-        return Instrument(judge, f"llava_moe.commands.analyze_{name}")
-    module = _loaded(_others()[name])
-    return Instrument(module.judge, module.__name__)
+        return Instrument(judge, lambda: importlib.import_module(f"llava_moe.commands.analyze_{name}").measure)
+    found = _loaded(_others()[name])
+    return Instrument(found.judge, lambda: found.measure)
 
 
 def help_of(name: str) -> Command | None:

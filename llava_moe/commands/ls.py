@@ -63,9 +63,10 @@ def entries(kind: str, folders: Sequence[Path] = ()) -> list[tuple[str, str]]:
 
         return sorted(benchmark_summaries().items())
     if kind == "recipe":
-        from llava_moe.datatools.prepare.recipe import load_recipe, recipe_names
+        from llava_moe.datatools.prepare.recipe import Recipe, recipes_that_load
 
-        return [(name, load_recipe(name).title) for name in recipe_names()]
+        found = recipes_that_load()
+        return [(name, one.title if isinstance(one, Recipe) else str(one)) for name, one in found.items()]
     from llava_moe.commands.ls_runs import run_lines
 
     return [(line.place, line.stands) for line in run_lines()]

@@ -20,6 +20,7 @@ from llava_moe.errors import UserError
 from llava_moe.export.published import published_name
 from llava_moe.files.regular_file import check_regular
 from llava_moe.model.adapter_record import refuse_other_adapter
+from llava_moe.model.families.protocol import Family
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ExpertBase:
     projector: Mapping[str, Tensor]
     files: Mapping[str, Path]
 
-    def tensor(self, name: str) -> Tensor | None:
+    def tensor(self, name: str, family: Family) -> Tensor | None:
         """The tensor of this name in the model, or ``None`` where the folder tells nothing of it.
 
         Raises:
@@ -46,7 +47,7 @@ class ExpertBase:
             return self.projector[name]
         if not self.files:
             return None
-        published = published_name(name)
+        published = published_name(name, family)
         key = next((key for key in (published, published.replace(".vision_model.", ".")) if key in self.files), None)
         if key is None:
             raise UserError(f"experts: the base beside {self.expert} has no {published}: it is another model's")

@@ -157,7 +157,7 @@ def _values(lines: Sequence[_Line]) -> tuple[tuple[str | None, tuple[str, ...]],
     if usual is None and lines[0].name.partition(".")[0] in PATTERNS:
         group = lines[0].choice.partition("=")[0]
         own = [line for line in lines if line.choice.startswith(f"{group}=")]
-        if len(own) == len(names_of(group)) and len({line.value for line in own}) == 1:
+        if len(own) == len(_our_names(group)) and len({line.value for line in own}) == 1:
             usual = own[0]
     values: dict[str | None, tuple[str, ...]] = {} if usual is None else {usual.value: ()}
     for line in lines:
@@ -187,11 +187,16 @@ def _lines_of_groups() -> Iterator[_Line]:
         for path in sorted((folder / group).glob("*.yaml"), key=lambda path: (path != pattern, path.name)):
             choice, prefix = f"{group}={path.stem}", "" if group in _OF_THE_WHOLE else f"{group}."
             if group == "sizes":
-                adapter = next(name for name in names_of("adapter") if path.stem.endswith(f"_{name}"))
+                adapter = next(name for name in _our_names("adapter") if path.stem.endswith(f"_{name}"))
                 choice, prefix = f"exp={path.stem.removesuffix(f'_{adapter}')} adapter={adapter}", "adapter."
             for line in _lines(path):
                 if not line.name.startswith("sources") and "_target_" not in line.name:
                     yield replace(line, name=prefix + line.name, choice=choice)
+
+
+def _our_names(group: str) -> list[str]:
+    """Of the files that are described here: those of other packages are not."""
+    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
 
 
 def _lines(path: Path) -> list[_Line]:

@@ -74,15 +74,21 @@ def _remedy(source: Source, record: Mapping[str, Any]) -> str:
 def reading_formats(path: str) -> list[str]:
     """The formats, of those that no keys tell, by which most of a path's first records can be read; the best first."""
     counts = {}
-    for name, reader in FORMATS.items():
+    for name in FORMATS:
         if name in (*KNOWN_BY_KEYS, MADE_UP):
             continue
         try:
+            reader = FORMATS[name]
             found = (record for file in reader.find(path) for record in reader.records(file))
             faults = [
                 row_of(reader, record, number)["fault"] for number, record in enumerate(islice(found, NUM_PEEKED))
             ]
         except UserError:
+            continue
+        except Exception:
+            # A reader of another package may trip over records that are not its own, in whatever way.
+            if not FORMATS.origin(name):
+                raise
             continue
         counts[name] = sum(fault is None for fault in faults)
     return [name for name in sorted(counts, key=lambda name: -counts[name]) if counts[name]]

@@ -131,7 +131,7 @@ def open_records(source: Source, cache: Path) -> ArrowRecords | ShardRecords:
     files = find_files(source)
     kind = tell_format(source, files)
     named = split_of(source.path) if [name_of(file.path) for file in files] == [name_of(source.path)] else None
-    told = [kind, *(f"{file.split} {file.label}" for file in files)]
+    told = [kind, *FORMATS.origin(kind), *(f"{file.split} {file.label}" for file in files)]
     key = store.fingerprint([path for file in files for path in (file.path, *file.beside)], Path(cache), *told)
     path = Path(cache) / f"{store.slug(Path(files[0].path).stem)}-{key[:24]}.arrow"
     store.keep(_rows(files, FORMATS[kind]), path)

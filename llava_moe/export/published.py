@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
-from llava_moe.model.families import LLAVA, Family
+from llava_moe.model.families import Family
 from llava_moe.text.structured_text import parse_json
 
 WEIGHTS, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
@@ -26,7 +26,7 @@ MAX_SHARD_SIZE = "5GB"
 """What transformers 4 cuts at, and what the published folders were cut at."""
 
 
-def published_name(name: str, family: Family = LLAVA) -> str:
+def published_name(name: str, family: Family) -> str:
     """The published name of a tensor, such as ``language_model.model.norm.weight``, from its name in memory.
 
     Raises:
@@ -41,7 +41,7 @@ def published_name(name: str, family: Family = LLAVA) -> str:
 
 
 def write_weights(
-    model: LlavaForConditionalGeneration, folder: Path, max_shard_size: str | int, family: Family = LLAVA
+    model: LlavaForConditionalGeneration, folder: Path, max_shard_size: str | int, family: Family
 ) -> None:
     """Write a model's tensors under their published names, with an index where they are cut into shards.
 

@@ -33,7 +33,7 @@ from llava_moe.export.proof import (
 )
 from llava_moe.export.published import MAX_SHARD_SIZE, write_config, write_weights
 from llava_moe.model.adapter_record import record_of_adapter
-from llava_moe.model.families import LLAVA, Family
+from llava_moe.model.families import Family
 
 BASE = "base"
 ROUTER = "router"
@@ -159,7 +159,7 @@ def write_model(
     processor: LlavaProcessor,
     folder: Path,
     dtype: torch.dtype,
-    family: Family = LLAVA,
+    family: Family,
 ) -> None:
     """Write a bare model in ``dtype``, and its processor, as Hugging Face reads them."""
     before: Any = model.dtype

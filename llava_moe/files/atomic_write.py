@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from llava_moe.errors import UserError
 
+_BESIDE = re.compile(r"\..+\.\d+\.tmp")
 
-def replace_file(path: Path, content: str | bytes) -> None:
+
+def replace_file(path: Path, content: str | bytes, flush: bool = True) -> None:
     """Write beside ``path``, flush to disk, then rename: a reader sees the old content or the new one, never a part.
+
+    Args:
+        flush: False for what may be lost with the machine's power, such as a note of a cache.
 
     Raises:
         UserError: a folder lies in its place.
         OSError: anything else, such as a full disk; ``path`` is as it was.
     """
+    written = content.encode() if isinstance(content, str) else content
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(written)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         beside.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             beside.unlink()
         if isinstance(error, IsADirectoryError):
@@ -31,6 +39,13 @@ def replace_file(path: Path, content: str | bytes) -> None:
                 f"cannot write {path}: a folder lies there; move it away and run the same command again"
             ) from error
         raise
+
+
+def remove_halves(folder: Path) -> None:
+    """Remove what :func:`replace_file` left in a folder where it was killed; nobody else may write there now."""
+    for entry in folder.glob(".*.tmp"):
+        if _BESIDE.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
-from llava_moe.model.families import LLAVA, Family
+from llava_moe.model.families import Family
 from llava_moe.text.did_you_mean import did_you_mean
 
 PARTS = ("adapter", "projector", "language_model", "vision_tower")
@@ -72,7 +72,7 @@ def prepare_stage(
     model: LlavaForConditionalGeneration,
     parts: TrainableParts,
     adapter: Mapping[str, nn.Parameter],
-    family: Family = LLAVA,
+    family: Family,
 ) -> list[ParameterGroup]:
     """Set ``requires_grad`` on every parameter and return what trains, grouped by part.
 

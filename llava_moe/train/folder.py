@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from llava_moe.errors import UserError
-from llava_moe.files.atomic_write import replace_file
+from llava_moe.files.atomic_write import remove_halves, replace_file
 from llava_moe.files.our_files import read_object
 from llava_moe.files.regular_file import check_regular
 from llava_moe.train.checkpoint import last_checkpoint
@@ -107,6 +107,8 @@ class FolderLock:
         self.file.truncate()
         self.file.write(str(os.getpid()))
         self.file.flush()
+        for place in (folder, folder / "checkpoints"):
+            remove_halves(place)
         return self
 
     def __exit__(

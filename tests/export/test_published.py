@@ -16,6 +16,7 @@ from llava_moe.errors import UserError
 from llava_moe.export.proof import load_merged
 from llava_moe.export.published import MAX_SHARD_SIZE, published_name, write_config, write_weights
 from llava_moe.export.write import generation_of
+from llava_moe.model.families import LLAVA
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_names.json").read_text())
 """Written by ``scripts/check_published_llava.py names`` under transformers 4.57.6."""
@@ -49,12 +50,12 @@ def test_tensors_are_those_of_published_folders_whatever_the_model_was_made_of(n
     made, folders = build(**variant["text"]), [tmp_path / str(number) for number in range(3)]
     for folder in folders:
         folder.mkdir()
-    write_weights(made, folders[0], variant["max_shard_size"])
+    write_weights(made, folders[0], variant["max_shard_size"], LLAVA)
     made.save_pretrained(folders[1])  # as transformers 5 names them
     write_config(made, folders[0], torch.float32)
     for source in folders[:2]:
         loaded = LlavaForConditionalGeneration.from_pretrained(source)
-        write_weights(loaded, folders[2], variant["max_shard_size"])
+        write_weights(loaded, folders[2], variant["max_shard_size"], LLAVA)
         written = tensors_of(folders[2])
         assert {tensor: shape for tensor, (_, shape) in written.items()} == variant["tensors"]
         assert (
@@ -70,11 +71,11 @@ def test_tensors_are_those_of_published_folders_whatever_the_model_was_made_of(n
 
 
 def test_a_tensor_without_a_published_name_is_refused() -> None:
-    assert published_name("model.vision_tower.vision_model.post_layernorm.bias") == (
+    assert published_name("model.vision_tower.vision_model.post_layernorm.bias", LLAVA) == (
         "vision_tower.vision_model.post_layernorm.bias"
     )
     with pytest.raises(UserError, match=r"model\.image_newline"):
-        published_name("model.image_newline")
+        published_name("model.image_newline", LLAVA)
 
 
 LLAMA_3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -109,7 +110,7 @@ def test_a_share_of_turned_channels_stands_where_version_4_reads_it(tmp_path: Pa
 def test_a_folder_that_lacks_a_tensor_is_not_taken_for_the_model(tmp_path: Path) -> None:
     model = build(**PUBLISHED["variants"]["untied"]["text"])
     write_config(model, tmp_path, torch.float32)
-    write_weights(model, tmp_path, MAX_SHARD_SIZE)
+    write_weights(model, tmp_path, MAX_SHARD_SIZE, LLAVA)
     load_merged(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["vision_tower.vision_model.post_layernorm.bias"]  # which no logit of LLaVA's depends on

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_moe.errors import UserError
-from llava_moe.files.atomic_write import replace_file, write_atomically
+from llava_moe.files.atomic_write import remove_halves, replace_file, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, monkeypatch) -> None:
@@ -39,3 +39,16 @@ def test_what_a_full_disk_refused_is_left_to_the_caller_who_has_more_to_do(tmp_p
         replace_file(tmp_path / "gone" / "file", "text")
     write_atomically(tmp_path / "gone" / "file", "text")
     assert (tmp_path / "gone" / "file").read_bytes() == b"text"
+
+
+def test_halves_that_a_kill_left_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".numbers.json.4711.tmp", ".notes.tmp", "mine.7.tmp", ".numbers.json"):
+        (tmp_path / name).touch()
+    remove_halves(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".notes.tmp", "mine.7.tmp", ".numbers.json"}
+
+
+def test_text_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        replace_file(tmp_path / "file", "\ud800")
+    assert not [*tmp_path.iterdir()]

@@ -306,7 +306,7 @@ def test_a_tokenizer_without_a_padding_token_serves_where_the_table_has_no_row_f
     assembled = open_checkpoint(str(tmp_path), "fp32", CPU)
     encoder, model = assembled.encoder, assembled.model
     assert encoder.pad_token_id == encoder.tokenizer.unk_token_id
-    hole = torch.from_numpy(encoder.hole(5, 0).input_ids)[None]
+    hole = torch.from_numpy(encoder.placeholder_example(5, 0).input_ids)[None]
     assert torch.isfinite(model(input_ids=hole).logits).all()
     picture(30, 20).save(tmp_path / "a.png")
     texts = ("Is it small?", "What colour is the square, and how many bars are shown?")

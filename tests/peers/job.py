@@ -131,7 +131,7 @@ def prepare(job: Job, folder: Path) -> PreparedJob:
     shape = FromShape(job.shape.vision, job.shape.text, tokenizer, seed=job.seed)
     assembled = new_model(ModelSpec(shape, LORA, job.dtype, Template("v1", system=""), "pad", 1024, "cut"), CPU)
     parts = TrainableParts({"adapter": job.learning_rate, "projector": job.learning_rate})
-    groups = prepare_stage(assembled.model, parts, assembled.attached.named_parameters())
+    groups = prepare_stage(assembled.model, parts, assembled.attached.named_parameters(), assembled.base.family)
     start = _start(groups, job.seed)
     assembled.model.save_pretrained(folder / "base", state_dict=assembled.attached.base_state_dict())
     sources = tuple(Source(domain, domain, str(path), images=str(path.parent)) for domain, path in files.items())

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llava_moe.adapters import LlavaMole, Lora, MixLora, NoAdapter
 from llava_moe.assemble import Assembled, new_model
 from llava_moe.model import prepare_stage, recompute_activations
+from llava_moe.model.families import LLAVA
 from llava_moe.plan.dummy_rows import Row, hollow_batch
 from llava_moe.plan.fake_tensors import FLOPS, FakeTensorTrace
 from llava_moe.plan.trace import Blueprint, trace
@@ -43,10 +44,10 @@ class RealStage:
     """The stage of a blueprint with its weights, and a step of rows with real pixels."""
 
     def __init__(self, plan: Blueprint, row: Row, num_rows: int) -> None:
-        self.assembled: Assembled = new_model(plan.recipe, CPU)
+        self.assembled: Assembled = new_model(plan.model_spec, CPU)
         attached, model = self.assembled.attached, self.assembled.model
         trains_adapter = "adapter" in plan.parts.learning_rates
-        groups = prepare_stage(model, plan.parts, attached.trainable_parameters() if trains_adapter else {})
+        groups = prepare_stage(model, plan.parts, attached.trainable_parameters() if trains_adapter else {}, LLAVA)
         if plan.activation_checkpointing:
             recompute_activations(model)
         model.train()
@@ -140,7 +141,7 @@ def test_nothing_is_left_behind_by_a_trace(blueprint: MakeBlueprint) -> None:
     hollow = FakeTensorTrace()
     with hollow:
         with hollow.fake:
-            assembled = new_model_without_weights(blueprint(MIX).recipe, CPU, place="cpu")
+            assembled = new_model_without_weights(blueprint(MIX).model_spec, CPU, place="cpu")
         for tensor in assembled.model.state_dict().values():
             hollow.see(tensor)
     assert hollow.live > sum(parameter.nbytes for parameter in assembled.model.parameters()) * 0.99

@@ -115,5 +115,5 @@ class AdapterStatistics:
             return routing
         segments_BT, _ = self._segments.of_tokens()
         if routing.chosen_BT.numel() != segments_BT.numel():
-            raise UserError(f"{name} does not see every token once: leave its linears out of adapter.expert_modules")
+            raise UserError(f"{name} does not see every token once: leave its linears out of expert_modules")
         return Routing(routing.probs_BTK.view(*segments_BT.shape, -1), routing.chosen_BT.view_as(segments_BT))

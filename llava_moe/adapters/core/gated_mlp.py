@@ -47,16 +47,17 @@ def is_gated_mlp(block: nn.Module) -> bool:
     if {name for name, _ in block.named_children()} - {"router"} != _PARTS:
         return False
     try:
-        traced = type(block).forward(_traceable(block), _INPUT)
+        # What it does while training may differ from what it does now.
+        traced = [type(block).forward(_traceable(block, training), _INPUT) for training in (False, True)]
     except _REFUSALS:
         return False
-    return traced in _PRODUCTS
+    return all(one in _PRODUCTS for one in traced)
 
 
-def _traceable(block: nn.Module) -> Any:
-    """The block with its settings, and with parts that record their calls."""
+def _traceable(block: nn.Module, training: bool) -> Any:
+    """The block with its settings, training or not, and with parts that record their calls."""
     twin: Any = object.__new__(type(block))
-    vars(twin).update(vars(block))
+    vars(twin).update(vars(block) | {"training": training})
     vars(twin)["_modules"] = {name: partial(_record, name) for name in _PARTS}
     return twin
 

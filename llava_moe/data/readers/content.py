@@ -112,4 +112,4 @@ def _remember(note: Path, known: dict[str, Any]) -> None:
     """Write a note; where the cache cannot be written, the file is read again next time."""
     with suppress(OSError, UserError):
         note.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(note, json.dumps(known))
+        replace_file(note, json.dumps(known), flush=False)

@@ -92,16 +92,18 @@ class Preparation:
 def recipe_fingerprint(recipe: Recipe) -> str:
     """SHA-256 over what decides the records; words for people may be fixed."""
     deciding = (recipe.name, recipe.domain, recipe.format, recipe.parts, recipe.images, recipe.draw)
-    return sha256(repr(deciding).encode()).hexdigest()
+    return sha256(repr((*deciding, *FORMATS.origin(recipe.format))).encode()).hexdigest()
 
 
 def settle_preparation(recipe: Recipe, choices: Choices) -> Preparation:
     """Find the raw files of a recipe.
 
     Raises:
-        UserError: a split that the recipe does not have, no address to stream from, a folder that does not hold the
-            files (which file was looked for, and how to get them).
+        UserError: a format that is not there, a split that the recipe does not have, no address to stream from, a
+            folder that does not hold the files (which file was looked for, and how to get them).
     """
+    if recipe.format not in FORMATS:
+        raise UserError(f"recipe {recipe.name}: format={recipe.format} is none of {', '.join(FORMATS)}")
     base = _base(recipe, choices)
     parts = [part for part in recipe.parts if choices.splits is None or part.split in choices.splits]
     unknown = [split for split in choices.splits or () if split not in recipe.splits]

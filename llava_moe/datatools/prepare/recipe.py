@@ -162,10 +162,29 @@ def load_recipe(name_or_file: str) -> Recipe:
     return _load_page(path)
 
 
+def recipes_that_load() -> dict[str, Recipe | UserError]:
+    """All recipes by name; of an installed package's that does not load, the error that says so.
+
+    Raises:
+        UserError: a package's recipe has the name of one of ours.
+    """
+    found: dict[str, Recipe | UserError] = {}
+    for name in recipe_names():
+        try:
+            found[name] = load_recipe(name)
+        except UserError as error:
+            if name not in plugins("recipes"):
+                raise
+            found[name] = error
+    return found
+
+
 def _load_plugin(plugin: Plugin) -> Recipe:
     recipe = plugin.load()
     if not isinstance(recipe, Recipe):
         raise plugin.refused("is no Recipe(...)")
+    if recipe.name != plugin.name:
+        raise plugin.refused(f"calls itself {recipe.name!r}: its folder would be another's")
     return recipe
 
 

@@ -25,7 +25,7 @@ from llava_moe.datatools.prepare.preparation import differences
 from llava_moe.datatools.prepare.shard_file import PART
 from llava_moe.datatools.prepare.shard_maker import Made, rejected_name, shard_name
 from llava_moe.errors import FULL_DISK, UserError
-from llava_moe.files.atomic_write import replace_file
+from llava_moe.files.atomic_write import remove_halves, replace_file
 from llava_moe.files.regular_file import read_regular
 from llava_moe.text.structured_text import parse_json
 
@@ -98,6 +98,8 @@ class OutFolder:
         _write(begun, self.facts)
         for part in self.staging.glob(f"*{PART}"):
             part.unlink(missing_ok=True)
+        for place in (self.folder, begun.parent, self.staging):
+            remove_halves(place)
 
     def clear(self) -> None:
         """Remove what earlier preparations made here, the manifest first."""

@@ -19,7 +19,7 @@ from typing import Any
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Benchmark, BenchmarkResult
 from llava_moe.eval.own.benchmark import open_own
-from llava_moe.eval.own.names import is_file, name_of_file
+from llava_moe.eval.own.names import TAKEN, is_file, name_of_file
 from llava_moe.eval.protocol import DEFAULT_PROTOCOL, find_protocol
 from llava_moe.eval.published_benchmark import Published, open_published
 from llava_moe.plugins import Plugin, lacking, plugins
@@ -79,6 +79,8 @@ def _others() -> Mapping[str, Plugin]:
     others = plugins("benchmarks")
     for name in others.keys() & set(_ours()):
         raise others[name].refused("has the name of one of llava-moe's own")
+    for name in others.keys() & {*TAKEN}:
+        raise others[name].refused(f"has a name that means another thing beside the scores ({name})")
     return others
 
 
@@ -132,7 +134,7 @@ def open_benchmark(
     if is_own(name):
         return open_own(name, places.images_of(name_of_file(name)), preset, limit, seed)
     module = _module(name)
-    if not hasattr(module, "BENCHMARK"):
+    if not isinstance(getattr(module, "BENCHMARK", None), Published):
         own: Benchmark = replace(module.open_benchmark(limit, seed), protocol=preset, limit=limit, seed=seed)
         return own
     page: Published = module.BENCHMARK

@@ -63,6 +63,14 @@ class Dropped(Block):
         return F.dropout(self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)), 0.5, self.training)
 
 
+class DroppedInTraining(Block):
+    """In eval mode, in which from_pretrained leaves a model, it is a plain product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act_fn(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(F.dropout(h, 0.5) if self.training else h)
+
+
 class Scaled(Block):
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)) * 2
@@ -118,12 +126,25 @@ class Sparse(Block):
         return self.down_proj(self.act_fn(gate) * self.up_proj(x))
 
 
-OTHERS = (Clamped, Cast, Dropped, Scaled, Swapped, Squared, Adding, Fixed, Unplugged, Looking, WithTwo)
+OTHERS = (
+    Clamped,
+    Cast,
+    Dropped,
+    DroppedInTraining,
+    Scaled,
+    Swapped,
+    Squared,
+    Adding,
+    Fixed,
+    Unplugged,
+    Looking,
+    WithTwo,
+)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_block_that_computes_something_else_is_none(kind: type[Block]) -> None:
-    assert not is_gated_mlp(kind().eval())
+    assert not is_gated_mlp(kind().eval()) and not is_gated_mlp(kind().train())
 
 
 def test_the_words_do_not_matter_and_the_settings_do() -> None:
