@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -35,17 +36,17 @@ ALLOWED = {
     "chat": {"data", "eval", "adapters"},
     "assemble": {"data", "model", "adapters", "train.checkpoint"},
     "export": {"data", "model", "adapters", "assemble"},
-    "compose": {"model", "adapters", "assemble", "train.checkpoint", "export.published"},
+    "compose": {"model", "adapters", "assemble", "export.published"},
     "lmms": {"data", "eval", "assemble"},
     "datatools": {"data", "eval"},
-    "recipes": {"datatools.prepare", "data"},
-    "plan": {"data", "model", "adapters", "assemble", "train"},
+    "recipes": {"datatools.prepare"},
+    "plan": {"data", "model", "assemble", "train"},
     "analyze": {"data", "adapters", "assemble", "train", "eval"},
-    "grid": {"train.folder", "eval.files"},
+    "grid": {"train.folder"},
     "reproduce": {"grid", "eval", "analyze"},
-    "compare": {"grid", "eval", "report", "reproduce", "train.stage_log"},
+    "compare": {"grid", "eval", "reproduce", "train.stage_log"},
     "config": {"data", "eval.tasks", "train.folder", "train.optimizer"},
-    "runs": {"config", "data", "model", "adapters", "train", "eval", "assemble", "compose"},
+    "runs": {"config", "data", "model", "train", "eval", "assemble", "compose"},
     "commands": {
         *("config", "runs", "grid", "reproduce", "compare"),
         *("data", "model", "adapters", "train", "eval", "report", "chat", "assemble", "export", "compose"),
@@ -125,6 +126,36 @@ def test_imports_point_down() -> None:
             inside = room(imported) == room(module) or room(imported) in allowed
             if not (inside or any(imported == name or imported.startswith(name + ".") for name in allowed)):
                 climbs.append(f"{module} may not import {imported}")
+    assert not climbs
+
+
+def test_every_permission_is_used() -> None:
+    needed: dict[str, set[str]] = {}
+    for module, tree in modules().items():
+        needed.setdefault(room(module), set()).update(own(imports_of(tree)))
+    unused = [
+        f"{one} need not import {name}"
+        for one, allowed in ALLOWED.items()
+        for name in allowed
+        if not any(imported == name or imported.startswith(f"{name}.") for imported in needed[one])
+    ]
+    assert not unused
+
+
+def test_the_page_draws_the_rooms_from_top_to_bottom_with_what_they_may_import() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `llava_moe/(\w+)(?:/|\.py)[^|]*\| [^|]* \|([^|]*)\|$", page, re.MULTILINE)
+    drawn = {name: re.findall(r"`([\w.]+)`", imports) for name, imports in rows if name in ALLOWED}
+    assert {name: {*imports} for name, imports in drawn.items()} == {
+        name: allowed for name, allowed in ALLOWED.items() if name not in ("", "__main__")
+    }
+    below = list(drawn)
+    climbs = [
+        f"{name} stands below {imported}"
+        for name, imports in drawn.items()
+        for imported in imports
+        if below.index(imported.split(".")[0]) < below.index(name)
+    ]
     assert not climbs
 
 
