@@ -38,7 +38,7 @@ PRIVATE = {
     "commands.compare_axes": {"_get_value_element_as_str"},
     # Hydra's own completion of keys; its matches are held by tests/commands/test_completion.py, in real shells.
     "commands.completion": {"_get_matches"},
-    "config.compose": {"hydra._internal.utils", "_actions"},
+    "config.hydra_compose": {"hydra._internal.utils", "_actions"},
     "config.hydra_settings": {"hydra._internal.config_loader_impl", "hydra._internal.hydra"},
     # A file of sources as a member of the group data; what it reads is held by tests/commands/test_own_mixtures.py.
     "config.own_mixtures": {"_get_header_dict", "_normalize_file_name", "hydra._internal.config_repository"},

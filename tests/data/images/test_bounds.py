@@ -206,7 +206,7 @@ def test_large_pictures_of_every_kind_stay_below_a_gibibyte() -> None:
 
         opened(png(8, 8))
         base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        contents = [png(9_400, 9_400, depth=16, colour=0), png(1, 32_768)]
+        contents = [png(9_400, 9_400, depth=16, color=0), png(1, 32_768)]
         seconds = [opened(content) for content in contents]
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024, max(seconds))
         """
