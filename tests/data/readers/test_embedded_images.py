@@ -1,3 +1,5 @@
+"""Images that stand in records as bytes."""
+
 from __future__ import annotations
 
 import base64

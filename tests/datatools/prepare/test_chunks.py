@@ -1,3 +1,5 @@
+"""Raw files cut into chunks by records and bytes."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Format and size of an image, from its first bytes."""
+
 from __future__ import annotations
 
 import io

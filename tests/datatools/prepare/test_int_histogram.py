@@ -1,3 +1,5 @@
+"""Counts of whole numbers, added up and written."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""A preparation takes as much memory of a large source as of a small one."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The raw files of a recipe, found or asked for."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Shards as they are written, read back by Arrow."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,3 +1,5 @@
+"""Tokens of a record, counted as training will."""
+
 from __future__ import annotations
 
 import hashlib
