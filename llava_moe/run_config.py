@@ -108,9 +108,9 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """``parallel``: one process, or DeepSpeed's ZeRO over several."""
+    """``parallel``: one process, or several by our own engine or DeepSpeed's ZeRO."""
 
-    engine: Literal["auto", "local", "deepspeed"] = "auto"
+    engine: Literal["auto", "local", "ddp", "deepspeed"] = "auto"
     stage: int = 2
     offload_optimizer: bool = False
     offload_parameters: bool = False

@@ -55,7 +55,7 @@ def _packages() -> list[Finding]:
     ranges = tested_ranges()
     found += [_version(name, ranges) for name in ("torch", "transformers", "datasets")]
     optional = {
-        "deepspeed": "several GPUs need it: pip install 'llava-moe[train]'",
+        "deepspeed": "parallel=zero0 to zero3 need it (parallel=ddp does not): pip install 'llava-moe[train]'",
         "flash-attn": "faster attention on NVIDIA GPUs: pip install flash-attn --no-build-isolation",
         "tensorboard": "log.tensorboard=true needs it: pip install 'llava-moe[train]'",
         "wandb": "log.wandb=auto|offline|online needs it: pip install 'llava-moe[train]'",

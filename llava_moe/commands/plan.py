@@ -77,7 +77,7 @@ def _check(stage: Stage, num_devices: int, planned: set[str]) -> None:
     trainable_parts(config)
     zero_of(config.parallel)
     if config.parallel.engine == "local" and num_devices > 1:
-        raise UserError(f"parallel=single with num_devices={num_devices}: choose parallel=zero2 (or zero0, zero3)")
+        raise UserError(f"parallel=single with num_devices={num_devices}: choose parallel=ddp (or zero2, zero3)")
     if model_spec.init_from is not None and model_spec.init_from not in planned:
         newest_checkpoint(Path(model_spec.init_from))
 

@@ -284,7 +284,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "data.temperature": Real(0, open_below=True),
     "data.phases": OrNull(ListOf(Fields())),
     "data.follows_domains": FLAG,
-    "parallel.engine": OneOf(("auto", "local", "deepspeed")),
+    "parallel.engine": OneOf(("auto", "local", "ddp", "deepspeed")),
     "parallel.stage": OneOf((0, 1, 2, 3)),
     "parallel.offload_optimizer": FLAG,
     "parallel.offload_parameters": FLAG,

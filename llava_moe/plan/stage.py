@@ -112,7 +112,7 @@ def _by_parallel(bench: RowTracer, need: MemoryNeed) -> tuple[tuple[Parallel, Me
     found: list[tuple[Parallel, Memory]] = []
     for num_devices in dict.fromkeys((asked.num_devices, 8)):
         for parallel in (
-            *((Parallel(),) if num_devices == 1 else ()),
+            Parallel(num_devices),
             *(Parallel(num_devices, stage) for stage in (0, 1, 2, 3)),
             Parallel(num_devices, 2, offload_optimizer=True),
             Parallel(num_devices, 3, offload_optimizer=True, offload_parameters=True),

@@ -6,6 +6,7 @@ numbers that train, N devices and b bytes of a number of the weights:
 
 | stage | weights | gradients | fp32 masters and AdamW | buffers |
 |---|---|---|---|---|
+| none: `parallel=ddp` | whole | 4 P | 12 P | the summed gradients once more, 4 P |
 | 0 (fp32) | whole | 4 P | 8 P | all-reduce in pieces of 5e8 numbers |
 | 1 | whole | 4 P, fp32 | 12 P / N | a bucket of 5e8 numbers, fp32 |
 | 2 | whole | 4 P / N, twice in the update | 12 P / N | a bucket of 5e8 numbers of b bytes |
@@ -34,7 +35,7 @@ class Parallel:
     """How the devices share a run.
 
     Attributes:
-        stage: ZeRO's stage; None for one process without DeepSpeed.
+        stage: ZeRO's stage; None without DeepSpeed: one process, or several with the whole model each.
         bucket: numbers of DeepSpeed's reduction bucket.
     """
 
@@ -48,7 +49,7 @@ class Parallel:
     def name(self) -> str:
         """The words that give it, behind ``parallel=``."""
         if self.stage is None:
-            return "single"
+            return "single" if self.num_devices == 1 else "ddp"
         if self.offload_parameters:
             return "zero3_offload"
         return f"zero{self.stage}" + (" parallel.offload_optimizer=true" if self.offload_optimizer else "")
@@ -100,7 +101,11 @@ def spread(traced: Traced, parallel: Parallel, inputs: int) -> Memory:
         temporary=traced.temporary,
         inputs=inputs,
     )
-    return memory if parallel.stage is None else _with_zero(memory, traced, parallel)
+    if parallel.stage is not None:
+        return _with_zero(memory, traced, parallel)
+    # Gradients are flattened, bucket by bucket, and stand there while the update is made.
+    buffers = 4 * traced.total_trained if parallel.num_devices > 1 else 0
+    return replace(memory, buffers=buffers)
 
 
 def _with_zero(memory: Memory, traced: Traced, parallel: Parallel) -> Memory:
@@ -145,7 +150,7 @@ def _with_zero(memory: Memory, traced: Traced, parallel: Parallel) -> Memory:
 
 def parallel_of(config: ParallelConfig, num_devices: int) -> Parallel:
     """What ``parallel=`` means on this many devices, as ``runs.processes`` settles it."""
-    if config.engine == "local" or (config.engine == "auto" and num_devices == 1):
+    if config.engine in ("local", "ddp") or (config.engine == "auto" and num_devices == 1):
         return Parallel(num_devices)
     told = (config.extra.get("zero_optimization") or {}).get("reduce_bucket_size", BUCKET)
     return Parallel(num_devices, config.stage, config.offload_optimizer, config.offload_parameters, int(told))

@@ -15,6 +15,7 @@ import torch
 from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, UserError
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.run_config import ParallelConfig
+from llava_moe.train import data_parallel_engine
 
 if TYPE_CHECKING:
     from llava_moe.train.deepspeed_engine import ZeroSettings
@@ -42,11 +43,13 @@ class Processes:
 
         What DeepSpeed still holds of its groups lives on; ``cli.end_rank`` ends the process whatever lives.
         """
+        self.group = None
         if self.engine == "deepspeed":
-            from llava_moe.train.deepspeed_engine import leave_processes
+            from llava_moe.train import deepspeed_engine
 
-            self.group = None
-            leave_processes()
+            deepspeed_engine.leave_processes()
+        elif self.engine == "ddp":
+            data_parallel_engine.leave_processes()
 
 
 @contextmanager
@@ -76,21 +79,30 @@ def join_processes(parallel: ParallelConfig) -> Processes:
     engine = parallel.engine
     if engine == "auto":
         engine = "local" if world == 1 else "deepspeed"
+    if engine == "ddp" and world == 1:
+        engine = "local"
     if engine == "local":
         if world > 1:
-            raise UserError(f"parallel=single with {world} processes: choose parallel=zero2 (or zero0, zero3)")
+            raise UserError(f"parallel=single with {world} processes: choose parallel=ddp (or zero2, zero3)")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return Processes(0, 1, device, engine)
+    if engine == "ddp":
+        rank, world, device = data_parallel_engine.start_processes()
+    else:
+        rank, world, device = _start_deepspeed(parallel)
+    # The first process may read millions of records for longer than a collective on the devices may take.
+    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
+    return Processes(rank, world, device, engine, group)
+
+
+def _start_deepspeed(parallel: ParallelConfig) -> tuple[int, int, torch.device]:
     zero_of(parallel)
     from llava_moe.train.deepspeed_engine import start_processes
 
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
-    rank, world, device = start_processes()
-    # The first process may read millions of records for longer than a collective on the devices may take.
-    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
-    return Processes(rank, world, device, engine, group)
+    return start_processes()
 
 
 @contextmanager

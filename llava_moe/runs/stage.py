@@ -53,6 +53,7 @@ from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.escape_control import visible
 from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, load_state
+from llava_moe.train.data_parallel_engine import DataParallelEngine
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderClaim, FolderLock, claim_configuration, is_finished
 from llava_moe.train.loop import LoopSettings, train
@@ -249,6 +250,8 @@ def _engine(config: RunConfig, assembled: Assembled, groups: Sequence[ParameterG
         recompute_activations(assembled.model)
     if processes.engine == "local":
         return LocalEngine(assembled.model, groups, optimizer_of(config), processes.device)
+    if processes.engine == "ddp":
+        return DataParallelEngine(assembled.model, groups, optimizer_of(config), processes.device)
     from llava_moe.train.deepspeed_engine import DeepSpeedEngine
 
     return DeepSpeedEngine(
@@ -263,7 +266,7 @@ def _engine(config: RunConfig, assembled: Assembled, groups: Sequence[ParameterG
 
 def _stream(config: RunConfig, assembled: Assembled, data: OpenData, processes: Processes) -> StepStream:
     # A rank whose row has no image would leave the collectives of the vision tower to the others and hang them.
-    null_image = None if processes.engine == "local" else assembled.encoder.null_image
+    null_image = assembled.encoder.null_image if processes.engine == "deepspeed" else None
     return StepStream(
         mixture=data.mixture,
         indexes=data.indexes,

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -185,7 +186,7 @@ def load_checkpoint(checkpoint: Path, engine: Engine) -> RunState:
     """
     try:
         engine.load(checkpoint / "engine")
-        load_random_state(checkpoint / "engine" / f"random-rank{engine.rank}.safetensors")
+        load_random_state(checkpoint / "engine", engine.rank, is_any_number_right=engine.has_whole_state)
         return load_state(checkpoint)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
@@ -276,19 +277,30 @@ def set_random_state(states: Mapping[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def load_random_state(path: Path) -> None:
-    """Restore what :func:`save_random_state` wrote.
+def load_random_state(folder: Path, rank: int, is_any_number_right: bool = False) -> None:
+    """Restore what :func:`save_random_state` wrote for a rank.
+
+    Args:
+        is_any_number_right: a rank that was not there draws from a seed that the first rank's state decides.
 
     Raises:
         UserError: there is no such file.
         SafetensorError, ValueError: it is damaged.
     """
+    import torch
     from safetensors.torch import load_file
 
-    if not path.is_file():
+    path, first = (folder / f"random-rank{number}.safetensors" for number in (rank, 0))
+    is_new = is_any_number_right and not path.is_file() and first.is_file()
+    if not path.is_file() and not is_new:
         raise UserError(f"{path} is missing: resume with the number of processes that wrote the checkpoint")
+    states = load_file(first if is_new else path)
+    if is_new:
+        seed = sha256(states["cpu"].numpy().tobytes() + str(rank).encode()).digest()
+        torch.manual_seed(int.from_bytes(seed[:7], "big"))
+        return
     try:
-        set_random_state(load_file(path))
+        set_random_state(states)
     except RuntimeError as error:
         raise ValueError(f"{path.name} holds no state of random numbers: {error}") from error
 

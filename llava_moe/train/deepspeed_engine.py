@@ -88,6 +88,7 @@ class DeepSpeedEngine:
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
         # DeepSpeed keeps reduced gradients in private buffers that only a step clears.
         self.can_skip = False
+        self.has_whole_state = False
         # Trap: DeepSpeed's stage 0 in bf16 hides its masters and departs from one process from the first update on;
         # stage 1 is the same arithmetic with the optimizer spread over ranks.
         stage = max(1, zero.stage) if dtype == torch.bfloat16 else zero.stage

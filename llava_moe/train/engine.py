@@ -26,6 +26,8 @@ class Engine(Protocol):
     device: torch.device
     module: nn.Module
     can_skip: bool
+    has_whole_state: bool
+    """Whether what :meth:`save` writes is undivided, so that another number of processes goes on from it."""
 
     def forward(self, **inputs: Any) -> Any:
         """Run the model; with several ranks all must call it the same number of times."""
@@ -77,6 +79,7 @@ class LocalEngine:
     rank = 0
     world = 1
     can_skip = True
+    has_whole_state = True
 
     def __init__(
         self,

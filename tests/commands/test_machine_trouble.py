@@ -168,7 +168,7 @@ def test_a_fault_of_ours_shows_its_traceback_and_ends_with_1(
 
 @pytest.mark.parametrize(
     ("world", "told"),
-    [("2", "parallel=single with 2 processes: choose parallel=zero2"), ("two", "WORLD_SIZE=two")],
+    [("2", "parallel=single with 2 processes: choose parallel=ddp"), ("two", "WORLD_SIZE=two")],
 )
 def test_several_processes_with_the_engine_of_one_are_refused(
     world: str, told: str, tiny_words: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch

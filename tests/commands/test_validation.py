@@ -222,7 +222,7 @@ def test_the_demo_measures_its_split_by_domain(
         (["eval.every=2", "eval.during=[demo]", "eval.best=held_out_loss"], "will not be measured"),
         (["eval.every=2", "eval.during=[dem]"], "(did you mean demo?)"),
         (["eval.every=2", "eval.split=val"], "no record of split 'val'"),
-        (["eval.every=2", "eval.during=[demo]", "parallel=zero3"], "choose parallel=zero2"),
+        (["eval.every=2", "eval.during=[demo]", "parallel=zero3"], "choose parallel=ddp"),
     ],
 )
 def test_a_validation_that_cannot_be_is_refused_before_training(
