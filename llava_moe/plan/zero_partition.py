@@ -7,10 +7,12 @@ numbers that train, N devices and b bytes of a number of the weights:
 | stage | weights | gradients | fp32 masters and AdamW | buffers |
 |---|---|---|---|---|
 | none: `parallel=ddp` | whole | 4 P | 12 P | the summed gradients once more, 4 P |
-| 0 (fp32) | whole | 4 P | 8 P | all-reduce in pieces of 5e8 numbers |
-| 1 | whole | 4 P, fp32 | 12 P / N | a bucket of 5e8 numbers, fp32 |
-| 2 | whole | 4 P / N, twice in the update | 12 P / N | a bucket of 5e8 numbers of b bytes |
-| 3 | all / N | 4 P / N | 12 P / N | a bucket of 5e8 numbers, up to 1e9 gathered weights and 5e7 on their way |
+| 0 (fp32) | whole | 4 P | 8 P | all-reduce in pieces of a bucket |
+| 1 | whole | 4 P, fp32 | 12 P / N | a bucket, fp32 |
+| 2 | whole | 4 P / N, twice in the update | 12 P / N | a bucket of b bytes a number |
+| 3 | all / N | 4 P / N | 12 P / N | a bucket, up to 1e9 gathered weights and 5e7 on their way |
+
+A bucket has P numbers, at most 5e8, unless ``parallel.extra`` says otherwise.
 
 Planned against what the allocator held at most in two processes on a CPU, bf16, 17.5 M numbers and a bucket of 1e6:
 everything trained, stage 1 +7 %, stage 2 -2 %, stage 3 -4 %; LoRA, stage 2 +1 %, stage 3 -13 %.
@@ -36,14 +38,14 @@ class Parallel:
 
     Attributes:
         stage: ZeRO's stage; None without DeepSpeed: one process, or several with the whole model each.
-        bucket: numbers of DeepSpeed's reduction bucket.
+        bucket: numbers of DeepSpeed's reduction bucket; None: what trains, at most 5e8.
     """
 
     num_devices: int = 1
     stage: int | None = None
     offload_optimizer: bool = False
     offload_parameters: bool = False
-    bucket: int = BUCKET
+    bucket: int | None = None
 
     @property
     def name(self) -> str:
@@ -114,10 +116,11 @@ def _with_zero(memory: Memory, traced: Traced, parallel: Parallel) -> Memory:
     # DeepSpeed's stage 0 is not taken in bf16, see train.deepspeed_engine.
     stage = max(1 if is_half else 0, parallel.stage or 0)
     share = -(-numbers // devices)
+    bucket = min(BUCKET, numbers) if parallel.bucket is None else parallel.bucket
     if stage == 0:
-        return replace(memory, gradients=4 * numbers, optimizer=8 * numbers, buffers=4 * min(numbers, parallel.bucket))
+        return replace(memory, gradients=4 * numbers, optimizer=8 * numbers, buffers=4 * min(numbers, bucket))
     staging = 4 * len(traced.trained_dtypes) if stage == 1 else sum(traced.trained_dtypes)
-    memory = replace(memory, masters=4 * share, optimizer=8 * share, buffers=parallel.bucket * staging)
+    memory = replace(memory, masters=4 * share, optimizer=8 * share, buffers=bucket * staging)
     if stage == 1:
         # Whole gradients until the update, which flattens this device's share once more.
         memory = replace(memory, gradients=4 * numbers + 4 * share)
@@ -152,5 +155,7 @@ def parallel_of(config: ParallelConfig, num_devices: int) -> Parallel:
     """What ``parallel=`` means on this many devices, as ``runs.processes`` settles it."""
     if config.engine in ("local", "ddp") or (config.engine == "auto" and num_devices == 1):
         return Parallel(num_devices)
-    told = (config.extra.get("zero_optimization") or {}).get("reduce_bucket_size", BUCKET)
-    return Parallel(num_devices, config.stage, config.offload_optimizer, config.offload_parameters, int(told))
+    # What is given there takes the place of all that this project says of it: then DeepSpeed's own bucket stands.
+    own = config.extra.get("zero_optimization")
+    bucket = None if own is None else int(own.get("reduce_bucket_size", BUCKET))
+    return Parallel(num_devices, config.stage, config.offload_optimizer, config.offload_parameters, bucket)

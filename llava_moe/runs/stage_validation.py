@@ -84,7 +84,9 @@ def check_validation(config: RunConfig) -> None:
             f"eval.every={given.every} has nothing to measure: give {there}data.held_out=0.02 or eval.during="
         )
     if given.during and config.parallel.stage == 3 and config.parallel.engine not in ("local", "ddp"):
-        raise UserError("eval.during= needs whole weights on each device: choose parallel=ddp or zero2, or score afterwards")
+        raise UserError(
+            "eval.during= needs whole weights on each device: choose parallel=ddp or zero2, or score afterwards"
+        )
     known = [HELD_OUT_LOSS, *(f"{HELD_OUT_LOSS}.{name}" for name in mixture_of(config).domains)] if has_held_out else []
     for benchmark in _benchmarks_of(config):
         known += [f"{benchmark.name}.{name}" for name in _measure_names(benchmark)]

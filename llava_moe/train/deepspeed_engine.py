@@ -7,7 +7,7 @@ communication extension compiles for half a minute on CPU machines although noth
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from torch import nn
 from llava_moe.errors import UserError
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
 from llava_moe.train.safe_load import tensors_only
+
+BUCKET = 500_000_000
+"""The most numbers of a bucket, DeepSpeed's own."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class DeepSpeedEngine:
         self.engine, *_ = deepspeed.initialize(
             model=module.to(device),
             optimizer=optimizer,
-            config=_configuration(zero, stage, settings, dtype),
+            config=_configuration(zero, stage, settings, dtype, num_trained_in(self.live.values())),
         )
         self.module = self.engine.module
         # Stage 0 in fp32 leaves whole, reduced gradients on the parameters and reports no norm of its own.
@@ -219,8 +222,17 @@ def _import_deepspeed() -> Any:
     return deepspeed
 
 
-def _configuration(zero: ZeroSettings, stage: int, settings: OptimizerSettings, dtype: torch.dtype) -> dict[str, Any]:
-    optimization: dict[str, Any] = {"stage": stage}
+def num_trained_in(parameters: Iterable[nn.Parameter]) -> int:
+    """Numbers that train, those of parameters that are divided already included."""
+    return sum(int(getattr(one, "ds_numel", one.numel())) for one in parameters)
+
+
+def _configuration(
+    zero: ZeroSettings, stage: int, settings: OptimizerSettings, dtype: torch.dtype, num_trained: int
+) -> dict[str, Any]:
+    # Trap: DeepSpeed's own bucket is of 5e8 numbers, and there whole however little trains.
+    bucket = max(1, min(BUCKET, num_trained))
+    optimization: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if zero.offload_optimizer:
         optimization["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if zero.offload_parameters:

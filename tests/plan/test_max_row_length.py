@@ -11,7 +11,8 @@ import pytest
 from llava_moe.adapters import NoAdapter
 from llava_moe.plan import max_row_length as fit
 from llava_moe.plan.max_row_length import RowLengthChoice, RowTracer, longest_rows, nearest_fit
-from llava_moe.plan.zero_partition import BUCKET, Parallel, spread
+from llava_moe.plan.zero_partition import BUCKET, Parallel, parallel_of, spread
+from llava_moe.run_config import ParallelConfig
 
 ONE = RowLengthChoice(2048, False, Parallel())
 MakeBench = Callable[..., RowTracer]
@@ -113,7 +114,12 @@ def test_stages_of_zero_divide_what_they_say(bench: MakeBench) -> None:
     for stage, memory in stages.items():
         assert (memory.masters, memory.optimizer) == (4 * share, 8 * share), stage
     assert stages[1].gradients == 4 * numbers + 4 * share and stages[2].gradients == 4 * share
-    assert stages[2].buffers == 2 * BUCKET
+    assert stages[2].buffers == 2 * numbers < 2 * BUCKET
+    asked = {"zero_optimization": {"stage": 2}}  # which stands in the place of all that is said of it here
+    assert parallel_of(ParallelConfig("deepspeed", extra=asked), 8).bucket == BUCKET
+    assert parallel_of(ParallelConfig("deepspeed"), 8).bucket is None
+    replicated = spread(need.traced, parallel_of(ParallelConfig("ddp"), 8), inputs=0)
+    assert (replicated.masters, replicated.optimizer, replicated.buffers) == (4 * numbers, 8 * numbers, 4 * numbers)
     assert stages[3].weights == pytest.approx(stages[2].weights / 8, rel=1e-3)
     assert stages[3].at_start == stages[2].weights
     offloaded = spread(need.traced, Parallel(8, 3, offload_optimizer=True, offload_parameters=True), inputs=0)
