@@ -30,7 +30,7 @@ from llava_moe.plan.terminal import print_plan, size
 from llava_moe.plan.trace import Blueprint
 from llava_moe.plan.zero_partition import Parallel, parallel_of
 from llava_moe.runs.console import open_console, open_progress, say_next
-from llava_moe.runs.processes import zero_of
+from llava_moe.runs.processes import check_parallel
 from llava_moe.runs.stage import objective_of, trainable_parts
 from llava_moe.runs.stages import Stage
 
@@ -75,7 +75,7 @@ def _check(stage: Stage, num_devices: int, planned: set[str]) -> None:
     config = stage.config
     model_spec = model_spec_of(config)
     trainable_parts(config)
-    zero_of(config.parallel)
+    check_parallel(config.parallel)
     if config.parallel.engine == "local" and num_devices > 1:
         raise UserError(f"parallel=single with num_devices={num_devices}: choose parallel=ddp (or zero2, zero3)")
     if model_spec.init_from is not None and model_spec.init_from not in planned:

@@ -27,7 +27,7 @@ def check_all_stages(stages: Sequence[Stage], processes: Processes, console: Con
 
     Raises:
         UserError: a tokenizer or a file is missing, too much of a source is bad, a sample does not fit a row.
-        ToldElsewhereError: the same, in all processes but the first.
+        ReportedByRankZeroError: the same, in all processes but the first.
     """
     later = [stage for stage in stages if not is_finished(stage.folder, stage.config.plain)][1:]
     planned = {str(stage.folder) for stage in stages}

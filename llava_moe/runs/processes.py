@@ -16,6 +16,7 @@ from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, User
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.run_config import ParallelConfig
 from llava_moe.train import data_parallel_engine
+from llava_moe.train.collectives import LOST_RANK, tells_of_a_lost_rank
 
 if TYPE_CHECKING:
     from llava_moe.train.deepspeed_engine import ZeroSettings
@@ -54,10 +55,15 @@ class Processes:
 
 @contextmanager
 def training_together(parallel: ParallelConfig) -> Iterator[Processes]:
-    """The processes that train together (:func:`join_processes`), left behind together at the end."""
+    """The processes that train together (:func:`join_processes`), left behind together at the end.
+
+    Raises:
+        UserError: one went while they waited for each other, before or after a training.
+    """
     processes = join_processes(parallel)
     try:
-        yield processes
+        with lost_ranks_told():
+            yield processes
     except (UserError, StoppedBySignalError, ReportedByRankZeroError):
         # Between collectives, where NCCL's groups may still wait for a rank that is elsewhere, and gloo's do not.
         if processes.device.type == "cpu":
@@ -73,8 +79,9 @@ def join_processes(parallel: ParallelConfig) -> Processes:
     """Find the other processes of a launcher, if there are any.
 
     Raises:
-        UserError: several processes with the engine of one, settings that DeepSpeed does not have, or no DeepSpeed.
+        UserError: several processes with the engine of one, no DeepSpeed, or as :func:`check_parallel`.
     """
+    check_parallel(parallel)
     world = _number_of_processes()
     engine = parallel.engine
     if engine == "auto":
@@ -89,14 +96,13 @@ def join_processes(parallel: ParallelConfig) -> Processes:
     if engine == "ddp":
         rank, world, device = data_parallel_engine.start_processes()
     else:
-        rank, world, device = _start_deepspeed(parallel)
+        rank, world, device = _start_deepspeed()
     # The first process may read millions of records for longer than a collective on the devices may take.
     group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
     return Processes(rank, world, device, engine, group)
 
 
-def _start_deepspeed(parallel: ParallelConfig) -> tuple[int, int, torch.device]:
-    zero_of(parallel)
+def _start_deepspeed() -> tuple[int, int, torch.device]:
     from llava_moe.train.deepspeed_engine import start_processes
 
     if "RANK" not in os.environ:
@@ -127,10 +133,41 @@ def answering_together() -> Iterator[tuple[Ranks, torch.device]]:
         torch.distributed.destroy_process_group()
 
 
+@contextmanager
+def lost_ranks_told() -> Iterator[None]:
+    """Say in a line what a collective says whose other end is gone.
+
+    Raises:
+        UserError: one is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not tells_of_a_lost_rank(error):
+            raise
+        raise UserError(f"{LOST_RANK}; then run the same command again") from error
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def check_parallel(parallel: ParallelConfig) -> None:
+    """Refuse settings that no engine has, or not the one that is chosen: nothing given is ignored.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    zero_of(parallel)
+    if parallel.engine in ("local", "ddp"):
+        for key in ("offload_optimizer", "offload_parameters", "extra"):
+            if getattr(parallel, key):
+                raise UserError(
+                    f"parallel.{key} is DeepSpeed's, and parallel.engine={parallel.engine} is not: choose "
+                    "parallel=zero2 (or zero3), or leave it out"
+                )
 
 
 def zero_of(parallel: ParallelConfig) -> ZeroSettings:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llava_moe.errors import GONE_DISK, StoppedBySignalError, UserError
 from llava_moe.train.checkpoint import last_checkpoint
+from llava_moe.train.collectives import LOST_RANK, tells_of_a_lost_rank
 from llava_moe.train.folder import FINISHED
 
 
@@ -33,7 +34,8 @@ def told_with_checkpoint(folder: Path, standing: Callable[[], str]) -> Iterator[
     """Add to whatever ends the training in ``folder`` what ``standing`` tells then.
 
     Raises:
-        UserError: the same with that said; or in the place of an error of the disk that the run's folder lies on.
+        UserError: the same with that said; or in the place of an error of the disk that the run's folder lies on, or of a
+            collective whose other end is gone.
         StoppedBySignalError: the same with that said.
     """
     try:
@@ -42,6 +44,10 @@ def told_with_checkpoint(folder: Path, standing: Callable[[], str]) -> Iterator[
         raise StoppedBySignalError(f"{error}; {standing()}", error.status) from error
     except UserError as error:
         raise UserError(_told(error, str(error), standing())) from error
+    except RuntimeError as error:
+        if not tells_of_a_lost_rank(error):
+            raise
+        raise UserError(_told(error, LOST_RANK, standing())) from error
     except OSError as error:
         is_inside = isinstance(error.filename, str | Path) and folder in Path(error.filename).parents
         if not is_inside and error.errno not in GONE_DISK:

@@ -231,7 +231,7 @@ class StageValidation:
 
         Raises:
             UserError: a benchmark's image is gone.
-            ToldElsewhereError: the same, or held-out data that cannot be read, in another rank.
+            ReportedByRankZeroError: the same, or held-out data that cannot be read, in another rank.
             StoppedBySignalError: a signal asked for a stop; answers so far are kept.
         """
         stop = _Stop(self.engine, step, meeting, stop_status)

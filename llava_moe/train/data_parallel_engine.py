@@ -5,7 +5,6 @@ LoRA mixtures train little of a frozen model: to divide weights or gradients ove
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from llava_moe.train.collectives import backend, gather_from_ranks, own_device, sum_over_ranks
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup
 
@@ -23,12 +23,9 @@ NUM_IN_BUCKET = 1 << 26
 
 def start_processes() -> tuple[int, int, torch.device]:
     """Join the process group that a launcher describes; return rank, world and device."""
-    on_cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_cuda else torch.device("cpu")
-    if on_cuda:
-        torch.cuda.set_device(device)
+    device = own_device()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_cuda else "gloo")
+        dist.init_process_group(backend())
     return dist.get_rank(), dist.get_world_size(), device
 
 
@@ -89,17 +86,17 @@ class DataParallelEngine:
         """
         masters = [master for bucket in self._buckets for master in bucket]
         has_gradient = torch.tensor([float(master.grad is not None) for master in masters], device=self.device)
-        told: list[bool] = []
+        takes_part: Iterator[bool] = iter(())
         for number, bucket in enumerate(self._buckets):
             front = [has_gradient] if number == 0 else []
             parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
             flat = torch.cat([*front, *(part.reshape(-1) for part in parts)])
             dist.all_reduce(flat)
             if number == 0:
-                told = (flat[: len(masters)] > 0).tolist()
+                takes_part = iter((flat[: len(masters)] > 0).tolist())
                 flat = flat[len(masters) :]
             for master, summed in zip(bucket, flat.split([one.numel() for one in bucket]), strict=True):
-                master.grad = summed.view_as(master) if told.pop(0) else None
+                master.grad = summed.view_as(master) if next(takes_part) else None
 
     def skip(self) -> None:
         """Clear the gradients of this step without an update."""
@@ -107,15 +104,11 @@ class DataParallelEngine:
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """A new tensor, the sum over ranks; all ranks must call it."""
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_ranks(values)
 
     def gather(self, value: object) -> list[Any]:
         """One picklable object of each rank, in rank order, on every rank; all ranks must call it."""
-        collected: list[Any] = [None] * self.world
-        dist.all_gather_object(collected, value)
-        return collected
+        return gather_from_ranks(value)
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """Copies of the fp32 masters by name, on the CPU of rank 0; empty on the others, which hold the same."""

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from llava_moe.errors import UserError
+from llava_moe.train.collectives import backend, gather_from_ranks, own_device, sum_over_ranks
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
 from llava_moe.train.safe_load import tensors_only
 
@@ -57,14 +58,9 @@ def start_processes() -> tuple[int, int, torch.device]:
         UserError: DeepSpeed is not installed.
     """
     deepspeed = _import_deepspeed()
-    on_cuda = torch.cuda.is_available()
     if not dist.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if on_cuda else "gloo", verbose=False)
-    device = torch.device("cpu")
-    if on_cuda:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    return dist.get_rank(), dist.get_world_size(), device
+        deepspeed.init_distributed(dist_backend=backend(), verbose=False)
+    return dist.get_rank(), dist.get_world_size(), own_device()
 
 
 def leave_processes() -> None:
@@ -140,15 +136,11 @@ class DeepSpeedEngine:
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """A new tensor, the sum over ranks; all ranks must call it."""
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_ranks(values)
 
     def gather(self, value: object) -> list[Any]:
         """One picklable object of each rank, in rank order, on every rank; all ranks must call it."""
-        collected: list[Any] = [None] * self.world
-        dist.all_gather_object(collected, value)
-        return collected
+        return gather_from_ranks(value)
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """Full fp32 values of all trainable parameters by name, on the CPU of rank 0; empty on the others.

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 NUM_STEPS = 12
 ADAPTERS = {
     "lora": ["adapter=lora"],
+    "lora on kept features": ["adapter=lora", "model.cache_features=memory"],
     "llava_mole": ["adapter=llava_mole"],
     "mixlora": ["adapter=mixlora", "adapter.num_factors=6", "adapter.r=2"],
 }

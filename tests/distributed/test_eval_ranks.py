@@ -147,6 +147,21 @@ def test_three_killed_ranks_are_gone_on_from_by_two(
     assert scored_by_ranks(start_ranks, 2, [*words, "batch_size=8"], tmp_path) == expected
 
 
+def test_a_rank_that_is_killed_is_told_in_one_line_by_the_other(
+    words: list[str], expected: dict[str, str], start_ranks: StartRanks, tmp_path: Path
+) -> None:
+    ranks = start_ranks(2, ["eval", *words, "batch_size=1", f"out={tmp_path}"])
+    part = tmp_path / "eval" / "chartqa.answers.part1.jsonl"
+    until = time.monotonic() + 240
+    while time.monotonic() < until and not (part.exists() and part.stat().st_size):
+        assert ranks[0].poll() is None, ranks[0].output
+        time.sleep(0.002)
+    ranks[1].send_signal(signal.SIGKILL)
+    assert ranks[0].wait(timeout=200) == 2, ranks[0].output
+    assert "Traceback" not in ranks[0].output and "another process has stopped" in ranks[0].output
+    assert scored_by_ranks(start_ranks, 2, [*words, "batch_size=8"], tmp_path) == expected
+
+
 def test_one_process_goes_on_where_several_stopped(words: list[str], expected: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "eval").mkdir()
     lines = expected["chartqa.answers.jsonl"].splitlines(keepends=True)

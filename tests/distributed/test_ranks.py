@@ -78,8 +78,10 @@ def test_two_ranks_equal_one_process(
     assert_equal_runs(one_process, tmp_path / "run")
 
 
-def spread(stage: int) -> list[str]:
-    """Words for a ZeRO stage that partitions every parameter, however small."""
+def spread(stage: int | str) -> list[str]:
+    """Words for a ZeRO stage that partitions every parameter, however small; or for whole models."""
+    if stage == "ddp":
+        return ["parallel=ddp"]
     name = "parallel.extra.zero_optimization"
     whole_below = [f"{name}.stage=3", f"{name}.stage3_param_persistence_threshold=0"]
     return [f"parallel=zero{stage}", *(whole_below if stage == 3 else [])]
@@ -160,9 +162,9 @@ def mole(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFact
     return weighs, folder / "run"
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, 2, 3, "ddp"])
 def test_two_ranks_weigh_experts_as_one_process(
-    stage: int, mole: tuple[list[str], Path], launch: Launch, tmp_path: Path
+    stage: int | str, mole: tuple[list[str], Path], launch: Launch, tmp_path: Path
 ) -> None:
     weighs, one = mole
     launch("ranks", [*weighs, *spread(stage)], tmp_path / "run", tmp_path)

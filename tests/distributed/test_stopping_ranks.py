@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from llava_moe.errors import UserError
+from llava_moe.run_config import ParallelConfig
+from llava_moe.runs.processes import check_parallel
 from tests.commands.test_train import num_logged
 from tests.forked_commands import ForkedCommand
 
@@ -65,3 +68,39 @@ def test_what_stops_one_rank_saves_one_step_in_all(
     assert saved == f"step-{num_logged(folder):06d}"
     told = "".join(rank.output for rank in ranks)
     assert told.count(f"{saved} stands: run the same command again") in (1, 2) and "Traceback" not in told, told
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "zero2"])
+def test_a_rank_that_is_killed_is_told_in_one_line_by_the_others_and_its_run_goes_on(
+    parallel: str,
+    words_for_tiny: tuple[str, ...],
+    start_ranks: Callable[..., list[ForkedCommand]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "run"
+    more = ["train.max_steps=40", "train.save_every=2", f"parallel={parallel}", f"out={folder}"]
+    words = ["train", *words_for_tiny, *more]
+    ranks = start_ranks(2, words, tmp_path)
+    deadline = time.monotonic() + 200
+    while num_logged(folder) < 5:
+        assert time.monotonic() < deadline and ranks[0].poll() is None, ranks[0].output
+        time.sleep(0.02)
+    ranks[1].send_signal(signal.SIGKILL)
+    assert ranks[0].wait(timeout=120) == 2, ranks[0].output
+    told = ranks[0].output.rstrip().splitlines()[-1]
+    assert "llava-moe: another process of this run is gone or does not answer: its own output says why" in told
+    assert "stands: run the same command again" in told and "Traceback" not in ranks[0].output, ranks[0].output
+    again = start_ranks(2, words, tmp_path)
+    assert [rank.wait(timeout=200) for rank in again] == [0, 0], [rank.output for rank in again]
+    assert "resuming at step" in again[0].output and num_logged(folder) == 40
+
+
+def test_settings_of_deepspeed_are_refused_where_it_does_not_run() -> None:
+    for engine in ("local", "ddp"):
+        for key, value in (("offload_optimizer", True), ("extra", {"communication_data_type": "fp32"})):
+            with pytest.raises(UserError, match=rf"parallel.{key} is DeepSpeed's, and parallel.engine={engine} is not"):
+                check_parallel(ParallelConfig(engine, **{key: value}))
+        check_parallel(ParallelConfig(engine))
+    check_parallel(ParallelConfig("deepspeed", 3, offload_optimizer=True, offload_parameters=True))
