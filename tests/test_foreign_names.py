@@ -111,7 +111,7 @@ def _llava_takes_a_cache() -> None:
 
 
 def _attention_is_handed_its_rotary_embeddings() -> None:
-    """``CallHistory`` tells calls apart by them."""
+    """``ForwardCallHistory`` tells calls apart by them."""
     assert "position_embeddings" in inspect.signature(modeling_llama.LlamaAttention.forward).parameters
 
 

@@ -45,7 +45,7 @@ class Ranks:
 
         Raises:
             UserError: ``make`` raised it: in the first process.
-            ToldElsewhereError: the same, in the others.
+            ReportedByRankZeroError: the same, in the others.
         """
         if self.world == 1:
             return make()
@@ -69,7 +69,7 @@ class Ranks:
 
         Raises:
             UserError: ``make`` raised it, in the first of those where it did.
-            ToldElsewhereError: the same, in all others.
+            ReportedByRankZeroError: the same, in all others.
         """
         if self.world == 1:
             return make()

@@ -106,7 +106,7 @@ def ask_benchmark(
         UserError: two questions share an id, the answers file holds another model's or is being written, the scores
             there are of another file of the same name, an image is unreadable, a server stopped answering, or the disk
             is full. Answers so far are kept.
-        ToldElsewhereError: in all processes but the first, where it raised an error before or after the asking.
+        ReportedByRankZeroError: in all processes but the first, where it raised an error before or after the asking.
     """
     questions = benchmark.questions()
     _refuse_repeated(benchmark.name, questions)

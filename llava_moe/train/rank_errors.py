@@ -43,7 +43,7 @@ class RankErrors:
 
         Raises:
             Exception: what failed here.
-            ToldElsewhereError: another rank has failed, and says why.
+            ReportedByRankZeroError: another rank has failed, and says why.
         """
         num_failed = self._sum([float(self._failure is not None)])[0]
         if num_failed:
