@@ -34,8 +34,8 @@ def told_with_checkpoint(folder: Path, standing: Callable[[], str]) -> Iterator[
     """Add to whatever ends the training in ``folder`` what ``standing`` tells then.
 
     Raises:
-        UserError: the same with that said; or in the place of an error of the disk that the run's folder lies on, or of a
-            collective whose other end is gone.
+        UserError: the same with that said; or in the place of an error of the disk that the run's folder lies on, or of
+            a collective whose other end is gone.
         StoppedBySignalError: the same with that said.
     """
     try:
