@@ -37,7 +37,7 @@ def sheet(setup: Setup, results: Results) -> FigureContent:
     ours: dict[str, str] = {}
     for mixture, times in _mixtures(setup).items():
         of_mix = _of_mixture(setup, mixture)
-        told = mixture.replace("_", " ")
+        told = " + ".join(domain if num == 1 else f"{num} x {domain}" for domain, num in times.items())
         lora, mole = of_mix["lora"], of_mix["llava_mole"]
         cost = f"a LoRA of {told} does worse on {general} than a LoRA of {general} alone"
         cure = f"LLaVA-MoLE does better on {general} than a LoRA on {told}"
