@@ -23,3 +23,7 @@ def write_package(
     for path, text in modules.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
+        # Bytecode of a module is taken for fresh by the second and the size of its source: a package
+        # that is installed twice within a second would run its first version.
+        for bytecode in (folder / path).parent.glob(f"__pycache__/{(folder / path).stem}.*.pyc"):
+            bytecode.unlink()
