@@ -17,7 +17,7 @@ from tests.shown_commands import LAUNCHERS, PAGES, README, ROOT, blocks_of, show
 
 FOLDERS = ("docs/contributing", "data_recipes", "tools", "studies")
 LINKING = [*PAGES, *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
-NUM_WORDS, NUM_WORDS_OF_A_SENTENCE = 960, 20
+NUM_WORDS, NUM_WORDS_OF_A_SENTENCE = 900, 20
 """What the README may have at most: it is read in a minute."""
 EVERY_COMMAND = [*COMMANDS.values(), *(one for kind in SECOND_WORDS.values() for one in kind.values())]
 # What has no configuration to compose.
@@ -47,7 +47,7 @@ def test_what_the_readme_says_was_run_are_tests() -> None:
     named = [cell for row in rows[2:] for cell in row[1:]]
     written = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     missing = [cell for cell in named if cell != "not run" and f"def {cell.strip('`')}(" not in written]
-    assert len(named) >= 16 and not missing
+    assert len(named) >= 11 and not missing
 
 
 def test_every_link_in_the_documentation_leads_to_a_file() -> None:
