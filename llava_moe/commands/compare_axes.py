@@ -14,10 +14,12 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 
 from llava_moe.config.as_typed import SWEEP_FLAGS, as_item, as_typed, key_of
+from llava_moe.config.as_word import as_word
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.free_text import FREE_TEXT
 from llava_moe.config.hydra_compose import split_flags
-from llava_moe.config.limits import TRAIN, Limit, ListOf, OrNull, ValueRange, as_word
+from llava_moe.config.key_limits import TRAIN
+from llava_moe.config.limits import Limit, ListOf, OrNull, ValueRange
 from llava_moe.config.odd_words import refuse_sizes
 from llava_moe.config.sweep_size import refuse_large_sweep
 from llava_moe.errors import UserError

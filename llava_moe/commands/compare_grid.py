@@ -12,9 +12,10 @@ from llava_moe.commands.compare_axes import SCORING, Asked
 from llava_moe.config.as_typed import as_typed, key_of
 from llava_moe.config.hydra_compose import compose_again, resolved
 from llava_moe.config.hydra_words import prepare_override
-from llava_moe.config.limits import TRAIN, check_settings
+from llava_moe.config.key_limits import TRAIN
 from llava_moe.config.path_mappings import words_with_own_data
 from llava_moe.config.settings import is_embedded, sources_of
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.grid.cell import Cell, Grid, Words
 from llava_moe.run_config import RunConfig

@@ -121,7 +121,8 @@ def _offers(words: Sequence[str], part: str) -> list[str]:
 
 
 def _values(command: str, key: str, value: str, rest: Sequence[str]) -> list[str]:
-    from llava_moe.config.limits import EVAL, TRAIN, OneOf, OrNull
+    from llava_moe.config.key_limits import EVAL, TRAIN
+    from llava_moe.config.limits import OneOf, OrNull
 
     bare = key.lstrip("+")
     if bare in _groups():

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.config.image_keys import refuse_for_run
-from llava_moe.config.limits import EVAL, check_settings
+from llava_moe.config.key_limits import EVAL
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.eval.protocol import find_protocol
 from llava_moe.runs.named_files import know_benchmarks

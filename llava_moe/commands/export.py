@@ -35,7 +35,7 @@ from llava_moe.assemble import (
     with_adapter,
 )
 from llava_moe.commands.export_data import card_of, domains_of, open_held_out
-from llava_moe.config.limits import BY_DOMAIN
+from llava_moe.config.key_limits import BY_DOMAIN
 from llava_moe.config.settings import is_embedded
 from llava_moe.errors import UserError
 from llava_moe.export.card import cost_table

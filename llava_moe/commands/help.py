@@ -11,7 +11,7 @@ from rich.table import Table
 from llava_moe.commands.help_page import defaults_of, page, where_of
 from llava_moe.commands.table import COMMANDS as ALL_COMMANDS
 from llava_moe.config.key_descriptions import COMMANDS, TAKES_TRAINS, Key, keys_of, sections, spoken
-from llava_moe.config.unknown_keys import ELSEWHERE, suggest
+from llava_moe.config.nearest_key import ELSEWHERE, suggest
 from llava_moe.errors import UserError
 from llava_moe.runs.console import open_console
 from llava_moe.terminal.console import visible_text

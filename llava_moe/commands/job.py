@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from llava_moe.config.as_typed import as_typed, set_key
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.hydra_compose import compose_again, resolved, run_composed
-from llava_moe.config.limits import Limit, check_settings
-from llava_moe.config.unknown_keys import suggest
+from llava_moe.config.limits import Limit
+from llava_moe.config.nearest_key import suggest
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.out_folder import refuse_unwritable

@@ -11,8 +11,8 @@ from rich.table import Table
 from llava_moe.config.choices import GROUPS, KINDS
 from llava_moe.config.config_folder import shipped_folders
 from llava_moe.config.free_text import MIXTURE_ENDINGS
+from llava_moe.config.nearest_key import suggest
 from llava_moe.config.own_yamls import MOST_BYTES, split_folders
-from llava_moe.config.unknown_keys import suggest
 from llava_moe.embedded_base import EMBEDDED, read_version
 from llava_moe.errors import UserError
 from llava_moe.files.regular_file import read_regular

@@ -23,11 +23,13 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from llava_moe.config.as_word import as_word
 from llava_moe.config.config_folder import config_folder, shipped_folders
 from llava_moe.config.free_text import MIXTURE_ENDINGS, OPEN_ENDED
 from llava_moe.config.hydra_settings import held_to_ours, refuse_words
 from llava_moe.config.hydra_words import prepare_override, quote
-from llava_moe.config.limits import as_word
+from llava_moe.config.known_keys import dotted
+from llava_moe.config.nearest_key import suggest
 from llava_moe.config.odd_words import refuse_odd_words, refuse_sizes
 from llava_moe.config.own_data import words_that_keep_own
 from llava_moe.config.own_mixtures import own_mixtures
@@ -35,7 +37,7 @@ from llava_moe.config.own_yamls import broken_choice, refuse_unbounded
 from llava_moe.config.path_mappings import words_with_own_data
 from llava_moe.config.rates import spell_out
 from llava_moe.config.sweep_size import refuse_large_sweep
-from llava_moe.config.unknown_keys import dotted, refuse_unknown, suggest
+from llava_moe.config.validator import refuse_unknown
 from llava_moe.errors import UserError
 from llava_moe.text.secrets import has_secret, refusal
 

@@ -11,11 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from llava_moe.config.as_word import as_word
 from llava_moe.config.choices import names_of
 from llava_moe.config.config_folder import config_folder
-from llava_moe.config.limits import EVAL, SOURCE, TRAIN, Limit, as_word
-from llava_moe.config.target_limits import TARGETS
-from llava_moe.config.unknown_keys import PATTERNS
+from llava_moe.config.key_limits import EVAL, SOURCE, TARGETS, TRAIN
+from llava_moe.config.known_keys import PATTERNS
+from llava_moe.config.limits import Limit
 from llava_moe.text.structured_text import parse_yaml, yaml_comments
 
 COMMANDS = (

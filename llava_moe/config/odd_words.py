@@ -8,7 +8,7 @@ from pathlib import Path
 from llava_moe.config.config_folder import config_folder, shipped_folders
 from llava_moe.config.free_text import FREE_TEXT
 from llava_moe.config.limits import LONGEST_NAME, LONGEST_PATH
-from llava_moe.config.unknown_keys import suggest
+from llava_moe.config.nearest_key import suggest
 from llava_moe.errors import UserError
 from llava_moe.text.did_you_mean import did_you_mean
 

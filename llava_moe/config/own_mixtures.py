@@ -21,11 +21,12 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
+from llava_moe.config.as_word import as_word
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.free_text import MIXTURE_ENDINGS
-from llava_moe.config.limits import as_word
+from llava_moe.config.known_keys import data_keys, source_keys
+from llava_moe.config.nearest_key import suggest
 from llava_moe.config.own_yamls import MOST_BYTES
-from llava_moe.config.unknown_keys import data_keys, source_keys, suggest
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
 from llava_moe.files.regular_file import read_regular

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.config.as_typed import key_of
+from llava_moe.config.as_word import as_word
 from llava_moe.config.config_folder import config_folder
-from llava_moe.config.limits import as_word
-from llava_moe.config.unknown_keys import suggest
+from llava_moe.config.nearest_key import suggest
 from llava_moe.errors import UserError
 from llava_moe.text.structured_text import StructuredTextError, parse_yaml
 

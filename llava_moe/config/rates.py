@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_moe.config.as_typed import key_of
-from llava_moe.config.unknown_keys import suggest
+from llava_moe.config.nearest_key import suggest
 from llava_moe.errors import UserError
 
 RATES = "stage.learning_rates"

@@ -7,14 +7,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from llava_moe.config.limits import PHASE, SOURCE, TRAIN, as_word, check_settings
+from llava_moe.config.as_word import as_word
+from llava_moe.config.key_limits import PHASE, SOURCE, TRAIN
 from llava_moe.config.own_data import swap_published_sources
 from llava_moe.config.path_mappings import spread_paths
 from llava_moe.config.rates import settle_rates
-from llava_moe.config.target_limits import check_target
-from llava_moe.config.unknown_keys import suggest
+from llava_moe.config.validator import build, check_settings, check_target
 from llava_moe.embedded_base import EMBEDDED
 from llava_moe.errors import UserError
 from llava_moe.run_config import RunConfig
@@ -31,7 +31,6 @@ CONFLICT = "conflict"
 """The format of sources that conflict on purpose."""
 # Where the mixtures look for prepared folders unless they are told otherwise.
 DATA_ROOT = "data"
-Kind = TypeVar("Kind")
 
 
 def embedded_images() -> Path:
@@ -190,31 +189,6 @@ def optimizer_of(config: RunConfig) -> OptimizerSettings:
         weight_decay=train.weight_decay,
         gradient_clipping=train.gradient_clipping,
     )
-
-
-def build(kind: type[Kind], fields: Mapping[str, Any], where: str) -> Kind:
-    """Make a dataclass from named values; an unknown name is the user's mistake.
-
-    Raises:
-        UserError: a field that the class does not have, or one that is missing.
-    """
-    assert dataclasses.is_dataclass(kind)
-    known = {field.name for field in dataclasses.fields(kind)}
-    needed = {field.name for field in dataclasses.fields(kind) if not _has_default(field)}
-    unknown, missing = sorted(set(fields) - known), sorted(needed - set(fields))
-    if unknown:
-        near = suggest(unknown[0], sorted(known))
-        raise UserError(f"unknown key {where}.{unknown[0]}{near}: the keys there are {', '.join(sorted(known))}")
-    if missing:
-        raise UserError(f"{where}.{missing[0]} must be given: add {where}.{missing[0]}=VALUE")
-    try:
-        return kind(**fields)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from error
-
-
-def _has_default(field: dataclasses.Field[Any]) -> bool:
-    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.config.as_typed import as_typed
-from llava_moe.config.limits import as_word
+from llava_moe.config.as_word import as_word
 from llava_moe.errors import UserError
 from llava_moe.files.our_files import read_object
 from llava_moe.runs.stages import Stage

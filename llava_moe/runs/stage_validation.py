@@ -13,8 +13,8 @@ import numpy as np
 from rich.console import Console
 
 from llava_moe.assemble import Assembled
+from llava_moe.config.nearest_key import suggest
 from llava_moe.config.settings import mixture_of
-from llava_moe.config.unknown_keys import suggest
 from llava_moe.data.encode import Encoder
 from llava_moe.data.held_out import take
 from llava_moe.data.mixture import Mixture

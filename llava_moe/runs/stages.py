@@ -10,8 +10,9 @@ from typing import Any
 
 from llava_moe.config.as_typed import key_of
 from llava_moe.config.hydra_compose import compose_again, resolved
-from llava_moe.config.limits import TRAIN, check_settings
+from llava_moe.config.key_limits import TRAIN
 from llava_moe.config.settings import fingerprint, settle
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.run_config import RunConfig
 from llava_moe.train.checkpoint import STAGE_NAME

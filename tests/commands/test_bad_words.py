@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from llava_moe.assemble import model_spec_of
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.hydra_compose import resolved, split_flags
+from llava_moe.config.known_keys import dotted
+from llava_moe.config.nearest_key import ELSEWHERE
 from llava_moe.config.settings import mixture_of, settle
-from llava_moe.config.unknown_keys import ELSEWHERE, dotted
 from llava_moe.errors import UserError
 from llava_moe.run_config import RunConfig
 

@@ -28,9 +28,9 @@ from llava_moe.commands.words.reproduce import with_scale, with_size
 from llava_moe.config.choices import names_of
 from llava_moe.config.config_folder import config_folder
 from llava_moe.config.key_descriptions import COMMANDS, SOURCE_KEY, TYPED, NameIn, keys_of, limits_of, spoken
-from llava_moe.config.limits import SOURCE, Either, Limit, ListOf, OneOf, OrNull, Real, Whole
-from llava_moe.config.target_limits import TARGETS
-from llava_moe.config.unknown_keys import dotted, source_keys
+from llava_moe.config.key_limits import SOURCE, TARGETS
+from llava_moe.config.known_keys import dotted, source_keys
+from llava_moe.config.limits import Either, Limit, ListOf, OneOf, OrNull, Real, Whole
 from llava_moe.data.readers.formats import FORMATS
 from llava_moe.data.records import Source
 from llava_moe.errors import UserError

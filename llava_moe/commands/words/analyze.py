@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.commands.find_instrument import find, summaries
-from llava_moe.config.limits import FilePath, Limit, OneOf, OrNull, Text, Whole, check_settings
+from llava_moe.config.limits import FilePath, Limit, OneOf, OrNull, Text, Whole
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.text.did_you_mean import did_you_mean
 

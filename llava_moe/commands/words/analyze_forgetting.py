@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_moe.config.limits import FilePath, Limit, ListOf, OrNull, Text, Whole, check_settings
+from llava_moe.config.limits import FilePath, Limit, ListOf, OrNull, Text, Whole
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.runs.named_files import know_benchmarks
 from llava_moe.runs.out_folder import refuse_unwritable

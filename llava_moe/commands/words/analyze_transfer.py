@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_moe.commands.words.analyze import ON_RECORDS, Checkpoint, judge_run
-from llava_moe.config.limits import FLAG, Limit, ListOf, OneOf, Real, Whole
+from llava_moe.config.key_limits import FLAG
+from llava_moe.config.limits import Limit, ListOf, OneOf, Real, Whole
 from llava_moe.errors import UserError
 
 START = "start"

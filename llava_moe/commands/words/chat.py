@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 from llava_moe.chat.line import image_path, refuse_no_file
 from llava_moe.config.hydra_compose import resolved, run_composed
 from llava_moe.config.image_keys import refuse_for_run
-from llava_moe.config.limits import EVAL, READING, SHARED, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
+from llava_moe.config.key_limits import EVAL, READING, SHARED
+from llava_moe.config.limits import FilePath, Limit, OrNull, Real, Text, Whole
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.train.checkpoint import newest_checkpoint
 

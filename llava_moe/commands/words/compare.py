@@ -11,7 +11,9 @@ from llava_moe.commands.compare_grid import first_values, open_grid, told_of, wo
 from llava_moe.commands.job import refuse_misspelt
 from llava_moe.config.as_typed import key_of
 from llava_moe.config.hydra_compose import compose_again, resolved, run_composed
-from llava_moe.config.limits import FLAG, FilePath, Limit, OrNull, Text, Whole, check_settings
+from llava_moe.config.key_limits import FLAG
+from llava_moe.config.limits import FilePath, Limit, OrNull, Text, Whole
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.runs.out_folder import refuse_unwritable
 

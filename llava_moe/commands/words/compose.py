@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 
 from llava_moe.config.as_typed import as_typed, set_key, told_how_to_go_on
 from llava_moe.config.hydra_compose import compose_again, resolved, run_composed
-from llava_moe.config.limits import FLAG, FilePath, Limit, ListOf, OneOf, OrNull, Real, Text, Whole, check_settings
+from llava_moe.config.key_limits import FLAG, MOLE
+from llava_moe.config.limits import FilePath, Limit, ListOf, OneOf, OrNull, Real, Text, Whole
 from llava_moe.config.rates import notes_on_old_words
 from llava_moe.config.settings import settle
-from llava_moe.config.target_limits import MOLE
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.runs.out_folder import refuse_foreign
 from llava_moe.text.escape_control import visible

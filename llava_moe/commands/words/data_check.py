@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_moe.commands.job import DataJob, run_job
-from llava_moe.config.limits import FLAG, FilePath, Limit, ListOf, OneOf, OrNull, Whole
+from llava_moe.config.key_limits import FLAG
+from llava_moe.config.limits import FilePath, Limit, ListOf, OneOf, OrNull, Whole
 
 LIMITS: dict[str, Limit] = {
     "out": OrNull(FilePath()),

@@ -10,20 +10,9 @@ from omegaconf import DictConfig
 
 from llava_moe.config.hydra_compose import resolved, run_composed
 from llava_moe.config.hydra_words import quote
-from llava_moe.config.limits import (
-    FLAG,
-    TRAIN,
-    Either,
-    Fields,
-    FilePath,
-    Limit,
-    ListOf,
-    OneOf,
-    OrNull,
-    Text,
-    Whole,
-    check_settings,
-)
+from llava_moe.config.key_limits import FLAG, TRAIN
+from llava_moe.config.limits import Either, Fields, FilePath, Limit, ListOf, OneOf, OrNull, Text, Whole
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.runs.out_folder import refuse_unwritable
 

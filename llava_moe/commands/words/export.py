@@ -9,7 +9,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from llava_moe.config.hydra_compose import resolved, run_composed
-from llava_moe.config.limits import BY_DOMAIN, FilePath, Limit, OneOf, OrNull, Text, Whole, check_settings
+from llava_moe.config.key_limits import BY_DOMAIN
+from llava_moe.config.limits import FilePath, Limit, OneOf, OrNull, Text, Whole
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.runs.out_folder import refuse_unwritable
 from llava_moe.runs.stop_signals import StopSignals

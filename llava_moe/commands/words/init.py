@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_moe.config.as_typed import as_typed
+from llava_moe.config.as_word import as_word
 from llava_moe.config.free_text import MIXTURE_ENDINGS
-from llava_moe.config.limits import FilePath, Limit, OrNull, PathOrMapping, as_word, check_settings
+from llava_moe.config.limits import FilePath, Limit, OrNull, PathOrMapping
 from llava_moe.config.path_mappings import is_mapping, read_mapping
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.text.shell_words import shell
 

@@ -9,7 +9,9 @@ from llava_moe.commands.job import DataJob, run_job
 from llava_moe.commands.words import reproduce
 from llava_moe.config.as_typed import as_typed, set_key
 from llava_moe.config.hydra_compose import compose_again, resolved, run_composed
-from llava_moe.config.limits import FLAG, FilePath, Limit, OrNull, Real, Text, Whole, check_settings
+from llava_moe.config.key_limits import FLAG
+from llava_moe.config.limits import FilePath, Limit, OrNull, Real, Text, Whole
+from llava_moe.config.validator import check_settings
 from llava_moe.plan.devices import expect_known
 from llava_moe.runs.named_files import find_starts
 from llava_moe.text.shell_words import shell

@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 
 from llava_moe.config.as_typed import as_typed
 from llava_moe.config.hydra_compose import resolved, run_composed
-from llava_moe.config.limits import FLAG, Either, FilePath, Limit, ListOf, OneOf, OrNull, Text, Whole, check_settings
+from llava_moe.config.key_limits import FLAG
+from llava_moe.config.limits import Either, FilePath, Limit, ListOf, OneOf, OrNull, Text, Whole
+from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.reproduce.setup import SCALE_NAMES
 from llava_moe.runs.out_folder import refuse_unwritable
