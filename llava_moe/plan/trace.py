@@ -112,7 +112,7 @@ class _Step:
 class _Watched:
     """An engine that notes how much stands between forward, backward and update."""
 
-    rank, world, device, can_skip, has_whole_state = 0, 1, CPU, True, True
+    rank, world, device, can_skip = 0, 1, CPU, True
 
     def __init__(self, engine: LocalEngine, hollow: FakeTensorTrace, releases_gradients: bool) -> None:
         self.engine, self.hollow, self.module = engine, hollow, engine.module

@@ -186,7 +186,7 @@ def load_checkpoint(checkpoint: Path, engine: Engine) -> RunState:
     """
     try:
         engine.load(checkpoint / "engine")
-        load_random_state(checkpoint / "engine", engine.rank, is_any_number_right=engine.has_whole_state)
+        load_random_state(checkpoint / "engine", engine.rank)
         return load_state(checkpoint)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
@@ -209,10 +209,7 @@ def load_state(checkpoint: Path) -> RunState:
 def _not_resumable(checkpoint: Path, reason: str) -> UserError:
     others = [path.name for path in complete_checkpoints(checkpoint.parent) if path != checkpoint]
     instead = f"delete it to go on from {others[-1]}" if others else "there is no other checkpoint"
-    return UserError(
-        f"{checkpoint} cannot be resumed ({reason}): if it was written with other parallel settings, "
-        f"give those; if it is damaged, {instead}"
-    )
+    return UserError(f"{checkpoint} cannot be resumed ({reason}): if it is damaged, {instead}")
 
 
 def _publish(partial: Path, final: Path, checkpoints: Path) -> None:
@@ -277,23 +274,20 @@ def set_random_state(states: Mapping[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def load_random_state(folder: Path, rank: int, is_any_number_right: bool = False) -> None:
+def load_random_state(folder: Path, rank: int) -> None:
     """Restore what :func:`save_random_state` wrote for a rank.
 
-    Args:
-        is_any_number_right: a rank that was not there draws from a seed that the first rank's state decides.
+    One that was not there draws from a seed that the first rank's state decides.
 
     Raises:
-        UserError: there is no such file.
+        OSError: there is no such file, not even of the first rank.
         SafetensorError, ValueError: it is damaged.
     """
     import torch
     from safetensors.torch import load_file
 
     path, first = (folder / f"random-rank{number}.safetensors" for number in (rank, 0))
-    is_new = is_any_number_right and not path.is_file() and first.is_file()
-    if not path.is_file() and not is_new:
-        raise UserError(f"{path} is missing: resume with the number of processes that wrote the checkpoint")
+    is_new = not path.is_file() and first.is_file()
     states = load_file(first if is_new else path)
     if is_new:
         seed = sha256(states["cpu"].numpy().tobytes() + str(rank).encode()).digest()

@@ -42,7 +42,6 @@ class DataParallelEngine:
     """
 
     can_skip = True
-    has_whole_state = True
 
     def __init__(
         self,

@@ -18,8 +18,9 @@ from torch import nn
 
 from llava_moe.errors import UserError
 from llava_moe.train.collectives import backend, gather_from_ranks, own_device, sum_over_ranks
+from llava_moe.train.divided_state import DividedState, UndividedState, UnreachedGroups, load_own_files, shape_of
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
-from llava_moe.train.safe_load import tensors_only
+from llava_moe.train.whole_state import WholeStateReader, WholeStateWriter, file_of_state
 
 BUCKET = 500_000_000
 """The most numbers of a bucket, DeepSpeed's own."""
@@ -87,7 +88,6 @@ class DeepSpeedEngine:
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
         # DeepSpeed keeps reduced gradients in private buffers that only a step clears.
         self.can_skip = False
-        self.has_whole_state = False
         # Trap: DeepSpeed's stage 0 in bf16 hides its masters and departs from one process from the first update on;
         # stage 1 is the same arithmetic with the optimizer spread over ranks.
         stage = max(1, zero.stage) if dtype == torch.bfloat16 else zero.stage
@@ -102,6 +102,8 @@ class DeepSpeedEngine:
         self.module = self.engine.module
         # Stage 0 in fp32 leaves whole, reduced gradients on the parameters and reports no norm of its own.
         self.has_plain_gradients = stage == 0
+        self.state = UndividedState(optimizer) if stage == 0 else DividedState(self.engine.optimizer)
+        UnreachedGroups(optimizer)
 
     def forward(self, **inputs: Any) -> Any:
         """Run the model; under ZeRO-3 each rank waits in it for all others."""
@@ -147,55 +149,47 @@ class DeepSpeedEngine:
 
         All ranks must call it.
         """
-        from deepspeed.utils import safe_get_full_fp32_param
-
         full = {}
         for name, parameter in self.live.items():
-            value = safe_get_full_fp32_param(parameter)
-            value = parameter.detach() if value is None else value
+            value = self.state.master(parameter)
             # Eight ranks with 7 B values in fp32 each would fill a machine's memory for nothing.
             if self.rank == 0:
-                full[name] = value.float().reshape(getattr(parameter, "ds_shape", parameter.shape)).to("cpu", copy=True)
+                full[name] = value.to("cpu", torch.float32, copy=True)
         return full
 
     def save(self, folder: Path) -> None:
-        """Write this rank's part of optimizer state and masters, under a name of the ZeRO stage; all ranks call it."""
-        self.engine.save_checkpoint(str(folder), tag=self.tag, exclude_frozen_parameters=True)
+        """Write what one process writes (:mod:`llava_moe.train.whole_state`); all ranks call it, the first one writes.
+
+        One parameter after the other is collected: what is divided is never whole in a device's memory.
+        """
+        writer = WholeStateWriter(folder) if self.rank == 0 else None
+        for name, parameter in self.live.items():
+            state = self.state.read(parameter)
+            if writer is not None:
+                writer.add(name, state)
+        if writer is not None:
+            writer.close()
 
     def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote; all ranks call it.
+        """Read what any engine wrote, or DeepSpeed's own files of earlier run folders; all ranks call it.
 
         Raises:
-            UserError: it was written by another number of processes or another stage, or holds more than tensors.
+            OSError, SafetensorError, ValueError: as :meth:`LocalEngine.load`.
+            UserError: DeepSpeed's own files, of another number of processes or another stage, or not of tensors.
         """
-        from deepspeed.runtime.zero.utils import ZeRORuntimeException
-
-        written = len(list(folder.glob("random-rank*.safetensors")))
-        if written != self.world or not (folder / self.tag).is_dir():
-            raise UserError(
-                f"{folder} was not written by {self.world} processes with DeepSpeed {self.tag}: resume with the number "
-                f"of processes ({written}) and the parallel= that wrote it"
-            )
-        try:
-            with tensors_only(folder, _written_classes()):
-                path, _ = self.engine.load_checkpoint(str(folder), tag=self.tag, load_module_strict=False)
-        except ZeRORuntimeException as error:
-            raise UserError(f"{folder}: {str(error).splitlines()[0]}") from error
-        if path is None:
-            raise UserError(f"{folder} holds no DeepSpeed state")
+        if (folder / self.tag).is_dir() or not file_of_state(folder, 1).exists():
+            load_own_files(self.engine, folder, self.tag)
+            self.state.bind()
+            return
+        reader = WholeStateReader(folder)
+        reader.check({name: shape_of(parameter) for name, parameter in self.live.items()})
+        with torch.no_grad():
+            for name, parameter in self.live.items():
+                self.state.write(parameter, reader.read(name))
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         dist.barrier()
-
-
-def _written_classes() -> list[Any]:
-    """Classes that DeepSpeed writes into its checkpoints beside tensors: they hold numbers alone."""
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    return [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
 
 
 def _import_deepspeed() -> Any:

@@ -6,16 +6,15 @@ Gradients of several ``backward`` calls add up; ``step`` clips, updates and clea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from llava_moe.files.regular_file import check_regular
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
+from llava_moe.train.whole_state import MASTER, WholeStateReader, WholeStateWriter
 
 
 class Engine(Protocol):
@@ -26,8 +25,6 @@ class Engine(Protocol):
     device: torch.device
     module: nn.Module
     can_skip: bool
-    has_whole_state: bool
-    """Whether what :meth:`save` writes is undivided, so that another number of processes goes on from it."""
 
     def forward(self, **inputs: Any) -> Any:
         """Run the model; with several ranks all must call it the same number of times."""
@@ -61,11 +58,11 @@ class Engine(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write optimizer state and masters; all ranks call it."""
+        """Write optimizer state and masters, so that any engine goes on from them; all ranks call it."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote; all ranks call it."""
+        """Read what any engine's :meth:`save` wrote; all ranks call it."""
         ...
 
     def barrier(self) -> None:
@@ -79,7 +76,6 @@ class LocalEngine:
     rank = 0
     world = 1
     can_skip = True
-    has_whole_state = True
 
     def __init__(
         self,
@@ -155,15 +151,12 @@ class LocalEngine:
         return {name: master.detach().to("cpu", copy=True) for name, master in self.masters.items()}
 
     def save(self, folder: Path) -> None:
-        """Write ``optimizer.safetensors``: ``master/<name>``, and for each key of AdamW's state ``<key>/<name>``."""
-        tensors = {}
+        """Write masters and AdamW's state (:mod:`llava_moe.train.whole_state`)."""
+        writer = WholeStateWriter(folder)
         for name, master in self.masters.items():
-            tensors[f"master/{name}"] = master.detach()
-            for key, value in self.optimizer.state.get(master, {}).items():
-                tensors[f"{key}/{name}"] = torch.as_tensor(value)
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "optimizer.safetensors"
-        )
+            state = {key: torch.as_tensor(value) for key, value in self.optimizer.state.get(master, {}).items()}
+            writer.add(name, {MASTER: master, **state})
+        writer.close()
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote into masters, parameters and optimizer.
@@ -173,42 +166,19 @@ class LocalEngine:
             SafetensorError: it is damaged.
             ValueError: it lacks a parameter's state, or holds one of another shape or one that is not finite.
         """
-        check_regular(path := folder / "optimizer.safetensors")
-        tensors = load_file(path)
-        _refuse_misfits(tensors, {name: master.shape for name, master in self.masters.items()})
+        reader = WholeStateReader(folder)
+        reader.check({name: master.shape for name, master in self.masters.items()})
         with torch.no_grad():
             for name, master in self.masters.items():
-                master.copy_(tensors[f"master/{name}"])
+                state = reader.read(name)
+                master.copy_(state.pop(MASTER))
                 self.live[name].copy_(master)
-                self.optimizer.state[master] = _state_of(name, tensors, self.device)
+                # AdamW keeps its step count on the CPU unless it is fused.
+                self.optimizer.state[master] = {
+                    kind: value if kind == "step" and self.device.type == "cpu" else value.to(self.device)
+                    for kind, value in state.items()
+                }
 
     def barrier(self) -> None:
         """Go on: there is one rank."""
         return None
-
-
-def _refuse_misfits(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> None:
-    """Refuse a file that does not hold each master whole, with all of its optimizer's state or none.
-
-    Raises:
-        ValueError: naming the first such tensor.
-    """
-    kinds = {kind for name in tensors if (kind := name.partition("/")[0]) != "master"}
-    for name, shape in shapes.items():
-        found = {kind for kind in kinds if f"{kind}/{name}" in tensors}
-        if f"master/{name}" not in tensors or found not in (set(), kinds):
-            raise ValueError(f"no state for {name}")
-        for kind in ("master", *found):
-            tensor = tensors[f"{kind}/{name}"]
-            if tensor.shape != (shape if kind != "step" else torch.Size()) or not bool(tensor.isfinite().all()):
-                raise ValueError(f"{kind} of {name} is damaged: of another shape, or not finite")
-
-
-def _state_of(name: str, tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    state = {}
-    for key, value in tensors.items():
-        kind, _, parameter = key.partition("/")
-        if parameter == name and kind != "master":
-            # AdamW keeps its step count on the CPU unless it is fused.
-            state[kind] = value if kind == "step" and device.type == "cpu" else value.to(device)
-    return state

@@ -1,4 +1,4 @@
-"""``parallel=ddp``: real ranks (gloo) train what one process trains, and any number of them goes on from another."""
+"""Real ranks (gloo) of each engine train what one process trains, and any of them goes on from any other."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def finish(ranks: list[ForkedCommand]) -> None:
     assert not any(statuses), [rank.output[-4000:] for rank in ranks]
 
 
-@pytest.fixture(scope="module", params=ADAPTERS)
+@pytest.fixture(scope="module")
 def alone(
     request: pytest.FixtureRequest, words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], Path]:
@@ -86,18 +86,31 @@ def alone(
     return told, folder / "run"
 
 
-@pytest.mark.parametrize("world", [2, 3])
+ENGINES = [("ddp", 2), ("ddp", 3)]
+# What DeepSpeed divides does not depend on the adapter: two of them stand for all.
+DIVIDED = [(f"zero{stage}", 2) for stage in (0, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("alone", "parallel", "world"),
+    [
+        *((adapter, *engine) for adapter in ADAPTERS for engine in ENGINES),
+        *((adapter, *engine) for adapter in ("lora", "llava_mole") for engine in DIVIDED),
+    ],
+    indirect=["alone"],
+)
 def test_ranks_equal_one_process_in_steps_without_any_image_too(
-    world: int, alone: tuple[list[str], Path], start_ranks: StartRanks, tmp_path: Path
+    alone: tuple[list[str], Path], parallel: str, world: int, start_ranks: StartRanks, tmp_path: Path
 ) -> None:
     told, one = alone
-    finish(start_ranks(world, ["train", *told, "parallel=ddp", f"out={tmp_path / 'run'}"], tmp_path))
+    finish(start_ranks(world, ["train", *told, f"parallel={parallel}", f"out={tmp_path / 'run'}"], tmp_path))
     assert_equal_runs(one, tmp_path / "run")
-    # In some steps nothing moved the projector: AdamW counted fewer of them for it.
-    state = load_file(one / "checkpoints" / f"step-{NUM_STEPS:06d}" / "engine" / "optimizer.safetensors")
-    counts = {name: int(value) for name, value in state.items() if name.startswith("step/")}
-    projector = [count for name, count in counts.items() if "projector" in name]
-    assert projector and max(projector) < max(counts.values()) == NUM_STEPS
+    for run in (one, tmp_path / "run"):
+        # In some steps nothing moved the projector: AdamW counted fewer of them for it.
+        state = load_file(run / "checkpoints" / f"step-{NUM_STEPS:06d}" / "engine" / "optimizer.safetensors")
+        counts = {name: int(value) for name, value in state.items() if name.startswith("step/")}
+        projector = [count for name, count in counts.items() if "projector" in name]
+        assert projector and max(projector) < max(counts.values()) == NUM_STEPS
 
 
 def test_torchrun_starts_it(words: list[str], launch: Launch, tmp_path: Path) -> None:
@@ -115,16 +128,27 @@ def rewind(folder: Path, step: int) -> None:
     (folder / "checkpoints" / "last").write_text(f"step-{step:06d}\n")
 
 
-def test_two_ranks_go_on_as_one_process_as_three_ranks(
-    words: list[str], launch: Launch, start_ranks: StartRanks, tmp_path: Path
+@pytest.mark.parametrize(
+    "engines",
+    [
+        [("ddp", 2), ("single", 1), ("ddp", 3)],
+        [("zero2", 2), ("ddp", 3), ("zero3", 2)],
+        [("zero3", 3), ("single", 1), ("zero2", 2)],
+        [("single", 1), ("zero0", 2), ("zero2", 3)],
+    ],
+    ids=lambda engines: "-".join(f"{name}_{world}" for name, world in engines),
+)
+def test_any_engine_goes_on_from_any_other_as_if_it_had_never_stopped(
+    engines: list[tuple[str, int]], words: list[str], launch: Launch, start_ranks: StartRanks, tmp_path: Path
 ) -> None:
     told = [*words, "adapter=llava_mole"]
     launch("one", told, tmp_path / "one", tmp_path)
     run = tmp_path / "run"
-    launch("ranks", [*told, "parallel=ddp"], run, tmp_path)
-    rewind(run, 4)
-    launch("one", told, run, tmp_path)
-    rewind(run, 8)
-    finish(start_ranks(3, ["train", *told, "parallel=ddp", f"out={run}"], tmp_path))
+    for number, (parallel, world) in enumerate(engines):
+        if number:
+            rewind(run, 4 * number)
+        finish(start_ranks(world, ["train", *told, f"parallel={parallel}", f"out={run}"], tmp_path))
     assert_equal_runs(tmp_path / "one", run)
-    assert len([*(run / "checkpoints" / f"step-{NUM_STEPS:06d}" / "engine").glob("random-rank*")]) == 3
+    saved = run / "checkpoints" / f"step-{NUM_STEPS:06d}" / "engine"
+    assert len([*saved.glob("random-rank*")]) == engines[-1][1]
+    assert {path.name for path in saved.iterdir() if "random" not in path.name} == {"optimizer.safetensors"}
