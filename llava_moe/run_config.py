@@ -7,7 +7,7 @@ what a run of an earlier release did that has no word on the key.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 Section = TypeVar("Section")
@@ -77,6 +77,7 @@ class TrainConfig:
     save_every: int = 500
     keep_last: int = 2
     max_nonfinite_steps: int = 3
+    stall_seconds: float = 300
     num_threads: int | None = None
 
 
@@ -110,11 +111,16 @@ class EvalConfig:
 class ParallelConfig:
     """``parallel``: one process, or several by our own engine or DeepSpeed's ZeRO."""
 
-    engine: Literal["auto", "local", "ddp", "deepspeed"] = "auto"
+    engine: Literal["auto", "auto_deepspeed", "local", "ddp", "deepspeed"] = "auto"
     stage: int = 2
     offload_optimizer: bool = False
     offload_parameters: bool = False
     extra: Node = field(default_factory=dict)
+
+    @property
+    def asks_for_zero(self) -> bool:
+        """Whether something is said, beside ``engine``, that DeepSpeed alone does."""
+        return self != replace(ParallelConfig(), engine=self.engine)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
 def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> PackingRequest:
     """How training on ``num_ranks`` devices would seat samples."""
     engine, train = stage.config.parallel.engine, stage.config.train
-    needs_image = engine == "deepspeed" or (engine == "auto" and num_ranks > 1)
+    needs_image = engine == "deepspeed" or (engine == "auto_deepspeed" and num_ranks > 1)
     return PackingRequest(
         samples_per_step=train.global_batch_size,
         tokens_per_row=train.tokens_per_micro_batch,

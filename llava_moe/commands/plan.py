@@ -176,7 +176,7 @@ def _plan_stage(
             mfu=choices["mfu"],
             notes=bound.notes,
         )
-    return _with_probe(plan, stage, planned, choices, bound.asked.parallel)
+    return _with_probe(plan, stage, planned, choices, plan.asked.choice.parallel)
 
 
 def _with_probe(

@@ -22,6 +22,7 @@ from llava_moe.grid.cell import Cell, Words
 from llava_moe.plan.devices import Device
 from llava_moe.plan.hours import hours_of
 from llava_moe.plan.max_row_length import Traces
+from llava_moe.plan.stage import room_of
 from llava_moe.plan.terminal import size
 from llava_moe.run_config import TrainConfig
 from llava_moe.runs.console import open_console, open_progress, say_next, say_notes
@@ -108,10 +109,10 @@ def _plan_cell(cell: Cell, choices: Mapping[str, Any], traces: Traces) -> CellPl
     another_model = "more=model=random_7b"
     bound = bound_stage(stage, device, num_devices, set(), choices, open_progress(), another_model)
     bound.bench.traces = traces
-    need = bound.bench.need(bound.asked)
-    steps, parallel = bound.bench.steps, bound.asked.parallel
+    room = room_of(device, bound.asked.parallel)
+    need = bound.bench.need(bound.bench.settled(bound.asked, room))
+    steps = bound.bench.steps
     hours = hours_of(need, steps, device, train.dtype, choices["mfu"])
-    room = device.usable if device.is_gpu else device.usable // parallel.num_devices
     return CellPlan(
         num_steps=steps.num_steps,
         device_hours=None if hours is None else hours.device_hours,

@@ -17,6 +17,7 @@ from llava_moe.runs.check_all_stages import check_all_stages
 from llava_moe.runs.console import say_next
 from llava_moe.runs.curve_viewers import settle_viewers
 from llava_moe.runs.processes import training_together
+from llava_moe.runs.same_everywhere import refuse_unlike
 from llava_moe.runs.saved_progress import standing
 from llava_moe.runs.stage import check_stage, train_stage
 from llava_moe.runs.stages import Stage, set_threads
@@ -47,6 +48,7 @@ def train(config: RunConfig, stages: Sequence[Stage], typed: Sequence[str], says
                 console.print(note, style="yellow", highlight=False, markup=False)
             set_threads(config)
             started = time.monotonic()
+            refuse_unlike([stage.config.plain for stage in stages], processes.ranks)
             check_all_stages(stages, processes, console)
             was_finished = all(is_finished(stage.folder, stage.config.plain) for stage in stages)
             for stage in stages:

@@ -99,8 +99,8 @@ class Ranks:
         except RuntimeError as error:
             # Gloo's words for a peer that is gone; the peer has said why, or was killed.
             raise LostRankError(
-                f"another process has stopped ({str(error).splitlines()[0][:120]}): answers so far are kept, run the "
-                "same command again"
+                f"another process has stopped ({str(error).splitlines()[0][:120]}): its own output says why; what is "
+                "made so far is kept, run the same command again"
             ) from error
 
 

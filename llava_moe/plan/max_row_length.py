@@ -9,6 +9,7 @@ from llava_moe.plan.dummy_rows import Row, RowPacking
 from llava_moe.plan.steps import Steps
 from llava_moe.plan.trace import Blueprint, Traced, trace
 from llava_moe.plan.zero_partition import Memory, Parallel, spread
+from llava_moe.train.choose_engine import fits_on_each, state_bytes
 
 # Bytes of a token's id, label, position and domain on the device.
 TOKEN_BYTES = 32
@@ -84,6 +85,16 @@ class RowTracer:
             return 0
         bare = replace(traced, gradients=0, activations=0, logits=0, temporary=0)
         return spread(bare, choice.parallel, inputs=0).total
+
+    def settled(self, choice: RowLengthChoice, room: int) -> RowLengthChoice:
+        """The choice with the engine that training would take: see :mod:`llava_moe.train.choose_engine`."""
+        if not choice.parallel.may_divide:
+            return choice
+        traced = self.need(choice).traced
+        state = state_bytes(traced.total_trained, min(traced.trained_dtypes))
+        is_whole = fits_on_each(state, room - traced.base - traced.adapter)
+        parallel = replace(choice.parallel, may_divide=False, stage=None if is_whole else 2)
+        return replace(choice, parallel=parallel)
 
     def need(self, choice: RowLengthChoice) -> MemoryNeed:
         """Trace the dearest row of a choice."""

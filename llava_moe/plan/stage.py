@@ -74,6 +74,7 @@ def plan_stage(
 ) -> StagePlan:
     """Trace a stage and what is near it."""
     room = room_of(device, asked.parallel)
+    asked = bench.settled(asked, room)
     needs = tuple(bench.need(replace(asked, tokens_per_row=asked.tokens_per_row * times)) for times in MULTIPLES)
     first = needs[0]
     fits = first.memory.total <= room

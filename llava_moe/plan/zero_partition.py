@@ -39,6 +39,7 @@ class Parallel:
     Attributes:
         stage: ZeRO's stage; None without DeepSpeed: one process, or several with the whole model each.
         bucket: numbers of DeepSpeed's reduction bucket; None: what trains, at most 5e8.
+        may_divide: ZeRO-2 is taken where state that is whole on each device does not fit (``parallel=auto``).
     """
 
     num_devices: int = 1
@@ -46,6 +47,7 @@ class Parallel:
     offload_optimizer: bool = False
     offload_parameters: bool = False
     bucket: int | None = None
+    may_divide: bool = False
 
     @property
     def name(self) -> str:
@@ -153,8 +155,9 @@ def _with_zero(memory: Memory, traced: Traced, parallel: Parallel) -> Memory:
 
 def parallel_of(config: ParallelConfig, num_devices: int) -> Parallel:
     """What ``parallel=`` means on this many devices, as ``runs.processes`` settles it."""
-    if config.engine in ("local", "ddp") or (config.engine == "auto" and num_devices == 1):
-        return Parallel(num_devices)
+    is_alone = num_devices == 1 and config.engine in ("auto", "auto_deepspeed")
+    if config.engine in ("local", "ddp") or is_alone or (config.engine == "auto" and not config.asks_for_zero):
+        return Parallel(num_devices, may_divide=config.engine == "auto" and not is_alone)
     # What is given there takes the place of all that this project says of it: then DeepSpeed's own bucket stands.
     own = config.extra.get("zero_optimization")
     bucket = None if own is None else int(own.get("reduce_bucket_size", BUCKET))

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from llava_moe.assemble import encoder_of, model_spec_of
 from llava_moe.data.stream import StepStream
-from llava_moe.eval.ranks import Ranks
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.processes import Processes
 from llava_moe.runs.stage_data import open_data, open_quarantine
@@ -39,7 +38,7 @@ def check_all_stages(stages: Sequence[Stage], processes: Processes, console: Con
             _judge(stage, stage.config.changed(init_from=None) if follows else stage.config, console)
 
     if later:
-        Ranks(processes.rank, processes.world, processes.group).from_first(judge)
+        processes.ranks.from_first(judge)
 
 
 def _judge(stage: Stage, config: RunConfig, console: Console) -> None:

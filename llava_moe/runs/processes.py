@@ -15,24 +15,64 @@ import torch
 from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, UserError
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.run_config import ParallelConfig
+from llava_moe.runs.free_memory import free_memory
 from llava_moe.train import data_parallel_engine
+from llava_moe.train.choose_engine import fits_on_each, state_bytes
 from llava_moe.train.collectives import LOST_RANK, tells_of_a_lost_rank
 
 if TYPE_CHECKING:
     from llava_moe.train.deepspeed_engine import ZeroSettings
 
 PATIENCE = timedelta(days=1)
+GIB = 2**30
 
 
 @dataclass
 class Processes:
-    """This process among those that train together."""
+    """This process among those that train together.
+
+    Attributes:
+        engine: ``local``, ``ddp`` or ``deepspeed``.
+        group: torch's process group that objects travel in.
+        is_auto: each stage settles for itself whether it takes ``ddp`` or ``deepspeed`` (:meth:`settle`).
+    """
 
     rank: int
     world: int
     device: torch.device
     engine: str
     group: Any = None
+    is_auto: bool = False
+
+    @property
+    def ranks(self) -> Ranks:
+        """How they tell each other what is no tensor."""
+        return Ranks(self.rank, self.world, self.group)
+
+    def settle(self, num_trained: int, num_bytes_of_a_number: int) -> str | None:
+        """Choose the engine, where that was left to us, by the memory that is free beside the model; all call it.
+
+        Returns:
+            What was chosen and why, in a line; None where nothing was to choose.
+
+        Raises:
+            UserError: what trains does not fit each device, and DeepSpeed is not installed.
+        """
+        if not self.is_auto:
+            return None
+        needed, free = state_bytes(num_trained, num_bytes_of_a_number), min(self.ranks.gather(self._free()))
+        told = f"gradients and optimizer {needed / GIB:.2f} GiB, free on each {free / GIB:.1f}"
+        if fits_on_each(needed, free):
+            self.engine = "ddp"
+            return f"{self.world} processes: ddp ({told})"
+        self.engine = "deepspeed"
+        _start_deepspeed()
+        return f"{self.world} processes: DeepSpeed ZeRO-2 divides what trains ({told})"
+
+    def _free(self) -> int:
+        if self.device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self.device)[0])
+        return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     def wait(self) -> None:
         """Wait for all processes, for hours if need be."""
@@ -84,8 +124,9 @@ def join_processes(parallel: ParallelConfig) -> Processes:
     check_parallel(parallel)
     world = _number_of_processes()
     engine = parallel.engine
-    if engine == "auto":
-        engine = "local" if world == 1 else "deepspeed"
+    is_auto = engine == "auto" and world > 1 and not parallel.asks_for_zero
+    if engine in ("auto", "auto_deepspeed"):
+        engine = "local" if world == 1 else "ddp" if is_auto else "deepspeed"
     if engine == "ddp" and world == 1:
         engine = "local"
     if engine == "local":
@@ -99,7 +140,7 @@ def join_processes(parallel: ParallelConfig) -> Processes:
         rank, world, device = _start_deepspeed()
     # The first process may read millions of records for longer than a collective on the devices may take.
     group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
-    return Processes(rank, world, device, engine, group)
+    return Processes(rank, world, device, engine, group, is_auto)
 
 
 def _start_deepspeed() -> tuple[int, int, torch.device]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ from llava_moe.runs.environment import describe_environment
 from llava_moe.runs.processes import Processes, zero_of
 from llava_moe.runs.repair_logs import set_accounts_right
 from llava_moe.runs.run_recorder import StageRun
+from llava_moe.runs.same_everywhere import refuse_other_data, refuse_unshared
 from llava_moe.runs.saved_progress import told_with_checkpoint
 from llava_moe.runs.stage_changes import changes_told, lengthened
 from llava_moe.runs.stage_data import (
@@ -49,6 +51,7 @@ from llava_moe.runs.stage_data import (
 )
 from llava_moe.runs.stage_features import check_features, open_features
 from llava_moe.runs.stage_validation import check_validation, open_validation
+from llava_moe.runs.stalls import is_watched, watched_for_stalls
 from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.escape_control import visible
@@ -59,6 +62,8 @@ from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderClaim, FolderLoc
 from llava_moe.train.loop import LoopSettings, train
 from llava_moe.train.memory import memory_errors_explained
 from llava_moe.train.objective import Objective
+from llava_moe.train.pulse import Pulse, PulsedEngine, PulsedStream
+from llava_moe.train.rank_errors import RankErrors
 from llava_moe.train.schedule import Schedule, few_steps_note
 from llava_moe.train.state import RunState
 
@@ -112,20 +117,31 @@ def _train_locked(
     stop_signals: StopSignals,
     claim: FolderClaim | None = None,
 ) -> None:
-    if is_finished(folder, config.plain):
+    # The first process looks and tells the others: where they look, a file may be late.
+    was_finished, checkpoint = processes.ranks.from_first(
+        lambda: (is_finished(folder, config.plain), last_checkpoint(folder))
+    )
+    if was_finished:
         refuse_other_embedded(folder, model_spec_of(config).architecture)
         return
+    refuse_unshared(folder, processes.ranks)
     console.print(Text.assemble((visible(title), "bold"), f"  {visible(str(folder))}"))
     if processes.rank == 0:
         set_accounts_right(folder, console)
-    opened = _open(config, folder, processes, console, claim)
+    opened = _open(config, folder, checkpoint, processes, console, claim)
     assembled, data, groups = opened.assembled, opened.data, opened.groups
     write_weights = weights_writer(assembled)
+    trained = [one for group in groups for one in group.parameters.values()]
+    if chosen := processes.settle(sum(one.numel() for one in trained), min(one.element_size() for one in trained)):
+        console.print(f"  {chosen}", highlight=False)
     stream = _stream(config, assembled, data, processes)
     state = RunState() if opened.checkpoint is None else load_state(opened.checkpoint)
     steps = num_steps_of(config, stream)
     features = open_features(config, assembled, stream, processes, steps, state, console)
+    pulse = Pulse(state.step)
     engine = _engine(config, assembled, groups, processes)
+    if is_watched(processes, config.train.stall_seconds):
+        engine = PulsedEngine(engine, pulse)
     watched = WatchedStream(stream if features is None else features.feed(stream), console)
     schedule = Schedule(steps, config.train.warmup_ratio)
     _announce(console, assembled, groups, schedule)
@@ -158,10 +174,13 @@ def _train_locked(
         validation,
     )
     explained = told_with_checkpoint(folder, stop_signals.standing)
-    with explained, memory_errors_explained(), run, stop_signals.deferred(run.say_stopping):
+    beating = watched_for_stalls(
+        processes, str(folder), config.train.stall_seconds, pulse, run.name_samples, stop_signals.standing
+    )
+    with explained, memory_errors_explained(), run, stop_signals.deferred(run.say_stopping), beating:
         state = train(
             engine,
-            watched,
+            PulsedStream(watched, pulse),
             objective if features is None else features.read_in(objective),
             schedule,
             [group.learning_rate for group in groups],
@@ -173,12 +192,17 @@ def _train_locked(
                 max_nonfinite_steps=config.train.max_nonfinite_steps,
             ),
             state,
-            run.validate,
+            partial(_validate, run, pulse),
         )
     watched.tell(engine)
     if processes.rank == 0:
         replace_file(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
     engine.barrier()
+
+
+def _validate(run: StageRun, pulse: Pulse, state: RunState, meeting: RankErrors) -> bool:
+    with pulse.long_work():
+        return run.validate(state, meeting)
 
 
 @dataclass(frozen=True)
@@ -199,10 +223,15 @@ class _Opened:
 
 
 def _open(
-    config: RunConfig, folder: Path, processes: Processes, console: Console, claim: FolderClaim | None
+    config: RunConfig,
+    folder: Path,
+    checkpoint: Path | None,
+    processes: Processes,
+    console: Console,
+    claim: FolderClaim | None,
 ) -> _Opened:
     """Build the model and open the data; what the folder was begun with must be there still."""
-    model_spec, checkpoint = model_spec_of(config), last_checkpoint(folder)
+    model_spec = model_spec_of(config)
     if checkpoint is not None:
         refuse_other_embedded(folder, model_spec.architecture)
     assembled = new_model(model_spec, processes.device)
@@ -217,6 +246,8 @@ def _open(
     if processes.rank == 0:
         refuse_small_disk(folder, groups)
     data = open_data(config, assembled.encoder, processes, console)
+    if processes.world > 1:
+        refuse_other_data(fingerprint_samples(data), fingerprint_images(data), processes.ranks)
     if checkpoint is not None:
         refuse_changed_data(folder, data, is_moved=claim is not None and bool(claim.places))
         say_notes(console, refuse_strange_base(folder, assembled.weights))

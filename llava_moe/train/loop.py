@@ -142,7 +142,9 @@ def _train(
                 outcome = take_step(
                     engine, objective, step, rates, len(settings.domains), lambda: run.stop_status, last.before_update
                 )
-                bad = [entry for entries in engine.gather(list(step.bad)) for entry in entries]
+                # Objects travel by way of pickle and wait for the device: most steps have none to send.
+                gathered = engine.gather(list(step.bad)) if outcome.num_bad else []
+                bad = [entry for entries in gathered for entry in entries]
                 state = _after(engine, last, step, outcome, settings, run)
                 # Both are tried: what is saved of this step goes on with its line and its bad records.
                 meeting.attempt(partial(run.quarantine, bad))

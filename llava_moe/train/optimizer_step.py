@@ -76,6 +76,7 @@ class StepOutcome:
         grad_norm: L2 norm of the global gradient before clipping; NaN where the step was left out for its loss.
         stop_status: the exit status that a signal asked some rank for; 0 where none came.
         is_finite: whether objective and gradient are; where not, no weight has changed on an engine that can skip.
+        num_bad: records of the step that could not be used, on all ranks.
     """
 
     sums: StepSums
@@ -87,6 +88,7 @@ class StepOutcome:
     grad_norm: float
     stop_status: int
     is_finite: bool
+    num_bad: int = 0
 
 
 def take_step(
@@ -111,11 +113,16 @@ def take_step(
     """
     batches = [batch.to(engine.device) for batch in step.batches]
     counts = torch.tensor(
-        [sum(batch.supervised_tokens for batch in batches), sum(batch.num_samples for batch in batches)],
+        [
+            sum(batch.supervised_tokens for batch in batches),
+            sum(batch.num_samples for batch in batches),
+            len(step.bad),
+        ],
         dtype=torch.float64,
         device=engine.device,
     )
-    divisors = engine.sum(counts).clamp(min=1.0).tolist()
+    num_supervised, num_examples, num_bad = engine.sum(counts).tolist()
+    divisors = (max(1.0, num_supervised), max(1.0, num_examples))
     sums = StepSums.zeros(num_domains, engine.device)
     experts = ExpertSums()
     batch = None
@@ -153,6 +160,7 @@ def take_step(
         grad_norm=grad_norm,
         stop_status=status_of(flat[-len(STATUSES) :].tolist()),
         is_finite=is_finite,
+        num_bad=int(num_bad),
     )
 
 

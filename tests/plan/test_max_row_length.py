@@ -13,6 +13,7 @@ from llava_moe.plan import max_row_length as fit
 from llava_moe.plan.max_row_length import RowLengthChoice, RowTracer, longest_rows, nearest_fit
 from llava_moe.plan.zero_partition import BUCKET, Parallel, parallel_of, spread
 from llava_moe.run_config import ParallelConfig
+from llava_moe.train.choose_engine import state_bytes
 
 ONE = RowLengthChoice(2048, False, Parallel())
 MakeBench = Callable[..., RowTracer]
@@ -57,6 +58,17 @@ def test_benches_that_share_their_traces_trace_a_row_of_one_model_once(bench: Ma
     num_traced = len(traced)
     assert num_traced > 0 and again.need(ONE) == need and len(traced) == num_traced
     assert other.need(ONE).traced != need.traced and len(traced) > num_traced
+
+
+def test_several_devices_divide_what_trains_only_where_it_leaves_too_little_room(bench: MakeBench) -> None:
+    on = bench()
+    choice = replace(ONE, tokens_per_row=256, parallel=Parallel(8, may_divide=True))
+    traced = on.need(choice).traced
+    stands, state = traced.base + traced.adapter, state_bytes(traced.total_trained, min(traced.trained_dtypes))
+    for room, name in ((stands + 2 * state, "ddp"), (stands + 2 * state - 1, "zero2")):
+        settled = on.settled(choice, room)
+        assert settled.parallel.name == name and not settled.parallel.may_divide
+        assert on.settled(settled, 0) == settled, "what is settled, or was asked for, stands"
 
 
 def test_what_cannot_fit_by_its_weights_and_optimizer_alone_is_not_traced(bench: MakeBench, traced: list[Any]) -> None:

@@ -1,0 +1,157 @@
+"""Where a process is in its training, told from inside: its engine and its stream say what they begin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llava_moe.train.engine import Engine
+from llava_moe.train.loop import Stream
+from llava_moe.train.optimizer_step import Step
+
+LONG_WORK = 10.0
+"""How many times as long as a step a checkpoint or a measurement may take."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a process does.
+
+    Attributes:
+        phase: in words.
+        step: optimizer steps taken.
+        waits: whether it waits for the others there.
+        patience: how many times as long as elsewhere it may take.
+        keys, epoch, index: the samples that it has at hand, as a run's list of them is asked; none while it reads.
+    """
+
+    phase: str = "starting"
+    step: int = 0
+    waits: bool = False
+    patience: float = 1.0
+    keys: tuple[str, ...] = ()
+    epoch: int = 0
+    index: int = 0
+
+
+class Pulse:
+    """The place of this process, written by what trains and read by what watches, on a thread of its own."""
+
+    def __init__(self, step: int = 0) -> None:
+        self.place, self.since = Place(step=step), time.monotonic()
+        self._step, self._patience = step, 1.0
+        self._sample: tuple[Sequence[str], int, int] = ((), 0, 0)
+
+    def at(self, phase: str, waits: bool = False, patience: float = 1.0) -> None:
+        """Begin a phase, which lasts until the next one: a device is waited for behind the call that asks it."""
+        keys, epoch, index = self._sample
+        self.place = Place(phase, self._step, waits, max(patience, self._patience), tuple(keys), epoch, index)
+        self.since = time.monotonic()
+
+    def read(self, step: Step) -> None:
+        """The samples of a step are at hand."""
+        self._sample = (step.keys, step.epoch, step.index)
+
+    def stepped(self) -> None:
+        """An optimizer step was taken."""
+        self._step += 1
+
+    @contextmanager
+    def long_work(self) -> Iterator[None]:
+        """Within, everything may take :data:`LONG_WORK` times as long."""
+        self._patience = LONG_WORK
+        try:
+            yield
+        finally:
+            self._patience = 1.0
+            self.at("going on")
+
+
+class PulsedStream:
+    """A stream that says when it is waited for."""
+
+    def __init__(self, stream: Stream, pulse: Pulse) -> None:
+        self._stream, self._pulse = stream, pulse
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        """See :class:`~llava_moe.train.loop.Stream`."""
+        return self._stream.steps_in_epoch(epoch)
+
+    def iterate(self, epoch: int, first_step: int) -> Generator[Step, None, None]:
+        """See :class:`~llava_moe.train.loop.Stream`."""
+        with closing(self._stream.iterate(epoch, first_step)) as steps:
+            self._pulse.at("reading samples")
+            for step in steps:
+                self._pulse.read(step)
+                self._pulse.at("preparing a step")
+                yield step
+                self._pulse.at("reading samples")
+
+
+class PulsedEngine:
+    """An engine that says what it begins; all it does, the other does."""
+
+    def __init__(self, engine: Engine, pulse: Pulse) -> None:
+        self._engine, self._pulse = engine, pulse
+        self.rank, self.world, self.device = engine.rank, engine.world, engine.device
+        self.module: nn.Module = engine.module
+        self.can_skip = engine.can_skip
+
+    def forward(self, **inputs: Any) -> Any:
+        """See :class:`~llava_moe.train.engine.Engine`; under ZeRO-3 it waits for others unseen."""
+        self._pulse.at("the forward pass")
+        return self._engine.forward(**inputs)
+
+    def backward(self, loss: torch.Tensor, is_last: bool) -> None:
+        """See :class:`~llava_moe.train.engine.Engine`; DeepSpeed sums gradients in it."""
+        self._pulse.at("the backward pass")
+        self._engine.backward(loss, is_last)
+
+    def step(self, learning_rates: Sequence[float]) -> float:
+        """See :class:`~llava_moe.train.engine.Engine`."""
+        self._pulse.at("the update", waits=True)
+        norm = self._engine.step(learning_rates)
+        self._pulse.stepped()
+        return norm
+
+    def skip(self) -> None:
+        """See :class:`~llava_moe.train.engine.Engine`."""
+        self._engine.skip()
+        self._pulse.stepped()
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """See :class:`~llava_moe.train.engine.Engine`."""
+        self._pulse.at("a sum over processes", waits=True)
+        return self._engine.sum(values)
+
+    def gather(self, value: object) -> list[Any]:
+        """See :class:`~llava_moe.train.engine.Engine`."""
+        self._pulse.at("an exchange between processes", waits=True)
+        return self._engine.gather(value)
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """See :class:`~llava_moe.train.engine.Engine`."""
+        self._pulse.at("collecting weights", waits=True, patience=LONG_WORK)
+        return self._engine.trained_tensors()
+
+    def save(self, folder: Path) -> None:
+        """See :class:`~llava_moe.train.engine.Engine`."""
+        self._pulse.at("saving a checkpoint", patience=LONG_WORK)
+        self._engine.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """See :class:`~llava_moe.train.engine.Engine`."""
+        self._pulse.at("reading a checkpoint", patience=LONG_WORK)
+        self._engine.load(folder)
+
+    def barrier(self) -> None:
+        """See :class:`~llava_moe.train.engine.Engine`; a checkpoint is written before one."""
+        self._pulse.at("a meeting of all processes", waits=True, patience=LONG_WORK)
+        self._engine.barrier()
