@@ -15,5 +15,11 @@ if odd=$(grep -Evnm1 '^[[:space:]]*(#.*)?$|^[^#[:space:]]+[[:space:]]+slots=[1-9
   complain "HOSTFILE=$HOSTFILE, line $odd: write 'name slots=8'"
 fi
 command -v deepspeed >/dev/null || complain "no deepspeed here: pip install 'llava-moe[train]', in this environment"
+command=train
+case ${1:-} in doctor | eval | train)
+  command=$1
+  shift
+  ;;
+esac
 exec deepspeed --no_local_rank --hostfile "$HOSTFILE" \
-  --module llava_moe train "$@"
+  --module llava_moe "$command" "$@"

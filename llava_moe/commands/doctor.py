@@ -35,12 +35,12 @@ def examine() -> int:
     # What needs torch loaded comes last.
     for findings in (_packages, _disk, _embedded, _torchvision, _devices):
         for finding in findings():
-            _show(finding, console)
+            show(finding, console)
             levels.add(finding[0])
     return 2 if "missing" in levels else 0
 
 
-def _show(finding: Finding, console: Console) -> None:
+def show(finding: Finding, console: Console) -> None:
     """One line, or two where the remedy does not fit; paths and commands are never folded, for they are copied."""
     level, what, found, remedy = finding
     line = Text.assemble((f"{level:<9}", SIGNS[level]), f"{what:<17}", found)

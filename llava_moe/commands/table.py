@@ -206,7 +206,14 @@ was last written, the latest last. Deeper ones, as those of a figure, are counte
 Offered are commands, keys, values of those that have few, names (those of your own behind --config-dir too), yamls of
 sources, runs, files and folders.""",
     ),
-    "doctor": Command("tell what this machine has and lacks for training, each with its remedy", "llava-moe doctor"),
+    "doctor": Command(
+        "tell what this machine has and lacks for training, each with its remedy",
+        """llava-moe doctor [ranks=true [out=FOLDER]]
+
+With ranks=true, started by a launcher as a training is, it compares all its processes: machines, GPUs, versions, code,
+clocks, a folder that all must see (out=FOLDER, or where it is started), and times an all-reduce.
+  torchrun --nproc-per-node=2 -m llava_moe doctor ranks=true out=runs""",
+    ),
 }
 
 # The second word of llava-moe data.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,20 @@ def test_what_stops_a_rank_is_the_status_of_the_launcher(machine: Machine) -> No
         assert machine.start("launch.sh", GPUS="1", STATUS=str(status)).returncode == status
 
 
+def test_another_command_of_several_processes_may_be_the_first_word(machine: Machine) -> None:
+    ended = machine.start("launch.sh", "doctor", "ranks=true", GPUS="1")
+    assert ended.stdout == "rank 0 of 1: -m llava_moe doctor ranks=true\n"
+
+
+def test_processes_that_outlive_a_failed_one_are_killed_after_a_grace(machine: Machine) -> None:
+    machine.has("python", 'if [ "$RANK" = 0 ]; then exit 2; fi; trap "" TERM INT; exec sleep 50')
+    began = time.monotonic()
+    ended = machine.start("launch.sh", GPUS="2", GRACE="2")
+    assert ended.returncode == 2 and time.monotonic() - began < 30
+    assert "1 of 2 processes still run 2 s after one has failed: they are killed" in ended.stderr
+    assert "GRACE=long is no number of seconds" in machine.refuses("launch.sh", GPUS="2", GRACE="long")
+
+
 def test_several_machines_need_a_file_of_hosts_and_deepspeed(machine: Machine, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     assert "say HOSTFILE=FILE" in machine.refuses("launch_multinode.sh")
@@ -97,6 +112,8 @@ def test_several_machines_need_a_file_of_hosts_and_deepspeed(machine: Machine, t
     machine.has("deepspeed", 'echo "$*"')
     started = machine.start("launch_multinode.sh", "exp=mix_doc", HOSTFILE=str(hosts))
     assert started.stdout == f"--no_local_rank --hostfile {hosts} --module llava_moe train exp=mix_doc\n"
+    started = machine.start("launch_multinode.sh", "doctor", "ranks=true", HOSTFILE=str(hosts))
+    assert started.stdout.endswith("--module llava_moe doctor ranks=true\n")
 
 
 def test_slurms_script_is_for_sbatch(machine: Machine) -> None:
