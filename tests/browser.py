@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
 from PIL import Image
@@ -18,7 +19,8 @@ def draw(page: Path, width: int = 900, height: int = 1600) -> set[tuple[int, ...
     shot = page.with_suffix(".png")
     _browse(page, f"--window-size={width},{height}", "--hide-scrollbars", f"--screenshot={shot}")
     with Image.open(shot) as picture:
-        return {color for _, color in picture.convert("RGB").getcolors(maxcolors=2**24)}
+        counted = cast(list[tuple[int, tuple[int, ...]]], picture.convert("RGB").getcolors(maxcolors=2**24))
+        return {color for _, color in counted}
 
 
 def document(page: Path, width: int = 900) -> str:

@@ -200,6 +200,7 @@ def test_published_data_is_looked_for_in_prepared_folders_under_one_root(data: s
             RunConfig.of(composed("exp=mix_general", f"data={data}", "domains=null", *words))
         ).sources:
             assert (source.path, source.format, source.images) == (f"{root}/{source.recipe}", "auto", None)
+            assert source.recipe is not None
             recipe = read_recipe(source.recipe)
             assert source.split == ("train" if len(recipe.splits) > 1 else None)
 
@@ -207,6 +208,7 @@ def test_published_data_is_looked_for_in_prepared_folders_under_one_root(data: s
 def read_recipe(name: str) -> Any:
     path = recipes_folder() / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.RECIPE.name == name

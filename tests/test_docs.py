@@ -92,8 +92,11 @@ def test_no_command_that_is_shown_holds_what_zsh_would_take_for_a_pattern() -> N
 
 def composed(words: Sequence[str]) -> int:
     """The exit status of composing what a command's words ask for; nothing is run."""
-    name = "train" if words[0] in LAUNCHERS else words[1]
-    rest = words[1:] if words[0] in LAUNCHERS else words[2:]
+    if words[0] in LAUNCHERS and words[1] not in COMMANDS:
+        words = [words[0], "train", *words[1:]]
+    _, name, *rest = words
+    if name in PLAIN:
+        return 0
     if "--cfg" in rest or "--help" in rest:
         return run([name, *rest])
     return run([name, *rest, "--cfg", "job"])

@@ -78,7 +78,7 @@ def private_names(tree: ast.Module) -> set[str]:
 def test_every_private_name_of_another_library_is_listed() -> None:
     found = defaultdict(set)
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
-    methods = defaultdict(set)  # a class may inherit its neighbour's
+    methods: defaultdict[Path, set[str]] = defaultdict(set)  # a class may inherit its neighbour's
     for path, tree in trees.items():
         methods[path.parent] |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     for path, tree in trees.items():
@@ -89,7 +89,12 @@ def test_every_private_name_of_another_library_is_listed() -> None:
 
 
 def _llama() -> LlamaForCausalLM:
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes))
 
 

@@ -95,6 +95,7 @@ def imports_of(tree: ast.Module) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            assert node.module is not None
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
@@ -228,16 +229,13 @@ def test_text_becomes_values_in_one_module() -> None:
     found = []
     for module, tree in modules().items():
         for node in ast.walk(tree):
-            parts = (
-                (node.value.id, node.attr)
-                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-                else ()
-            )
             if isinstance(node, ast.ImportFrom):
-                named = {(node.module, alias.name) for alias in node.names}
+                named = {(node.module or "", alias.name) for alias in node.names}
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                named = {(node.value.id, node.attr)}
             else:
-                named = {parts}
-            if module not in READERS and any(name[1] in PARSING.get(name[0], ()) for name in named if name):
+                continue
+            if module not in READERS and any(name in PARSING.get(owner, ()) for owner, name in named):
                 found.append(f"{module}:{node.lineno}")
     assert not found
 

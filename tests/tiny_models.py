@@ -31,7 +31,7 @@ TEXT: dict[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": 0,
 }
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 2,
@@ -39,7 +39,7 @@ VISION = {
     "image_size": 16,
     "patch_size": 8,
 }
-SMALLEST = {
+SMALLEST: dict[str, Any] = {
     "vocab_size": 32,
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -47,7 +47,7 @@ SMALLEST = {
     "num_attention_heads": 2,
 }
 # A tower and a language model to put together: an image is nine tokens.
-PART_VISION = {
+PART_VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
@@ -55,7 +55,7 @@ PART_VISION = {
     "image_size": 24,
     "patch_size": 8,
 }
-PART_TEXT = {
+PART_TEXT: dict[str, Any] = {
     "hidden_size": 40,
     "intermediate_size": 56,
     "num_hidden_layers": 2,
@@ -105,6 +105,6 @@ def _llama() -> LlamaForCausalLM:
 @cache
 def _llava() -> LlavaForConditionalGeneration:
     torch.manual_seed(0)
-    parts = {"vision_config": CLIPVisionConfig(**VISION), "text_config": LlamaConfig(**TEXT)}
+    parts: dict[str, Any] = {"vision_config": CLIPVisionConfig(**VISION), "text_config": LlamaConfig(**TEXT)}
     config = LlavaConfig(**parts, image_token_index=IMAGE_TOKEN)
     return LlavaForConditionalGeneration(config).eval().requires_grad_(False)

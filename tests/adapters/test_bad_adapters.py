@@ -14,13 +14,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llava_moe.adapters import LlavaMole, Lora, attach, load_adapter
+from llava_moe.adapters import LlavaMole, Lora, Method, attach, load_adapter
 from llava_moe.errors import UserError
 from tests.adapters.tiny_decoders import FAMILIES
 from tests.tiny_models import TEXT
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-CONFIGS = {"lora": Lora(r=2), "llava_mole": LlavaMole(r=2)}
+CONFIGS: dict[str, Method] = {"lora": Lora(r=2), "llava_mole": LlavaMole(r=2)}
 
 
 def llama(**shape: int) -> Any:

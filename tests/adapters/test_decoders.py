@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -182,7 +182,7 @@ class Watched:
         self.segments = Segments()
         target_model = TargetModel.of(model)
         self.segments.watch(target_model.language_model, target_model.model)
-        target_model.language_model.layers[0].register_forward_pre_hook(self._read)
+        cast(Any, target_model.language_model).layers[0].register_forward_pre_hook(self._read)
 
     def _read(self, layer: Any, args: tuple[Any, ...]) -> None:
         self.is_decoding.append(self.segments.is_decoding)
@@ -231,7 +231,7 @@ def test_generation_is_one_prompt_and_then_decoding(family: Family, cache: str |
 
 def test_every_tensor_of_the_adapter_has_a_gradient_and_no_other(family: Family, config: Any) -> None:
     model, attached = adapted(family, config)
-    sum(logits.square().mean() for logits in family.alone(model)).backward()
+    cast(Tensor, sum(logits.square().mean() for logits in family.alone(model))).backward()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, parameter in attached.named_parameters().items() if parameter.requires_grad}
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
@@ -268,6 +268,7 @@ def test_lora_is_pefts_both_ways(family: Family, tmp_path: Path) -> None:
         torch.testing.assert_close(logits, expected, **CLOSE)
 
     target_model = TargetModel.of(family.build())
+    assert isinstance(attached.config, Lora)
     targets = target_model.peft_targets(
         attached.config.target_modules, target_model.select(attached.config.target_modules)
     )
@@ -325,6 +326,7 @@ def test_the_trainer_of_the_documentation_trains_the_adapter_and_its_routers(
     train = Trainer.train
 
     def watched(self: Trainer) -> Any:
+        assert self.model is not None
         before.update({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
         done = train(self)
         logged.extend(entry["loss"] for entry in self.state.log_history if "loss" in entry)

@@ -174,8 +174,11 @@ def own_folder(kind: str, folder: Path) -> Path:
             attach(llama(), Lora(r=2)).save(folder / name)
         attach(llama(), Mole(experts=[str(folder / "a"), str(folder / "b")])).save(folder / "own")
     else:
-        config = {"llava_mole": LlavaMole(num_experts=3, r=2), "mixlora": MixLora(num_factors=4, r=2)}[kind]
-        attach(llama(), config).save(folder / "own")
+        configs: dict[str, LlavaMole | MixLora] = {
+            "llava_mole": LlavaMole(num_experts=3, r=2),
+            "mixlora": MixLora(num_factors=4, r=2),
+        }
+        attach(llama(), configs[kind]).save(folder / "own")
     return folder / "own"
 
 

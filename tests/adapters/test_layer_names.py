@@ -8,20 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    FalconConfig,
-    FalconForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MptConfig,
-    MptForCausalLM,
-)
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.bloom import BloomConfig, BloomForCausalLM
+from transformers.models.falcon import FalconConfig, FalconForCausalLM
+from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from transformers.models.gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers.models.mpt import MptConfig, MptForCausalLM
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach, load_adapter
 from llava_moe.adapters.core.target_model import TargetModel

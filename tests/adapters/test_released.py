@@ -14,7 +14,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, attach
 from llava_moe.adapters.released import Released, read_llava_lora, read_llava_mole, read_mixlora
@@ -39,7 +40,7 @@ class LoRALayer(nn.Module):
 class LoraMoeLm(nn.Module):
     """``LoRA_MOE_LM``: ``original_module``, ``moe_gate``, ``moe_down``, ``moe_up``, ``router``."""
 
-    def __init__(self, original: nn.Module, dense: bool) -> None:
+    def __init__(self, original: LlamaMLP, dense: bool) -> None:
         super().__init__()
         self.original_module, self.dense = original, dense
         width, inner = original.gate_proj.in_features, original.gate_proj.out_features
@@ -97,7 +98,9 @@ class ReleasedMole(nn.Module):
 
 def released_mole(build_llava: Callable[[], LlavaForConditionalGeneration], dense: bool = True) -> ReleasedMole:
     llava = build_llava()
-    language = LlamaForCausalLM(llava.config.text_config)
+    config = llava.config.text_config
+    assert isinstance(config, LlamaConfig)
+    language = LlamaForCausalLM(config)
     language.model, language.lm_head = llava.model.language_model, llava.lm_head
     torch.manual_seed(5)
     return ReleasedMole(language.eval(), llava.model.vision_tower, dense).eval()
@@ -122,7 +125,9 @@ def test_released_llava_mole_computes_the_same_logits_here(build_llava: Any, tmp
     theirs = released_mole(build_llava, dense=router == "dense")
     torch.save({"state_dict": theirs.state_dict(), "epoch": 1}, tmp_path / "mole.pt")
     released = read_llava_mole(tmp_path / "mole.pt", router=router)
-    assert (released.config.num_experts, released.config.r, released.config.lora_alpha) == (EXPERTS, RANK, 2 * RANK)
+    config = released.config
+    assert isinstance(config, LlavaMole)
+    assert (config.num_experts, config.r, config.lora_alpha) == (EXPERTS, RANK, 2 * RANK)
     ours = loaded(released, build_llava())
     expected = theirs.llm_model(input_ids=IDS).logits
     torch.testing.assert_close(ours(input_ids=IDS).logits, expected, atol=2e-5, rtol=1e-5)
@@ -265,6 +270,11 @@ def test_projector_names_are_those_of_hugging_face(build_llava: Any) -> None:
 
 class CmoaLinear(nn.Linear):
     """``cmoa_lora.py``'s Linear of VT-NLP/MixLoRA in evaluation: names, shapes and arithmetic."""
+
+    lora_A: Any
+    lora_B: Any
+    cmoa_selector: Any
+    cmoa_loarB_extra_selector: Any
 
     def __init__(self, old: nn.Linear, r: int, num_factors: int, conditional: bool) -> None:
         super().__init__(old.in_features, old.out_features, bias=False)

@@ -11,35 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import (
-    CLIPVisionConfig,
-    Gemma2Config,
-    Gemma2ForCausalLM,
+from transformers import CLIPVisionConfig, PreTrainedModel, SiglipVisionConfig
+from transformers.models.gemma import GemmaConfig, GemmaForCausalLM
+from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
+from transformers.models.gemma3 import (
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    MistralConfig,
-    MistralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-    PreTrainedModel,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    SiglipVisionConfig,
 )
+from transformers.models.llava_next import LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers.models.mistral import MistralConfig, MistralForCausalLM
+from transformers.models.phi3 import Phi3Config, Phi3ForCausalLM
+from transformers.models.qwen2 import Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_moe import Qwen2MoeConfig, Qwen2MoeForCausalLM
+from transformers.models.qwen2_vl import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers.models.qwen3 import Qwen3Config, Qwen3ForCausalLM
 
 from tests.tiny_models import IMAGE_TOKEN, TEXT, VISION, tiny_llama, tiny_llava
 
@@ -47,8 +35,9 @@ Inputs = dict[str, Tensor]
 
 VIDEO_TOKEN, START_TOKEN, END_TOKEN = 61, 62, 63
 LENGTHS = (5, 11, 8)
-CLIP = CLIPVisionConfig(**VISION)
-SIGLIP = SiglipVisionConfig(**VISION)
+TOWER: dict[str, Any] = VISION
+CLIP = CLIPVisionConfig(**TOWER)
+SIGLIP = SiglipVisionConfig(**TOWER)
 GEMMA = TEXT | {"head_dim": 8}
 # A window shorter than the examples, so that it matters.
 WINDOW = {"sliding_window": 6}
@@ -98,7 +87,7 @@ class Family:
         """The logits of each example by itself, [t, vocabulary]."""
         return [model(**row).logits[0] for row in self.examples()]
 
-    def packed(self, model: Any) -> Inputs:
+    def packed(self, model: Any) -> dict[str, Any]:
         """The three examples in one row; their positions start again."""
         rows = self.examples()
         together = {key: torch.cat([row[key] for row in rows], 1 if self.is_by_token(key) else 0) for key in rows[0]}
@@ -109,7 +98,7 @@ class Family:
         """The three examples as rows of one length."""
         rows = self.examples()
         width = max(row["input_ids"].shape[1] for row in rows)
-        together = {}
+        together: Inputs = {}
         for key in rows[0]:
             columns = [row[key] for row in rows]
             if self.is_by_token(key):
@@ -118,7 +107,7 @@ class Family:
         lengths = torch.tensor([[row["input_ids"].shape[1]] for row in rows])
         mask = (torch.arange(width)[None] >= width - lengths).long()
         # Several axes of positions the model makes for itself.
-        positions = {} if self.multi_axis else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+        positions: Inputs = {} if self.multi_axis else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
         return together | {"attention_mask": mask} | positions
 
     def is_by_token(self, key: str) -> bool:

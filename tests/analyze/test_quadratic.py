@@ -73,7 +73,7 @@ def test_the_first_order_is_the_product_with_the_normalized_gradient(toy: Quadra
     grams, _ = measured(toy, tmp_path)
     pulls = np.array([0, 0, 0, 0.5]) - toy.centers
     expected = pulls @ (pulls / np.linalg.norm(pulls, axis=1, keepdims=True)).T
-    np.testing.assert_allclose(first_order_effects(sum(grams.values())), expected, rtol=1e-5)
+    np.testing.assert_allclose(first_order_effects(cast(np.ndarray, sum(grams.values()))), expected, rtol=1e-5)
     of_b = pulls[:, 3:] @ np.sign(pulls[:, 3:]).T
     np.testing.assert_allclose(first_order_effects(grams[toy.parameters.parts[1]]), of_b, rtol=1e-5)
 

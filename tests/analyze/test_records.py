@@ -28,6 +28,7 @@ def encoder(tokenizer_folder: Path) -> Encoder:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tokenizer.pad_token = "<unk>"
     image = tokenizer.convert_tokens_to_ids("<image>")
+    assert isinstance(image, int)
     return Encoder(tokenizer, Template("v1", ""), ImageTransform(8, "pad"), image, num_image_tokens=4)
 
 

@@ -28,7 +28,7 @@ TEXT = {
 
 def assemble(tokenizer_folder: Path, **changes: Any) -> Assembled:
     """A model whose answers differ from question to question: all matrices random and large."""
-    fields = {
+    fields: dict[str, Any] = {
         "architecture": FromShape(vision=VISION, text=TEXT, tokenizer=str(tokenizer_folder)),
         "adapter": LlavaMole(num_experts=3, r=4, lora_alpha=8),
         "dtype": "fp32",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,9 +16,20 @@ from llava_moe.data.conversation import USER, Turn
 from llava_moe.errors import UserError
 
 
-def ask(assembled: Assembled, text: str = "What is it?", on_text=lambda piece: None, **decoding) -> Answer:
+def ask(
+    assembled: Assembled,
+    text: str = "What is it?",
+    on_text: Callable[[str], None] = lambda piece: None,
+    **decoding: Any,
+) -> Answer:
     prompt = assembled.encoder.encode_prompt([Turn(USER, text)])
     return generate_answer(assembled.model, assembled.encoder, prompt, [], Decoding(**decoding), on_text)
+
+
+def decoded(assembled: Assembled, tokens: list[int], **settings: Any) -> str:
+    text = assembled.encoder.tokenizer.decode(tokens, **settings)
+    assert isinstance(text, str)
+    return text.strip()
 
 
 def pieces_of(assembled: Assembled, tokens: list[int]) -> list[str]:
@@ -34,7 +47,7 @@ def test_the_pieces_joined_are_the_answer_for_a_llama_tokenizer(assembled: Assem
     tokenizer = assembled.encoder.tokenizer
     tokens = tokenizer.encode(text, add_special_tokens=False)
     pieces = pieces_of(assembled, [*tokens, tokenizer.eos_token_id])
-    assert "".join(pieces) == tokenizer.decode(tokens, skip_special_tokens=True).strip() == text.strip()
+    assert "".join(pieces) == decoded(assembled, tokens, skip_special_tokens=True) == text.strip()
     assert "\ufffd" not in "".join(pieces)
 
 
@@ -57,7 +70,7 @@ def test_greedy_answers_follow_no_setting_but_their_length(assembled: Assembled)
 
 
 def test_a_seed_fixes_what_a_temperature_samples(assembled: Assembled) -> None:
-    def sample(seed: int, **settings: float) -> str:
+    def sample(seed: int, **settings: Any) -> str:
         torch.manual_seed(seed)
         return ask(assembled, max_new_tokens=20, temperature=3.0, **settings).text
 
@@ -76,7 +89,7 @@ def test_the_repetition_penalty_counts_the_answers_tokens_alone(assembled: Assem
         for token in set(tokens):
             logits[token] = logits[token] / 4.0 if logits[token] > 0 else logits[token] * 4.0
         tokens.append(int(logits.argmax()))
-    expected = assembled.encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    expected = decoded(assembled, tokens, skip_special_tokens=True)
     answer = ask(assembled, "red blue red blue", max_new_tokens=25, repetition_penalty=4.0)
     assert answer == Answer(expected, "limit")
     assert answer != ask(assembled, "red blue red blue", max_new_tokens=25)
@@ -98,11 +111,15 @@ def test_an_answer_says_what_ended_it(assembled: Assembled, tmp_path: Path) -> N
 def test_an_answer_ends_at_any_of_the_models_end_tokens(assembled: Assembled) -> None:
     pieces: list[str] = []
     whole = ask(assembled, max_new_tokens=20)
-    tokens = assembled.model.generate(
-        torch.from_numpy(assembled.encoder.encode_prompt([Turn(USER, "What is it?")]))[None],
-        max_new_tokens=20,
-        do_sample=False,
-    )[0, -20:].tolist()
+    tokens = (
+        cast(Any, assembled.model)
+        .generate(
+            torch.from_numpy(assembled.encoder.encode_prompt([Turn(USER, "What is it?")]))[None],
+            max_new_tokens=20,
+            do_sample=False,
+        )[0, -20:]
+        .tolist()
+    )
     generation = assembled.model.generation_config
     generation.eos_token_id = [assembled.encoder.tokenizer.eos_token_id, tokens[6]]
     try:
@@ -110,7 +127,7 @@ def test_an_answer_ends_at_any_of_the_models_end_tokens(assembled: Assembled) ->
     finally:
         generation.eos_token_id = assembled.encoder.tokenizer.eos_token_id
     kept = tokens[: tokens.index(tokens[6])]
-    assert cut == Answer(assembled.encoder.tokenizer.decode(kept).strip(), "end")
+    assert cut == Answer(decoded(assembled, kept), "end")
     assert "".join(pieces) == cut.text != whole.text
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from llava_moe.chat.session import Session
 from llava_moe.data.conversation import ASSISTANT, USER, Conversation, Turn
 from llava_moe.data.encode import IGNORED, Encoder
 from llava_moe.data.images.inputs import ImageSize
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.readers.files import raw_records
 from llava_moe.data.readers.records import records_row
 from llava_moe.data.template import Rendered
@@ -47,9 +49,11 @@ def greedy_alone(assembled: Assembled, turns: list[Turn], images: list[Path], nu
     """The reference: no cache, one forward pass a token over the whole conversation, its first question marked."""
     encoder = assembled.encoder
     num_first = len(encoder.encode_prompt(turns[:1]))
-    prompt, answer = encoder.encode_prompt(turns), []
+    prompt = encoder.encode_prompt(turns)
+    answer: list[int] = []
     pixels = None
     if images:
+        assert isinstance(encoder.transform, ImageTransform)
         arrays = [encoder.transform(Image.open(path).convert("RGB")) for path in images]
         pixels = encoder.transform.normalize(torch.from_numpy(np.stack(arrays)))
     for _ in range(num_tokens):
@@ -60,7 +64,7 @@ def greedy_alone(assembled: Assembled, turns: list[Turn], images: list[Path], nu
         answer.append(int(logits[0, -1].argmax()))
         if answer[-1] == encoder.tokenizer.eos_token_id:
             break
-    return encoder.tokenizer.decode(answer, skip_special_tokens=True).strip()
+    return cast(str, encoder.tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
 
 @pytest.mark.parametrize("file", ADAPTERS, ids=lambda file: file.stem)
@@ -134,6 +138,7 @@ def test_what_a_person_types_is_text_and_no_control_token(
     first = [id_ for id_ in prompts[0] if id_ in control]
     last = [id_ for id_ in max(prompts, key=len) if id_ in control]
     assert first == [tokenizer.bos_token_id]
+    assert isinstance(encoder.num_image_tokens, int)
     images = [encoder.image_token_id] * encoder.num_image_tokens
     assert last == [tokenizer.bos_token_id, tokenizer.eos_token_id, *images]
     texts = [turn["text"] for turn in talk.records()[0]["conversations"]]
@@ -247,7 +252,9 @@ def test_a_model_of_the_first_stage_captions_each_image_by_itself(
 
 
 @pytest.mark.parametrize("fault", ["missing", "folder", "text", "sliver"])
-def test_a_file_that_is_no_image_is_refused_in_one_line(session: Begin, tmp_path: Path, paths, fault: str) -> None:
+def test_a_file_that_is_no_image_is_refused_in_one_line(
+    session: Begin, tmp_path: Path, paths: list[Path], fault: str
+) -> None:
     path = {"missing": paths[0].with_suffix(".jpg"), "folder": tmp_path}.get(fault, tmp_path / f"{fault}.png")
     if fault == "text":
         path.write_text("not an image")

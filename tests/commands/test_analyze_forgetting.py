@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from llava_moe.cli import run
+from llava_moe.eval.benchmark import Question
 from llava_moe.eval.files import answers_path, read_answers
 from llava_moe.eval.tasks import open_benchmark
+from llava_moe.eval.tasks.demo import DemoBenchmark
 from tests.commands.conftest import Refusal
-from tests.eval.scored_runs import guesser, write_scored
+from tests.eval.scored_runs import Predict, guesser, write_scored
 
 NAMES = ("general", "documents", "medical")
 RUNS = f"runs=[{','.join(NAMES)}]"
@@ -58,8 +60,12 @@ def answer(skills: dict[str, dict[str, float]], limit: int | None = 3) -> None:
             continue
         benchmark = open_benchmark("demo", limit, 0)
         by_domain = {domain: guesser(benchmark, place, skill) for domain, skill in skills[name].items()}
+
+        def predict(question: Question, known: dict[str, Predict] = by_domain) -> str:
+            return known[question.domain](question)
+
         shutil.rmtree(Path(name, "eval"))
-        write_scored(Path(name), benchmark, lambda question, known=by_domain: known[question.domain](question))
+        write_scored(Path(name), benchmark, predict)
 
 
 def results() -> dict[str, Any]:
@@ -127,7 +133,9 @@ def test_what_was_forgotten_is_found_and_the_same_command_writes_the_same_bytes(
 def test_the_score_of_all_questions_stands_where_it_is_asked_for(here: Path) -> None:
     assert run([*ASK, "measure=exact_match_all", "out=elsewhere"]) == 0
     told = json.loads(Path("elsewhere/forgetting.json").read_text())
-    domain = {pair.id: pair.domain for pair in open_benchmark("demo", 1, 0).pairs}
+    benchmark = open_benchmark("demo", 1, 0)
+    assert isinstance(benchmark, DemoBenchmark)
+    domain = {pair.id: pair.domain for pair in benchmark.pairs}
     answers = read_answers(answers_path(Path("general"), "demo"))
     right = [one.score["exact_match"] for one in answers if domain.get(one.question_id) == "documents"]
     assert told["score"]["R"][0][1]["value"] == pytest.approx(sum(right) / len(right))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import llava_moe
 from tests.model.tiny_checkpoints import rewrite, write_llava
@@ -62,7 +63,7 @@ def bad_folders(folder: Path, tokenizer_folder: Path) -> dict[str, str]:
     for name in told:
         write_llava(folder / name, tokenizer_folder)
     config = json.loads((folder / "odd heads" / "config.json").read_text())
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "other tower": {"vision_config": {"model_type": "dinov2"}},
         "other language": {"text_config": {"model_type": "opt"}},
         "odd layer": {"vision_feature_layer": 9},

@@ -29,6 +29,7 @@ from llava_moe.eval.generation.generate import answer_questions
 
 QUESTION = "What colour is the square?"
 Refused = Callable[..., str]
+Piped = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def expected_answer(folder: Path, image: Path | None, question: str = QUESTION, 
 
 
 @pytest.fixture
-def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Piped:
     """Runs the command with lines on standard input; returns status, output and errors."""
 
     def follow(lines: bytes, *words: str) -> tuple[int, str, str]:
@@ -78,7 +79,7 @@ def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_one_shot_prints_what_evaluation_answers_word_for_word_and_nothing_else(
-    runs: dict[str, Path], image: Path, piped
+    runs: dict[str, Path], image: Path, piped: Piped
 ) -> None:
     words = [f"run={runs['llava_mole']}", f"prompt={QUESTION}", "max_new_tokens=40"]
     command = [sys.executable, "-m", "llava_moe", "chat", *words, f"image={image}"]
@@ -89,14 +90,14 @@ def test_one_shot_prints_what_evaluation_answers_word_for_word_and_nothing_else(
     assert piped(b"", *words)[:2] == (0, expected_answer(runs["llava_mole"], None) + "\n")
 
 
-def test_a_prompt_may_hold_any_text(runs: dict[str, Path], piped) -> None:
+def test_a_prompt_may_hold_any_text(runs: dict[str, Path], piped: Piped) -> None:
     text = 'What\'s <this>, "${USER}" = {a}?\n/help \\ it'
     status, out, _ = piped(b"", f"run={runs['llava_mole']}", f"prompt={text}", "max_new_tokens=5")
     assert (status, out) == (0, expected_answer(runs["llava_mole"], None, text, 5) + "\n")
 
 
 def test_piped_lines_are_one_conversation_and_answers_alone_are_printed(
-    runs: dict[str, Path], image: Path, piped, tmp_path: Path
+    runs: dict[str, Path], image: Path, piped: Piped, tmp_path: Path
 ) -> None:
     lines = f"'{image}' {QUESTION}\n\n/save {tmp_path / 'it.jsonl'}\nIs it small?\n/undo\n/reset\n{QUESTION}\n/quit\nno"
     status, out, errors = piped(lines.encode(), f"run={runs['llava_mole']}", "max_new_tokens=40")
@@ -110,7 +111,7 @@ def test_piped_lines_are_one_conversation_and_answers_alone_are_printed(
     assert [turn["text"] for turn in saved["conversations"]] == [f"<image>\n{QUESTION}", first]
 
 
-def test_a_run_of_the_first_stage_captions_the_image(runs: dict[str, Path], image: Path, piped) -> None:
+def test_a_run_of_the_first_stage_captions_the_image(runs: dict[str, Path], image: Path, piped: Piped) -> None:
     words = [f"run={runs['captions']}", "max_new_tokens=9"]
     status, caption, _ = piped(b"", *words, f"image={image}")
     assert status == 0 and caption.strip()
@@ -120,7 +121,7 @@ def test_a_run_of_the_first_stage_captions_the_image(runs: dict[str, Path], imag
 
 
 def test_a_line_that_cannot_be_followed_is_told_with_its_number_and_the_rest_goes_on(
-    runs: dict[str, Path], piped
+    runs: dict[str, Path], piped: Piped
 ) -> None:
     lines = f"/imag x\n/image /nowhere.png\n\xff\n/undo\n/save\n/save x.jsonl\n{QUESTION}\n".encode("latin-1")
     status, out, errors = piped(lines, f"run={runs['llava_mole']}", "max_new_tokens=40")
@@ -170,7 +171,9 @@ def test_bad_words_are_one_line(words: list[str], told: str, runs: dict[str, Pat
     assert told in refused("chat", f"run={runs['llava_mole']}", *filled)
 
 
-def test_no_question_on_standard_input_is_told(runs: dict[str, Path], refused: Refused, monkeypatch) -> None:
+def test_no_question_on_standard_input_is_told(
+    runs: dict[str, Path], refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n\n")))
     assert "held no question" in refused("chat", f"run={runs['llava_mole']}")
 
@@ -188,7 +191,9 @@ class Typist:
         environment = os.environ | {"TERM": "xterm", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "llava_moe", "chat", *words],
-            **{"stdin": slave, "stdout": slave, "stderr": slave},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
             env=environment,
             preexec_fn=take_terminal,
         )
@@ -297,7 +302,7 @@ def test_ctrl_c_twice_leaves(sit_down: Callable[..., Typist]) -> None:
 
 
 def test_a_checkpoint_of_hugging_face_answers_as_the_run_it_is(
-    runs: dict[str, Path], image: Path, piped, tmp_path: Path
+    runs: dict[str, Path], image: Path, piped: Piped, tmp_path: Path
 ) -> None:
     assembled = restore(runs["llava_mole"])
     assembled.attached.detach()

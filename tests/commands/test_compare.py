@@ -10,6 +10,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def starts(command_server: CommandServer, tmp_path_factory: pytest.TempPathFacto
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.chdir(folder)
         starting = Starting(command_server)
-        patch.setattr(grid_runs, "Runner", lambda *words: Runner(*words, start=starting))
+        patch.setattr(grid_runs, "Runner", partial(Runner, start=starting))
 
         def start(*words: str) -> Start:
             starting.commands.clear()

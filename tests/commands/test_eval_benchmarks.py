@@ -43,7 +43,9 @@ def words(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lis
     return ["eval", f"run={tmp_path / 'run'}", f"benchmark_root={tmp_path / 'my data'}", "num_threads=1"]
 
 
-def test_a_run_is_scored_on_published_benchmarks_and_its_files_say_how(words, tmp_path: Path, capfd) -> None:
+def test_a_run_is_scored_on_published_benchmarks_and_its_files_say_how(
+    words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     asked = f"benchmarks=[{','.join(CHOSEN)}]"
     assert run([*words, asked]) == 0
     shown = capfd.readouterr().out
@@ -74,7 +76,7 @@ def test_a_run_is_scored_on_published_benchmarks_and_its_files_say_how(words, tm
 
 
 def test_what_is_wrong_with_the_data_is_one_line_and_answers_are_kept(
-    words, trained: Path, tmp_path: Path, refused: Refusal
+    words: list[str], trained: Path, tmp_path: Path, refused: Refusal
 ) -> None:
     chosen = "benchmarks=[tiny_lvlm]"
     assert run([*words, chosen]) == 0
@@ -92,7 +94,7 @@ def test_what_is_wrong_with_the_data_is_one_line_and_answers_are_kept(
     assert "captions images and reads no question" in line
 
 
-def test_another_models_answers_are_refused_and_kept(words, tmp_path: Path, refused: Refusal) -> None:
+def test_another_models_answers_are_refused_and_kept(words: list[str], tmp_path: Path, refused: Refusal) -> None:
     out = tmp_path / "scores"
     assert run([*words, "benchmarks=[pope]", f"out={out}"]) == 0
     path = out / "eval" / "pope.answers.jsonl"
@@ -104,7 +106,7 @@ def test_another_models_answers_are_refused_and_kept(words, tmp_path: Path, refu
 
 
 def test_a_tokenizer_that_cannot_write_the_template_is_one_line(
-    words, trained: Path, tmp_path: Path, refused: Refusal
+    words: list[str], trained: Path, tmp_path: Path, refused: Refusal
 ) -> None:
     model, processor = load_run(trained / "captions")
     model.save_pretrained(tmp_path / "hf")

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from llava_moe.chat.answer import Decoding
 from llava_moe.chat.session import Session
 from llava_moe.cli import run
 from llava_moe.data.conversation import USER, Turn
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.template import Rendered
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.ranks import ALONE
@@ -136,6 +137,8 @@ def test_chat_asks_a_checkpoint_as_its_files_say_word_for_word_as_eval_does(
     (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(settings))
     [base] = [path.parent for path in trained.glob("peft/**/model.safetensors")]
     [question] = questions(own_data)[:1]
+    [image] = question.images
+    assert isinstance(image, str)
     said = set()
     for model in (
         {"path": str(tmp_path / "hf")},
@@ -147,7 +150,7 @@ def test_chat_asks_a_checkpoint_as_its_files_say_word_for_word_as_eval_does(
     ):
         [expected] = answers(opened(**model), [question]).values()
         words = [f"model.{key}={value}" for key, value in model.items()]
-        asked = [f"image={question.images[0]}", f"prompt={question.prompt}", "max_new_tokens=8", "dtype=fp32"]
+        asked = [f"image={image}", f"prompt={question.prompt}", "max_new_tokens=8", "dtype=fp32"]
         capfd.readouterr()
         assert run(["chat", *words, *asked]) == 0
         assert capfd.readouterr().out == expected + "\n", model
@@ -169,11 +172,14 @@ def test_a_conversation_by_a_chat_template_holds_what_was_said_before(trained: P
     assert written == f"USER: <image>\nWhat colour is the square? ASSISTANT: {first} USER: Is it small? Answer:"
     pixels = torch.from_numpy(session.pictures[0].seen.pixels)
     ids = torch.from_numpy(assembled.encoder.encode_written(Rendered(written, ())))[None]
-    told = assembled.model.generate(
-        **{"input_ids": ids, "pixel_values": assembled.encoder.transform.normalize(pixels)},
+    transform = assembled.encoder.transform
+    assert isinstance(transform, ImageTransform)
+    told = cast(Any, assembled.model).generate(
+        **{"input_ids": ids, "pixel_values": transform.normalize(pixels)},
         **{"max_new_tokens": 4, "do_sample": False, "pad_token_id": assembled.encoder.pad_token_id},
     )
-    assert second == assembled.encoder.tokenizer.decode(told[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    decoded = assembled.encoder.tokenizer.decode(told[0, ids.shape[1] :], skip_special_tokens=True)
+    assert isinstance(decoded, str) and second == decoded.strip()
 
 
 def test_chat_refuses_settings_of_another_kind_of_model(trained: Path, refused: Refused) -> None:
@@ -212,8 +218,8 @@ def peft_folder(trained: Path, folder: Path, **settings: Any) -> PeftModel:
 def test_a_peft_folder_with_its_projector_computes_what_peft_computes(trained: Path, tmp_path: Path) -> None:
     theirs = peft_folder(trained, tmp_path / "lora")
     ours = opened(path=str(trained / "hf"), peft=str(tmp_path / "lora"))
-    model: Any = ours.answerer.model  # type: ignore[attr-defined]
-    encoder = ours.answerer.encoder  # type: ignore[attr-defined]
+    model: Any = ours.answerer.model
+    encoder = ours.answerer.encoder
     ids = torch.tensor([[1, *[encoder.image_token_id] * encoder.num_image_tokens, 5, 9, 12]])
     inputs = {"input_ids": ids, "pixel_values": torch.randn(1, 3, encoder.transform.size, encoder.transform.size)}
     torch.testing.assert_close(model(**inputs).logits, theirs(**inputs).logits, atol=2e-5, rtol=1e-5)

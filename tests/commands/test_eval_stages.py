@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from llava_moe.cli import run
 from llava_moe.commands.eval_stages import refuse_unpaired
 from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Question
 from llava_moe.eval.files import read_answers, read_result
 from llava_moe.eval.tasks.demo import open_demo_benchmark
 from llava_moe.run_config import EvalConfig
@@ -130,10 +132,10 @@ def test_a_headline_that_is_no_mean_over_questions_is_refused_by_name() -> None:
     class Summed:
         name, columns = "summed", ("a_sum_over_all",)
 
-        def questions(self):
+        def questions(self) -> Sequence[Question]:
             return open_demo_benchmark(limit=1, min_compared=0).questions()[:1]
 
-        def score(self, question, prediction):
+        def score(self, question: Question, prediction: str) -> dict[str, float]:
             return {"exact_match": 0.0}
 
     refuse_unpaired(EvalConfig(stages="last", no_picture=False), [Summed()])  # type: ignore[list-item]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from llava_moe.assemble import read_config, restore
 from llava_moe.cli import run
 from llava_moe.commands.export_data import base_in_words
 from llava_moe.config.settings import mixture_of
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.source import open_records
 from llava_moe.model import FromCheckpoint, FromParts
 
@@ -89,7 +91,7 @@ PICTURES = {"square": Image.new("RGB", (40, 40), (30, 30, 220)), "wide": Image.n
 
 
 @torch.no_grad()
-def answers(model, processor, num_tokens: int = 8) -> dict[str, list[int]]:
+def answers(model: Any, processor: Any, num_tokens: int = 8) -> dict[str, list[int]]:
     found = {}
     for name, picture in PICTURES.items():
         inputs = processor(images=picture, text=QUESTION, return_tensors="pt").to(model.dtype)
@@ -236,7 +238,9 @@ def test_no_place_of_the_maker_stays_in_an_export_or_an_adapter(
         (FromParts("embedded:vision_tower", "embedded:language_model"), "`embedded:language_model`, joined", None),
     ],
 )
-def test_a_card_names_the_base_and_never_where_it_lay(architecture: object, words: str, hub: str | None) -> None:
+def test_a_card_names_the_base_and_never_where_it_lay(
+    architecture: FromCheckpoint | FromParts, words: str, hub: str | None
+) -> None:
     said, found = base_in_words(architecture)
     assert words in said and found == hub and "anna" not in said and "~" not in said
 
@@ -310,7 +314,10 @@ def test_loss_as_trained_is_the_mean_over_all_answer_tokens_of_each_record_alone
     words = ["export", f"run={trained('llava_mole')}", "to=hf", f"out={tmp_path / 'it'}", "static=uniform"]
     assert run([*words, "limit=48"]) == 0
     printed = re.search(r"\| mine \| (\S+) \|.*\| (\d+) \|", capsys.readouterr().out)
+    assert printed is not None
     assembled = restore(trained("llava_mole"))
+    transform = assembled.encoder.transform
+    assert isinstance(transform, ImageTransform)
     source = mixture_of(read_config(trained("llava_mole"))).sources[0]
     total, num_tokens = 0.0, 0
     records = open_records(source, tmp_path / "cache")
@@ -318,7 +325,7 @@ def test_loss_as_trained_is_the_mean_over_all_answer_tokens_of_each_record_alone
         example = assembled.encoder.encode(conversation, source.images, 0)
         inputs = {"input_ids": torch.from_numpy(example.input_ids)[None]}
         if len(example.pixels):
-            inputs["pixel_values"] = assembled.encoder.transform.normalize(torch.from_numpy(example.pixels))
+            inputs["pixel_values"] = transform.normalize(torch.from_numpy(example.pixels))
         labels = torch.from_numpy(example.labels)[1:]
         logits = assembled.model(**inputs).logits[0, :-1]
         total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))
@@ -350,9 +357,10 @@ def test_the_commands_of_the_card_load_the_export(
     assert run(["export", f"run={trained('lora')}", f"to={to}", f"out={tmp_path / 'an export'}"]) == 0
     card = (tmp_path / "an export" / "README.md").read_text()
     PICTURES["wide"].save(tmp_path / "picture.png")
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code is not None
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, str(tmp_path / "an export" / "README.md"), "exec"), {"__name__": "__main__"})
+    exec(compile(code[1], str(tmp_path / "an export" / "README.md"), "exec"), {"__name__": "__main__"})
     for word in ("| mine | mine |", "6 optimizer steps", "| `lora_alpha` | `64` |", "library_name", "## Licences"):
         assert word in card, word
 

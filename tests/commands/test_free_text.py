@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,7 +35,7 @@ TEXTS = st.text(
 def test_any_text_comes_through_quoting_interpolation_and_the_written_configuration(text: str) -> None:
     value = OverridesParser.create().parse_override(f"path={quote(text)}").value()
     config = OmegaConf.create({"path": value, "data": {"path": "${path}"}})
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     assert plain == {"path": text, "data": {"path": text}}
     assert yaml.safe_load(as_yaml(plain)) == plain
 

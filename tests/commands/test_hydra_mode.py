@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.config_loader import ConfigLoader
@@ -49,9 +50,13 @@ def test_no_file_of_ours_sets_the_mode() -> None:
 def test_a_configuration_of_our_files_is_composed_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-    composed, load = [], ConfigLoaderImpl.load_configuration
-    monkeypatch.setattr(
-        ConfigLoaderImpl, "load_configuration", lambda self, *a, **k: composed.append(1) or load(self, *a, **k)
-    )
+    composed: list[int] = []
+    load = ConfigLoaderImpl.load_configuration
+
+    def counted(self: ConfigLoaderImpl, *a: Any, **k: Any) -> DictConfig:
+        composed.append(1)
+        return load(self, *a, **k)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     assert issubclass(ConfigLoaderImpl, ConfigLoader)
     assert seeds_run("seed=3") == [3] and len(composed) == 1

@@ -84,7 +84,9 @@ def test_a_folder_of_pictures_with_a_table_is_told_a_command_that_makes_records_
     table.write_text("file_name,label,page\n" + "".join(f"{number}.png,{number},0\n" for number in range(9)))
     line = refused("init", "mix.yaml", "photos=snaps")
     assert "snaps is a folder of 24 pictures and all labels.csv, which is not read" in line
-    command, given = re.search(r"write yours\): (python .*) and then give (.*)\n", line).groups()
+    found = re.search(r"write yours\): (python .*) and then give (.*)\n", line)
+    assert found is not None
+    command, given = found.groups()
     subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
     assert run(["init", "mix.yaml", *shlex.split(given)]) == 0
     assert "photos: messages, 9 records; images beside the file, 9 of 9" in capfd.readouterr().out

@@ -22,7 +22,7 @@ from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.readers import store
 from llava_moe.runs import run_recorder as stage_run
 from llava_moe.runs import stage
-from llava_moe.train.engine import LocalEngine
+from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.log import JsonLines
 from llava_moe.train.state import RunState
 
@@ -60,7 +60,7 @@ def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_and_the_run
     save = stage_run.save_checkpoint
     saved: list[dict[str, bytes]] = []
 
-    def save_until_full(folder: Path, engine: object, state: RunState, *rest: object) -> Path:
+    def save_until_full(folder: Path, engine: Engine, state: RunState, *rest: Any) -> Path:
         if state.step < 4:
             return save(folder, engine, state, *rest)
         saved.append(contents(folder / "checkpoints"))

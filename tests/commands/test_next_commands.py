@@ -6,8 +6,8 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import yaml
@@ -24,7 +24,10 @@ NAMES = (
     *("plain", "with blank", "it's", 'say "so"', "$HOME", "`ls`", "a=b", "a,b", "[a]", "{a}", "a;b", "#a", "~a", "-a"),
     *("ünï", "null", "true", "1e5", "a\\", "a\\'b", "${a}", "a\nb", "a\x1bb", "\u202ea", "!x", "*", "a|b", "(a)", "%a"),
 )
-Printed = Callable[[str], ForkedCommand]
+
+
+class Printed(Protocol):
+    def __call__(self, line: str, *more: str) -> ForkedCommand: ...
 
 
 def words_in_shell(line: str, folder: Path) -> list[str]:

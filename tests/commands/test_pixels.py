@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from llava_moe.assemble import newest_checkpoint, restore
 from llava_moe.cli import run
 from llava_moe.data.images.reading import AS_LLAVA, ImageReading
+from llava_moe.eval.generation.generate import LocalModel
 from tests.commands.test_eval_model import CPU, NO_MODEL
 from tests.datatools.prepare.own_data import write_page
 from tests.distributed.test_eval_ranks import stir
@@ -96,10 +97,10 @@ def test_a_lying_picture_trains_as_what_a_person_sees(trained: Path) -> None:
 
 
 def test_a_runs_configuration_says_how_it_reads_images(trained: Path) -> None:
-    for name, exif, alpha in (("lying", "apply", "white"), ("letter", "ignore", "drop")):
+    for name, reading in (("lying", ImageReading("apply", "white")), ("letter", ImageReading("ignore", "drop"))):
         data = yaml.safe_load((trained / name / "config.yaml").read_text())["data"]
-        assert (data["exif"], data["alpha"]) == (exif, alpha)
-        assert restore(trained / name).encoder.reading == ImageReading(exif, alpha)
+        assert (data["exif"], data["alpha"]) == (reading.exif, reading.alpha)
+        assert restore(trained / name).encoder.reading == reading
 
 
 def answered(capfd: pytest.CaptureFixture[str], *words: str) -> str:
@@ -151,6 +152,7 @@ def test_a_checkpoint_without_a_run_takes_the_same_keys(trained: Path, tmp_path:
     config = {"run": None, "batch_size": 4, "dtype": "fp32", "model": NO_MODEL | {"path": str(tmp_path / "hf")}}
     plain = open_model(config, CPU)
     asked = open_model(config | {"data": {"exif": "ignore", "alpha": "drop", "value_range": [0, 4095]}}, CPU)
+    assert isinstance(plain.answerer, LocalModel) and isinstance(asked.answerer, LocalModel)
     assert plain.answerer.encoder.reading == ImageReading()
     assert asked.answerer.encoder.reading == ImageReading("ignore", "drop", (0, 4095))
     assert plain.fingerprint != asked.fingerprint, "answers to other pixels are another model's"

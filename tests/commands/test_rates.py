@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from llava_moe.cli import run
@@ -31,7 +32,7 @@ def stages_of(*words: str) -> list[Stage]:
     """The stages that ``llava-moe train WORDS`` would train."""
     found: list[Stage] = []
 
-    def job(config: object, task_words: list[str]) -> int:
+    def job(config: DictConfig, task_words: list[str]) -> int:
         found.extend(plan_stages(resolved(config), task_words))
         return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def started(command_server: CommandServer, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "scales.yaml").write_text(yaml.safe_dump(scales, sort_keys=False))
     start = Starting(command_server)
     monkeypatch.setattr(figure_setup, "SCALES", tmp_path / "scales.yaml")
-    monkeypatch.setattr(grid_runs, "Runner", lambda *words: Runner(*words, start=start))
+    monkeypatch.setattr(grid_runs, "Runner", partial(Runner, start=start))
     monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     yield start

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ def test_features_that_vanish_while_training_are_one_line(
 
     opened = stage.open_features
 
-    def open_and_lose(*given: object) -> object:
+    def open_and_lose(*given: Any) -> object:
         features = opened(*given)
         for path in features_in(tmp_path):
             path.unlink()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -45,11 +46,11 @@ def losses_of(folder: Path) -> list[tuple[int, str, float, float]]:
     return [(r["step"], r["sample_hash"], r["loss"], r["grad_norm"]) for r in records_of(folder)]
 
 
-def tensors_of(folder: Path) -> dict:
+def tensors_of(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     checkpoint = folder / "checkpoints" / (folder / "checkpoints" / "last").read_text().strip()
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for path in sorted(checkpoint.glob("**/*.safetensors")):
         if "random" not in path.name:
             tensors |= {f"{path.relative_to(checkpoint)}:{name}": value for name, value in load_file(path).items()}
@@ -172,6 +173,7 @@ def test_a_run_in_use_is_refused(tiny_words: list[str], tmp_path: Path, capsys: 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+    assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
     assert run(["train", *tiny_words, f"out={tmp_path / 'run'}"]) == 2
     assert f"is in use by process {holder.pid}" in capsys.readouterr().err
@@ -206,7 +208,7 @@ def test_mixlora_trains_by_one_word_and_answers(tiny_words: list[str], tmp_path:
     model, processor = load_run(tmp_path / "run")
     text = "USER: <image>\nWhat colour is the square? ASSISTANT:"
     inputs = processor(images=Image.new("RGB", (60, 40), (220, 30, 30)), text=text, return_tensors="pt")
-    tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    tokens = cast(Any, model).generate(**inputs, max_new_tokens=3, do_sample=False)
     assert tokens.shape[1] > inputs["input_ids"].shape[1]
 
 
@@ -215,6 +217,7 @@ def test_load_run_gives_back_the_trained_model(tiny_words: list[str], tmp_path: 
 
     from llava_moe import load_run
     from llava_moe.assemble import restore
+    from llava_moe.data.images.transform import ImageTransform
 
     assert run(["train", *tiny_words, f"out={tmp_path / 'run'}"]) == 0
     model, processor = load_run(tmp_path / "run")
@@ -227,7 +230,8 @@ def test_load_run_gives_back_the_trained_model(tiny_words: list[str], tmp_path: 
         assert logits.isfinite().all()
         assert logits.equal(again(**inputs).logits)
     encoder = restore(tmp_path / "run").encoder
+    assert isinstance(encoder.transform, ImageTransform)
     pixels = encoder.transform.normalize(torch.from_numpy(encoder.transform(picture))[None])
     assert (inputs["pixel_values"] - pixels).abs().max() < 1e-6  # a picture that is not square is padded as in training
-    tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    tokens = cast(Any, model).generate(**inputs, max_new_tokens=3, do_sample=False)
     assert tokens.shape[1] > inputs["input_ids"].shape[1]

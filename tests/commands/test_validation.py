@@ -14,9 +14,11 @@ import torch
 
 from llava_moe.assemble import newest_checkpoint, restore
 from llava_moe.cli import run
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.eval.files import read_result
 from llava_moe.runs import stage_validation
 from llava_moe.runs.run_recorder import StageRun
+from llava_moe.runs.stage_validation import StageHeldOut
 from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.loss import StepSums
 from llava_moe.train.state import RunState
@@ -44,7 +46,8 @@ def training_of(folder: Path) -> list[Any]:
 
 
 def random_numbers() -> tuple[Any, ...]:
-    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    state: Any = np.random.get_state()
+    return random.getstate(), state[1].tolist(), torch.get_rng_state().tolist()
 
 
 @pytest.mark.parametrize("adapter", ["llava_mole", "mixlora"])
@@ -88,23 +91,29 @@ def weights_of(folder: Path) -> dict[str, bytes]:
 def test_held_out_loss_is_the_token_mean_of_records_asked_one_by_one(
     tiny_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = []
+    opened: list[StageHeldOut | None] = []
     open_held_out = stage_validation.open_held_out
-    monkeypatch.setattr(stage_validation, "open_held_out", lambda *a: opened.append(open_held_out(*a)) or opened[-1])
+
+    def seen(*a: Any) -> StageHeldOut | None:
+        opened.append(open_held_out(*a))
+        return opened[-1]
+
+    monkeypatch.setattr(stage_validation, "open_held_out", seen)
     folder = trained(tiny_words, tmp_path / "run", *MEASURED)
     lines = validations_of(folder)
     assert [line["step"] for line in lines] == [2, 4, 6]
     assembled = restore(folder)
     (held_out,) = opened
+    assert held_out is not None
     (index,), (records,) = held_out.indexes, held_out.records
     assert 5 < len(index.rows) < 30
+    transform = assembled.encoder.transform
+    assert isinstance(transform, ImageTransform)
     total, num_tokens = 0.0, 0
     for row in index.rows.tolist():
         example = assembled.encoder.encode(records[row], records.image_root, 0)
         ids, labels = (torch.from_numpy(part)[None].long() for part in (example.input_ids, example.labels))
-        pixels = (
-            assembled.encoder.transform.normalize(torch.from_numpy(example.pixels)) if len(example.pixels) else None
-        )
+        pixels = transform.normalize(torch.from_numpy(example.pixels)) if len(example.pixels) else None
         with torch.no_grad():
             loss = assembled.model(input_ids=ids, labels=labels, pixel_values=pixels).loss
         count = int((labels[0, 1:] != -100).sum())
@@ -138,11 +147,12 @@ def test_killed_and_resumed_gives_the_same_validations_and_the_same_best(
         with monkeypatch.context() as patch, pytest.raises(KilledError):
             kill_at(patch, *stop)
             run(["train", *words, f"out={tmp_path / 'broken'}"])
-    monkeypatch.setattr(
-        stage_validation.StageValidation,
-        "measure",
-        lambda self, step, *more: measured.append(step) or measure(self, step, *more),
-    )
+
+    def noted(self: stage_validation.StageValidation, step: int, *more: Any) -> Any:
+        measured.append(step)
+        return measure(self, step, *more)
+
+    monkeypatch.setattr(stage_validation.StageValidation, "measure", noted)
     broken = trained(words, tmp_path / "broken")
     assert (broken / "validation.jsonl").read_bytes() == (whole / "validation.jsonl").read_bytes()
     assert (broken / "checkpoints" / "best").read_text() == (whole / "checkpoints" / "best").read_text()

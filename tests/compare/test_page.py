@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,13 @@ def written(folder: Path, comparison: Comparison, level: Level, missing: Sequenc
             for n, noise in enumerate(generator.normal(0, 0.3, 30).tolist())
         ]
         questions = [{"id": f"q{n}", "domain": "demo", "image": n, "score": float(n % 3 > 0)} for n in range(12)]
-        told = {"parameters": 1000, "flops_per_token": None, "records": records, "questions": questions, "curve": {}}
+        told: dict[str, Any] = {
+            "parameters": 1000,
+            "flops_per_token": None,
+            "records": records,
+            "questions": questions,
+            "curve": {},
+        }
         trained = {"adapter": 1000, "projector": 50}
         (run / "measured.json").write_text(json.dumps(told | {"trained": trained}))
         (run / "log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps(name)))

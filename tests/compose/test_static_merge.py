@@ -150,7 +150,7 @@ def test_what_cannot_be_is_refused(experts: list[str], tmp_path: Path) -> None:
         StaticMerge("ties", density=0)
     for rank in (0, -1, 1.5, True):
         with pytest.raises(UserError, match=f"rank={rank} must be a whole number of at least 1"):
-            StaticMerge("svd", rank=rank)
+            StaticMerge("svd", rank=rank)  # type: ignore[arg-type]  # refused on purpose
     with pytest.raises(UserError, match=r"weights=\[nan, 1.0\] must be finite"):
         StaticMerge("linear", (float("nan"), 1))
     with pytest.raises(UserError, match="2 numbers"):

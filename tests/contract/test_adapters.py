@@ -5,8 +5,9 @@ A new method is held to them by having a yaml. The model is a tiny random LLaVA 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ def test_the_task_leaves_the_routers_alone_where_that_is_asked(
 def test_cached_generation_equals_full_forward(config: Any, model: LlavaForConditionalGeneration) -> None:
     randomize(attach(model, config))
     ids, pixels = examples()[1]
-    generated = model.generate(
+    generated = cast(Any, model).generate(
         input_ids=ids[None],
         pixel_values=pixels,
         max_new_tokens=6,
@@ -243,10 +244,13 @@ class Partition:
         for module in model.modules():
             whole = {name: parameter.data for name, parameter in module.named_parameters(recurse=False)}
             if whole:
-                module.register_forward_pre_hook(lambda module, _, whole=whole: self.gather(module, whole))
+                module.register_forward_pre_hook(self.gathering(whole))
                 module.register_forward_hook(lambda module, _, __: self.release(module))
-                module.register_full_backward_pre_hook(lambda module, _, whole=whole: self.gather(module, whole))
+                module.register_full_backward_pre_hook(self.gathering(whole))
                 self.release(module)
+
+    def gathering(self, whole: dict[str, torch.Tensor]) -> Callable[[torch.nn.Module, Any], None]:
+        return lambda module, _: self.gather(module, whole)
 
     @staticmethod
     def gather(module: torch.nn.Module, whole: dict[str, torch.Tensor]) -> None:

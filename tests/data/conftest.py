@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -96,20 +97,22 @@ MakeEncoder = Callable[..., Encoder]
 @pytest.fixture
 def make_encoder(tokenizer: PreTrainedTokenizerBase) -> MakeEncoder:
     def make(
-        kind: str = "v1",
+        kind: Literal["v1", "plain"] = "v1",
         size: int = 8,
         num_image_tokens: int = 4,
         max_length: int = 2048,
-        over_length: str = "cut",
+        over_length: Literal["cut", "drop"] = "cut",
         system: str = VICUNA_V1_SYSTEM,
         tokenizer: PreTrainedTokenizerBase = tokenizer,
-        mode: str = "pad",
+        mode: Literal["pad", "crop", "resize"] = "pad",
     ) -> Encoder:
+        image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+        assert isinstance(image_token_id, int)
         return Encoder(
             tokenizer,
             Template(kind, system),
             ImageTransform(size, mode),
-            tokenizer.convert_tokens_to_ids("<image>"),
+            image_token_id,
             num_image_tokens,
             max_length,
             over_length,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def conversation(*texts: str, images: tuple[str | bytes, ...] = ()) -> Conversat
 
 
 def supervised(text: EncodedText, tokenizer: PreTrainedTokenizerBase) -> str:
-    return tokenizer.decode(text.labels[text.labels != -100])
+    return cast(str, tokenizer.decode(text.labels[text.labels != -100]))
 
 
 def test_an_image_becomes_its_tokens_and_none_of_them_is_learnt(make_encoder: MakeEncoder) -> None:
@@ -65,6 +66,7 @@ def test_an_example_holds_the_pixels_of_its_images_in_order(make_encoder: MakeEn
     inline = (image_folder / "5.jpg").read_bytes()
     whole = conversation("<image>\nwhat ?", "a cat", "and <image> ?", "a dog", images=("3.jpg", inline))
     example = encoder.encode(whole, str(image_folder), 7)
+    assert isinstance(encoder.transform, ImageTransform)
     expected = [encoder.transform(open_image(ref, str(image_folder))) for ref in ("3.jpg", "5.jpg")]
     assert example.pixels.dtype == np.uint8 and np.array_equal(example.pixels, np.stack(expected))
     assert (example.domain, example.key, example.is_hole) == (7, record_key(whole), False)
@@ -188,9 +190,11 @@ def test_an_encoder_that_does_not_fit_its_tokenizer_is_refused(
     make_encoder: MakeEncoder, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     transform = ImageTransform(8)
+    image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+    assert isinstance(image_token_id, int)
     with pytest.raises(ValueError, match="<image> is token"):
         Encoder(tokenizer, Template(), transform, image_token_id=5, num_image_tokens=4)
     with pytest.raises(ValueError, match="the tokenizer's end token"):
-        Encoder(tokenizer, Template(eos="<|end|>"), transform, tokenizer.convert_tokens_to_ids("<image>"), 4)
+        Encoder(tokenizer, Template(eos="<|end|>"), transform, image_token_id, 4)
     with pytest.raises(ValueError, match="over_length"):
         make_encoder(over_length="squeeze")

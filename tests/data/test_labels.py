@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from transformers import PreTrainedTokenizerBase
 
 from llava_moe.data.conversation import Conversation, Turn
@@ -136,7 +136,7 @@ DEPARTURES: dict[str, dict[str, tuple[str, ...]]] = {
 
 @pytest.fixture(scope="module")
 def slow_tokenizers(sentence_pieces: sentencepiece.SentencePieceProcessor) -> dict[str, Slow]:
-    model = sentencepiece_model_pb2.ModelProto.FromString(sentence_pieces.serialized_model_proto())
+    model = ModelProto.FromString(sentence_pieces.serialized_model_proto())
     model.normalizer_spec.add_dummy_prefix = False
     bare = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -251,7 +251,8 @@ def schedules(draw: st.DrawFn) -> tuple[Mixture, list[SourceIndex]]:
     for first, last in pairwise([0, *cuts, 20]):
         named = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
         phases.append(Phase((last - first) / 20, {name: draw(st.floats(0.1, 5.0)) for name in named}))
-    weights = draw(st.sampled_from(["samples", "tokens", "temperature"]))
+    kinds: list[Literal["samples", "tokens", "temperature"]] = ["samples", "tokens", "temperature"]
+    weights = draw(st.sampled_from(kinds))
     mixture = Mixture(sources, draw(st.integers(0, 3)), draw(st.integers(1, 150)), weights, 2.0, phases=tuple(phases))
     return mixture, [index(size, 20 * n + 7, n) for n, size in enumerate(sizes)]
 

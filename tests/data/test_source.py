@@ -25,7 +25,9 @@ Open = Callable[..., ArrowRecords]
 @pytest.fixture
 def open_path(tmp_path: Path) -> Open:
     def open_it(path: Path, **more: Any) -> ArrowRecords:
-        return open_records(Source("mine", "general", str(path), **more), tmp_path / "cache")
+        records = open_records(Source("mine", "general", str(path), **more), tmp_path / "cache")
+        assert isinstance(records, ArrowRecords)
+        return records
 
     return open_it
 
@@ -78,7 +80,7 @@ def test_the_format_is_known_even_where_the_first_record_is_bad(
 
 
 def test_bad_records_are_refused_one_by_one_with_a_reason(write_json: WriteJson, open_path: Open) -> None:
-    bad = {
+    bad: dict[str, list[Any]] = {
         "image_count": [
             {"id": 0, "image": "a.jpg", "conversations": said()},
             {"id": 1, "conversations": said("<image>\nwhat ?")},

@@ -23,7 +23,8 @@ def record(number: int, image: bool, *answers: str) -> dict[str, object]:
         turns += [{"from": "human", "value": f"what is {number} ?"}, {"from": "gpt", "value": answer}]
     if image:
         turns[0]["value"] += " <image>"
-    return {"id": f"r{number}", "conversations": turns} | ({"image": f"{number}.jpg"} if image else {})
+    made: dict[str, object] = {"id": f"r{number}", "conversations": turns}
+    return made | ({"image": f"{number}.jpg"} if image else {})
 
 
 RECORDS = [
@@ -39,7 +40,9 @@ RECORDS = [
 @pytest.fixture
 def mine(tmp_path: Path, write_json: Callable[..., Path], image_folder: Path) -> tuple[Source, ArrowRecords]:
     source = Source("mine", "general", str(write_json(RECORDS)), images=str(image_folder))
-    return source, open_records(source, tmp_path / "cache")
+    records = open_records(source, tmp_path / "cache")
+    assert isinstance(records, ArrowRecords)
+    return source, records
 
 
 def same(one: SourceIndex, other: SourceIndex) -> bool:

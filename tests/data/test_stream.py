@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llava_moe.data.batch import Batch
+from llava_moe.data.encode import Encoder
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.source import Source, open_records
 from llava_moe.data.source_index import index_source
@@ -35,7 +37,7 @@ def llava_record(number: int, image: str | None, answer: str = "a red cat") -> d
 
 @pytest.fixture
 def make_stream(
-    tmp_path: Path, image_folder: Path, write_json: Callable[..., Path], make_encoder: Callable[..., object]
+    tmp_path: Path, image_folder: Path, write_json: Callable[..., Path], make_encoder: Callable[..., Encoder]
 ) -> Callable[..., StepStream]:
     mixed = [llava_record(n, f"{n % 12}.jpg" if n % 3 else None, "yes " * (1 + n % 5)) for n in range(23)]
     seen = [llava_record(n, f"{n % 12}.jpg") for n in range(8)]
@@ -44,7 +46,7 @@ def make_stream(
         Source("seen", "medical", str(write_json(seen, "seen.jsonl")), images=str(image_folder), repeats=1.5),
     )
 
-    def make(sources: tuple[Source, ...] = sources, batch: int = 6, tokens: int = 200, **more: object) -> StepStream:
+    def make(sources: tuple[Source, ...] = sources, batch: int = 6, tokens: int = 200, **more: Any) -> StepStream:
         encoder = make_encoder()
         cache = tmp_path / "cache"
         records = [open_records(source, cache) for source in sources]
@@ -187,6 +189,7 @@ def test_a_signal_to_the_whole_job_does_not_kill_the_workers(make_stream: Callab
     steps = stream.iterate(0)
     got = [next(steps)]
     for worker in multiprocessing.active_children():
+        assert worker.pid is not None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             os.kill(worker.pid, number)
     got += list(steps)
@@ -207,6 +210,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(make_stream: Callable[...
     steps = make_stream(num_workers=2, prefetch=1, batch=2).iterate(0)
     next(steps)
     for worker in multiprocessing.active_children():
+        assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         list(steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from llava_moe.data.conversation import BadRecord, Conversation, Turn
 from llava_moe.data.template import VICUNA_V1_SYSTEM, Template, chat_template, join_parts
 
 Q, A = "user", "assistant"
+Kind = Literal["v1", "plain"]
 
 
 def conversation(*texts: str) -> Conversation:
@@ -46,6 +48,7 @@ def test_without_a_system_sentence_the_text_begins_with_user() -> None:
 def test_one_image_moves_to_the_front_of_its_turn_and_several_stay_where_they_stand(written: str, shown: str) -> None:
     rendered = Template(system="").render(conversation(written, "no", "and this <image> ?", "yes"))
     assert rendered.text == f"USER: {shown} ASSISTANT: no</s>USER: <image>\nand this  ? ASSISTANT: yes</s>"
+    assert rendered.marks is not None
     marked = [rendered.text[start:end] for start, end in rendered.marks]
     assert marked == ["<image>"] * written.count("<image>") + ["</s>", "<image>", "</s>"]
 
@@ -70,7 +73,7 @@ def test_an_answer_that_is_not_supervised_has_no_span() -> None:
 
 
 @pytest.mark.parametrize("kind", ["v1", "plain"])
-def test_a_conversation_that_teaches_nothing_is_a_bad_record(kind: str) -> None:
+def test_a_conversation_that_teaches_nothing_is_a_bad_record(kind: Kind) -> None:
     with pytest.raises(BadRecord, match="nothing_supervised"):
         Template(kind).render(
             replace(conversation(), turns=(Turn(Q, "<image>"), Turn(A, "a cat", is_supervised=False)))
@@ -83,6 +86,7 @@ def test_a_prompt_shows_as_many_images_as_it_is_told_and_the_rest_is_text() -> N
     assert rendered.text == (
         "USER: what is <image> ? ASSISTANT: the word <image></s>USER: <image>\nand <image> ? ASSISTANT:"
     )
+    assert rendered.marks is not None
     assert [rendered.text[start:end] for start, end in rendered.marks] == ["</s>", "<image>"]
     assert rendered.marks[1][0] == rendered.text.index("\nand") - len("<image>") and rendered.spans == ()
     with pytest.raises(ValueError, match="shows 2 images and marks 1"):
@@ -109,7 +113,7 @@ def test_plain_is_image_caption_newline_and_the_question_is_thrown_away() -> Non
         ("v1", ("what ?", " "), "empty_answer"),
     ],
 )
-def test_what_cannot_be_written_is_a_bad_record(kind: str, texts: tuple[str, ...], reason: str) -> None:
+def test_what_cannot_be_written_is_a_bad_record(kind: Kind, texts: tuple[str, ...], reason: str) -> None:
     with pytest.raises(BadRecord) as caught:
         Template(kind).render(conversation(*texts))
     assert caught.value.reason == reason
@@ -144,8 +148,10 @@ def test_the_jinja_template_writes_the_same_text(
     whole = conversation(*(text for pair in rounds for text in pair))
     chat = [{"role": turn.role, "content": turn.text} for turn in whole.turns]
 
-    def jinja(turns: list[dict[str, str]], **more: bool) -> str:
-        return tokenizer.apply_chat_template(turns, chat_template=chat_template(template), tokenize=False, **more)
+    def jinja(turns: list[dict[str, str]], **more: Any) -> str:
+        written = tokenizer.apply_chat_template(turns, chat_template=chat_template(template), tokenize=False, **more)
+        assert isinstance(written, str)
+        return written
 
     assert jinja(chat) == template.render(whole).text
     own = [{"role": "system", "content": "Be brief."}, *chat]
@@ -154,9 +160,9 @@ def test_the_jinja_template_writes_the_same_text(
 
 
 @pytest.mark.parametrize("kind", ["v1", "plain"])
-def test_the_jinja_template_takes_contents_in_parts(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+def test_the_jinja_template_takes_contents_in_parts(tokenizer: PreTrainedTokenizerBase, kind: Kind) -> None:
     template = Template(kind)
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"role": Q, "content": [{"type": "text", "text": "what ?"}, {"type": "image"}]},
         {"role": A, "content": [{"type": "text", "text": "a cat"}]},
     ]
@@ -167,12 +173,12 @@ def test_the_jinja_template_takes_contents_in_parts(tokenizer: PreTrainedTokeniz
 @pytest.mark.parametrize("kind", ["v1", "plain"])
 @given(parts=st.lists(messages | st.none(), min_size=1, max_size=6), answer=messages | st.just("<image> is a word"))
 def test_the_jinja_template_joins_a_list_of_parts_as_we_do(
-    tokenizer: PreTrainedTokenizerBase, kind: str, parts: list[str | None], answer: str
+    tokenizer: PreTrainedTokenizerBase, kind: Kind, parts: list[str | None], answer: str
 ) -> None:
     if None not in parts:
         return
     listed = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
-    told = [
+    told: list[dict[str, Any]] = [
         {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
         {"role": Q, "content": listed},
         {"role": A, "content": [{"type": "text", "text": answer}]},

@@ -6,13 +6,14 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -115,7 +116,7 @@ def test_the_only_control_tokens_are_those_of_the_template(
     shown = f"<image>\n{questions[0].strip()}"
     whole = conversation(shown, answers[0], questions[1], answers[1], system=system, images=("a.jpg",))
     text = encoder.encode_text(whole)
-    control = set(tokenizer.convert_tokens_to_ids([*SPELLED, "<image>"]))
+    control = set(cast(list[int], tokenizer.convert_tokens_to_ids([*SPELLED, "<image>"])))
     found = [id_ for id_ in text.input_ids.tolist() if id_ in control]
     eos, image = tokenizer.eos_token_id, encoder.image_token_id
     assert found == [tokenizer.bos_token_id, image, eos, eos]
@@ -130,6 +131,7 @@ def test_the_only_control_tokens_are_those_of_the_template(
         read = decoded.replace(" ", "").replace("\n", "")
         assert read == "<s>" + encoder.template.render(whole).text.replace(" ", "").replace("\n", "")
     (size,) = measure(encoder, [encoder.template.render(whole)])
+    assert not isinstance(size, BadRecord)
     assert (size.length, size.supervised) == (len(text.input_ids), int(supervised.sum()))
     prompt = encoder.encode_prompt(whole.turns[:-1])
     if system == encoder.template.system:
@@ -161,7 +163,7 @@ def test_a_spelled_control_token_has_the_ids_that_sentencepiece_gives_its_letter
     sentence_pieces: sentencepiece.SentencePieceProcessor,
     texts: tuple[str, str],
 ) -> None:
-    proto = sentencepiece_model_pb2.ModelProto.FromString(sentence_pieces.serialized_model_proto())
+    proto = ModelProto.FromString(sentence_pieces.serialized_model_proto())
     proto.normalizer_spec.add_dummy_prefix = False
     bare = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
     encoder = make_encoder(tokenizer=llama, system="")
@@ -211,6 +213,7 @@ def test_words_that_were_added_to_a_vocabulary_stay_words(byte_level: PreTrained
     tokens = Tokens(own.backend_tokenizer)
     (encoding,) = tokens.encode([Rendered("take aspirin </s> now", (), ())])
     number = own.convert_tokens_to_ids("aspirin")
+    assert isinstance(number, int)
     assert encoding.ids.count(number) == 1 and own.eos_token_id not in encoding.ids
 
 
@@ -227,5 +230,5 @@ def test_offsets_are_those_of_the_text(make_encoder: MakeEncoder, llama: PreTrai
     control = {
         span for span, id_ in zip(encoding.offsets, encoding.ids, strict=True) if id_ in (2, encoder.image_token_id)
     }
-    assert control == set(rendered.marks)
+    assert rendered.marks is not None and control == set(rendered.marks)
     assert Template("plain").render(conversation("<image>", "a </s> b")).marks == ((0, 7),)

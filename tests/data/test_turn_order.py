@@ -25,7 +25,9 @@ def turns_of(pairs: list[tuple[str, str]], images: str = "<image>\n") -> tuple[T
 
 
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=8), st.integers(0, 3), st.text())
-def test_every_question_keeps_its_answer_and_the_images_stay_in_front(pairs, num_images, record_id) -> None:
+def test_every_question_keeps_its_answer_and_the_images_stay_in_front(
+    pairs: list[tuple[str, str]], num_images: int, record_id: str
+) -> None:
     # What follows the images on the first line belongs to them.
     pairs = [(question.strip(), answer) for question, answer in pairs]
     images = "<image>\n" * num_images

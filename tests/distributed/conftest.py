@@ -30,9 +30,11 @@ def rank_servers() -> Iterator[tuple[CommandServer, CommandServer]]:
     # DeepSpeed looks for accelerators while it is loaded unless it is told.
     told = {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}
     modules = ("deepspeed", "deepspeed.ops", "deepspeed.runtime.zero.muon.original_muon")
-    servers = tuple(
-        CommandServer(*modules, DEEPSPEED_LOG_LEVEL="error", PYTHONHASHSEED=seed, **told) for seed in ("1", "2")
-    )
+
+    def server_of(seed: str) -> CommandServer:
+        return CommandServer(*modules, DEEPSPEED_LOG_LEVEL="error", PYTHONHASHSEED=seed, **told)
+
+    servers = (server_of("1"), server_of("2"))
     yield servers
     for server in servers:
         server.close()

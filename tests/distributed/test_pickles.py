@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ class Trap:
     def __init__(self, place: Path) -> None:
         self.place = str(place)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
         return os.mkdir, (self.place,)
 
 

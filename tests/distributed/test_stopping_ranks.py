@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -97,10 +98,11 @@ def test_a_rank_that_is_killed_is_told_in_one_line_by_the_others_and_its_run_goe
     assert "resuming at step" in again[0].output and num_logged(folder) == 40
 
 
-def test_settings_of_deepspeed_are_refused_where_it_does_not_run() -> None:
-    for engine in ("local", "ddp"):
-        for key, value in (("offload_optimizer", True), ("extra", {"communication_data_type": "fp32"})):
-            with pytest.raises(UserError, match=rf"parallel.{key} is DeepSpeed's, and parallel.engine={engine} is not"):
-                check_parallel(ParallelConfig(engine, **{key: value}))
-        check_parallel(ParallelConfig(engine))
+@pytest.mark.parametrize("engine", ["local", "ddp"])
+def test_settings_of_deepspeed_are_refused_where_it_does_not_run(engine: Literal["local", "ddp"]) -> None:
+    settings: dict[str, Any] = {"offload_optimizer": True, "extra": {"communication_data_type": "fp32"}}
+    for key, value in settings.items():
+        with pytest.raises(UserError, match=rf"parallel.{key} is DeepSpeed's, and parallel.engine={engine} is not"):
+            check_parallel(ParallelConfig(engine, **{key: value}))
+    check_parallel(ParallelConfig(engine))
     check_parallel(ParallelConfig("deepspeed", 3, offload_optimizer=True, offload_parameters=True))

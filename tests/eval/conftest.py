@@ -87,7 +87,7 @@ def demo_folder(tmp_path: Path) -> Path:
         for split, count in (("train", 6), ("val", 1), ("test", 9)):
             for number in range(count):
                 name = list(colors)[number % 3]
-                shade = tuple(min(255, part + number) for part in colors[name])
+                red, green, blue = (min(255, part + number) for part in colors[name])
                 # Among the training answers red is the majority.
                 trained = "red" if split == "train" and number < 3 else name
                 pairs = [
@@ -95,7 +95,7 @@ def demo_folder(tmp_path: Path) -> Path:
                     ("Is it red?", "yes" if name == "red" else "no", "is red", True),
                     ("What number is written?", str(10 + number), "number", False),
                 ]
-                rows.append(demo_row(f"{domain}-{split}-{number}", png(shade), domain, split, pairs))
+                rows.append(demo_row(f"{domain}-{split}-{number}", png((red, green, blue)), domain, split, pairs))
     lonely = [("Who made this?", "nobody", "maker", True)]
     rows.append(demo_row("general-test-lonely", png((1, 2, 3)), "general", "test", lonely))
     return write_demo(tmp_path / "images", rows)
@@ -119,6 +119,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def image_token(tokenizer: PreTrainedTokenizerFast) -> int:
+    token = tokenizer.convert_tokens_to_ids("<image>")
+    assert isinstance(token, int)
+    return token
+
+
 @pytest.fixture(scope="session")
 def encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
     transform = ImageTransform(size=32, mode="pad", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
@@ -126,7 +132,7 @@ def encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
         tokenizer=tokenizer,
         template=Template("v1", system=""),
         transform=transform,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_id=image_token(tokenizer),
         num_image_tokens=4,
         max_length=256,
     )
@@ -150,7 +156,7 @@ def tiny_llava(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerat
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=image_token(tokenizer),
         image_seq_length=4,
     )
     model = LlavaForConditionalGeneration(config)

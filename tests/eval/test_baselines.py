@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from llava_moe.eval.intervals import mean_of, paired_difference
 
 
 def pair(
-    number: int, question: str = "What?", domain: str = "general", image: bytes | None = None, **kind
+    number: int, question: str = "What?", domain: str = "general", image: bytes | None = None, **kind: Any
 ) -> AskedPair:
     image = bytes([number]) if image is None else image
     return AskedPair(

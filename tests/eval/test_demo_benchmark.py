@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def benchmark(demo_folder: Path) -> DemoBenchmark:
     return open_demo_benchmark(demo_folder, limit=None)
 
 
-def answers_by(benchmark: DemoBenchmark, predict) -> dict[str, Answer]:
+def answers_by(benchmark: DemoBenchmark, predict: Callable[[Question], str]) -> dict[str, Answer]:
     """The answers of a made-up model, ``predict(question) -> text``."""
     answers = {}
     for question in benchmark.questions():
@@ -31,7 +32,7 @@ def answers_by(benchmark: DemoBenchmark, predict) -> dict[str, Answer]:
     return answers
 
 
-def oracle(benchmark: DemoBenchmark):
+def oracle(benchmark: DemoBenchmark) -> Callable[[Question], str]:
     """A model that sees its image perfectly: it answers what is true of the image it is shown."""
     truth = {(pair.images[0], pair.question): pair.answer for pair in benchmark.pairs}
     return lambda question: truth[question.images[0], question.prompt]
@@ -159,7 +160,9 @@ def test_a_folder_without_data_or_an_unknown_split_is_one_line(tmp_path: Path, d
         open_demo_benchmark(demo_folder, split="dev")
 
 
-def test_the_demo_is_listed_with_a_sentence_and_opened_by_its_name(demo_folder: Path, monkeypatch) -> None:
+def test_the_demo_is_listed_with_a_sentence_and_opened_by_its_name(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(demo, "open_demo_benchmark", lambda **settings: open_demo_benchmark(demo_folder, **settings))
     summaries = benchmark_summaries()
     assert "demo" in summaries

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from transformers import LlavaForConditionalGeneration
 
+from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
+from llava_moe.eval.benchmark import Question
 from llava_moe.eval.files import read_answers, read_result
 from llava_moe.eval.generation import generate
 from llava_moe.eval.generation.generate import answer_questions
@@ -31,7 +36,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_writes_answers_results_and_a_merged_summary(tiny_llava, encoder, benchmark, folder: Path) -> None:
+def test_a_run_writes_answers_results_and_a_merged_summary(
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder, benchmark: DemoBenchmark, folder: Path
+) -> None:
     seen: list[tuple[int, int]] = []
     (folder / "eval").mkdir(parents=True)
     (folder / "eval" / "results.json").write_text('{"other": {"kept": 1}}')
@@ -64,7 +71,11 @@ def test_a_run_writes_answers_results_and_a_merged_summary(tiny_llava, encoder, 
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_files(
-    tiny_llava, encoder, benchmark, folder: Path, monkeypatch
+    tiny_llava: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    benchmark: DemoBenchmark,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, broken = folder / "whole", folder / "broken"
     run_benchmark(benchmark, tiny_llava, encoder, whole, fingerprint="abc", batch_size=4)
@@ -89,7 +100,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
     asked: list[str] = []
     original = generate.iterate_answers
 
-    def spy(model, encoder, questions, **settings):
+    def spy(model: Any, encoder: Encoder, questions: Sequence[Question], **settings: Any) -> Iterator[Any]:
         asked.extend(question.id for question in questions)
         return original(model, encoder, questions, **settings)
 
@@ -101,7 +112,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_files(
     assert ended is not None and unbroken is not None and ended.rows == unbroken.rows
 
 
-def test_answers_of_another_model_are_refused_and_left_alone(tiny_llava, encoder, benchmark, folder: Path) -> None:
+def test_answers_of_another_model_are_refused_and_left_alone(
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder, benchmark: DemoBenchmark, folder: Path
+) -> None:
     run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
     before = files_of(folder)
     with pytest.raises(UserError, match=r"another model \(abc, this one is def\)"):
@@ -109,15 +122,19 @@ def test_answers_of_another_model_are_refused_and_left_alone(tiny_llava, encoder
     assert files_of(folder) == before
 
 
-def test_questions_that_share_an_id_are_told_before_any_is_asked(tiny_llava, encoder, benchmark, folder: Path) -> None:
+def test_questions_that_share_an_id_are_told_before_any_is_asked(
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder, benchmark: DemoBenchmark, folder: Path
+) -> None:
     first, *others = benchmark.questions()
     twice = SimpleNamespace(name="own", questions=lambda: [first, *others, first])
     with pytest.raises(UserError, match=f"benchmark own has 1 ids .* such as '{first.id}'"):
-        run_benchmark(twice, tiny_llava, encoder, folder, fingerprint="abc")  # type: ignore[arg-type]
+        run_benchmark(twice, tiny_llava, encoder, folder, fingerprint="abc")
     assert not folder.exists()
 
 
-def test_a_question_that_changed_is_asked_again(tiny_llava, encoder, benchmark, folder: Path) -> None:
+def test_a_question_that_changed_is_asked_again(
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder, benchmark: DemoBenchmark, folder: Path
+) -> None:
     run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
     path = folder / "eval" / "demo.answers.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -128,7 +145,11 @@ def test_a_question_that_changed_is_asked_again(tiny_llava, encoder, benchmark, 
 
 
 def test_a_smaller_draw_keeps_the_answers_of_a_larger_one(
-    tiny_llava, encoder, benchmark, demo_folder: Path, folder: Path
+    tiny_llava: LlavaForConditionalGeneration,
+    encoder: Encoder,
+    benchmark: DemoBenchmark,
+    demo_folder: Path,
+    folder: Path,
 ) -> None:
     run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
     path = folder / "eval" / "demo.answers.jsonl"
@@ -150,16 +171,17 @@ def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
 
 def test_the_fingerprint_changes_with_any_sampled_weight_and_with_nothing_else() -> None:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3))
+    first, last = torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)
+    model = torch.nn.Sequential(first, last)
     before = model_fingerprint(model)
     assert model_fingerprint(model.train()) == before
     with torch.no_grad():
-        model[1].bias[2] += 1e-6
+        last.bias[2] += 1e-6
     assert model_fingerprint(model) != before
 
 
 def test_a_runs_own_earlier_answers_are_set_aside_under_their_weights_name(
-    tiny_llava, encoder, benchmark, folder: Path
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder, benchmark: DemoBenchmark, folder: Path
 ) -> None:
     run_benchmark(benchmark, tiny_llava, encoder, folder, fingerprint="abc")
     before = files_of(folder)["demo.answers.jsonl"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llava_moe.eval.baselines import TWIN_MARK, is_twin
-from llava_moe.eval.benchmark import Answer
+from llava_moe.eval.benchmark import Answer, Question
 from llava_moe.eval.headline import HeadlineBenchmark
 from llava_moe.eval.tasks.demo import DemoBenchmark, open_demo_benchmark
 from tests.eval.scored_runs import guesser
@@ -47,15 +48,16 @@ def test_its_rows_are_the_whole_benchmarks_for_the_same_answers(whole: DemoBench
 
 def test_a_benchmark_without_other_images_is_asked_and_summed_up_whole(whole: DemoBenchmark) -> None:
     class Plain:
+        columns: tuple[str, ...]
         name, columns, facts = "plain", ("exact_match", "second"), whole.facts
 
-        def questions(self):
+        def questions(self) -> tuple[Question, ...]:
             return tuple(one for one in whole.questions() if not is_twin(one.id))
 
-        def score(self, question, prediction):
+        def score(self, question: Question, prediction: str) -> Any:
             return whole.score(question, prediction)
 
-        def summarize(self, answers):
+        def summarize(self, answers: object) -> tuple[str, ...]:
             return ("rows",)
 
     asked = HeadlineBenchmark(Plain())  # type: ignore[arg-type]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from llava_moe.eval import metrics
 
+Metric = Callable[[str, list[str]], float]
 ONE_REFERENCE = [
     metrics.exact_match,
     metrics.squad_exact_match,
@@ -64,7 +67,7 @@ AWKWARD = [
 ]
 
 
-def name_of(metric) -> str:
+def name_of(metric: Callable[..., Any]) -> str:
     return metric.__name__
 
 
@@ -81,21 +84,21 @@ def test_the_metrics_stand_under_their_names_and_take_a_prediction_and_reference
 @pytest.mark.parametrize("metric", ONE_REFERENCE, ids=name_of)
 @FEW
 @given(prediction=TEXTS, reference=TEXTS)
-def test_scores_lie_between_nought_and_one_for_any_text(metric, prediction: str, reference: str) -> None:
+def test_scores_lie_between_nought_and_one_for_any_text(metric: Metric, prediction: str, reference: str) -> None:
     score = metric(prediction, [reference])
     assert type(score) is float
     assert 0.0 <= score <= 1.0
 
 
 @pytest.mark.parametrize("metric", ONE_REFERENCE, ids=name_of)
-def test_awkward_texts_are_scored_on_either_side(metric) -> None:
+def test_awkward_texts_are_scored_on_either_side(metric: Metric) -> None:
     for prediction in AWKWARD:
         for reference in AWKWARD:
             assert 0.0 <= metric(prediction, [reference]) <= 1.0
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=name_of)
-def test_awkward_texts_are_parsed(parser) -> None:
+def test_awkward_texts_are_parsed(parser: Callable[[str], object]) -> None:
     for text in AWKWARD:
         assert isinstance(parser(text), str)
 
@@ -103,7 +106,7 @@ def test_awkward_texts_are_parsed(parser) -> None:
 @pytest.mark.parametrize("metric", BEST_REFERENCE, ids=name_of)
 @FEW
 @given(prediction=TEXTS, references=st.lists(TEXTS, min_size=1, max_size=4))
-def test_the_best_reference_counts(metric, prediction: str, references: list[str]) -> None:
+def test_the_best_reference_counts(metric: Metric, prediction: str, references: list[str]) -> None:
     kept = list(references)
     assert metric(prediction, references) == max(metric(prediction, [reference]) for reference in references)
     assert references == kept, "a metric must not change its references"
@@ -112,7 +115,9 @@ def test_the_best_reference_counts(metric, prediction: str, references: list[str
 @pytest.mark.parametrize("metric", MANY_REFERENCES, ids=name_of)
 @FEW
 @given(data=st.data(), prediction=TEXTS, references=st.lists(TEXTS, min_size=1, max_size=10))
-def test_the_order_of_references_does_not_matter(metric, data, prediction: str, references: list[str]) -> None:
+def test_the_order_of_references_does_not_matter(
+    metric: Metric, data: st.DataObject, prediction: str, references: list[str]
+) -> None:
     shuffled = data.draw(st.permutations(references))
     assert metric(prediction, shuffled) == metric(prediction, references)
 
@@ -125,13 +130,13 @@ def test_the_order_of_references_does_not_matter(metric, data, prediction: str, 
     one=TEXTS.map(lambda text: text.replace("\n", "")),
     other=TEXTS.map(lambda text: text.replace("\n", "")),
 )
-def test_prediction_and_reference_may_change_places(metric, one: str, other: str) -> None:
+def test_prediction_and_reference_may_change_places(metric: Metric, one: str, other: str) -> None:
     assert metric(one, [other]) == pytest.approx(metric(other, [one]))
 
 
 @pytest.mark.parametrize("metric", ONE_REFERENCE, ids=name_of)
 @pytest.mark.parametrize("references", [[], "a text instead of a list"])
-def test_references_must_be_a_list_that_holds_something(metric, references) -> None:
+def test_references_must_be_a_list_that_holds_something(metric: Metric, references: Any) -> None:
     with pytest.raises(ValueError, match="references"):
         metric("yes", references)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,7 +115,9 @@ def test_a_question_counts_only_if_every_rotation_is_right(predictions: list[str
 
 
 @pytest.mark.parametrize(("predictions", "rotations"), [([], []), (["A"], ROTATIONS)])
-def test_circular_evaluation_wants_an_answer_a_rotation(predictions, rotations) -> None:
+def test_circular_evaluation_wants_an_answer_a_rotation(
+    predictions: list[str], rotations: list[dict[str, Any]]
+) -> None:
     with pytest.raises(ValueError, match="rotations"):
         mmbench_circular(predictions, rotations)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -177,7 +178,7 @@ def test_a_reference_of_articles_alone_scores_nought_in_pathvqa(prediction: str)
         metrics.pathvqa_open_f1,
     ],
 )
-def test_pathvqa_takes_one_reference(metric) -> None:
+def test_pathvqa_takes_one_reference(metric: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="one reference"):
         metric("yes", ["yes", "no"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -78,7 +79,9 @@ def test_pope_reads_everything_else_as_yes(prediction: str) -> None:
 @given(prediction=ANSWERS)
 @FEW
 def test_pope_reads_as_a_pattern_over_the_first_sentence_does(prediction: str) -> None:
-    sentence = re.match(r"[^.]*", prediction).group().replace(",", "")
+    first = re.match(r"[^.]*", prediction)
+    assert first is not None
+    sentence = first.group().replace(",", "")
     assert (metrics.pope_answer_parse(prediction) == "no") == bool(re.search(r"(?<![^ ])(No|not|no)(?![^ ])", sentence))
 
 
@@ -122,13 +125,15 @@ def test_lmms_evals_pope_wants_the_bare_word_and_takes_its_yes_ratio_from_the_la
     "scorer", [metrics.pope_metrics, metrics.pope_metrics_lmms_eval, metrics.yes_no_metrics], ids=lambda f: f.__name__
 )
 @pytest.mark.parametrize(("predictions", "labels"), [([], []), (["yes"], ["yes", "no"])])
-def test_yes_no_scores_want_as_many_labels_as_predictions(scorer, predictions, labels) -> None:
+def test_yes_no_scores_want_as_many_labels_as_predictions(
+    scorer: Callable[..., object], predictions: list[str], labels: list[str]
+) -> None:
     with pytest.raises(ValueError, match="labels"):
         scorer(predictions, labels)
 
 
 @pytest.mark.parametrize("scorer", [metrics.pope_metrics_lmms_eval, metrics.yes_no_metrics])
-def test_labels_other_than_yes_and_no_are_refused(scorer) -> None:
+def test_labels_other_than_yes_and_no_are_refused(scorer: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="perhaps"):
         scorer(["yes"], ["perhaps"])
 

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import LlavaForConditionalGeneration
 
-from llava_moe.eval.benchmark import Question
+from llava_moe.data.encode import Encoder
+from llava_moe.data.images.transform import ImageTransform
+from llava_moe.eval.benchmark import Benchmark, Question
 from llava_moe.eval.generation.generate import Generated
 from llava_moe.eval.question_hash import question_hash
 from llava_moe.eval.ranks import Ranks
@@ -47,7 +50,7 @@ def repaint(path: Path, color: tuple[int, int, int]) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def pope(tmp_path: Path):
+def pope(tmp_path: Path) -> Benchmark:
     if not (tmp_path / "pope").exists():
         LAYOUTS["pope"]["official"](tmp_path / "pope")
     return open_benchmark("pope", places=Places(paths={"pope": str(tmp_path / "pope")}, cache=tmp_path / "cache"))
@@ -131,7 +134,10 @@ def test_no_single_weight_of_a_large_tensor_changes_unseen(dtype: torch.dtype) -
     assert len(seen | {model_fingerprint(model)}) == 6
 
 
-def test_a_model_that_is_asked_in_another_way_is_another(tiny_llava, encoder) -> None:
+def test_a_model_that_is_asked_in_another_way_is_another(
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder
+) -> None:
+    assert isinstance(encoder.transform, ImageTransform)
     other = [
         replace(encoder, transform=replace(encoder.transform, mode="crop")),
         replace(encoder, template=replace(encoder.template, system="You are terse.")),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from llava_moe.adapters import Attached, attach
+from llava_moe.adapters import Attached, Method, attach
 from tests.tiny_models import tiny_llava
 
 
@@ -23,10 +23,12 @@ def build() -> Callable[..., LlavaForConditionalGeneration]:
 
 
 @pytest.fixture
-def dressed(build: Callable[..., LlavaForConditionalGeneration]) -> Callable[..., tuple]:
+def dressed(
+    build: Callable[..., LlavaForConditionalGeneration],
+) -> Callable[..., tuple[LlavaForConditionalGeneration, Attached]]:
     """A function that builds the model with an adapter of random weights on it."""
 
-    def dress(config: object) -> tuple[LlavaForConditionalGeneration, Attached]:
+    def dress(config: Method) -> tuple[LlavaForConditionalGeneration, Attached]:
         model = build()
         attached = attach(model, config)
         torch.manual_seed(1)

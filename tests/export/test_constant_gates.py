@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach, load_adapter
+from llava_moe.adapters.core.router import ExampleRouting
 from llava_moe.export.constant_gates import (
+    RecordingGate,
     all_alike,
     expert_names,
     expert_shares,
@@ -34,6 +36,11 @@ MIXTURES = [
     LlavaMole(num_experts=3, r=2, dispatch="sorted"),
     LlavaMole(num_experts=3, r=2, shared_A=True),
 ]
+
+
+def mean_of(recorder: RecordingGate) -> Tensor:
+    assert recorder.sum_WR is not None
+    return recorder.sum_WR / recorder.num_tokens
 
 
 def summed(attached: Any, weights: dict[str, float]) -> dict[str, Tensor]:
@@ -150,7 +157,7 @@ def test_recorded_mean_of_experts_is_the_hand_count_over_the_tokens_that_count(
             expected.append(float((weights if router == "dense" else weights * (chosen_N == k)).mean()))
         for leaf in ("gate_proj", "down_proj"):
             name = f"model.{block}.{leaf}"
-            mean_WR = recorders[name].sum_WR / recorders[name].num_tokens
+            mean_WR = mean_of(recorders[name])
             shares = expert_shares(gated(model)[name], mean_WR)
             assert list(shares.values()) == pytest.approx(expected, abs=1e-6)
             assert mean_WR.count_nonzero() <= 6
@@ -168,12 +175,13 @@ def test_recorded_mean_of_factors_is_the_hand_count_of_their_pairs(dressed: Any,
     assert len(recorders) == 4 and routings
     for name, recorder in recorders.items():
         assert not has_experts(gated(model)[name])
-        routing_A, routing_B = (gated(model)[name].gate.routings()[side] for side in "AB")
+        gate: Any = gated(model)[name].gate
+        routing_A, routing_B = (gate.routings()[side] for side in "AB")
         expected = torch.zeros(5, 5, dtype=torch.float64)
         for example, num_tokens in enumerate(counted_BT.sum(1).tolist()):
             for a, b in zip(routing_A.chosen_SC[example].tolist(), routing_B.chosen_SC[example].tolist(), strict=True):
                 expected[b, a] += num_tokens / int(counted_BT.sum())
-        torch.testing.assert_close(recorder.sum_WR / recorder.num_tokens, expected, **EXACT)
+        torch.testing.assert_close(mean_of(recorder), expected, **EXACT)
 
 
 @torch.no_grad()
@@ -184,7 +192,7 @@ def test_one_example_of_mixlora_held_to_its_own_pairs_is_itself(dressed: Any, in
         for recorder in recorders.values():
             recorder.is_counted_BT = torch.ones(1, 9, dtype=torch.bool)
         expected = model(**alone).logits
-    mixings = {name: recorder.sum_WR / recorder.num_tokens for name, recorder in recorders.items()}
+    mixings = {name: mean_of(recorder) for name, recorder in recorders.items()}
     fold(model, mixings)
     attached.detach()
     torch.testing.assert_close(model(**alone).logits, expected, **EXACT)
@@ -257,10 +265,11 @@ def test_recorded_weights_of_mole_are_its_gates_means(
         for recorder in recorders.values():
             recorder.is_counted_BT = counted_BT
         model(**inputs)
-    weights_SK = attached.routings()["language_model.layers.1.mlp.expert_gate"].probs_SK
-    expected = (weights_SK.double() * counted_BT.sum(1, keepdim=True)).sum(0) / counted_BT.sum()
+    routing = attached.routings()["language_model.layers.1.mlp.expert_gate"]
+    assert isinstance(routing, ExampleRouting)
+    expected = (routing.probs_SK.double() * counted_BT.sum(1, keepdim=True)).sum(0) / counted_BT.sum()
     name = "model.language_model.layers.1.mlp.up_proj"
-    mean_WR = recorders[name].sum_WR / recorders[name].num_tokens
+    mean_WR = mean_of(recorders[name])
     shares = expert_shares(gated(model)[name], mean_WR)
     assert list(shares.values()) == pytest.approx(expected.tolist(), abs=1e-6)
     assert max(shares.values()) > 0.4

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.models.llava.processing_llava import LlavaProcessor
 
 from llava_moe.errors import UserError
 from llava_moe.export.proof import load_merged
@@ -24,7 +25,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "published_names.json").read_tex
 
 def tensors_of(folder: Path) -> dict[str, tuple[str, str]]:
     """File and shape of each tensor, read by the format's definition: no library that writes such files."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
@@ -97,7 +98,7 @@ def test_rotary_settings_stand_under_the_keys_of_both_versions(
     write_config(model, tmp_path, torch.bfloat16)
     text = json.loads((tmp_path / "config.json").read_text())["text_config"]
     assert (text["rope_theta"], text["rope_scaling"], text["rope_parameters"]) == (rope["rope_theta"], scaling, rope)
-    assert LlavaConfig.from_pretrained(tmp_path).text_config.rope_parameters == rope
+    assert cast(LlamaConfig, LlavaConfig.from_pretrained(tmp_path).text_config).rope_parameters == rope
 
 
 def test_a_share_of_turned_channels_stands_where_version_4_reads_it(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_precision_is_that_of_the_weights_in_every_part_and_no_place_is_named(tm
     first = tmp_path / "first"
     build(**PUBLISHED["variants"]["untied"]["text"]).save_pretrained(first)
     model = LlavaForConditionalGeneration.from_pretrained(first)
-    model.config.text_config._name_or_path = str(first)
+    cast(LlamaConfig, model.config.text_config)._name_or_path = str(first)
     write_config(model, tmp_path, torch.bfloat16)
     written = (tmp_path / "config.json").read_text()
     settings = json.loads(written)
@@ -145,5 +146,5 @@ def test_generation_stops_at_every_token_at_which_base_or_training_did(own: Any,
     model = build(**PUBLISHED["variants"]["untied"]["text"])
     model.generation_config.eos_token_id = own
     model.generation_config.temperature = 0.9  # a wish of the base's that stands without do_sample, as Vicuna's does
-    found = generation_of(model, Words())
+    found = generation_of(model, cast(LlavaProcessor, Words()))
     assert (found.eos_token_id, found.pad_token_id, found.temperature) == (written, 9, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_an_exported_folder_stops_where_its_base_does(
     built.model.generation_config.eos_token_id = ends
     write_model(built.model, processor_of(built), tmp_path, torch.float32, family=LLAVA)
     # The tokenizer's own ends an answer too: it is what training ends answers with.
-    expected = {2: 2, (2, 7): [2, 7], (9, 7): [2, 9, 7]}[ends if isinstance(ends, int) else tuple(ends)]
+    expected: Any = {2: 2, (2, 7): [2, 7], (9, 7): [2, 9, 7]}[ends if isinstance(ends, int) else tuple(ends)]
     assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == expected
     assert LlavaForConditionalGeneration.from_pretrained(tmp_path).generation_config.eos_token_id == expected
     again = open_checkpoint(str(tmp_path), "fp32", torch.device("cpu"))

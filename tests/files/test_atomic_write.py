@@ -11,7 +11,9 @@ from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import remove_halves, replace_file, write_atomically
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, monkeypatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "numbers.json"
     write_atomically(path, "old")
 

@@ -27,7 +27,8 @@ def test_everything_else_is_refused_at_once_and_named(tmp_path: Path) -> None:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(tmp_path / "socket"))
     wanted = {"pipe": "a named pipe", "link": "a named pipe", "folder": "a folder", "socket": "a socket"}
-    for place, kind in {**{tmp_path / name: kind for name, kind in wanted.items()}, "/dev/zero": "a device"}.items():
+    places: dict[Path | str, str] = {tmp_path / name: kind for name, kind in wanted.items()}
+    for place, kind in {**places, "/dev/zero": "a device"}.items():
         for door in (check_regular, open_regular, read_regular):
             with pytest.raises(OSError, match=kind) as told:
                 door(place)

@@ -74,8 +74,8 @@ def main(arguments: list[str]) -> int:
     seconds, folder = float(arguments[1]), Path(arguments[2]).resolve()
     seed = int(arguments[3]) if len(arguments) > 3 else DEFAULT_SEED
     found = False
-    for name in names:
-        tally = Campaign(FAMILIES[name](), seed, folder / name).run(seconds, tell)
+    for family in names:
+        tally = Campaign(FAMILIES[family](), seed, folder / family).run(seconds, tell)
         write_tally(tally, folder)
         found = found or bool(tally.findings)
     sys.stdout.write((folder / "table.txt").read_text())

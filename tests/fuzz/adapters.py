@@ -23,7 +23,8 @@ class Adapters:
         attach(tiny_llama(), Lora(r=2)).save(folder / "lora")
         attach(tiny_llama(), Lora(r=3)).save(folder / "wide")
         experts = (str(folder / "lora"), str(folder / "wide"))
-        for name, config in {"llava_mole": LlavaMole(r=2), "mixlora": MixLora(), "mole": Mole(experts)}.items():
+        configs: dict[str, Any] = {"llava_mole": LlavaMole(r=2), "mixlora": MixLora(), "mole": Mole(experts)}
+        for name, config in configs.items():
             attach(tiny_llama(), config).save(folder / name)
         _write_peft(folder / "peft")
         self._good = sorted(path for path in folder.iterdir() if path.is_dir())

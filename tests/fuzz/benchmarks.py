@@ -40,7 +40,7 @@ class Benchmarks:
             told = change_files(random, pictures, folder / OUTSIDE)
         else:
             told = change_files(random, [path for path in files if path not in pictures], folder / ELSEWHERE)
-        may_not_read = tuple(map(Path, (folder / OUTSIDE, folder / "in" / OUTSIDE, *FORBIDDEN)))
+        may_not_read = (folder / OUTSIDE, folder / "in" / OUTSIDE, *map(Path, FORBIDDEN))
         protocol = "mixlora" if layout == "mixlora" else random.choice(("llava_1_5", "lmms_eval"))
         run = lambda: _score_all(name, str(given), protocol, folder / "cache")  # noqa: E731
         return Attempt(run, f"{name} as {layout}, protocol {protocol}, after {told}", (), may_not_read)

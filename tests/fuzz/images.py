@@ -40,7 +40,7 @@ class Images:
         path.write_bytes(mutate_picture(random, self._picture))
         if random.random() < 0.05:
             told = misplace(random, path, [], folder / OUTSIDE)
-        may_not_read = tuple(map(Path, (folder / OUTSIDE, *FORBIDDEN)))
+        may_not_read = (folder / OUTSIDE, *map(Path, FORBIDDEN))
         if asks:
             return Attempt(command((*ASK, f"image={path}")), f"{' '.join(ASK)} image={path}: {told}", (folder,))
         mode = random.choice(("pad", "crop"))

@@ -78,7 +78,7 @@ class Records:
         WRITERS[name](path, self._rows[kind])
         pictures = sorted((folder / "in" / "pictures").iterdir())
         told = f"{kind} in {name}; " + self._change(random, path, pictures, folder)
-        may_not_read = tuple(map(Path, (folder / OUTSIDE, *FORBIDDEN)))
+        may_not_read = (folder / OUTSIDE, *map(Path, FORBIDDEN))
         if random.random() < 0.75:
             run = lambda: _read_all(path, folder / "in" / "pictures", kind, folder / "cache")  # noqa: E731
             return Attempt(run, f"read {told}", (), may_not_read)

@@ -29,6 +29,14 @@ def say(text: str, status: int) -> Callable[[], int]:
     return lambda: (sys.stderr.write(text), status)[1]
 
 
+def doing(act: Callable[[], object]) -> Callable[[], int]:
+    return lambda: (act(), 0)[1]
+
+
+def reading(name: str) -> Callable[[], int]:
+    return lambda: len(Path(name).read_text())
+
+
 def test_good_manners_are_no_fault(tmp_path: Path) -> None:
     def write() -> int:
         Path("run/log.jsonl").write_text("{}")
@@ -82,7 +90,7 @@ def test_a_planted_write_outside_is_found_and_kept_from_happening(tmp_path: Path
         lambda: os.truncate("kept", 0),
     ]
     for act in acts:
-        assert found(lambda act=act: (act(), 0)[1], tmp_path) == {"outside write"}
+        assert found(doing(act), tmp_path) == {"outside write"}
     assert (tmp_path / "kept").read_text() == "kept" and not (tmp_path / "elsewhere").exists()
 
 
@@ -91,9 +99,7 @@ def test_a_planted_read_of_what_nobody_gave_is_found_through_a_link_too(tmp_path
     secret.write_text("x")
     (tmp_path / "link").symlink_to("secret")
     for name in ("secret", "link", "./run/../secret"):
-        assert found(lambda name=name: len(Path(name).read_text()), tmp_path, may_not_read=(secret,)) == {
-            "outside read"
-        }
+        assert found(reading(name), tmp_path, may_not_read=(secret,)) == {"outside read"}
 
 
 def test_a_planted_program_and_a_planted_connection_are_found(tmp_path: Path) -> None:
@@ -101,7 +107,7 @@ def test_a_planted_program_and_a_planted_connection_are_found(tmp_path: Path) ->
 
     assert found(lambda: subprocess.call(["true"]), tmp_path) == {"program"}
     assert found(lambda: os.system("true"), tmp_path) == {"program"}
-    assert found(lambda: socket.create_connection(("127.0.0.1", 9)) and 0, tmp_path) == {"socket"}
+    assert found(doing(lambda: socket.create_connection(("127.0.0.1", 9))), tmp_path) == {"socket"}
 
 
 def test_planted_escapes_and_planted_words_are_found(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from llava_moe.assemble import Assembled
 from llava_moe.data.conversation import ASSISTANT, USER, Conversation, Turn
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding, Question
 from llava_moe.eval.generation.generate import answer_questions
@@ -140,7 +141,9 @@ def test_a_likelihood_is_the_loss_that_hugging_face_computes(assembled: Assemble
     turns = (*turns_of(question(0)), Turn(ASSISTANT, "blue"))
     example = assembled.encoder.encode(Conversation("", (image,), turns, "", ""), None, 0)
     labels = torch.from_numpy(example.labels)[None]
-    pixels = assembled.encoder.transform.normalize(torch.from_numpy(example.pixels))
+    transform = assembled.encoder.transform
+    assert isinstance(transform, ImageTransform)
+    pixels = transform.normalize(torch.from_numpy(example.pixels))
     with torch.no_grad():
         output = assembled.model(
             input_ids=torch.from_numpy(example.input_ids)[None], pixel_values=pixels, labels=labels, use_cache=False

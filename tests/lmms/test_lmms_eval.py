@@ -134,7 +134,12 @@ def test_multiple_choice_takes_the_likeliest_answer(
 ) -> None:
     judged: list[Any] = []
     judge = Replies.judge
-    monkeypatch.setattr(Replies, "judge", lambda self, requests: judged.extend(judge(self, requests)) or judged)
+
+    def kept(self: Replies, requests: Any) -> list[Any]:
+        judged.extend(judge(self, requests))
+        return judged
+
+    monkeypatch.setattr(Replies, "judge", kept)
     results = evaluated(model, own_tasks, "own_choices")
     losses = [one.loss for one in judged]
     assert len(losses) == 12

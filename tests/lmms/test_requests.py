@@ -73,7 +73,8 @@ def test_orientation_and_transparency_reach_the_model_which_decides_of_them() ->
 
 
 def test_a_text_alone_has_no_image_and_its_marks_are_words() -> None:
-    for visuals in (None, []):
+    nothing: tuple[list[Any] | None, ...] = (None, [])
+    for visuals in nothing:
         question = read_question("t/test/0", "What does <image> mean?", visuals, GREEDY)
         assert question.images == () and question.prompt == "What does <image> mean?"
 

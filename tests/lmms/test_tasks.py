@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _function(loader: yaml.SafeLoader, node: yaml.Node) -> Callable[..., Any]:
-    module, _, name = str(loader.construct_scalar(node)).rpartition(".")  # type: ignore[arg-type]
+    module, _, name = str(loader.construct_scalar(node)).rpartition(".")
     found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found
 

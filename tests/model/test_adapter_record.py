@@ -23,7 +23,9 @@ OURS = BaseWeights(ARCHITECTURE, torch.float32, "ab", "cd", ("language_model", "
 def other(*parts: str) -> BaseWeights:
     """Another version, of which these parts are others."""
     changed = {part: "0" * 64 for part in parts}
-    return replace(OURS, embedded=replace(SHIPPED, version=99, fingerprint="f" * 64, parts=SHIPPED.parts | changed))
+    return replace(
+        OURS, embedded=replace(SHIPPED, version=99, fingerprint="f" * 64, parts={**SHIPPED.parts, **changed})
+    )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "\x00", '{"embedded_base": {"version": "1"}}', '{"embedded_base": []}'])

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava_moe.errors import UserError
 from llava_moe.model.attention import PACKED_SDPA, choose_attention, packed_sdpa_forward, packing_arguments
 
 CPU = torch.device("cpu")
+MODULE = cast(nn.Module, SimpleNamespace())
 
 
-def reference_THD(q, k, v, lengths):
+def reference_THD(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
     """Causal softmax attention of each example by itself, written out."""
     outputs, start = [], 0
     for length in lengths:
@@ -30,9 +34,9 @@ def reference_THD(q, k, v, lengths):
 @pytest.mark.parametrize("lengths", [(5,), (3, 1, 7), (41, 2, 3, 2), (9, 9, 9), (1, 1, 1), (20, 130, 7, 90, 125)])
 def test_packed_sdpa_equals_attention_written_out_forward_and_every_gradient(lengths: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    tensors = [torch.randn(1, 3, sum(lengths), 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    output, _ = packed_sdpa_forward(SimpleNamespace(), *tensors, None, **packing_arguments(lengths, CPU))
-    expected = reference_THD(*tensors, lengths)
+    q, k, v = tensors = [torch.randn(1, 3, sum(lengths), 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    output, _ = packed_sdpa_forward(MODULE, q, k, v, None, **packing_arguments(lengths, CPU))
+    expected = reference_THD(q, k, v, lengths)
     assert (output[0] - expected).abs().max() < 1e-12
     weights = torch.randn_like(expected)
     found = torch.autograd.grad((output[0] * weights).sum(), tensors)
@@ -45,9 +49,9 @@ def test_packed_sdpa_equals_attention_written_out_forward_and_every_gradient(len
 def test_packed_sdpa_sees_no_further_than_a_sliding_window(window: int) -> None:
     torch.manual_seed(0)
     lengths = (20, 1, 9, 7, 18)
-    tensors = [torch.randn(1, 3, sum(lengths), 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    q, k, v = tensors = [torch.randn(1, 3, sum(lengths), 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     packing = packing_arguments(lengths, CPU)
-    output, _ = packed_sdpa_forward(SimpleNamespace(), *tensors, None, sliding_window=window, **packing)
+    output, _ = packed_sdpa_forward(MODULE, q, k, v, None, sliding_window=window, **packing)
     outputs, start = [], 0
     for length in lengths:
         for at in range(start, start + length):
@@ -90,11 +94,14 @@ def test_packed_row_equals_examples_alone(attention: str) -> None:
 
 def test_the_lengths_reach_the_attention_of_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_llama(PACKED_SDPA)
-    seen = []
+    seen: list[torch.Size] = []
     original = F.scaled_dot_product_attention
-    monkeypatch.setattr(
-        F, "scaled_dot_product_attention", lambda q, *a, **k: seen.append(q.shape) or original(q, *a, **k)
-    )
+
+    def noted(q: Tensor, *others: Any, **settings: Any) -> Tensor:
+        seen.append(q.shape)
+        return original(q, *others, **settings)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
     lengths = (6, 5, 4)
     model(
         input_ids=torch.zeros(1, 15, dtype=torch.long),
@@ -106,7 +113,7 @@ def test_the_lengths_reach_the_attention_of_every_layer(monkeypatch: pytest.Monk
 
 
 def test_cached_generation_with_left_padding_equals_generation_alone() -> None:
-    model = tiny_llama(PACKED_SDPA)
+    model: Any = tiny_llama(PACKED_SDPA)
     prompts = [torch.randint(3, 50, (1, 5)), torch.randint(3, 50, (1, 9))]
     alone = [model.generate(p, max_new_tokens=4, do_sample=False, pad_token_id=0)[0, p.shape[1] :] for p in prompts]
     padded = torch.zeros(2, 9, dtype=torch.long)

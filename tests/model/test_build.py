@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPVisionModel, LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers import CLIPVisionModel, LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
 
 from llava_moe.errors import UserError
-from llava_moe.model import FromCheckpoint, FromParts, FromShape, build_base
+from llava_moe.model import BaseModel, FromCheckpoint, FromParts, FromShape, build_base
 from llava_moe.model.attention import choose_attention, packing_arguments
 from tests.tiny_models import write_parts
 
@@ -21,7 +22,7 @@ def parts(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> F
     return FromParts(*write_parts(folder, tokenizer_folder))
 
 
-def row_inputs(base, images: int = 2) -> tuple[dict, list[dict]]:
+def row_inputs(base: BaseModel, images: int = 2) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Three examples (two with an image, one of text only) as one packed row, and each by itself."""
     torch.manual_seed(1)
     pixels = torch.randn(images, 3, 24, 24)
@@ -69,14 +70,16 @@ def test_the_parts_weights_are_untouched_and_tokens_are_numbered_as_in_llava_hf(
     for name, value in tower.state_dict().items():
         assert base.model.model.vision_tower.state_dict()[name].equal(value), name
     vocabulary = language.config.vocab_size
-    embeddings = base.model.get_input_embeddings().weight
-    assert embeddings[:vocabulary].equal(language.get_input_embeddings().weight)
+    embeddings, before = base.model.get_input_embeddings().weight, language.get_input_embeddings().weight
+    assert isinstance(embeddings, torch.Tensor) and isinstance(before, torch.Tensor)
+    assert embeddings[:vocabulary].equal(before)
     assert base.image_token_id == vocabulary
     assert base.tokenizer.pad_token_id == vocabulary + 1
     assert embeddings.shape[0] % 64 == 0
     assert base.num_image_tokens == 9
     assert base.model.config.vision_feature_layer == -2
-    assert not base.model.config.text_config.use_cache
+    text_config = base.model.config.text_config
+    assert isinstance(text_config, LlamaConfig) and not text_config.use_cache
 
 
 def test_the_projector_starts_from_the_seed(parts: FromParts) -> None:

@@ -16,6 +16,7 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGenera
 
 from llava_moe.assemble import open_checkpoint
 from llava_moe.data.conversation import USER, Turn
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.data.template import Rendered
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
@@ -64,7 +65,9 @@ def ours(folder: Path, image: Image.Image) -> dict[str, torch.Tensor]:
     assembled = open_checkpoint(str(folder), "fp32", CPU)
     encoder, model = assembled.encoder, assembled.model
     ids = torch.from_numpy(encoder.encode_written(Rendered(PROMPT, ())))[None]
-    pixels = encoder.transform.normalize(torch.from_numpy(encoder.transform(image))[None])
+    transform = encoder.transform
+    assert isinstance(transform, ImageTransform)
+    pixels = transform.normalize(torch.from_numpy(transform(image))[None])
     return {"input_ids": ids, "pixel_values": pixels, "logits": model(input_ids=ids, pixel_values=pixels).logits[0]}
 
 

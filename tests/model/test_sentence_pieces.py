@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from transformers import AutoTokenizer, LlavaProcessor, PreTrainedTokenizerBase
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -29,14 +29,14 @@ def train(**changes: Any) -> Any:
     draw = random.Random(0)
     lines = [" ".join(draw.choice(WORDS) for _ in range(draw.randint(4, 20))) for _ in range(200)]
     model = io.BytesIO()
-    fields = {
+    fields: dict[str, Any] = {
         **{"vocab_size": 300, "model_type": "bpe", "byte_fallback": True, "add_dummy_prefix": True},
         **{"remove_extra_whitespaces": False, "normalization_rule_name": "identity", "split_digits": True},
         **{"allow_whitespace_only_pieces": True, "character_coverage": 1.0, "minloglevel": 2, "num_threads": 1},
         **{"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1},
     }
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, **(fields | changes))
-    return sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    return ModelProto.FromString(model.getvalue())
 
 
 def with_blanks(proto: Any, lengths: tuple[int, ...] = (2, 4, 8, 16, 3)) -> Any:
@@ -44,7 +44,7 @@ def with_blanks(proto: Any, lengths: tuple[int, ...] = (2, 4, 8, 16, 3)) -> Any:
     pieces = [piece for piece in proto.pieces if set(piece.piece) != {"▁"} or len(piece.piece) == 1]
     first = next(number for number, piece in enumerate(pieces) if piece.type == 1)
     for length in lengths:
-        run = sentencepiece_model_pb2.ModelProto.SentencePiece(piece="▁" * length, score=-1e9)
+        run = ModelProto.SentencePiece(piece="▁" * length, score=-1e9)
         pieces.insert(first, run)
     del proto.pieces[:]
     proto.pieces.extend(pieces)

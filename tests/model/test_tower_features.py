@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -16,16 +17,18 @@ from llava_moe.model.tower_features import accept_features, features_of, num_dro
 from tests.model.tiny_checkpoints import LANGUAGE_MODELS, SIZE, TEXT, VISION
 
 Pixels = torch.Tensor
-LAYERS: list[tuple[int | list[int], str]] = [(-2, "default"), (-1, "full"), ([-2, 1], "default"), ([0], "full")]
+Strategy = Literal["default", "full"]
+LAYERS: list[tuple[int | list[int], Strategy]] = [(-2, "default"), (-1, "full"), ([-2, 1], "default"), ([0], "full")]
 
 
-def tiny(layer: int | list[int] = -2, strategy: str = "default", **vision: object) -> LlavaForConditionalGeneration:
+def tiny(layer: int | list[int] = -2, strategy: Strategy = "default", **vision: Any) -> LlavaForConditionalGeneration:
     from transformers import CLIPVisionConfig, LlavaConfig
 
     torch.manual_seed(0)
+    settings: dict[str, Any] = {**VISION, **vision}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**{**VISION, **vision}),
-        text_config=LANGUAGE_MODELS["llama"](**TEXT, vocab_size=64),
+        vision_config=CLIPVisionConfig(**settings),
+        text_config=cast(Any, LANGUAGE_MODELS["llama"])(**TEXT, vocab_size=64),
         image_token_index=60,
         vision_feature_layer=layer,
         vision_feature_select_strategy=strategy,
@@ -41,9 +44,9 @@ def pixels() -> Iterator[Pixels]:
 @pytest.mark.parametrize(("layer", "strategy"), LAYERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_given_features_answers_as_given_the_pixels(
-    layer: int | list[int], strategy: str, dtype: torch.dtype, pixels: Pixels
+    layer: int | list[int], strategy: Strategy, dtype: torch.dtype, pixels: Pixels
 ) -> None:
-    model = tiny(layer, strategy).to(dtype)
+    model = cast(Any, tiny(layer, strategy)).to(dtype)
     pixels = pixels.to(dtype)
     num_tokens = num_image_tokens(model.config)
     ids = torch.tensor([[1, *[60] * (5 * num_tokens), 7, 8, 9]])
@@ -69,7 +72,7 @@ def test_a_towers_name_changes_with_all_that_changes_its_features_and_with_nothi
         model.model.multi_modal_projector.linear_1.weight += 1
         model.lm_head.weight += 1
     assert name == tower_fingerprint(model)
-    others = [tiny(-1), tiny(-2, "full"), tiny(hidden_act="gelu"), tiny().to(torch.bfloat16)]
+    others = [tiny(-1), tiny(-2, "full"), tiny(hidden_act="gelu"), cast(Any, tiny()).to(torch.bfloat16)]
     with torch.no_grad():
         weight = (last := tiny()).model.vision_tower.get_parameter(
             next(name for name, _ in last.model.vision_tower.named_parameters() if "patch_embedding" in name)

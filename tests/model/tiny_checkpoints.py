@@ -14,15 +14,15 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    MistralConfig,
-    Phi3Config,
     PreTrainedConfig,
-    Qwen2Config,
     SiglipVisionConfig,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.mistral import MistralConfig
+from transformers.models.phi3 import Phi3Config
+from transformers.models.qwen2 import Qwen2Config
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from llava_moe.model.tokenizer import extend_tokenizer

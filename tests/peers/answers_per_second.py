@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -44,12 +45,14 @@ def one_by_one(assembled: Assembled, questions: list[Question]) -> list[str]:
     model, processor = assembled.model, processor_of(assembled)
     answers = []
     for question in questions:
-        parts = [{"type": "image"} for _ in question.images] + [{"type": "text", "text": question.prompt}]
+        parts: Any = [{"type": "image"} for _ in question.images] + [{"type": "text", "text": question.prompt}]
         text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
         images = [Image.open(io.BytesIO(image)).convert("RGB") for image in question.images]  # type: ignore[arg-type]
         inputs = processor(images=images, text=text, return_tensors="pt")
         with torch.inference_mode():
-            tokens = model.generate(**inputs, max_new_tokens=question.max_new_tokens, do_sample=False, use_cache=True)
+            tokens = cast(Any, model).generate(
+                **inputs, max_new_tokens=question.max_new_tokens, do_sample=False, use_cache=True
+            )
         answers.append(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
     return answers
 

@@ -50,7 +50,7 @@ class Stopwatch:
 def main(words: Sequence[str]) -> int:
     """Train by ``words`` and print what counting took."""
     watch, take = Stopwatch(), loop.take_step
-    loop.take_step = lambda *given: watch.take_step(take, *given)  # type: ignore[assignment]
+    loop.take_step = lambda *given: watch.take_step(take, *given)
     try:
         status = run(["train", *words])
     finally:

@@ -72,7 +72,8 @@ def bare(shape: Shape) -> LlamaForCausalLM:
         num_hidden_layers=1,
         num_attention_heads=8,
     )
-    return LlamaForCausalLM(config).to(shape.device, shape.dtype).requires_grad_(False)
+    model: Any = LlamaForCausalLM(config)
+    return model.to(shape.device, shape.dtype).requires_grad_(False)
 
 
 def dressed(shape: Shape, config: Any) -> LlamaForCausalLM:

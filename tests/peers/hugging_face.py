@@ -23,6 +23,7 @@ from transformers import LlavaForConditionalGeneration, Trainer, TrainerCallback
 
 from llava_moe.assemble import DTYPES
 from llava_moe.data.encode import Example
+from llava_moe.data.images.transform import ImageTransform
 from tests.peers.job import Job, PreparedJob, Trial, padding_share, prepare, run_ours
 
 OURS = "llava-moe"
@@ -106,17 +107,21 @@ class StepWatch(TrainerCallback):
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.before = self.clock()
 
-    def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
+    def on_pre_optimizer_step(self, *_: Any, **given: Any) -> None:
+        model: torch.nn.Module = given["model"]
         if not self.trial.gradients:
-            named = {our_name(name): p.grad for name, p in model.named_parameters() if p.requires_grad}
-            self.trial.gradients.update({name: gradient.float().clone() for name, gradient in named.items()})
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    assert parameter.grad is not None
+                    self.trial.gradients[our_name(name)] = parameter.grad.float().clone()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         now = self.clock()
         self.trial.seconds.append(now - self.before)
         self.before = now
 
-    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+    def on_log(self, *_: Any, **given: Any) -> None:
+        logs: dict[str, float] = given["logs"]
         if "grad_norm" in logs:
             self.trial.grad_norms.append(float(logs["grad_norm"]))
 
@@ -187,7 +192,8 @@ def prepare_peer(peer: Peer, prepared: PreparedJob) -> PreparedPeer:
 
     job = prepared.job
     base = LlavaForConditionalGeneration.from_pretrained(prepared.base_folder, dtype=DTYPES[job.dtype])
-    base.config.use_cache = base.config.text_config.use_cache = False
+    text_config: Any = base.config.text_config
+    base.config.use_cache = text_config.use_cache = False
     config = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=LINEARS)
     model = get_peft_model(base, config, autocast_adapter_dtype=peer.fp32_adapters)
     for name, parameter in model.named_parameters():
@@ -204,7 +210,9 @@ def prepare_peer(peer: Peer, prepared: PreparedJob) -> PreparedPeer:
 
 def _sample(example: Example, prepared: PreparedJob) -> dict[str, torch.Tensor]:
     input_ids = torch.from_numpy(example.input_ids)
-    pixels = prepared.assembled.encoder.transform.normalize(torch.from_numpy(example.pixels))
+    transform = prepared.assembled.encoder.transform
+    assert isinstance(transform, ImageTransform)
+    pixels = transform.normalize(torch.from_numpy(example.pixels))
     return {
         "input_ids": input_ids,
         "labels": torch.from_numpy(example.labels),

@@ -214,7 +214,9 @@ def run_ours(prepared: PreparedJob, clock: Any) -> Trial:
 
     def keep_gradients(*_: Any) -> None:
         if not trial.gradients:
-            trial.gradients.update({name: master.grad.clone() for name, master in engine.masters.items()})
+            for name, master in engine.masters.items():
+                assert master.grad is not None
+                trial.gradients[name] = master.grad.clone()
 
     engine.optimizer.register_step_pre_hook(keep_gradients)
     train(

@@ -70,7 +70,8 @@ class Entry:
             num_hidden_layers=1,
             num_attention_heads=8,
         )
-        model = LlamaForCausalLM(llama).to(shape.device, shape.dtype).requires_grad_(False)
+        built: Any = LlamaForCausalLM(llama)
+        model: LlamaForCausalLM = built.to(shape.device, shape.dtype).requires_grad_(False)
         if config is not None:
             attached = attach(model, config)
             with torch.no_grad():

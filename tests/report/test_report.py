@@ -9,11 +9,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from llava_moe.eval.benchmark import Answer, BenchmarkResult, Measure, Question, ScoreRow
@@ -52,7 +55,7 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
 
-    def handle_starttag(self, tag, attrs) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes |= {name for name, _ in attrs}
         self.ids += [value or "" for name, value in attrs if name == "id"]
@@ -63,15 +66,15 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs) -> None:
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
         if tag not in VOID:
             self.open.pop()
 
-    def handle_endtag(self, tag) -> None:
+    def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, f"</{tag}> closes another tag"
 
-    def handle_data(self, data) -> None:
+    def handle_data(self, data: str) -> None:
         (self.styles if self.open and self.open[-1] == "style" else self.words).append(data)
 
     @property
@@ -79,12 +82,12 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def step_record(step: int, *, experts: bool) -> dict[str, object]:
+def step_record(step: int, *, experts: bool) -> dict[str, Any]:
     domains = {
         "general": {"loss": 3.0 / step, "supervised_tokens": 10, "samples": 2},
         "documents": {"loss": 2.0, "supervised_tokens": 20, "samples": 1},
     }
-    record: dict[str, object] = {
+    record: dict[str, Any] = {
         "stage": "s",
         "step": step,
         "loss": 4.0 / step,
@@ -332,7 +335,7 @@ def test_a_name_of_any_kind_is_drawn_as_text_and_stays_in_its_place(tmp_path: Pa
     steps = [
         {"step": step, "domains": {name: {"loss": 1.0, "supervised_tokens": 1} for name in names}} for step in (1, 2)
     ]
-    rows = [replace(row, domain=name) for name in names for row in result.rows[:1]]
+    rows = tuple(replace(row, domain=name) for name in names for row in result.rows[:1])
     colors = colors_of(names)
     stage = StageLog('x" onload="alert(1)', tuple(steps))
     with warnings.catch_warnings():
@@ -386,7 +389,12 @@ def test_no_number_of_a_chart_is_cut_or_meets_the_next_panel(
         for number in range(num_steps)
     )
     drawn: list[Figure] = []
-    monkeypatch.setattr("llava_moe.report.charts.inline_svg", lambda figure, _: drawn.append(figure) or "")
+
+    def keep(figure: Figure, _: str) -> str:
+        drawn.append(figure)
+        return ""
+
+    monkeypatch.setattr("llava_moe.report.charts.inline_svg", keep)
     with rc_context(STYLE):
         loss_chart(replace(stage, steps=steps), dict.fromkeys(stage.domains, "#123456"))
     with rc_context(STYLE | {"font.size": 8.5, "axes.titlesize": 8.5}):
@@ -395,11 +403,17 @@ def test_no_number_of_a_chart_is_cut_or_meets_the_next_panel(
         FigureCanvasSVG(figure)  # whose letters have the widths of the drawing
         figure.draw_without_rendering()
         whole = figure.bbox
-        boxes = [axes.get_tightbbox() for axes in figure.axes]
+        boxes = [tight_box(axes) for axes in figure.axes]
         assert len(boxes) == num_panels
         for box in boxes:
             assert box.x0 >= whole.x0 and box.x1 <= whole.x1 and box.y0 >= whole.y0 and box.y1 <= whole.y1
         assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+
+
+def tight_box(axes: Axes) -> Bbox:
+    box = axes.get_tightbbox()
+    assert box is not None
+    return box
 
 
 def tiny_png(color: tuple[int, int, int] = (9, 9, 9)) -> bytes:

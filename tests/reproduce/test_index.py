@@ -42,7 +42,8 @@ def test_every_figure_that_is_drawn_has_its_module() -> None:
 @pytest.mark.parametrize("scale", SCALE_NAMES)
 @pytest.mark.parametrize("name", DRAWN)
 def test_every_training_of_every_figure_composes(name: str, scale: str) -> None:
-    setup = replace(read_setup(*name.rsplit("_", 1), scale), seeds=(0,))
+    paper, figure = name.rsplit("_", 1)
+    setup = replace(read_setup(paper, figure, scale), seeds=(0,))
     # What differs by domains alone composes alike.
     kinds = {
         tuple(word for word in cell.words if not word.startswith(("domains=", "data.sources.", "domain_scale="))): cell
@@ -61,10 +62,11 @@ def test_every_training_of_every_figure_composes(name: str, scale: str) -> None:
 def test_runs_of_one_name_are_the_same_in_all_figures_which_so_may_share_a_folder(scale: str) -> None:
     made: dict[str, tuple[str, str]] = {}
     for name in DRAWN:
-        grid = grid_of(replace(read_setup(*name.rsplit("_", 1), scale), seeds=(0,)))
+        paper, figure = name.rsplit("_", 1)
+        grid = grid_of(replace(read_setup(paper, figure, scale), seeds=(0,)))
         for cell, settings in grid.settings.items():
-            figure, known = made.setdefault(cell, (name, settings))
-            assert settings == known, f"{cell} of {name} and of {figure}"
+            earlier, known = made.setdefault(cell, (name, settings))
+            assert settings == known, f"{cell} of {name} and of {earlier}"
 
 
 @pytest.mark.parametrize("figure", ["1", "fig1", "Fig. 1", "figure 1"])

@@ -43,7 +43,7 @@ def test_an_interval_decides_whether_the_effect_is_seen(
     skills: Mapping[str, float], verdict: str, tmp_path: Path
 ) -> None:
     setup = replace(setup_of("llava_mole", "fig1"), samples={"general": {}, "medical": {}})
-    setup = replace(setup, axes=setup.axes | {"base": None})
+    setup = replace(setup, axes={**setup.axes, "base": None})
     answers = llava_mole_fig1.sheet(setup, write_cells(tmp_path, setup, skill_of(skills))).answers
     assert [answer.verdict for answer in answers] == [verdict] * 2
     assert all(answer.sentence.lower().startswith(f"{verdict} at this scale: ") for answer in answers)

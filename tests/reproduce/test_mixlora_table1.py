@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet
 import pytest
 
+from llava_moe.data.conversation import Conversation
 from llava_moe.data.source import open_records
 from llava_moe.eval.tasks.demo import EMBEDDED_IMAGES
 from llava_moe.reproduce.figures import mixlora_table1
@@ -30,7 +31,7 @@ def test_no_question_of_an_unseen_kind_is_trained_on_and_each_of_another_kind_is
     cell = grid_of(setup_of("mixlora", "table1")).by_name["mixlora_e16r4-seen-seed0"]
     for source in mixture_of_cell(cell).sources:
         records = open_records(source, tmp_path)
-        trained = [records.read(place, place + 1)[0].content for place in range(len(records))]
+        trained = [cast(Conversation, records.read(place, place + 1)[0].content) for place in range(len(records))]
         found = sorted(turn.text.removeprefix("<image>\n") for one in trained for turn in one.turns[::2])
         expected = sorted(
             turn["text"]

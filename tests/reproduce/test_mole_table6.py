@@ -40,4 +40,4 @@ def test_the_page_asks_all_about_the_domains_that_all_have(tmp_path: Path) -> No
 def test_more_loras_than_domains_are_refused() -> None:
     setup = setup_of("mole", "table6")
     with pytest.raises(UserError, match=r"demo\.axes\.numbers must be of 2 to 3 LoRAs"):
-        grid_of(replace(setup, axes=setup.axes | {"numbers": [2, 4]}))
+        grid_of(replace(setup, axes={**setup.axes, "numbers": [2, 4]}))

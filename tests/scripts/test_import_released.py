@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoProcessor, LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
 
 from llava_moe import load_run
 from llava_moe.cli import run
@@ -42,6 +42,7 @@ def release(words: list[str], folder: Path, script: ModuleType, r: int = 2) -> A
     architecture = model_spec_of(RunConfig.of(plain)).architecture
     assert isinstance(architecture, FromShape)
     llava = build_base(architecture, torch.float32).model
+    assert isinstance(llava.config.text_config, LlamaConfig)
     language = LlamaForCausalLM(llava.config.text_config)
     language.model, language.lm_head = llava.model.language_model, llava.lm_head
     theirs = get_peft_model(language, LoraConfig(r=r, lora_alpha=4, target_modules=["q_proj", "down_proj"])).eval()

@@ -97,7 +97,12 @@ def test_sums_of_a_step_are_refused_where_the_loss_has_none() -> None:
 
 def test_a_loss_without_gradient_is_warned_of_in_training_alone() -> None:
     given: list[Any] = []
-    statistics, router = routed(load_balance=lambda *args: given.append(args) or torch.ones(()))
+
+    def noted(*args: Any) -> torch.Tensor:
+        given.append(args)
+        return torch.ones(())
+
+    statistics, router = routed(load_balance=noted)
     router.routing = ROUTING
     with pytest.warns(UserWarning, match="use_reentrant=False"):
         assert statistics.auxiliary_loss(torch.tensor([True]), "sum", None).item() == 1

@@ -108,7 +108,7 @@ class Looking(Block):
 
 
 class WithTwo(Block):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]  # refused on purpose
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(y))
 
 

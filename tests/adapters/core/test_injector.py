@@ -30,7 +30,7 @@ def state_of(model: nn.Module) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def dressed(core: str) -> tuple[Injector, nn.Module, dict[str, Any]]:
+def dressed(core: str) -> tuple[Injector, Any, dict[str, Any]]:
     model = smallest_llama().model.requires_grad_(True)
     target_model, seen = TargetModel.of(model), {"pre_hook": 0, "forward": 0}
     linears = {name: WideLinear(base, {"": 2}, 1.0) for name, base in target_model.select(LEAVES).items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import pytest
 import torch
@@ -35,6 +37,10 @@ def loss(layers: list[Routing], segments: list[list[int]], form: str, **options:
     return load_balance_loss(named, Given(torch.tensor(segments)), form=form, **given).item()  # type: ignore[arg-type]
 
 
+def added(tensors: Iterable[Tensor]) -> Tensor:
+    return cast(Tensor, sum(tensors))
+
+
 def loop(layers: list[Routing], segments_BT: Tensor, form: str, is_real: list[bool], reduction: str) -> Tensor:
     """Example by example, layer by layer, token by token, in float64."""
     num_experts = layers[0].probs_BTK.shape[-1]
@@ -45,7 +51,7 @@ def loop(layers: list[Routing], segments_BT: Tensor, form: str, is_real: list[bo
         means, shares = [], []
         for layer in layers:
             own = [(b, t) for b, t in (segments_BT == segment).nonzero().tolist()]
-            mean = sum(layer.probs_BTK[b, t].double() for b, t in own) / len(own)
+            mean = added(layer.probs_BTK[b, t].double() for b, t in own) / len(own)
             share = torch.zeros(num_experts, dtype=torch.float64)
             for b, t in own:
                 share[layer.chosen_BT[b, t]] += 1 / len(own)
@@ -53,9 +59,9 @@ def loop(layers: list[Routing], segments_BT: Tensor, form: str, is_real: list[bo
             shares.append(share)
         if form == "per_layer":
             parts = [num_experts * (m * s).sum() for m, s in zip(means, shares, strict=True)]
-            losses.append(sum(parts) / len(layers))
+            losses.append(added(parts) / len(layers))
         else:
-            losses.append((sum(means) / len(layers) * (sum(shares) / len(layers))).sum())
+            losses.append((added(means) / len(layers) * (added(shares) / len(layers))).sum())
     total = sum(losses, torch.zeros((), dtype=torch.float64))
     return total if reduction == "sum" else total / max(len(losses), 1)
 
@@ -212,8 +218,8 @@ def test_counts_equal_those_of_each_router_by_itself() -> None:
         layers.setdefault(layer, []).append(counted_one_by_one(name, one, domains_BT, 3))
     assert found.layer_names == tuple(layers) and found.num_experts == (3, 5, 3, 4, 4, 3)
     for row, gates in enumerate(layers.values()):
-        tokens_MK = sum(tokens for tokens, _ in gates) / len(gates)
-        entropy_M = sum(entropy for _, entropy in gates) / len(gates)
+        tokens_MK = added(tokens for tokens, _ in gates) / len(gates)
+        entropy_M = added(entropy for _, entropy in gates) / len(gates)
         torch.testing.assert_close(found.tokens[row, :, : tokens_MK.shape[-1]], tokens_MK)
         torch.testing.assert_close(found.entropy[row], entropy_M, atol=1e-6, rtol=1e-6)
         assert not found.tokens[row, :, tokens_MK.shape[-1] :].any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import bitsandbytes
@@ -16,13 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llava_moe.adapters import Attached, LlavaMole, Lora, MixLora, attach
+from llava_moe.adapters import Attached, LlavaMole, Lora, Method, MixLora, attach
 from llava_moe.adapters.core.memory_efficient import ExpertGroups, SeededDropout, activate, read, write
-from llava_moe.adapters.core.router import TokenRouter
+from llava_moe.adapters.core.router import Routing, TokenRouter
 from llava_moe.adapters.core.target_model import MLP_LINEARS
 from llava_moe.model import recompute_activations
 
-METHODS = {
+METHODS: dict[str, Method] = {
     "lora": Lora(r=3, lora_alpha=5),
     "llava_mole": LlavaMole(num_experts=3, r=2, lora_alpha=3),
     "dense": LlavaMole(num_experts=2, r=3, lora_alpha=3, router="dense"),
@@ -46,7 +47,8 @@ def small(activation: str = "silu", dtype: torch.dtype = torch.float64, num_laye
         hidden_act=activation,
         initializer_range=0.3,
     )
-    return LlamaForCausalLM(config).to(dtype).requires_grad_(False)
+    model: Any = LlamaForCausalLM(config)
+    return model.to(dtype).requires_grad_(False)
 
 
 def randomize(attached: Attached) -> None:
@@ -338,7 +340,9 @@ def test_a_recomputed_router_holds_its_layer_no_longer_than_it_takes(dispatch: s
     before = attached.routings()
     (loss + attached.auxiliary_loss()).backward()
     after = attached.routings()
-    assert all(after[name].probs_BTK is before[name].probs_BTK for name in before)
+    for name, routing in before.items():
+        again = after[name]
+        assert isinstance(routing, Routing) and isinstance(again, Routing) and again.probs_BTK is routing.probs_BTK
     routers = [module for module in model.modules() if isinstance(module, TokenRouter)]
     assert len(routers) > 1 and sum(router.weights_BTK is not None for router in routers) == 1
 
@@ -420,7 +424,8 @@ D, F, R, K, N = 1024, 2752, 16, 4, 96
 
 def mlp_of(wrap: Callable[[LlamaForCausalLM], Any]) -> nn.Module:
     config = LlamaConfig(vocab_size=8, hidden_size=D, intermediate_size=F, num_hidden_layers=1, num_attention_heads=8)
-    model = LlamaForCausalLM(config).to(torch.bfloat16).requires_grad_(False)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16).requires_grad_(False)
     mlp = model.model.layers[0].mlp
     wrap(model)
     return mlp
@@ -462,7 +467,7 @@ MOLE = LlavaMole(num_experts=K, r=R, lora_alpha=2 * R, target_modules=MLP_LINEAR
 
 
 def test_an_mlp_keeps_little_for_backward_and_experts_hardly_add() -> None:
-    lora, mole = (kept_per_token(mlp_of(lambda model, m=m: attach(model, m))) for m in (LORA, MOLE))
+    lora, mole = (kept_per_token(mlp_of(partial(attach, config=method))) for method in (LORA, MOLE))
     assert kept_per_token(mlp_of(lambda model: attach(model, LORA, core="autograd"))) > 11
     assert lora < 6.7 and mole < 6.7
     assert lora < 0.6 * kept_per_token(mlp_of(with_peft))

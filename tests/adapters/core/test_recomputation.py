@@ -9,18 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    FalconConfig,
-    FalconForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-)
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.bloom import BloomConfig, BloomForCausalLM
+from transformers.models.falcon import FalconConfig, FalconForCausalLM
+from transformers.models.gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers.models.opt import OPTConfig, OPTForCausalLM
 
 from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach
 from llava_moe.errors import UserError
@@ -41,33 +34,30 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     ),
 }
 MLP = {"llama": ("up_proj", "down_proj"), "opt": ("fc1", "fc2")}
-METHODS: dict[str, Callable[[Any, Path], Any]] = {
+Make = Callable[[str, Path], Any]
+
+
+def llava_mole(router: Any) -> Make:
+    return lambda family, _: LlavaMole(
+        num_experts=3, r=2, router=router, target_modules="all-linear", expert_modules=mlp_of(family)
+    )
+
+
+def mixlora(routing: Any) -> Make:
+    return lambda family, _: MixLora(num_factors=4, r=2, routing=routing, target_modules="all-linear")
+
+
+def mole(granularity: Any, exact: bool = False) -> Make:
+    return lambda family, folder: Mole(loras(family, folder), granularity=granularity, exact=exact)
+
+
+METHODS: dict[str, Make] = {
     "lora": lambda family, _: Lora(r=2, target_modules="all-linear"),
-    **{
-        f"llava_mole_{router}": lambda family, _, router=router: LlavaMole(
-            num_experts=3, r=2, router=router, target_modules="all-linear", expert_modules=mlp_of(family)
-        )
-        for router in ("straight_through", "gate", "dense")
-    },
-    **{
-        f"mixlora_{routing}": lambda family, _, routing=routing: MixLora(
-            num_factors=4, r=2, routing=routing, target_modules="all-linear"
-        )
-        for routing in ("instance", "task", "token")
-    },
+    **{f"llava_mole_{router}": llava_mole(router) for router in ("straight_through", "gate", "dense")},
+    **{f"mixlora_{routing}": mixlora(routing) for routing in ("instance", "task", "token")},
     "mixlora_released": lambda family, _: MixLora(num_factors=4, r=2, as_released=True, target_modules="all-linear"),
-    **{
-        f"mole_{granularity}": lambda family, folder, granularity=granularity: Mole(
-            loras(family, folder), granularity=granularity
-        )
-        for granularity in ("matrix", "layer", "block", "network")
-    },
-    **{
-        f"mole_exact_{granularity}": lambda family, folder, granularity=granularity: Mole(
-            loras(family, folder), granularity=granularity, exact=True
-        )
-        for granularity in ("layer", "block")
-    },
+    **{f"mole_{granularity}": mole(granularity) for granularity in ("matrix", "layer", "block", "network")},
+    **{f"mole_exact_{granularity}": mole(granularity, exact=True) for granularity in ("layer", "block")},
 }
 OTHERS = ("lora", "llava_mole_gate", "mixlora_instance", "mole_matrix", "mole_block", "mole_network")
 CASES = [("llama", method) for method in METHODS]
@@ -108,7 +98,7 @@ def randomize(attached: Any, seed: int = 1) -> None:
             parameter.normal_(std=0.3)
 
 
-def calls() -> list[dict[str, torch.Tensor]]:
+def calls() -> list[dict[str, Any]]:
     """Three calls of other widths, rows and prompts."""
     torch.manual_seed(5)
     found = []
@@ -231,7 +221,8 @@ class WithoutNames(torch.nn.Module):
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
-        self.inner, self.kwargs = inner, {}
+        self.inner = inner
+        self.kwargs: dict[str, Any] = {}
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> Any:
         return self.inner(hidden_states, **self.kwargs)

@@ -293,6 +293,7 @@ def test_a_copy_reads_by_its_own_hooks_and_has_seen_nothing() -> None:
     assert copied.reads_text
     with pytest.raises(ValueError, match="no forward pass"):
         copied.of_tokens()
-    twin.inner.get_input_embeddings = lambda: None
+    inner: Any = twin.inner
+    inner.get_input_embeddings = lambda: None
     twin(inputs_embeds=torch.zeros(1, 4, 2))
     assert copied.num_segments == 1 and segments.num_segments == 3

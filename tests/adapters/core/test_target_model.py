@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import (
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    OPTConfig,
-)
+from transformers.models.blip_2 import Blip2Config, Blip2ForConditionalGeneration
+from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from transformers.models.gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers.models.mistral import MistralConfig, MistralForCausalLM
+from transformers.models.opt import OPTConfig
 
 from llava_moe.adapters import Lora, attach
 from llava_moe.adapters.core.target_model import ALL_LINEARS, TargetModel

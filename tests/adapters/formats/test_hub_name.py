@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llava_moe.adapters import LlavaMole, Lora, attach
+from llava_moe.adapters import LlavaMole, Lora, Method, attach
 from llava_moe.adapters.formats.hub_name import hub_id
 
 
@@ -42,9 +43,14 @@ def test_a_hub_id_is_a_name_and_a_folder_is_none(
 
 @pytest.mark.parametrize("config", [Lora(r=2), LlavaMole(num_experts=2, r=2)], ids=["peft", "own"])
 def test_an_adapter_is_saved_with_the_hub_id_of_its_base_and_never_with_its_place(
-    config: object, tmp_path: Path
+    config: Method, tmp_path: Path
 ) -> None:
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **shape))
     attached = attach(model, config)
     for name, expected in (("acme/llama", "acme/llama"), (str(tmp_path), None)):

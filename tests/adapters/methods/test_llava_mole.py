@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
 from llava_moe.adapters import Attached, LlavaMole, Lora, attach, load_adapter
-from llava_moe.adapters.core.router import ROUTER_MODES
+from llava_moe.adapters.core.router import ROUTER_MODES, Routing
 from llava_moe.errors import UserError
 
 Build = Callable[[], LlamaForCausalLM]
@@ -24,6 +24,12 @@ def randomize(attached: Attached, seed: int = 1) -> None:
     with torch.no_grad():
         for parameter in attached.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+
+def routing_of(attached: Attached, name: str) -> Routing:
+    routing = attached.routings()[name]
+    assert isinstance(routing, Routing)
+    return routing
 
 
 def expert_linear(wide: Any, x_D: Tensor, weights_K: Tensor) -> Tensor:
@@ -55,7 +61,11 @@ def loop_block(mlp: Any, x_BTD: Tensor, mode: str) -> Tensor:
     return torch.stack(rows).view_as(x_BTD)
 
 
-FORMS = {"masked": {"dispatch": "masked"}, "sorted": {"dispatch": "sorted"}, "shared_A": {"shared_A": True}}
+FORMS: dict[str, dict[str, Any]] = {
+    "masked": {"dispatch": "masked"},
+    "sorted": {"dispatch": "sorted"},
+    "shared_A": {"shared_A": True},
+}
 
 
 @pytest.mark.parametrize(
@@ -149,9 +159,9 @@ def test_every_expert_that_was_visited_learns_and_no_other(build_llama: Build) -
     attached = attach(model, LlavaMole(r=4, num_experts=5))
     randomize(attached)
     model(**sample()).logits.square().mean().backward()
-    for name, routing in attached.routings().items():
-        visited = set(routing.chosen_BT.unique().tolist())
-        wide = model.get_submodule(f"model.{name}.down_proj")
+    for name in attached.routings():
+        visited = set(routing_of(attached, name).chosen_BT.unique().tolist())
+        wide: Any = model.get_submodule(f"model.{name}.down_proj")
         learned = {k for k in range(5) if wide.lora_A.grad[4 * k : 4 * k + 4].any()}
         assert learned == visited
 
@@ -219,7 +229,7 @@ def test_routings_and_counts_name_the_blocks(build_llama: Build) -> None:
         model(**sample())
     routings = attached.routings()
     assert list(routings) == ["layers.0.mlp", "layers.1.mlp"]
-    routing = routings["layers.1.mlp"]
+    routing = routing_of(attached, "layers.1.mlp")
     assert routing.probs_BTK.shape == (1, 24, 3) and routing.probs_BTK.dtype == torch.float32
     assert routing.chosen_BT.shape == (1, 24) and routing.chosen_BT.dtype == torch.int64
     domains = torch.tensor([[0] * 7 + [1] * 12 + [-1] * 5])
@@ -231,7 +241,8 @@ def test_routings_and_counts_name_the_blocks(build_llama: Build) -> None:
 
 
 def test_router_stays_fp32_in_a_bf16_model(build_llama: Build) -> None:
-    model = build_llama().to(torch.bfloat16)
+    model: Any = build_llama()
+    model.to(torch.bfloat16)
     attached = attach(model, LlavaMole(r=4))
     dtypes = {name: p.dtype for name, p in attached.named_parameters().items()}
     assert {dtype for name, dtype in dtypes.items() if "router" in name} == {torch.float32}
@@ -241,14 +252,14 @@ def test_router_stays_fp32_in_a_bf16_model(build_llama: Build) -> None:
     assert output.dtype == torch.bfloat16
     (output.float().square().mean() + attached.auxiliary_loss()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in attached.parameters())
-    assert attached.routings()["layers.0.mlp"].probs_BTK.dtype == torch.float32
+    assert routing_of(attached, "layers.0.mlp").probs_BTK.dtype == torch.float32
 
 
 def test_decoding_with_a_cache_has_a_balance_loss_too(build_llama: Build) -> None:
-    model = build_llama()
+    model: Any = build_llama()
     attached = attach(model, LlavaMole(r=4))
     model.generate(torch.ones(2, 4, dtype=torch.long), max_new_tokens=3, do_sample=False)
-    assert attached.routings()["layers.0.mlp"].chosen_BT.shape == (2, 1)
+    assert routing_of(attached, "layers.0.mlp").chosen_BT.shape == (2, 1)
     assert attached.auxiliary_loss().isfinite()
 
 
@@ -324,15 +335,15 @@ def test_layers_can_have_their_own_number_of_experts(build_llama: Build, tmp_pat
     attached = attach(model, LlavaMole(num_experts=(2, 4), r=3))
     randomize(attached)
     logits = model(**sample()).logits
-    routings = attached.routings()
-    assert [routing.probs_BTK.shape[-1] for routing in routings.values()] == [2, 4]
+    assert [routing_of(attached, name).probs_BTK.shape[-1] for name in attached.routings()] == [2, 4]
     totals = attached.expert_totals(torch.zeros(1, 24, dtype=torch.long), 1)
     assert totals.num_experts == (2, 4) and totals.tokens.shape == (2, 1, 4)
     assert totals.tokens.sum(-1).flatten().tolist() == [24, 24] and not totals.tokens[0, :, 2:].any()
     assert float(attached.auxiliary_loss()) > 0
     attached.save(tmp_path)
     again = build_llama()
-    assert load_adapter(again, tmp_path).config.num_experts == (2, 4)
+    config = load_adapter(again, tmp_path).config
+    assert isinstance(config, LlavaMole) and config.num_experts == (2, 4)
     assert torch.equal(again(**sample()).logits, logits)
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from llava_moe.adapters import Attached, Lora, MixLora, attach, load_adapter
+from llava_moe.adapters.core.router import ExampleRouting
 from llava_moe.adapters.core.segments import Segments
 from llava_moe.adapters.core.wide_linear import CORES, WideLinear
 from llava_moe.adapters.methods.mixlora_gate import FactorGate, conditional_probs, strongest
@@ -199,8 +200,21 @@ def gates_of(model: nn.Module) -> Iterator[tuple[str, FactorGate]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, FactorGate))
 
 
+def routings_of(attached: Attached) -> dict[str, ExampleRouting]:
+    found = {}
+    for name, routing in attached.routings().items():
+        assert isinstance(routing, ExampleRouting)
+        found[name] = routing
+    return found
+
+
+def choice_of(routing: ExampleRouting) -> Tensor:
+    assert routing.chosen_SC is not None
+    return routing.chosen_SC
+
+
 def chosen(attached: Attached) -> dict[str, Any]:
-    return {name: routing.chosen_SC.tolist() for name, routing in attached.routings().items()}
+    return {name: choice_of(routing).tolist() for name, routing in routings_of(attached).items()}
 
 
 @pytest.mark.parametrize("num_factors", [1, 4])
@@ -284,7 +298,7 @@ def test_the_choice_of_a_prompt_is_kept_while_it_is_answered(build_llama: Build)
     of_prompts = chosen(attached)
     model.generate(input_ids=prompts, attention_mask=mask, max_new_tokens=5, do_sample=False)
     assert chosen(attached) == of_prompts
-    assert all(routing.segments_BT.tolist() == [[0], [1], [2]] for routing in attached.routings().values())
+    assert all(routing.segments_BT.tolist() == [[0], [1], [2]] for routing in routings_of(attached).values())
     model(input_ids=prompts.flip(0), attention_mask=mask)
     assert chosen(attached) != of_prompts
 
@@ -383,7 +397,8 @@ def test_routers_stay_fp32_and_choose_alike_in_bf16(build_llama: Build) -> None:
 def test_both_cores_give_equal_gradients(build_llama: Build, dtype: torch.dtype) -> None:
     found = []
     for core in CORES:
-        model = build_llama().to(dtype)
+        model: Any = build_llama()
+        model.to(dtype)
         attached = attach(model, MixLora(num_factors=6, r=3), core)
         randomize(attached)
         model(**sample()).logits.float().square().mean().backward()
@@ -395,7 +410,7 @@ def test_both_cores_give_equal_gradients(build_llama: Build, dtype: torch.dtype)
 
 @pytest.mark.parametrize("routing", ["instance", "task", "token", "random"])
 def test_recomputation_chooses_alike(build_llama: Build, routing: str) -> None:
-    found = []
+    found: list[dict[str, Any]] = []
     for checkpointing in (False, True):
         model, attached = adapted(build_llama, routing=routing)
         model.train()
@@ -452,7 +467,7 @@ def test_a_token_that_chooses_for_itself_equals_the_loop(build_llama: Build) -> 
         torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-11)
     model, attached = adapted(build_llama, routing="token")
     model(**sample())
-    assert all(routing.chosen_SC.shape == (24, 4) for routing in attached.routings().values())
+    assert all(choice_of(routing).shape == (24, 4) for routing in routings_of(attached).values())
     totals = attached.expert_totals(torch.zeros(1, 24, dtype=torch.long), 1)
     torch.testing.assert_close(totals.tokens.sum(-1), torch.full((2, 1), 24.0, dtype=torch.float64))
 

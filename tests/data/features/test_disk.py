@@ -162,7 +162,7 @@ def test_what_has_no_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     store.add(key("b"), features(1))
     with pytest.raises(UserError, match="cache_features=disk"):
         store.add(key("c"), features(2))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 40, 60))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 40, 60))
     refuse_full_disk(tmp_path, 1, SHAPE)
     with pytest.raises(UserError, match="free space"):
         refuse_full_disk(tmp_path, 2, SHAPE)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_an_odd_file_is_named_with_its_own_remedy(what: str, tmp_path: Path) -> 
     (tmp_path / "photo.jpg").write_bytes(content)
     for ref, root in (("photo.jpg", str(tmp_path)), (content, None)):
         with pytest.raises(BadRecord) as caught:
-            open_image(ref, root)  # type: ignore[arg-type]
+            open_image(ref, root)
         assert caught.value.reason == "image_unreadable" and "\n" not in caught.value.detail
         assert what in caught.value.detail and remedy in caught.value.detail
     with pytest.raises(BadRecord, match=r"photo\.jpg is "):
@@ -75,7 +76,7 @@ def test_what_is_read_is_no_odd_file() -> None:
         assert open_image(content).mode == "RGB"
 
 
-WHOLE = {
+WHOLE: dict[str, dict[str, Any]] = {
     **{kind: {} for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO", "ICO")},
     "progressive JPEG": {"progressive": True},
     "compressed TIFF": {"compression": "tiff_lzw"},

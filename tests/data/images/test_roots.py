@@ -25,7 +25,7 @@ def test_the_folder_is_found(place: str, tmp_path: Path) -> None:
     near.mkdir(parents=True)
     pictures(near / place)
     root = guess_image_root(PATHS, near)
-    assert (near / place).samefile(root.folder)
+    assert root.folder is not None and (near / place).samefile(root.folder)
     assert (root.num_found, root.num_sought, root.missing) == (40, 40, "")
 
 

@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def expand_to_square(image: Image.Image, mean: list[float]) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["pad", "crop"])
 @pytest.mark.parametrize("size", SIZES)
-def test_pixels_equal_clips_processor(mode: str, size: tuple[int, int]) -> None:
+def test_pixels_equal_clips_processor(mode: Literal["pad", "crop"], size: tuple[int, int]) -> None:
     processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     image = noise(*size)
     squared = expand_to_square(image, processor.image_mean) if mode == "pad" else image

@@ -315,6 +315,7 @@ def marked(key: str, value: Any, role: str = "assistant") -> dict[str, Any]:
 
 @pytest.mark.parametrize("key", ["loss", "train", "weight"])
 def test_marks_say_which_answers_are_learnt(key: str, tmp_path: Path) -> None:
+    value: object
     for value in (0, False, 0.0):
         (content,) = read(tmp_path, marked(key, value))
         assert isinstance(content, Conversation)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -38,7 +38,7 @@ def make_view(encoder: Encoder, tmp_path: Path) -> MakeView:
         records: list[Any] | Path,
         label: str = "mine",
         stage: str = "instruct",
-        kind: str = "v1",
+        kind: Literal["v1", "plain"] = "v1",
         images: Path | None = None,
         encoder: Encoder = encoder,
         **more: Any,
@@ -64,7 +64,7 @@ def pictures(tmp_path: Path) -> list[str]:
     return [f"{number}.png" for number in range(6)]
 
 
-def say(image: str | None, *turns: str, **more: Any) -> dict[str, Any]:
+def say(image: str | list[str] | None, *turns: str, **more: Any) -> dict[str, Any]:
     """A LLaVA record; the first turn is the user's."""
     said = [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(turns)]
     return {"id": f"{image} {turns[0]}", **({} if image is None else {"image": image}), "conversations": said, **more}

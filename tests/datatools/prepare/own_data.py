@@ -48,7 +48,7 @@ def write_page(
 
 def record(number: int, **other: Any) -> dict[str, Any]:
     """A LLaVA record: by turns with an image file, with base64, and of text alone."""
-    told = {"id": f"r{number}", "conversations": turns(f"What is {number}?", "red " * (1 + number % 7))}
+    told: dict[str, Any] = {"id": f"r{number}", "conversations": turns(f"What is {number}?", "red " * (1 + number % 7))}
     if number % 3 != 2:
         told["image"] = f"{number}.jpg" if number % 3 == 0 else base64_text(number)
         told["conversations"][0]["value"] = "<image>\n" + told["conversations"][0]["value"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.data.readers.raw import save, write_raw
 from tests.datatools.prepare.own_data import write_page, write_records
 
 
-def settle(page: Path, **choices: object) -> Preparation:
+def settle(page: Path, **choices: Any) -> Preparation:
     return settle_preparation(load_recipe(str(page)), Choices(**choices))
 
 

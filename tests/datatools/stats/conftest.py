@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,11 +40,13 @@ def tokenizer(tokenizer_folder: Path) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    assert isinstance(image, int)
     return Encoder(
         tokenizer=tokenizer,
         template=Template(system=""),
         transform=ImageTransform(size=8),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_id=image,
         num_image_tokens=4,
         max_length=100,
     )
@@ -98,8 +101,10 @@ def make_stream(
 ) -> MakeStream:
     """Make a stream; ``per_source`` gives fields of the sources by name, other words go to the mixture."""
 
-    def make(per_source: dict[str, dict[str, object]] | None = None, batch: int = 7, **words: object) -> StepStream:
-        stream = {key: words.pop(key) for key in ("rank", "world", "null_image", "encoder") if key in words}
+    def make(per_source: dict[str, dict[str, Any]] | None = None, batch: int = 7, **words: Any) -> StepStream:
+        stream: dict[str, Any] = {
+            key: words.pop(key) for key in ("rank", "world", "null_image", "encoder") if key in words
+        }
         changed = tuple(replace(source, **(per_source or {}).get(source.name, {})) for source in sources)
         records = [open_records(source, tmp_path) for source in changed]
         stream = {"encoder": encoder} | stream

@@ -196,7 +196,7 @@ def test_a_browser_draws_the_pages(make_stream: MakeStream, nasty_stream: StepSt
     bars = {
         tuple(bytes.fromhex(color[1:])) for color in colors_of(one.domain for one in stream.mixture.sources).values()
     }
-    pages = {
+    pages: dict[str, tuple[str, set[tuple[int, ...]]]] = {
         "stats": (stats_page("stats", "", [account_of(stream)]), bars),
         "preview": (page_of(stream), {(0xD8, 0xF2, 0xE3), (0xFB, 0xEC, 0xCB)}),
         "nasty": (page_of(nasty_stream, 1), {(0xD8, 0xF2, 0xE3)}),

@@ -6,11 +6,13 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from llava_moe.data.source import ArrowRecords
 from llava_moe.data.stream import StepStream
 from llava_moe.datatools.stats.rows import Row, first_rows
 from llava_moe.datatools.stats.rows_terminal import hole_line, print_legend, print_row, segment_text
@@ -19,9 +21,9 @@ from llava_moe.text.escape_control import visible
 MakeStream = Callable[..., StepStream]
 
 
-def printed(row: Row, width: int = 80, colors: bool = False, **words: object) -> str:
+def printed(row: Row, width: int = 80, colors: bool = False, **words: Any) -> str:
     file = io.StringIO()
-    color = {"color_system": "truecolor"} if colors else {}
+    color: dict[str, Any] = {"color_system": "truecolor"} if colors else {}
     console = Console(file=file, width=width, force_terminal=colors, highlight=False, markup=False, **color, **words)
     print_legend(console)
     print_row(row, console)
@@ -71,7 +73,9 @@ def test_a_record_that_fails_to_decode_is_a_hole_with_its_reason(make_stream: Ma
     stream = make_stream(batch=60)
     gone = replace(stream.mixture.sources[2], images=str(tmp_path / "nowhere"))
     mixture = replace(stream.mixture, sources=(*stream.mixture.sources[:2], gone))
-    records = (*stream.records[:2], replace(stream.records[2], source=gone))
+    last = stream.records[2]
+    assert isinstance(last, ArrowRecords)
+    records = (*stream.records[:2], replace(last, source=gone))
     stream = replace(stream, mixture=mixture, records=records)
     rows = list(first_rows(stream, 0, 0, 50))
     holes = [segment for row in rows for segment in row.segments if segment.kind == "hole"]

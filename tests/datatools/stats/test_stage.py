@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from llava_moe.datatools.stats.token_counts import Tally, take
 
 MakeStream = Callable[..., StepStream]
 
-MIXTURES = {
+MIXTURES: dict[str, dict[str, Any]] = {
     "as they are": {},
     "repeats and a cap": {"per_source": {"captions": {"repeats": 1.7}, "scans": {"repeats": 3.0}, "mixed": {"cap": 6}}},
     "by samples": {"per_source": {"scans": {"weight": 3.0}}, "epoch_samples": 50},
@@ -38,6 +39,7 @@ def account_of(
     stream: StepStream, epochs: int = 1, max_steps: int | None = None, most: int | None = None
 ) -> StageAccount:
     encoder = stream.encoder
+    assert isinstance(encoder.num_image_tokens, int)
     return account_stage(
         "stage",
         Opened(stream.mixture, stream.indexes),
@@ -62,6 +64,7 @@ def measure(stream: StepStream, steps: list[int]) -> tuple[dict[str, Tally], dic
                     ids, labels = (row[0, start : start + length] for row in (batch.input_ids, batch.labels))
                     domain = stream.mixture.domains[int(batch.domains[0, start])]
                     image_tokens = int((ids == stream.encoder.image_token_id).sum())
+                    assert isinstance(stream.encoder.num_image_tokens, int)
                     images = image_tokens // stream.encoder.num_image_tokens
                     supervised = int((labels != IGNORED).sum())
                     tallies[domain] += Tally(1, length, image_tokens, supervised, images, int(images == 0))

@@ -40,6 +40,7 @@ def pieces_of(tokenizer: PreTrainedTokenizerBase, text: str, taught: tuple[int, 
         for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
     ]
     image = tokenizer.convert_tokens_to_ids("<image>")
+    assert isinstance(image, int)
     return read_pieces(tokenizer, encoding.ids, labels, image, 1)
 
 

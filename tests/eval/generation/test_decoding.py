@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import LlavaForConditionalGeneration
 
+from llava_moe.data.conversation import ImageRef
 from llava_moe.data.encode import Encoder
+from llava_moe.data.images.transform import ImageTransform
 from llava_moe.eval.benchmark import GREEDY, Decoding, Question
 from llava_moe.eval.generation.decoding import GumbelNoise, logits_processors
 from llava_moe.eval.generation.generate import answer_questions, question_turns
@@ -30,11 +34,17 @@ def make_questions(count: int, decoding: Decoding, system: str | None = None) ->
     return questions
 
 
-def penalised_alone(model, encoder: Encoder, question: Question) -> str:
+def opened(image: ImageRef) -> Image.Image:
+    assert isinstance(image, bytes)
+    return Image.open(io.BytesIO(image)).convert("RGB")
+
+
+def penalised_alone(model: LlavaForConditionalGeneration, encoder: Encoder, question: Question) -> str:
     """The reference: no cache, no padding; CTRL's penalty (arXiv:1909.05858) over the answer's tokens."""
     tokens = list(encoder.encode_prompt(question_turns(question)))
-    images = [Image.open(io.BytesIO(image)).convert("RGB") for image in question.images]
-    pixels = encoder.transform.normalize(torch.from_numpy(np.stack([encoder.transform(image) for image in images])))
+    transform = encoder.transform
+    assert isinstance(transform, ImageTransform)
+    pixels = transform.normalize(torch.from_numpy(np.stack([transform(opened(image)) for image in question.images])))
     answer: list[int] = []
     for _ in range(question.max_new_tokens):
         with torch.no_grad():
@@ -48,10 +58,12 @@ def penalised_alone(model, encoder: Encoder, question: Question) -> str:
         if token == encoder.tokenizer.eos_token_id:
             break
         answer.append(token)
-    return encoder.tokenizer.decode(answer, skip_special_tokens=True).strip()
+    return str(encoder.tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
 
-def test_the_repetition_penalty_counts_the_answers_own_tokens_only(tiny_llava, encoder) -> None:
+def test_the_repetition_penalty_counts_the_answers_own_tokens_only(
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder
+) -> None:
     questions = make_questions(6, Decoding(repetition_penalty=10.0))
     expected = [penalised_alone(tiny_llava, encoder, question) for question in questions]
     assert answer_questions(tiny_llava, encoder, questions, batch_size=4) == expected
@@ -60,7 +72,9 @@ def test_the_repetition_penalty_counts_the_answers_own_tokens_only(tiny_llava, e
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
-def test_a_sampled_answer_does_not_depend_on_its_batch_nor_on_torchs_generator(tiny_llava, encoder, top_p) -> None:
+def test_a_sampled_answer_does_not_depend_on_its_batch_nor_on_torchs_generator(
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder, top_p: float
+) -> None:
     questions = make_questions(9, Decoding(temperature=0.8, top_p=top_p, seed=3))
     alone = answer_questions(tiny_llava, encoder, questions, batch_size=1)
     torch.manual_seed(99)
@@ -76,7 +90,8 @@ def test_a_sampled_answer_does_not_depend_on_its_batch_nor_on_torchs_generator(t
 def test_samples_follow_the_softmax() -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2]))
     ids = [str(number) for number in range(6000)]
-    noisy = GumbelNoise(0, ids)(torch.zeros(len(ids), 1, dtype=torch.long), logits.expand(len(ids), 3))
+    prompts = cast(torch.LongTensor, torch.zeros(len(ids), 1, dtype=torch.long))
+    noisy = GumbelNoise(0, ids)(prompts, cast(torch.FloatTensor, logits.expand(len(ids), 3)))
     shares = torch.bincount(noisy.argmax(-1), minlength=3) / len(ids)
     # Three standard deviations of a share of 6,000 draws are below 0.02.
     assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.02)
@@ -86,7 +101,9 @@ def test_greedy_decoding_has_no_processor() -> None:
     assert len(logits_processors(GREEDY, ["a"], 5)) == 0
 
 
-def test_a_questions_system_prompt_replaces_the_models_own(tiny_llava, encoder) -> None:
+def test_a_questions_system_prompt_replaces_the_models_own(
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder
+) -> None:
     asked = make_questions(3, GREEDY, system="You are terse.")
     told = dataclasses.replace(encoder, template=dataclasses.replace(encoder.template, system="You are terse."))
     own = [dataclasses.replace(question, system=None) for question in asked]
@@ -94,7 +111,9 @@ def test_a_questions_system_prompt_replaces_the_models_own(tiny_llava, encoder) 
     assert answer_questions(tiny_llava, encoder, asked) != answer_questions(tiny_llava, encoder, own)
 
 
-def test_questions_that_differ_in_their_decoding_are_not_asked_together(tiny_llava, encoder) -> None:
+def test_questions_that_differ_in_their_decoding_are_not_asked_together(
+    tiny_llava: LlavaForConditionalGeneration, encoder: Encoder
+) -> None:
     mixed = make_questions(1, GREEDY) + make_questions(1, Decoding(temperature=1.0))
     with pytest.raises(ValueError, match="share their decoding"):
         answer_questions(tiny_llava, encoder, mixed)

@@ -126,7 +126,12 @@ def test_each_question_is_asked_once_with_its_image_and_its_decoding(server: Ser
 
 def test_no_more_questions_are_on_their_way_than_were_allowed(server: Server) -> None:
     plain = server.reply
-    server.reply = lambda body: (time.sleep(0.01), plain(body))[1]
+
+    def slow(body: dict[str, Any]) -> Reply:
+        time.sleep(0.01)
+        return plain(body)
+
+    server.reply = slow
     asked(Endpoint(server.chat(), concurrency=3), questions(15))
     assert 2 <= server.most <= 3
 
@@ -197,7 +202,11 @@ def test_what_is_no_answer_is_one_line_and_not_asked_again(server: Server, reply
 def test_a_reply_that_does_not_end_is_given_up_unread(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llava_moe.eval.generation.server.MOST_REPLY", 1000)
     for status in (200, 400):
-        server.reply = lambda _, status=status: (status, b" " * 1001)
+
+        def endless(_: dict[str, Any], status: int = status) -> Reply:
+            return status, b" " * 1001
+
+        server.reply = endless
         with pytest.raises(ServerError, match="more than 1,000 bytes in one reply"):
             asked(Endpoint(server.chat()), questions(1))
 

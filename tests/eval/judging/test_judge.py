@@ -187,7 +187,7 @@ def test_another_answer_or_another_judge_is_asked_anew(
     server.reply = fair
     judge(server.client(), run, questions)
     num, name = len(server.requests), questions[0].id
-    changed = replace(run, answers=run.answers | {name: replace(run.answers[name], prediction="no idea")})
+    changed = replace(run, answers={**run.answers, name: replace(run.answers[name], prediction="no idea")})
     verdicts = judge(server.client(), changed, questions)
     assert len(server.requests) - num == 5 and verdicts["all"].right == (len(questions) + 1) // 2 - 1
     num = len(server.requests)

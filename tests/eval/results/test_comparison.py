@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ from tests.eval.scored_runs import guesser, write_scored
 from tests.eval.tasks.published import LAYOUTS
 
 
-def scored(tmp_path: Path, name: str, skills: dict[str, float], **more: object) -> list[ScoredRun]:
+def scored(tmp_path: Path, name: str, skills: dict[str, float], **more: Any) -> list[ScoredRun]:
     """Runs of one benchmark's fixture; their labels are the folders' names."""
     place = tmp_path / "data" / name
     if not place.exists():
@@ -89,11 +90,13 @@ def test_values_are_the_results_own_and_intervals_hold_them(tmp_path: Path, name
         for run, cell in zip(runs, row.cells, strict=True):
             assert cell.value == pytest.approx(run.result.row(row.domain).measures[row.measure].value)
             if cell.interval is not None:
+                assert cell.value is not None
                 assert cell.interval.low <= cell.value <= cell.interval.high
                 seen += 1
         if row.cells[1].difference_interval is not None:
-            interval = row.cells[1].difference_interval
-            assert interval.low <= row.cells[1].difference <= interval.high
+            interval, difference = row.cells[1].difference_interval, row.cells[1].difference
+            assert difference is not None
+            assert interval.low <= difference <= interval.high
     assert seen > 0
 
 
@@ -101,10 +104,11 @@ def test_swapped_runs_differ_by_the_opposite(tmp_path: Path) -> None:
     runs = scored(tmp_path, "pope", {"low": 0.3, "high": 0.9})
     there, back = (compare_benchmark(order, num_resamples=300) for order in (runs, runs[::-1]))
     for one, other in zip(there.rows, back.rows, strict=True):
-        assert one.cells[1].difference == -other.cells[1].difference
-        low = one.cells[1].difference_interval
+        difference = other.cells[1].difference
+        assert difference is not None and one.cells[1].difference == -difference
+        low, high = one.cells[1].difference_interval, other.cells[1].difference_interval
         if low is not None:
-            assert low.low == pytest.approx(-other.cells[1].difference_interval.high)
+            assert high is not None and low.low == pytest.approx(-high.high)
 
 
 def test_another_protocol_is_refused_by_name(tmp_path: Path) -> None:
@@ -118,8 +122,9 @@ def test_another_protocol_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fact", "value"), [("scorer", "another"), ("max_new_tokens", 3), ("system", "Hello."), ("data", "other data")]
 )
-def test_another_fact_is_refused_by_name(tmp_path: Path, fact: str, value: object) -> None:
+def test_another_fact_is_refused_by_name(tmp_path: Path, fact: str, value: Any) -> None:
     [one] = scored(tmp_path, "pope", {"one": 0.5})
+    assert one.result.facts is not None
     facts = replace(one.result.facts, **{fact: value})
     other = replace(one, label="two", result=replace(one.result, facts=facts))
     with pytest.raises(UserError, match=f"pope: {fact} differs: one has") as refused:
@@ -149,7 +154,7 @@ def test_other_questions_are_refused_and_common_ones_compared_on_request(tmp_pat
 def test_a_question_that_was_put_otherwise_is_not_shared(tmp_path: Path) -> None:
     [one] = scored(tmp_path, "docvqa", {"one": 0.5})
     name = next(iter(one.answers))
-    changed = one.answers | {name: replace(one.answers[name], asked="0" * 16)}
+    changed = {**one.answers, name: replace(one.answers[name], asked="0" * 16)}
     other = replace(one, label="two", answers=changed)
     with pytest.raises(UserError, match="the questions differ"):
         shared_questions([one, other])
@@ -250,6 +255,7 @@ def test_a_blind_run_is_a_baseline(tmp_path: Path) -> None:
     row = next(row for row in compared.rows if (row.domain, row.measure) == ("all", "pope_f1"))
     published = blind.result.row("all").measures["pope_f1"].value
     assert row.baselines["one, grey images"] == pytest.approx(published)
+    assert blind.result.facts is not None
     other = replace(blind, result=replace(blind.result, facts=replace(blind.result.facts, prompt="{question}?")))
     assert all("grey" not in name for name in compare_benchmark(runs, blind=[other], num_resamples=50).baselines)
 

@@ -48,8 +48,8 @@ def test_the_papers_metrics_and_the_kinds_have_tables_of_their_own(result: Bench
 
 def test_the_terminal_shows_the_cells_that_markdown_shows(result: BenchmarkResult) -> None:
     console = Console(width=120, record=True, file=io.StringIO())
-    for table in rich_tables(result, kinds=True):
-        console.print(table)
+    for drawn in rich_tables(result, kinds=True):
+        console.print(drawn)
     shown, written = console.export_text(), markdown_tables(result, kinds=True)
     for table in (domain_table(result), paper_table(result), kind_table(result)):
         for cell in (cell for row in table.rows for cell in row):

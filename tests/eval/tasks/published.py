@@ -261,9 +261,11 @@ def pope_official(folder: Path) -> Path:
 
 
 def pope_lmms_lab(folder: Path) -> Path:
-    rows = [
-        {"id": str(number), "question_id": str(number), "question": f"Is there a {name} in the image?"}
-        | {"answer": label, "image_source": "COCO_val2014_000000310196", "category": part, "image": picture(0)}
+    rows: list[dict[str, Any]] = [
+        {
+            **{"id": str(number), "question_id": str(number), "question": f"Is there a {name} in the image?"},
+            **{"answer": label, "image_source": "COCO_val2014_000000310196", "category": part, "image": picture(0)},
+        }
         for part in ("adversarial", "popular", "random")
         for number, name, label in OBJECTS
     ]
@@ -355,7 +357,7 @@ PLACES = [("The bowl is behind the cake.", 1, "behind"), ("The cat is under the 
 
 
 def vsr(folder: Path) -> Path:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, (caption, label, relation) in enumerate(PLACES):
         name = f"{number:012d}.jpg"
         rows.append({"image": name, "image_link": f"http://images.cocodataset.org/train2017/{name}"})

@@ -17,11 +17,12 @@ from llava_moe.eval.download import MOST_JSON
 from llava_moe.eval.tasks import Places, benchmark_names, open_benchmark, reopen_benchmark
 from tests.eval.tasks.published import LAYOUTS, MIXLORA, picture, write_json, write_lines, write_mixlora, write_parquet
 
+Line = Callable[..., str]
 PUBLISHED = sorted(set(benchmark_names()) - {"demo"})
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Callable[..., str]:
+def line(tmp_path: Path) -> Line:
     """The one line with which a place is refused."""
 
     def refused(name: str, place: Path | str, protocol: str = "llava_1_5") -> str:
@@ -34,7 +35,7 @@ def line(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_folder_that_is_missing_or_empty_says_how_to_get_the_data(name: str, tmp_path: Path, line) -> None:
+def test_a_folder_that_is_missing_or_empty_says_how_to_get_the_data(name: str, tmp_path: Path, line: Line) -> None:
     found = line(name, tmp_path / "nothing")
     assert f"{tmp_path}/nothing does not exist" in found and f"benchmark_paths={{{name}: FOLDER}}" in found
     (tmp_path / "empty").mkdir()
@@ -70,7 +71,9 @@ def test_data_is_looked_for_below_the_root_by_name(tmp_path: Path, monkeypatch: 
         ("tiny_lvlm", "folders", "Visual_Commonsense/images/1.png"),
     ],
 )
-def test_missing_images_are_counted_and_the_first_is_named(name, layout, image, tmp_path: Path, line) -> None:
+def test_missing_images_are_counted_and_the_first_is_named(
+    name: str, layout: str, image: str, tmp_path: Path, line: Line
+) -> None:
     place = LAYOUTS[name][layout](tmp_path / "data")
     (Path(place) / image).unlink()
     found = line(name, place)
@@ -78,7 +81,7 @@ def test_missing_images_are_counted_and_the_first_is_named(name, layout, image, 
     assert Path(image).stem in found and "questions; " in found
 
 
-def test_a_question_id_that_stands_twice_is_named(tmp_path: Path, line) -> None:
+def test_a_question_id_that_stands_twice_is_named(tmp_path: Path, line: Line) -> None:
     place = LAYOUTS["textvqa"]["official"](tmp_path)
     path = tmp_path / "TextVQA_0.5.1_val.json"
     rows = json.loads(path.read_text())["data"]
@@ -86,7 +89,7 @@ def test_a_question_id_that_stands_twice_is_named(tmp_path: Path, line) -> None:
     assert "record 3: question id '34602' stands twice" in line("textvqa", place)
 
 
-def test_a_record_that_lacks_a_column_is_named_with_what_it_has(tmp_path: Path, line) -> None:
+def test_a_record_that_lacks_a_column_is_named_with_what_it_has(tmp_path: Path, line: Line) -> None:
     write_parquet(tmp_path / "test-00000-of-00001.parquet", [{"prompt": "x", "answer": "y", "image": picture(0)}])
     found = line("pathvqa", tmp_path)
     assert "test-00000-of-00001.parquet, record 1, has no question, only answer, image, prompt" in found
@@ -102,7 +105,9 @@ def test_a_record_that_lacks_a_column_is_named_with_what_it_has(tmp_path: Path, 
         ("pathvqa", "llava_med", "test.json", '"value"', '"text"'),
     ],
 )
-def test_data_in_another_shape_is_one_line(name, layout, file, old, new, tmp_path: Path, line) -> None:
+def test_data_in_another_shape_is_one_line(
+    name: str, layout: str, file: str, old: str, new: str, tmp_path: Path, line: Line
+) -> None:
     place = LAYOUTS[name][layout](tmp_path / "data")
     path = Path(place) / file
     path.write_text(path.read_text().replace(old, new, 1))
@@ -133,7 +138,7 @@ def test_data_in_another_shape_is_one_line(name, layout, file, old, new, tmp_pat
     ],
 )
 def test_every_record_is_judged_when_the_benchmark_is_opened(
-    name, layout, file, old, new, said, tmp_path: Path, line
+    name: str, layout: str, file: str, old: str, new: str, said: str, tmp_path: Path, line: Line
 ) -> None:
     place = Path(LAYOUTS[name][layout](tmp_path / "data"))
     [path] = [found for found in place.rglob("*") if str(found).endswith(file)]
@@ -144,7 +149,7 @@ def test_every_record_is_judged_when_the_benchmark_is_opened(
     assert said in found and (path.name in found or name == "docvqa")
 
 
-def test_a_picture_that_is_none_is_named_with_its_question(tmp_path: Path, line) -> None:
+def test_a_picture_that_is_none_is_named_with_its_question(tmp_path: Path, line: Line) -> None:
     place = Path(LAYOUTS["vsr"]["jsonl"](tmp_path))
     image = place / "images" / "000000000001.jpg"
     for content, said in (
@@ -157,7 +162,7 @@ def test_a_picture_that_is_none_is_named_with_its_question(tmp_path: Path, line)
         assert "question test.jsonl#1: " in found and image.name in found and said in found
 
 
-def test_nothing_but_regular_files_is_opened(tmp_path: Path, line) -> None:
+def test_nothing_but_regular_files_is_opened(tmp_path: Path, line: Line) -> None:
     for number, (name, layout, file) in enumerate(
         [
             ("vsr", "jsonl", "test.jsonl"),
@@ -174,7 +179,7 @@ def test_nothing_but_regular_files_is_opened(tmp_path: Path, line) -> None:
             assert f"it is {kind}, not a regular file" in line(name, place)
     image = tmp_path / "0" / "images" / "000000000001.jpg"
     os.unlink(tmp_path / "0" / "test.jsonl")
-    place = LAYOUTS["vsr"]["jsonl"](tmp_path / "0")
+    place = Path(LAYOUTS["vsr"]["jsonl"](tmp_path / "0"))
     image.unlink()
     os.mkfifo(image)
     assert "images are missing" in line("vsr", place)
@@ -188,7 +193,9 @@ def test_nothing_but_regular_files_is_opened(tmp_path: Path, line) -> None:
         ("vsr", "jsonl", "test.jsonl"),
     ],
 )
-def test_a_file_of_terabytes_or_one_that_gives_an_error_is_one_line(name, layout, file, tmp_path: Path, line) -> None:
+def test_a_file_of_terabytes_or_one_that_gives_an_error_is_one_line(
+    name: str, layout: str, file: str, tmp_path: Path, line: Line
+) -> None:
     place = Path(LAYOUTS[name][layout](tmp_path))
     [path] = place.glob(file)
     path.unlink()
@@ -200,21 +207,21 @@ def test_a_file_of_terabytes_or_one_that_gives_an_error_is_one_line(name, layout
     assert path.name in line(name, place)
 
 
-def test_a_line_of_tsv_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line) -> None:
+def test_a_line_of_tsv_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Line) -> None:
     place = Path(LAYOUTS["mmbench"]["tsv"](tmp_path))
     monkeypatch.setattr("llava_moe.eval.download.MOST_BYTES", 50)
     assert "has a line of more than 50 characters" in line("mmbench", place)
 
 
-def test_a_damaged_json_line_is_named(tmp_path: Path, line) -> None:
+def test_a_damaged_json_line_is_named(tmp_path: Path, line: Line) -> None:
     place = LAYOUTS["vsr"]["jsonl"](tmp_path)
     path = tmp_path / "test.jsonl"
     path.write_text(path.read_text().replace('"label": 0', '"label": '))
     assert "test.jsonl, line 2: not valid JSON" in line("vsr", place)
 
 
-def test_a_damaged_tsv_is_named_by_line(tmp_path: Path, line) -> None:
-    path = LAYOUTS["mmbench"]["tsv"](tmp_path) / "mmbench_dev_20230712.tsv"
+def test_a_damaged_tsv_is_named_by_line(tmp_path: Path, line: Line) -> None:
+    path = Path(LAYOUTS["mmbench"]["tsv"](tmp_path)) / "mmbench_dev_20230712.tsv"
     rows = path.read_text().splitlines()
     path.write_text("\n".join([*rows[:3], rows[3].rpartition("\t")[0], *rows[4:]]))
     assert "mmbench_dev_20230712.tsv, line 4: 12 cells where the header has 13" in line("mmbench", tmp_path)
@@ -228,7 +235,7 @@ def test_a_damaged_tsv_is_named_by_line(tmp_path: Path, line) -> None:
     assert open_benchmark("mmbench", places=Places(paths={"mmbench": str(tmp_path)}, cache=tmp_path / "cache"))
 
 
-def test_a_damaged_parquet_is_named_and_nothing_of_it_is_kept(tmp_path: Path, line) -> None:
+def test_a_damaged_parquet_is_named_and_nothing_of_it_is_kept(tmp_path: Path, line: Line) -> None:
     place = LAYOUTS["pope"]["lmms_lab"](tmp_path / "data")
     [path] = (tmp_path / "data" / "data").glob("*.parquet")
     whole = path.read_bytes()
@@ -239,12 +246,12 @@ def test_a_damaged_parquet_is_named_and_nothing_of_it_is_kept(tmp_path: Path, li
     assert open_benchmark("pope", places=places).facts.num_questions == 6
 
 
-def test_damaged_binaries_and_a_folder_of_pickles_are_refused(tmp_path: Path, line) -> None:
-    place = LAYOUTS["cifar10"]["binary"](tmp_path / "cifar")
+def test_damaged_binaries_and_a_folder_of_pickles_are_refused(tmp_path: Path, line: Line) -> None:
+    place = Path(LAYOUTS["cifar10"]["binary"](tmp_path / "cifar"))
     path = place / "cifar-10-batches-bin" / "test_batch.bin"
     path.write_bytes(path.read_bytes()[:-1])
     assert "are no whole number of images of 3,073" in line("cifar10", place)
-    place = LAYOUTS["mnist"]["idx"](tmp_path / "mnist")
+    place = Path(LAYOUTS["mnist"]["idx"](tmp_path / "mnist"))
     path = place / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-40])
     assert "t10k-images-idx3-ubyte.gz: the compressed file ends too early" in line("mnist", place)
@@ -253,7 +260,7 @@ def test_damaged_binaries_and_a_folder_of_pickles_are_refused(tmp_path: Path, li
     assert "pickles are never opened" in line("cifar10", tmp_path / "python")
 
 
-def test_mixloras_ready_prompts_are_asked_under_no_other_protocol(tmp_path: Path, line) -> None:
+def test_mixloras_ready_prompts_are_asked_under_no_other_protocol(tmp_path: Path, line: Line) -> None:
     assert "add protocol=mixlora" in line("vsr", write_mixlora("vsr", tmp_path))
     assert set(MIXLORA) <= set(PUBLISHED)
 
@@ -265,7 +272,7 @@ def test_a_training_split_beside_the_test_split_is_not_asked(tmp_path: Path) -> 
     assert benchmark.facts.num_questions == 4
 
 
-def test_ocr_tokens_that_are_missing_are_asked_for(tmp_path: Path, line) -> None:
+def test_ocr_tokens_that_are_missing_are_asked_for(tmp_path: Path, line: Line) -> None:
     place = LAYOUTS["textvqa_ocr"]["official"](tmp_path)
     (tmp_path / "TextVQA_Rosetta_OCR_v0.2_val.json").unlink()
     assert "has no OCR tokens; put TextVQA_Rosetta_OCR" in line("textvqa_ocr", place)
@@ -289,12 +296,12 @@ def test_a_folder_at_an_address_is_read_as_a_folder_here(tmp_path: Path) -> None
     assert there.facts.place.startswith("file://")
 
 
-def test_images_by_path_are_not_read_from_an_address(tmp_path: Path, line) -> None:
+def test_images_by_path_are_not_read_from_an_address(tmp_path: Path, line: Line) -> None:
     place = LAYOUTS["vsr"]["jsonl"](tmp_path)
     assert "names its images by path, which are not read from an address" in line("vsr", Path(place).as_uri())
 
 
-def test_of_several_lists_of_questions_the_user_names_one(tmp_path: Path, line) -> None:
+def test_of_several_lists_of_questions_the_user_names_one(tmp_path: Path, line: Line) -> None:
     LAYOUTS["vsr"]["jsonl"](tmp_path / "vsr_random")
     place = LAYOUTS["vsr"]["jsonl"](tmp_path / "vsr_zeroshot")
     found = line("vsr", tmp_path)
@@ -336,7 +343,7 @@ def test_a_result_opens_its_benchmark_again_until_the_data_has_moved(tmp_path: P
         reopen_benchmark(result)
 
 
-def test_rows_of_a_json_that_are_no_objects_are_refused(tmp_path: Path, line) -> None:
+def test_rows_of_a_json_that_are_no_objects_are_refused(tmp_path: Path, line: Line) -> None:
     write_lines(tmp_path / "test.jsonl", ["text"])
     assert "record 1, is no object" in line("vsr", tmp_path)
 
@@ -346,7 +353,9 @@ OUTSIDE = ["../../../secret.png", "val2014/../../../../secret.png", "{root}/secr
 
 @pytest.mark.parametrize("path", OUTSIDE)
 @pytest.mark.parametrize("name", ["pope", "tiny_lvlm", "vsr"])
-def test_an_image_path_that_leads_out_of_the_folder_is_refused(name: str, path: str, tmp_path: Path, line) -> None:
+def test_an_image_path_that_leads_out_of_the_folder_is_refused(
+    name: str, path: str, tmp_path: Path, line: Line
+) -> None:
     layout = next(iter(LAYOUTS[name].values()))
     place = layout(tmp_path / "set")
     (tmp_path / "secret.png").write_bytes(picture(1))
@@ -366,7 +375,7 @@ def test_an_image_path_that_leads_out_of_the_folder_is_refused(name: str, path: 
 
 @pytest.mark.parametrize("path", ["../../secret.png", "{root}/secret.png", "link.png"])
 @pytest.mark.parametrize("plain", [True, False])
-def test_a_parquet_file_names_no_image_outside_either(path: str, plain: bool, tmp_path: Path, line) -> None:
+def test_a_parquet_file_names_no_image_outside_either(path: str, plain: bool, tmp_path: Path, line: Line) -> None:
     LAYOUTS["pope"]["lmms_lab"](tmp_path / "set")
     (tmp_path / "secret.png").write_bytes(picture(1))
     (file,) = (tmp_path / "set").rglob("*.parquet")
@@ -377,7 +386,7 @@ def test_a_parquet_file_names_no_image_outside_either(path: str, plain: bool, tm
     assert "out of the image folder" in line("pope", tmp_path / "set")
 
 
-def test_an_object_in_a_parquet_cell_is_not_taken_for_a_picture_that_was_laid_out(tmp_path: Path, line) -> None:
+def test_an_object_in_a_parquet_cell_is_not_taken_for_a_picture_that_was_laid_out(tmp_path: Path, line: Line) -> None:
     (tmp_path / "secret.png").write_bytes(picture(1))
     for name, column in (("pope", "image"), ("vqav2", "image")):
         LAYOUTS[name]["lmms_lab"](tmp_path / name)
@@ -396,7 +405,7 @@ def test_an_object_in_a_parquet_cell_is_not_taken_for_a_picture_that_was_laid_ou
         ('"yes", "label": "no"', "'label' stands twice"),
     ],
 )
-def test_what_is_no_text_is_named_with_its_record(label: str, words: str, tmp_path: Path, line) -> None:
+def test_what_is_no_text_is_named_with_its_record(label: str, words: str, tmp_path: Path, line: Line) -> None:
     LAYOUTS["pope"]["official"](tmp_path / "set")
     file = sorted((tmp_path / "set").rglob("*.json"))[0]
     lines = file.read_text().splitlines()
@@ -417,7 +426,7 @@ def test_a_reference_keeps_the_spelling_of_its_file(tmp_path: Path) -> None:
     assert {one.references for one in open_benchmark("textvqa", places=places).questions()} == {("12.50",)}
 
 
-def test_a_hollow_file_is_not_read_to_its_end(tmp_path: Path, line) -> None:
+def test_a_hollow_file_is_not_read_to_its_end(tmp_path: Path, line: Line) -> None:
     place = tmp_path / "pope"
     LAYOUTS["pope"]["official"](place)
     for size in (MOST_JSON - 1, MOST_JSON * 6):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -141,7 +142,7 @@ def test_mmbench_counts_a_question_only_if_every_rotation_is_right(opened: Open)
 
 
 def test_rotations_share_the_image_that_their_first_row_carries(opened: Open) -> None:
-    images = [question.images[0] for question in opened("mmbench", "tsv").questions()]
+    images = [cast(str, question.images[0]) for question in opened("mmbench", "tsv").questions()]
     assert len(images) == 6 and len(set(images)) == 2
     assert [*map(Path, {*images})] and all(Path(str(image)).is_file() for image in images)
 

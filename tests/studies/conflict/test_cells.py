@@ -82,7 +82,7 @@ def test_settings_change_with_what_decides_a_cell() -> None:
         replace(study, epochs=2),
         replace(study, stage1=(*study.stage1, "train.max_steps=9")),
         replace(study, measures=replace(study.measures, limit=3)),
-        replace(study, domains=study.domains | {"general": {"general": 7}}),
+        replace(study, domains={**study.domains, "general": {"general": 7}}),
     ]
     assert len({settings(study), *map(settings, others)}) == 5
     # What is not of the cell leaves it as it is: a study may grow.

@@ -6,6 +6,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -94,7 +95,9 @@ def test_patch_features_differ_between_pictures_and_places(tower: CLIPVisionMode
 
 def test_language_model_has_the_demo_size(language_model: LlamaForCausalLM) -> None:
     assert 6e6 <= sum(p.numel() for p in language_model.parameters()) <= 10e6
-    assert language_model.lm_head.weight.data_ptr() == language_model.get_input_embeddings().weight.data_ptr()
+    embeddings = language_model.get_input_embeddings()
+    assert isinstance(embeddings, torch.nn.Embedding)
+    assert language_model.lm_head.weight.data_ptr() == embeddings.weight.data_ptr()
 
 
 def test_tokenizer_is_llama_like(tokenizer: PreTrainedTokenizerBase, language_model: LlamaForCausalLM) -> None:
@@ -147,7 +150,8 @@ def test_language_model_answers_in_the_prompt_form(
 ) -> None:
     ids = tokenizer("USER: In which plane is this slice? ASSISTANT:", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
-        out = language_model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
+        out = cast(Any, language_model).generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)
     answer = out[0, ids.shape[1] :].tolist()
     assert answer[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(answer[:-1]).strip()
+    text = tokenizer.decode(answer[:-1])
+    assert isinstance(text, str) and text.strip()
