@@ -25,7 +25,7 @@ case ${1:-} in doctor | eval | train)
   ;;
 esac
 command -v python >/dev/null || complain "no python here: activate the environment that llava-moe is installed in"
-export WORLD_SIZE=$gpus MASTER_ADDR=127.0.0.1 MASTER_PORT=${MASTER_PORT:-29500} OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
+export WORLD_SIZE=$gpus LOCAL_WORLD_SIZE=$gpus MASTER_ADDR=127.0.0.1 MASTER_PORT=${MASTER_PORT:-29500} OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 # Said again where a run is stopped.
 printf -v script %q "$0"
 export LLAVA_MOE_LAUNCHER="env GPUS=$GPUS $script"

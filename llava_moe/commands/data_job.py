@@ -58,8 +58,9 @@ def open_stage(stage: Stage, progress: Console) -> tuple[Encoder, OpenData]:
 
 def seats_of(stage: Stage, encoder: Encoder, num_ranks: int) -> PackingRequest:
     """How training on ``num_ranks`` devices would seat samples."""
-    engine, train = stage.config.parallel.engine, stage.config.train
-    needs_image = engine == "deepspeed" or (engine == "auto_deepspeed" and num_ranks > 1)
+    parallel, train = stage.config.parallel, stage.config.train
+    is_zero = parallel.engine == "auto_deepspeed" or (parallel.engine == "auto" and parallel.asks_for_zero)
+    needs_image = parallel.engine == "deepspeed" or (is_zero and num_ranks > 1)
     return PackingRequest(
         samples_per_step=train.global_batch_size,
         tokens_per_row=train.tokens_per_micro_batch,

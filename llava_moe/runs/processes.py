@@ -49,8 +49,11 @@ class Processes:
         """How they tell each other what is no tensor."""
         return Ranks(self.rank, self.world, self.group)
 
-    def settle(self, num_trained: int, num_bytes_of_a_number: int) -> str | None:
+    def settle(self, num_trained: int, num_bytes_of_a_number: int, before: str | None = None) -> str | None:
         """Choose the engine, where that was left to us, by the memory that is free beside the model; all call it.
+
+        Args:
+            before: the one that a run was trained with so far: it goes on with that, however much is free today.
 
         Returns:
             What was chosen and why, in a line; None where nothing was to choose.
@@ -60,19 +63,27 @@ class Processes:
         """
         if not self.is_auto:
             return None
-        needed, free = state_bytes(num_trained, num_bytes_of_a_number), min(self.ranks.gather(self._free()))
+        needed, free = state_bytes(num_trained, num_bytes_of_a_number), self._least_free()
         told = f"gradients and optimizer {needed / GIB:.2f} GiB, free on each {free / GIB:.1f}"
-        if fits_on_each(needed, free):
+        is_whole = fits_on_each(needed, free)
+        if before in ("ddp", "deepspeed"):
+            told, is_whole = "as the run was begun", before == "ddp"
+        if is_whole:
             self.engine = "ddp"
             return f"{self.world} processes: ddp ({told})"
         self.engine = "deepspeed"
         _start_deepspeed()
         return f"{self.world} processes: DeepSpeed ZeRO-2 divides what trains ({told})"
 
-    def _free(self) -> int:
+    def _least_free(self) -> int:
+        """Bytes that are free for the process that has the least; those of one machine share its memory."""
         if self.device.type == "cuda":
-            return int(torch.cuda.mem_get_info(self.device)[0])
-        return free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            # What an earlier stage has given back to torch is free, too.
+            torch.cuda.empty_cache()
+            return min(self.ranks.gather(int(torch.cuda.mem_get_info(self.device)[0])))
+        found = self.ranks.gather((socket.gethostname(), free_memory()))
+        hosts = [host for host, _ in found]
+        return min(free // hosts.count(host) for host, free in found)
 
     def wait(self) -> None:
         """Wait for all processes, for hours if need be."""

@@ -118,10 +118,13 @@ def refuse_unshared(folder: Path, ranks: Ranks) -> None:
 
 def _make_meeting(folder: Path) -> str:
     """A file of a name that nobody has asked for, in the place of those that a kill has left."""
-    for stale in folder.glob(f"{MEETING}*"):
-        stale.unlink(missing_ok=True)
     meeting = folder / f"{MEETING}{secrets.token_hex(8)}"
-    meeting.touch()
+    try:
+        for stale in folder.glob(f"{MEETING}*"):
+            stale.unlink(missing_ok=True)
+        meeting.touch()
+    except OSError as error:
+        raise UserError(f"out={folder}: nothing can be written there ({error.strerror}); choose another") from error
     return meeting.name
 
 

@@ -28,6 +28,7 @@ from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.files.atomic_write import replace_file
+from llava_moe.files.our_files import read_object
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_embedded
 from llava_moe.run_config import RunConfig
@@ -118,9 +119,8 @@ def _train_locked(
     claim: FolderClaim | None = None,
 ) -> None:
     # The first process looks and tells the others: where they look, a file may be late.
-    was_finished, checkpoint = processes.ranks.from_first(
-        lambda: (is_finished(folder, config.plain), last_checkpoint(folder))
-    )
+    was_finished, name, engine_before = processes.ranks.from_first(lambda: _found(folder, config))
+    checkpoint = None if name is None else folder / "checkpoints" / name
     if was_finished:
         refuse_other_embedded(folder, model_spec_of(config).architecture)
         return
@@ -132,7 +132,8 @@ def _train_locked(
     assembled, data, groups = opened.assembled, opened.data, opened.groups
     write_weights = weights_writer(assembled)
     trained = [one for group in groups for one in group.parameters.values()]
-    if chosen := processes.settle(sum(one.numel() for one in trained), min(one.element_size() for one in trained)):
+    numbers, size = sum(one.numel() for one in trained), min(one.element_size() for one in trained)
+    if chosen := processes.settle(numbers, size, engine_before):
         console.print(f"  {chosen}", highlight=False)
     stream = _stream(config, assembled, data, processes)
     state = RunState() if opened.checkpoint is None else load_state(opened.checkpoint)
@@ -152,7 +153,7 @@ def _train_locked(
     else:
         torch.manual_seed(config.seed * 1009 + processes.rank)
     if processes.rank == 0:
-        _write_environment(folder, data, assembled, claim, state.step, schedule.num_steps)
+        _write_environment(folder, data, assembled, claim, state.step, schedule.num_steps, processes.engine)
     objective = objective_of(assembled)
     validation = open_validation(
         config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
@@ -175,7 +176,7 @@ def _train_locked(
     )
     explained = told_with_checkpoint(folder, stop_signals.standing)
     beating = watched_for_stalls(
-        processes, str(folder), config.train.stall_seconds, pulse, run.name_samples, stop_signals.standing
+        processes, title, config.train.stall_seconds, pulse, run.name_samples, stop_signals.standing
     )
     with explained, memory_errors_explained(), run, stop_signals.deferred(run.say_stopping), beating:
         state = train(
@@ -198,6 +199,16 @@ def _train_locked(
     if processes.rank == 0:
         replace_file(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
     engine.barrier()
+
+
+def _found(folder: Path, config: RunConfig) -> tuple[bool, str | None, str | None]:
+    """Whether the stage is finished, the name of the checkpoint that it goes on from, and the engine that wrote it."""
+    checkpoint, path = last_checkpoint(folder), folder / ENVIRONMENT
+    if checkpoint is None:
+        return is_finished(folder, config.plain), None, None
+    # A run of an earlier release does not say it.
+    told = read_object(path, "put it back, or choose another folder with out=") if path.is_file() else {}
+    return is_finished(folder, config.plain), checkpoint.name, told.get("engine")
 
 
 def _validate(run: StageRun, pulse: Pulse, state: RunState, meeting: RankErrors) -> bool:
@@ -269,10 +280,16 @@ def _resume(checkpoint: Path, engine: Engine, changes: Sequence[str], console: C
 
 
 def _write_environment(
-    folder: Path, data: OpenData, assembled: Assembled, claim: FolderClaim | None, first_step: int, num_steps: int
+    folder: Path,
+    data: OpenData,
+    assembled: Assembled,
+    claim: FolderClaim | None,
+    first_step: int,
+    num_steps: int,
+    engine: str,
 ) -> None:
     told = describe_environment(fingerprint_samples(data), assembled) | {"images": fingerprint_images(data)}
-    told |= {"num_steps": num_steps}
+    told |= {"num_steps": num_steps, "engine": engine}
     replace_file(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
 
 

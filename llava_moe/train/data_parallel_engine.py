@@ -6,6 +6,7 @@ LoRA mixtures train little of a frozen model: to divide weights or gradients ove
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from llava_moe.train.collectives import backend, gather_from_ranks, own_device, 
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup
 
+PATIENCE = timedelta(hours=2)
+"""Of a collective: behind it others may write a checkpoint. One that stands still is named earlier, by heartbeats."""
 NUM_IN_BUCKET = 1 << 26
 """Numbers that travel together: 256 MiB."""
 
@@ -25,7 +28,7 @@ def start_processes() -> tuple[int, int, torch.device]:
     """Join the process group that a launcher describes; return rank, world and device."""
     device = own_device()
     if not dist.is_initialized():
-        dist.init_process_group(backend())
+        dist.init_process_group(backend(), timeout=PATIENCE)
     return dist.get_rank(), dist.get_world_size(), device
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO 0-3 behind the engine protocol. The only file that imports DeepSpeed.
+"""DeepSpeed ZeRO 0-3 behind the engine protocol. DeepSpeed is imported here and in ``divided_state`` alone.
 
 Traps named in the code: DeepSpeed averages over ranks and clips at 1.0 when it is not told otherwise; its shared-memory
 communication extension compiles for half a minute on CPU machines although nothing here uses it.
@@ -22,8 +22,8 @@ from llava_moe.train.divided_state import DividedState, UndividedState, Unreache
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
 from llava_moe.train.whole_state import WholeStateReader, WholeStateWriter, file_of_state
 
-BUCKET = 500_000_000
-"""The most numbers of a bucket, DeepSpeed's own."""
+BUCKET, ALIGNMENT = 500_000_000, 8
+"""The most numbers of a bucket, DeepSpeed's own; and what its length is a multiple of."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,8 @@ def _configuration(
     zero: ZeroSettings, stage: int, settings: OptimizerSettings, dtype: torch.dtype, num_trained: int
 ) -> dict[str, Any]:
     # Trap: DeepSpeed's own bucket is of 5e8 numbers, and there whole however little trains.
-    bucket = max(1, min(BUCKET, num_trained))
+    # Trap: it refuses one that is no multiple of its alignment.
+    bucket = min(BUCKET, -(-max(1, num_trained) // ALIGNMENT) * ALIGNMENT)
     optimization: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if zero.offload_optimizer:
         optimization["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}

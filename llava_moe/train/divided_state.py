@@ -152,7 +152,8 @@ class UnreachedGroups:
     """Groups of parameters that no sample of a step reaches keep weights, moments and their count of steps.
 
     DeepSpeed hands AdamW zeros for them, which would move them by their momentum: in a step without any image, the
-    projector. One process gives them no gradient at all.
+    projector. One process gives them no gradient at all. Two differences are left: a step without any supervised token
+    has zeros in one process, too, and moves; and here the rule holds for a group, there for each parameter.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:

@@ -113,15 +113,17 @@ class Heartbeats:
     give_up: Callable[[str | None], None]
     _over: threading.Event = field(default_factory=threading.Event)
     _heard: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _named: tuple[float, tuple[str, ...]] = (0.0, ())
     _threads: tuple[threading.Thread, ...] = ()
     _answered: float = 0.0
 
     def __enter__(self) -> Heartbeats:
         self._store = _own_store(self.name, self.seconds)
+        self.pulse.at("starting")
         self._answered = time.monotonic()
         # The first one before the first step: one that stands still there is known.
         self._store.set(f"beat/{self.rank}", self._beat(0, None).written())
-        self._threads = tuple(threading.Thread(target=do, daemon=True) for do in (self._watch, self._listen))
+        self._threads = tuple(threading.Thread(target=do, daemon=True) for do in (self._watch, self._watch_the_store))
         for thread in self._threads:
             thread.start()
         return self
@@ -135,69 +137,86 @@ class Heartbeats:
     def _interval(self) -> float:
         return min(5.0, self.seconds / 6)
 
-    def _listen(self) -> None:
+    def _is_over(self) -> bool:
+        """Wait for an interval; whether the training has ended in it."""
+        before = time.monotonic()
+        is_over = self._over.wait(self._interval)
+        if time.monotonic() - before > max(3 * self._interval, 5.0):
+            # The job was suspended, and has stood still with all its processes: time begins again for each.
+            self.pulse.since = self._answered = time.monotonic()
+            self._heard.clear()
+        return is_over
+
+    def _watch_the_store(self) -> None:
         # A store whose process stands still leaves who asks it waiting: it is asked on the other thread.
-        while not self._over.wait(self._interval):
+        while not self._is_over():
             if time.monotonic() - self._answered > self.seconds + 3 * self._interval:
-                self._lose_the_store()
+                told = "the store that all processes met by does not answer (process 0, or the launcher, keeps it)"
+                self.give_up(told if self.rank == min(1, self.world - 1) else None)
                 return
 
-    def _lose_the_store(self) -> None:
-        told = "the store that all processes met by does not answer (process 0, or the launcher, keeps it)"
-        self.give_up(told if self.rank == min(1, self.world - 1) else None)
-
     def _watch(self) -> None:
-        main = threading.main_thread().ident
-        interval, number = self._interval, 0
-        while not self._over.wait(interval):
+        main, number = threading.main_thread().ident, 0
+        while not self._is_over():
             number += 1
             try:
                 self._store.set(f"beat/{self.rank}", self._beat(number, main).written())
-                told = self._store.get("stalled").decode() if self._store.check(["stalled"]) else None
-                if told is None and self.rank == 0:
-                    told = self._judge()
-            except (RuntimeError, dist.DistError):
-                if self._over.is_set():
+                if self._store.check(["stalled"]):
+                    self.give_up(None)  # who found it tells it
                     return
-                self._lose_the_store()
+                if told := self._judge():
+                    self._store.set("stalled", told)
+                    self._over.wait(2 * self._interval)  # the others see it and end without a word
+                    self.give_up(told)
+                    return
+            except (RuntimeError, dist.DistError):
+                # The process that keeps the store has gone, and has said why; so will what trains here, in a moment.
+                if not self._over.wait(max(10.0, 2 * self._interval)):
+                    self.give_up("the process that keeps the store of all is gone: its own output says why")
                 return
             self._answered = time.monotonic()
-            if told is not None:
-                if self.rank == 0:
-                    self._store.set("stalled", told)
-                    time.sleep(2 * interval)  # the others see it and end without a word
-                self.give_up(told if self.rank == 0 else None)
-                return
 
     def _beat(self, number: int, main: int | None) -> Beat:
-        place, age = self.pulse.place, time.monotonic() - self.pulse.since
+        place, since = self.pulse.place, self.pulse.since
+        age = time.monotonic() - since
         stack: tuple[str, ...] = ()
         samples: tuple[str, ...] = ()
         if age > 0.6 * self.seconds * place.patience and not place.waits:
             frame = sys._current_frames().get(main or 0)
             stack = tuple(_short(one) for one in reversed(traceback.extract_stack(frame)[-NUM_FRAMES:]))
-            samples = self._names(place)
-        return Beat(
-            socket.gethostname(), os.getpid(), number, place.phase, place.step, place.waits, place.patience, age,
-            samples, stack,
-        )  # fmt: skip
+            samples = self._names(place, since)
+        facts = (socket.gethostname(), os.getpid(), number, place.phase, place.step, place.waits, place.patience, age)
+        return Beat(*facts, samples, stack)
 
-    def _names(self, place: Place) -> tuple[str, ...]:
-        if not place.keys or place.phase == "reading samples":
+    def _names(self, place: Place, since: float) -> tuple[str, ...]:
+        """Of the samples at a place, once for each: they are looked up where the data lie."""
+        if place.index is None:
             return ()
-        names = self.name_samples(place.keys, place.epoch, place.index)
-        more = [f"{len(names) - NUM_NAMES} more"] if len(names) > NUM_NAMES else []
-        return (*names[:NUM_NAMES], *more)
+        if self._named[0] != since:
+            try:
+                names = self.name_samples((), place.epoch, place.index)
+            except Exception as error:  # whatever keeps them from being named: the process that stands still is named
+                names = [f"not to be read ({type(error).__name__})"]
+            more = [f"{len(names) - NUM_NAMES} more"] if len(names) > NUM_NAMES else []
+            self._named = (since, (*names[:NUM_NAMES], *more))
+        return self._named[1]
 
     def _judge(self) -> str | None:
+        """Who stands still, as the first process sees it; the second one looks after the first."""
+        if self.rank > 1:
+            return None
         now, beats = time.monotonic(), {}
-        for rank in range(self.world):
+        for rank in range(self.world) if self.rank == 0 else (0,):
             if not self._store.check([f"beat/{rank}"]):
                 continue
             beats[rank] = beat = Beat.read(self._store.get(f"beat/{rank}"))
             if self._heard.get(rank, (None, 0))[0] != beat.number:
                 self._heard[rank] = (beat.number, now)
-        return stalled(beats, {rank: now - self._heard[rank][1] for rank in beats}, self.seconds, self.world)
+        silent = {rank: now - self._heard[rank][1] for rank in beats}
+        if self.rank == 1:
+            # Later than the first process would tell it of others, and of its silence alone.
+            beats = {rank: beat for rank, beat in beats.items() if silent[rank] > self.seconds + 3 * self._interval}
+        return stalled(beats, silent, self.seconds, self.world)
 
 
 def _short(frame: traceback.FrameSummary) -> str:

@@ -17,7 +17,9 @@ from llava_moe.train.loop import Stream
 from llava_moe.train.optimizer_step import Step
 
 LONG_WORK = 10.0
-"""How many times as long as a step a checkpoint or a measurement may take."""
+"""How many times as long as a step a checkpoint may take, or a pass of a measurement."""
+UNLIMITED = 1e9
+"""Of a benchmark that is asked: how long its answers take is not known, and they pass no engine."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,15 @@ class Place:
         step: optimizer steps taken.
         waits: whether it waits for the others there.
         patience: how many times as long as elsewhere it may take.
-        keys, epoch, index: the samples that it has at hand, as a run's list of them is asked; none while it reads.
+        epoch, index: of the step whose samples it has at hand or waits for; no index where there are none.
     """
 
     phase: str = "starting"
     step: int = 0
     waits: bool = False
     patience: float = 1.0
-    keys: tuple[str, ...] = ()
     epoch: int = 0
-    index: int = 0
+    index: int | None = None
 
 
 class Pulse:
@@ -47,17 +48,17 @@ class Pulse:
     def __init__(self, step: int = 0) -> None:
         self.place, self.since = Place(step=step), time.monotonic()
         self._step, self._patience = step, 1.0
-        self._sample: tuple[Sequence[str], int, int] = ((), 0, 0)
+        self._samples: tuple[int, int | None] = (0, None)
 
     def at(self, phase: str, waits: bool = False, patience: float = 1.0) -> None:
         """Begin a phase, which lasts until the next one: a device is waited for behind the call that asks it."""
-        keys, epoch, index = self._sample
-        self.place = Place(phase, self._step, waits, max(patience, self._patience), tuple(keys), epoch, index)
+        self.place = Place(phase, self._step, waits, max(patience, self._patience), *self._samples)
         self.since = time.monotonic()
 
-    def read(self, step: Step) -> None:
-        """The samples of a step are at hand."""
-        self._sample = (step.keys, step.epoch, step.index)
+    def read(self, epoch: int, index: int) -> None:
+        """Begin to wait for the samples of a step, numbered in its epoch."""
+        self._samples = (epoch, index)
+        self.at("reading samples")
 
     def stepped(self) -> None:
         """An optimizer step was taken."""
@@ -65,8 +66,9 @@ class Pulse:
 
     @contextmanager
     def long_work(self) -> Iterator[None]:
-        """Within, everything may take :data:`LONG_WORK` times as long."""
-        self._patience = LONG_WORK
+        """Within, what an engine does may take :data:`LONG_WORK` times as long, and all else any time."""
+        self._patience, self._samples = LONG_WORK, (0, None)
+        self.at("a measurement", patience=UNLIMITED)
         try:
             yield
         finally:
@@ -87,12 +89,11 @@ class PulsedStream:
     def iterate(self, epoch: int, first_step: int) -> Generator[Step, None, None]:
         """See :class:`~llava_moe.train.loop.Stream`."""
         with closing(self._stream.iterate(epoch, first_step)) as steps:
-            self._pulse.at("reading samples")
+            self._pulse.read(epoch, first_step)
             for step in steps:
-                self._pulse.read(step)
                 self._pulse.at("preparing a step")
                 yield step
-                self._pulse.at("reading samples")
+                self._pulse.read(epoch, step.index + 1)
 
 
 class PulsedEngine:

@@ -18,7 +18,7 @@ from llava_moe.files.regular_file import check_regular
 
 MASTER = "master"
 NUM_BYTES_OF_A_FILE = 4 << 30
-"""Then the next one begins: no more than that waits in memory to be written."""
+"""Then the next one begins: no more than that, or one parameter, waits in memory to be written."""
 
 
 def file_of_state(folder: Path, number: int) -> Path:
@@ -61,8 +61,15 @@ class WholeStateReader:
 
         Raises:
             OSError: the first of them is not there, or one is no regular file.
+            ValueError: there are DeepSpeed's own files in their place.
             SafetensorError: one is damaged.
         """
+        if not file_of_state(folder, 1).exists() and (own := sorted(folder.glob("zero*"))):
+            num_processes = len([*folder.glob("random-rank*.safetensors")])
+            raise ValueError(
+                f"an earlier version wrote DeepSpeed's own files there: go on once with parallel={own[0].name} and "
+                f"{num_processes} processes, which writes what all others read"
+            )
         check_regular(file_of_state(folder, 1))
         # A file stays open: its list of tensors is read once.
         self._opened: dict[str, Any] = {}

@@ -131,7 +131,7 @@ def rewind(folder: Path, step: int) -> None:
 @pytest.mark.parametrize(
     "engines",
     [
-        [("ddp", 2), ("single", 1), ("ddp", 3)],
+        [("auto", 2), ("single", 1), ("ddp", 3)],
         [("zero2", 2), ("ddp", 3), ("zero3", 2)],
         [("zero3", 3), ("single", 1), ("zero2", 2)],
         [("single", 1), ("zero0", 2), ("zero2", 3)],
@@ -147,7 +147,11 @@ def test_any_engine_goes_on_from_any_other_as_if_it_had_never_stopped(
     for number, (parallel, world) in enumerate(engines):
         if number:
             rewind(run, 4 * number)
-        finish(start_ranks(world, ["train", *told, f"parallel={parallel}", f"out={run}"], tmp_path))
+        ranks = start_ranks(world, ["train", *told, f"parallel={parallel}", f"out={run}"], tmp_path)
+        finish(ranks)
+        if parallel == "auto":
+            assert "2 processes: ddp (gradients and optimizer 0.0" in ranks[0].output, ranks[0].output
+            assert json.loads((run / "environment.json").read_text())["engine"] == "ddp"
     assert_equal_runs(tmp_path / "one", run)
     saved = run / "checkpoints" / f"step-{NUM_STEPS:06d}" / "engine"
     assert len([*saved.glob("random-rank*")]) == engines[-1][1]

@@ -73,5 +73,5 @@ def test_a_rank_that_stands_still_is_named(
     assert len(line) == 1 and f"llava-moe: {expected}" in line[0], ranks[teller].output
     assert "stands: run the same command again to go on from there" in line[0]
     if "stands still" in told:
-        assert "in reading samples at step " in line[0] and ", at " in line[0]
+        assert "in reading samples at step " in line[0] and ", samples mine/" in line[0] and ", at " in line[0]
         assert ranks[1].wait(timeout=60) == 1 and "llava-moe: " not in ranks[1].output

@@ -28,6 +28,15 @@ def test_each_stage_settles_by_what_it_trains_and_what_is_free(automatic: Proces
     assert automatic.engine == "ddp"
 
 
+def test_a_run_goes_on_with_the_engine_that_it_was_begun_with(automatic: Processes) -> None:
+    told = automatic.settle(10_000_000, 2, "deepspeed")
+    assert automatic.engine == "deepspeed" and told is not None and "as the run was begun" in told
+    automatic.settle(7_000_000_000, 2, "ddp")
+    assert automatic.engine == "ddp"
+    automatic.settle(10_000_000, 2, "local")
+    assert automatic.engine == "ddp"
+
+
 def test_what_was_chosen_by_the_user_stands(automatic: Processes) -> None:
     automatic.is_auto, automatic.engine = False, "deepspeed"
     assert automatic.settle(1, 4) is None and automatic.engine == "deepspeed"

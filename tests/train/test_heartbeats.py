@@ -66,6 +66,7 @@ def test_a_beat_is_read_as_it_was_written() -> None:
 def test_long_work_has_ten_times_as_long_and_then_no_more() -> None:
     pulse = Pulse(step=3)
     with pulse.long_work():
+        assert not pulse.place.waits and pulse.place.patience > 1e6, "a benchmark passes no engine"
         pulse.at("the forward pass")
         assert pulse.place.patience == LONG_WORK and pulse.place.step == 3
     assert pulse.place.patience == 1.0
