@@ -16,7 +16,8 @@ from llava_moe.data.batch import Batch, collate_row
 from llava_moe.data.conversation import BadRecord
 from llava_moe.data.encode import Encoder, Example
 from llava_moe.data.readers.splits import is_read, settled
-from llava_moe.data.source import Records, Source, open_records
+from llava_moe.data.records import Records, Source
+from llava_moe.data.source import open_records
 from llava_moe.errors import UserError
 from llava_moe.eval.files import read_result, read_results
 from llava_moe.eval.results.table import markdown_tables

@@ -25,11 +25,12 @@ from llava_moe.data.conversation import (
     record_key,
 )
 from llava_moe.data.features.table import RowFeatures
+from llava_moe.data.images.bounds import MAX_PIXELS
 from llava_moe.data.images.deep_values import DarkImage
 from llava_moe.data.images.file import OpenedImage
 from llava_moe.data.images.inputs import ImageInputs, ImageSize, PositionIds, TokensBySize
 from llava_moe.data.images.reading import ImageReading
-from llava_moe.data.images.transform import MAX_PIXELS, read_image
+from llava_moe.data.images.transform import read_image
 from llava_moe.data.template import Rendered, Template
 from llava_moe.data.tokens import Tokens
 from llava_moe.errors import UserError

@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 
 from llava_moe.data.auto_format import tell_format
 from llava_moe.data.conversation import UNREAD_MEDIA, BadRecord, Conversation, ImageRef
-from llava_moe.data.images.paths import StartFolder
+from llava_moe.data.images.paths import StartFolder, find_image
 from llava_moe.data.images.roots import guess_image_root
-from llava_moe.data.images.transform import find_image
 from llava_moe.data.readers import store
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.formats import FORMATS, row_of

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llava_moe.data.conversation import BadRecord, ImageRef
-from llava_moe.data.images.transform import find_image
+from llava_moe.data.images.paths import find_image
 from llava_moe.data.readers import store
 from llava_moe.data.readers.compressed_files import unpacked
 from llava_moe.data.readers.files import is_address, open_raw, raw_records

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from llava_moe.data.conversation import BadRecord, ImageRef, StoredImage
+from llava_moe.data.images.paths import find_image
 from llava_moe.data.images.tiff_pages import split_page
-from llava_moe.data.images.transform import find_image
 from llava_moe.data.readers.content import hash_of
 from llava_moe.eval.benchmark import GREEDY, Question
 

@@ -20,7 +20,7 @@ from PIL import Image
 from llava_moe.errors import UserError
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Question
-from llava_moe.eval.generation.generate import open_images
+from llava_moe.eval.generation.question_images import open_images
 from llava_moe.eval.own.benchmark import OwnBenchmark
 from llava_moe.eval.published_benchmark import PublishedBenchmark
 from llava_moe.eval.tasks import Places, open_benchmark

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from llava_moe.errors import UserError
 from llava_moe.files.regular_file import check_regular, read_regular

@@ -14,7 +14,7 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers.models import BPE
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from llava_moe.errors import UserError
 from llava_moe.model.checkpoint_files import read_json

@@ -79,7 +79,7 @@ class StageFeatures:
 
 def cache_of(config: RunConfig) -> str:
     """``off``, ``memory`` or ``disk``; a run that an earlier release made lacks the key."""
-    told = config.model.cache_features
+    told: object = config.model.cache_features
     # YAML reads an unquoted off as false.
     return "off" if told is False else str(told)
 

@@ -227,6 +227,9 @@ def _own_store(name: str, seconds: float) -> Any:
     """A connection of its own to the store that the launcher's variables name: the collectives hold theirs."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     patience = timedelta(seconds=max(10.0, seconds))
-    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=patience)
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        host, port, is_master=False, wait_for_workers=False, timeout=patience
+    )
     # A launcher that starts processes again keeps its store: the last words of those before are no sign of life.
-    return dist.PrefixStore(f"llava_moe/heartbeats/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}", store)
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"llava_moe/heartbeats/{start}/{name}", store)  # type: ignore[attr-defined]

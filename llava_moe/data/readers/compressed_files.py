@@ -117,7 +117,7 @@ def unpacked(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
         UserError: the compressed content is damaged or cut short, or is more than ``MOST_TIMES`` its compressed size
             and ``FREE_BYTES``; or the file is of a kind that no reader takes.
     """
-    buffered = file if hasattr(file, "peek") else io.BufferedReader(cast(io.RawIOBase, file))
+    buffered: BinaryIO = file if hasattr(file, "peek") else io.BufferedReader(cast(io.RawIOBase, file))
     try:
         head = bytes(cast(Any, buffered).peek(_LONGEST_MAGIC)[:_LONGEST_MAGIC])
     except OSError as error:
@@ -125,9 +125,9 @@ def unpacked(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
     for magic, (kind, remedy) in _MAGIC.items():
         if head.startswith(magic):
             raise UserError(f"{name}: is {kind}, not JSON; {remedy}")
-    opened = _open(head, cast(BinaryIO, buffered))
+    opened = _open(head, buffered)
     if opened is not buffered:
-        bounded = _Bounded(opened, UnpackedSize(name, cast(BinaryIO, buffered).tell))
+        bounded = _Bounded(opened, UnpackedSize(name, buffered.tell))
         opened = cast(BinaryIO, io.BufferedReader(bounded, _BLOCK))
     try:
         yield opened

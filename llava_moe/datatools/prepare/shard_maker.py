@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_moe.data.conversation import BadRecord
-from llava_moe.data.images.transform import find_image
+from llava_moe.data.images.paths import find_image
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.row import Row
 from llava_moe.data.readers.splits import settled

@@ -23,7 +23,8 @@ from llava_moe.data.images.reading import AS_LLAVA, ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding, Question
 from llava_moe.eval.generation.decoding import cut_at_stop, question_seed
-from llava_moe.eval.generation.generate import Generated, open_images, question_turns
+from llava_moe.eval.generation.generate import Generated, question_turns
+from llava_moe.eval.generation.question_images import open_images
 from llava_moe.eval.generation.server import ChatServer, ServerError
 from llava_moe.eval.ranks import Ranks
 

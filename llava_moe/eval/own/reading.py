@@ -12,8 +12,8 @@ from typing import Any
 
 from llava_moe.data.auto_format import reading_formats, tell_format
 from llava_moe.data.conversation import IMAGE_PLACEHOLDER, BadRecord, Conversation, ImageRef, StoredImage
+from llava_moe.data.images.paths import find_image
 from llava_moe.data.images.roots import guess_image_root
-from llava_moe.data.images.transform import find_image
 from llava_moe.data.readers.files import is_address
 from llava_moe.data.readers.formats import FORMATS, row_of
 from llava_moe.data.readers.row import optional_text

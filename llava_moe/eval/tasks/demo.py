@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute
 import pyarrow.parquet
@@ -265,7 +266,7 @@ def _read_training(file: Path) -> Iterator[tuple[str, str, str, str]]:
             yield row["domain"], _plain_question(user["text"]), kind, assistant["text"]
 
 
-def _rows(file: Path, columns: list[str], split: str) -> Iterator[dict]:
+def _rows(file: Path, columns: list[str], split: str) -> Iterator[dict[str, Any]]:
     table = pyarrow.parquet.read_table(file, columns=columns)
     yield from table.filter(pyarrow.compute.equal(table["split"], split)).to_pylist()
 
