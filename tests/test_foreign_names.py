@@ -28,6 +28,10 @@ from llava_moe.adapters.core.gated_mlp import is_gated_mlp
 PACKAGE = Path(__file__).resolve().parent.parent / "llava_moe"
 
 PRIVATE = {
+    # DeepSpeed's tie between parameters and AdamW's tensors; tests/distributed/test_divided_state.py holds it.
+    "train.divided_state": {"_lazy_init_hp_params_optimizer_state"},
+    # Python's own: where another thread is.
+    "train.heartbeats": {"_current_frames"},
     "adapters.core.backward_pass": {"_C", "_current_graph_task_id"},
     "adapters.core.gated_mlp": {"_forward_hooks", "_forward_pre_hooks"},
     "adapters.core.wide_linear": {

@@ -62,7 +62,7 @@ def plan_stages(plain: dict[str, Any], words: Sequence[str], called: str | None 
     for number in _without_measure(configs):
         configs[number]["eval"] |= {"every": 0, "best": None}
         composed_of[number] = (*composed_of[number], "eval.every=0", "eval.best=null")
-    digest = fingerprint({str(number): child for number, child in enumerate(configs)})
+    digest = fingerprint({str(number): _as_named(child) for number, child in enumerate(configs)})
     root = Path(plain["out"]) if plain["out"] else RUNS / f"{called or name}-{digest}"
     stages: list[Stage] = []
     for entry, child, child_words in zip(plain["stages"], configs, composed_of, strict=True):
@@ -70,6 +70,15 @@ def plan_stages(plain: dict[str, Any], words: Sequence[str], called: str | None 
             child["init_from"] = str(stages[-1].folder)
         stages.append(Stage(root / entry["name"], RunConfig.of(child), f"{name} {entry['name']}", child_words))
     return stages
+
+
+def _as_named(child: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's configuration as experiments are named by it: without what came later and changes no result."""
+    parallel, train = dict(child["parallel"]), dict(child["train"])
+    if parallel["engine"] == "auto_deepspeed":
+        parallel["engine"] = "auto"  # which meant this
+    train.pop("stall_seconds", None)
+    return {**child, "parallel": parallel, "train": train}
 
 
 def _without_measure(configs: Sequence[Mapping[str, Any]]) -> list[int]:
