@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from llava_moe.commands.doctor import Finding, show
-from llava_moe.errors import UserError
+from llava_moe.errors import ReportedByRankZeroError, UserError
 from llava_moe.run_config import ParallelConfig
 from llava_moe.runs.environment import installed
 from llava_moe.runs.processes import Processes, join_processes, lost_ranks_told
@@ -122,8 +122,6 @@ def _folder(folder: Path, processes: Processes) -> Finding:
 
 
 def _problem_of(do: Callable[[], None]) -> str | None:
-    from llava_moe.errors import ReportedByRankZeroError
-
     try:
         do()
     except UserError as error:

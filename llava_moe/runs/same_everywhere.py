@@ -34,6 +34,8 @@ def refuse_unlike(configs: Sequence[Mapping[str, Any]], ranks: Ranks) -> None:
         UserError: in the first process, naming the other, its machine, and what differs.
         ReportedByRankZeroError: in the others.
     """
+    if ranks.world == 1:
+        return
     settings = {
         (f"stage {number}: " if len(configs) > 1 else "") + key: str(value)
         for number, config in enumerate(configs, 1)
@@ -65,9 +67,8 @@ def refuse_other_data(of_samples: Mapping[str, str], of_images: Mapping[str, str
 
 
 def _refuse(facts: Mapping[str, str], remedy: str, ranks: Ranks) -> None:
-    if ranks.world > 1:
-        told = ranks.gather((socket.gethostname(), dict(facts)))
-        ranks.from_first(lambda: _compare(told, remedy))
+    told = ranks.gather((socket.gethostname(), dict(facts)))
+    ranks.from_first(lambda: _compare(told, remedy))
 
 
 def _compare(told: Sequence[tuple[str, Mapping[str, str]]], remedy: str) -> None:

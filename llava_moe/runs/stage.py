@@ -131,18 +131,14 @@ def _train_locked(
     opened = _open(config, folder, checkpoint, processes, console, claim)
     assembled, data, groups = opened.assembled, opened.data, opened.groups
     write_weights = weights_writer(assembled)
-    trained = [one for group in groups for one in group.parameters.values()]
-    numbers, size = sum(one.numel() for one in trained), min(one.element_size() for one in trained)
-    if chosen := processes.settle(numbers, size, engine_before):
-        console.print(f"  {chosen}", highlight=False)
+    _settle(processes, groups, engine_before, console)
     stream = _stream(config, assembled, data, processes)
     state = RunState() if opened.checkpoint is None else load_state(opened.checkpoint)
     steps = num_steps_of(config, stream)
     features = open_features(config, assembled, stream, processes, steps, state, console)
     pulse = Pulse(state.step)
     engine = _engine(config, assembled, groups, processes)
-    if is_watched(processes, config.train.stall_seconds):
-        engine = PulsedEngine(engine, pulse)
+    engine = PulsedEngine(engine, pulse) if is_watched(processes, config.train.stall_seconds) else engine
     watched = WatchedStream(stream if features is None else features.feed(stream), console)
     schedule = Schedule(steps, config.train.warmup_ratio)
     _announce(console, assembled, groups, schedule)
@@ -159,24 +155,13 @@ def _train_locked(
         config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
     )
     run = StageRun(
-        *(
-            config,
-            folder,
-            title,
-            engine,
-            write_weights,
-            stream,
-            opened.quarantine,
-            schedule,
-            state,
-            console,
-            stop_signals,
-        ),
-        validation,
+        *(config, folder, title, engine, write_weights, stream, opened.quarantine, schedule, state, console),
+        *(stop_signals, validation),
     )
     explained = told_with_checkpoint(folder, stop_signals.standing)
+    name_samples = partial(run.name_samples, ())
     beating = watched_for_stalls(
-        processes, title, config.train.stall_seconds, pulse, run.name_samples, stop_signals.standing
+        processes, title, config.train.stall_seconds, pulse, name_samples, stop_signals.standing
     )
     with explained, memory_errors_explained(), run, stop_signals.deferred(run.say_stopping), beating:
         state = train(
@@ -186,12 +171,7 @@ def _train_locked(
             schedule,
             [group.learning_rate for group in groups],
             run,
-            LoopSettings(
-                domains=data.mixture.domains,
-                log_every=config.log.every,
-                save_every=config.train.save_every,
-                max_nonfinite_steps=config.train.max_nonfinite_steps,
-            ),
+            _loop_settings(config, data),
             state,
             partial(_validate, run, pulse),
         )
@@ -209,6 +189,25 @@ def _found(folder: Path, config: RunConfig) -> tuple[bool, str | None, str | Non
     # A run of an earlier release does not say it.
     told = read_object(path, "put it back, or choose another folder with out=") if path.is_file() else {}
     return is_finished(folder, config.plain), checkpoint.name, told.get("engine")
+
+
+def _settle(
+    processes: Processes, groups: Sequence[ParameterGroup], engine_before: str | None, console: Console
+) -> None:
+    """Choose between whole and divided state by what trains, where that was left to us, and say it."""
+    trained = [one for group in groups for one in group.parameters.values()]
+    numbers, size = sum(one.numel() for one in trained), min(one.element_size() for one in trained)
+    if chosen := processes.settle(numbers, size, engine_before):
+        console.print(f"  {chosen}", highlight=False)
+
+
+def _loop_settings(config: RunConfig, data: OpenData) -> LoopSettings:
+    return LoopSettings(
+        domains=data.mixture.domains,
+        log_every=config.log.every,
+        save_every=config.train.save_every,
+        max_nonfinite_steps=config.train.max_nonfinite_steps,
+    )
 
 
 def _validate(run: StageRun, pulse: Pulse, state: RunState, meeting: RankErrors) -> bool:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -24,7 +24,7 @@ from llava_moe.text.structured_text import parse_json
 from llava_moe.train.pulse import Place, Pulse
 
 NUM_FRAMES, NUM_NAMES = 6, 4
-NameSamples = Callable[[Sequence[str], int, int], list[str]]
+NameSamples = Callable[[int, int], list[str]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Heartbeats:
     Attributes:
         name: of the training: others of the same processes have signs of their own.
         seconds: for how long a process may stand in one phase.
-        name_samples: the samples of a step, as a person finds them.
+        name_samples: the samples of a step, by its epoch and its number there, as a person finds them.
         give_up: called in every process where one stands still, with the line of it in the one that tells; it ends the
             process.
     """
@@ -144,7 +144,7 @@ class Heartbeats:
         if time.monotonic() - before > max(3 * self._interval, 5.0):
             # The job was suspended, and has stood still with all its processes: time begins again for each.
             self.pulse.since = self._answered = time.monotonic()
-            self._heard.clear()
+            self._heard = {}
         return is_over
 
     def _watch_the_store(self) -> None:
@@ -152,7 +152,7 @@ class Heartbeats:
         while not self._is_over():
             if time.monotonic() - self._answered > self.seconds + 3 * self._interval:
                 told = "the store that all processes met by does not answer (process 0, or the launcher, keeps it)"
-                self.give_up(told if self.rank == min(1, self.world - 1) else None)
+                self.give_up(told if self.rank == 1 else None)
                 return
 
     def _watch(self) -> None:
@@ -194,7 +194,7 @@ class Heartbeats:
             return ()
         if self._named[0] != since:
             try:
-                names = self.name_samples((), place.epoch, place.index)
+                names = self.name_samples(place.epoch, place.index)
             except Exception as error:  # whatever keeps them from being named: the process that stands still is named
                 names = [f"not to be read ({type(error).__name__})"]
             more = [f"{len(names) - NUM_NAMES} more"] if len(names) > NUM_NAMES else []
@@ -205,14 +205,15 @@ class Heartbeats:
         """Who stands still, as the first process sees it; the second one looks after the first."""
         if self.rank > 1:
             return None
-        now, beats = time.monotonic(), {}
+        # The other thread may begin again with an empty one.
+        now, heard, beats = time.monotonic(), self._heard, {}
         for rank in range(self.world) if self.rank == 0 else (0,):
             if not self._store.check([f"beat/{rank}"]):
                 continue
             beats[rank] = beat = Beat.read(self._store.get(f"beat/{rank}"))
-            if self._heard.get(rank, (None, 0))[0] != beat.number:
-                self._heard[rank] = (beat.number, now)
-        silent = {rank: now - self._heard[rank][1] for rank in beats}
+            if heard.get(rank, (None, 0))[0] != beat.number:
+                heard[rank] = (beat.number, now)
+        silent = {rank: now - heard[rank][1] for rank in beats}
         if self.rank == 1:
             # Later than the first process would tell it of others, and of its silence alone.
             beats = {rank: beat for rank, beat in beats.items() if silent[rank] > self.seconds + 3 * self._interval}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.test_train import num_logged
+from tests.distributed.conftest import launcher_of
 from tests.forked_commands import ForkedCommand
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -75,3 +77,26 @@ def test_a_rank_that_stands_still_is_named(
     if "stands still" in told:
         assert "in reading samples at step " in line[0] and ", samples mine/" in line[0] and ", at " in line[0]
         assert ranks[1].wait(timeout=60) == 1 and "llava-moe: " not in ranks[1].output
+
+
+def test_a_first_rank_that_stands_still_under_torchrun_is_named_by_the_second(
+    words_for_tiny: tuple[str, ...], stopped: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher keeps the store there: it answers on."""
+    monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "run"
+    more = ["data.sources.mine.repeats=100", "train.max_steps=4000", "parallel=ddp", f"out={folder}"]
+    words = [*launcher_of("torchrun"), "train", *words_for_tiny, *more, f"train.stall_seconds={SECONDS}"]
+    with (tmp_path / "told").open("w") as told:
+        launcher = subprocess.Popen(words, cwd=tmp_path, stdout=told, stderr=told, env=os.environ)
+    deadline = time.monotonic() + 200
+    while num_logged(folder) < 3:
+        assert time.monotonic() < deadline and launcher.poll() is None, (tmp_path / "told").read_text()
+        time.sleep(0.05)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    (first,) = [int(one) for one in children if b"\0RANK=0\0" in Path(f"/proc/{one}/environ").read_bytes()]
+    stopped.append(first)
+    os.kill(first, signal.SIGSTOP)
+    assert launcher.wait(timeout=150) != 0
+    lines = [one for one in (tmp_path / "told").read_text().splitlines() if one.startswith("llava-moe: ")]
+    assert len(lines) == 1 and f"process 0 (pid {first} on " in lines[0] and "gives no sign of life" in lines[0], lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llava_moe.train import heartbeats
 from llava_moe.train.heartbeats import Beat
 from llava_moe.train.pulse import LONG_WORK, Pulse
@@ -56,6 +58,17 @@ def test_where_all_wait_those_at_another_meeting_are_named() -> None:
     assert told is not None and told.startswith("process 2 ") and "process 1" not in told and "the update" in told
     alike = stalled({rank: beat(*SUM, waits=True) for rank in range(2)}, NEW, 30)
     assert alike is not None and "process 0" in alike and "process 1" in alike
+
+
+def test_a_job_that_was_suspended_begins_its_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pulse = Pulse()
+    beats = heartbeats.Heartbeats("a", 0, 2, 30, pulse, lambda epoch, index: [], lambda told: None)
+    beats._heard, beats._answered, pulse.since = {1: (3, 0.0)}, 0.0, 0.0
+    clock = iter([10.0, 15.0, 20.0, 420.0, 420.5, 421.0])
+    monkeypatch.setattr(heartbeats.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(beats._over, "wait", lambda seconds: False)
+    assert not beats._is_over() and beats._heard and pulse.since == 0.0, "it waited for as long as it was to"
+    assert not beats._is_over() and not beats._heard and pulse.since == beats._answered == 420.5
 
 
 def test_a_beat_is_read_as_it_was_written() -> None:
