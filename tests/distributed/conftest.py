@@ -6,12 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.commands.test_train import num_logged
 from tests.forked_commands import CommandServer, ForkedCommand
 
 # From a launcher, words, the folder of the run and the folder where it is started.
@@ -91,6 +93,23 @@ def launch(
         assert not any(statuses), [process.output[-4000:] for process in processes]
 
     return run_to_the_end
+
+
+def start_two(
+    servers: tuple[CommandServer, CommandServer], words: Sequence[Sequence[str]], folders: Sequence[Path]
+) -> list[ForkedCommand]:
+    """Two ranks that are told of each other, each with words and a folder of its own."""
+    meeting = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)]
+    return [servers[rank].start(list(words[rank]), folders[rank], os.environ | meeting | own[rank]) for rank in (0, 1)]
+
+
+def wait_for_steps(run: Path, num_steps: int, is_running: Callable[[], bool]) -> None:
+    """Wait until a run has logged so many steps; it must not end before."""
+    deadline = time.monotonic() + 200
+    while num_logged(run) < num_steps:
+        assert time.monotonic() < deadline and is_running()
+        time.sleep(0.02)
 
 
 def launcher_of(name: str) -> list[str]:

@@ -10,20 +10,14 @@ import pytest
 
 from llava_moe.cli import run
 from llava_moe.commands import doctor_ranks
-from tests.distributed.conftest import free_port
+from tests.distributed.conftest import start_two
 from tests.forked_commands import CommandServer, ForkedCommand
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
 def started(servers: tuple[CommandServer, CommandServer], folders: Sequence[Path]) -> list[ForkedCommand]:
-    meeting = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [
-        servers[rank].start(
-            ["doctor", "ranks=true"], folders[rank], os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in (0, 1)
-    ]
+    ranks = start_two(servers, [["doctor", "ranks=true"]] * 2, folders)
     for rank in ranks:
         rank.wait(timeout=120)
     return ranks

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.conftest import free_port
-from tests.forked_commands import CommandServer, ForkedCommand
+from tests.distributed.conftest import start_two
+from tests.forked_commands import CommandServer
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 Servers = tuple[CommandServer, CommandServer]
@@ -24,13 +24,7 @@ def words(tiny_words: list[str]) -> list[str]:
 
 def refused(servers: Servers, words: Sequence[Sequence[str]], folders: Sequence[Path]) -> str:
     """The line of rank 0, where rank 1 has nothing to say and nothing was trained."""
-    meeting = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks: list[ForkedCommand] = [
-        servers[rank].start(
-            list(words[rank]), folders[rank], os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in (0, 1)
-    ]
+    ranks = start_two(servers, words, folders)
     assert [rank.wait(timeout=120) for rank in ranks] == [2, 2], [rank.output + rank.errors for rank in ranks]
     assert not [line for line in ranks[1].errors.splitlines() if "llava-moe:" in line], ranks[1].errors
     assert not [*folders[0].glob("**/step-*"), *folders[0].glob("**/.meeting-*")]

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_train import num_logged
-from tests.distributed.conftest import launcher_of
+from tests.distributed.conftest import launcher_of, wait_for_steps
 from tests.forked_commands import ForkedCommand
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -60,10 +59,7 @@ def test_a_rank_that_stands_still_is_named(
         *(f"train.stall_seconds={SECONDS}", "parallel=ddp", f"out={folder}"),
     ]
     ranks = start_ranks(2, ["train", *words_for_tiny, *more], tmp_path)
-    deadline = time.monotonic() + 200
-    while num_logged(folder) < 3:
-        assert time.monotonic() < deadline and ranks[0].poll() is None, ranks[0].output
-        time.sleep(0.05)
+    wait_for_steps(folder, 3, lambda: ranks[0].poll() is None)
     pid = victim(ranks)
     stopped.append(pid)
     os.kill(pid, signal.SIGSTOP)
@@ -89,10 +85,7 @@ def test_a_first_rank_that_stands_still_under_torchrun_is_named_by_the_second(
     words = [*launcher_of("torchrun"), "train", *words_for_tiny, *more, f"train.stall_seconds={SECONDS}"]
     with (tmp_path / "told").open("w") as told:
         launcher = subprocess.Popen(words, cwd=tmp_path, stdout=told, stderr=told, env=os.environ)
-    deadline = time.monotonic() + 200
-    while num_logged(folder) < 3:
-        assert time.monotonic() < deadline and launcher.poll() is None, (tmp_path / "told").read_text()
-        time.sleep(0.05)
+    wait_for_steps(folder, 3, lambda: launcher.poll() is None)
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     (first,) = [int(one) for one in children if b"\0RANK=0\0" in Path(f"/proc/{one}/environ").read_bytes()]
     stopped.append(first)

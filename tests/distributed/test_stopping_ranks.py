@@ -15,6 +15,7 @@ from llava_moe.errors import UserError
 from llava_moe.run_config import ParallelConfig
 from llava_moe.runs.processes import check_parallel
 from tests.commands.test_train import num_logged
+from tests.distributed.conftest import wait_for_steps
 from tests.forked_commands import ForkedCommand
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -59,10 +60,7 @@ def test_what_stops_one_rank_saves_one_step_in_all(
         f"out={folder}",
     ]
     ranks = start_ranks(2, ["train", *words_for_tiny, *more], tmp_path)
-    deadline = time.monotonic() + 200
-    while num_logged(folder) < 3:
-        assert time.monotonic() < deadline and ranks[0].poll() is None, ranks[0].output
-        time.sleep(0.05)
+    wait_for_steps(folder, 3, lambda: ranks[0].poll() is None)
     trouble(ranks)
     assert [rank.wait(timeout=120) for rank in ranks] == [status, status], [rank.output for rank in ranks]
     saved = (folder / "checkpoints" / "last").read_text().strip()
@@ -84,10 +82,7 @@ def test_a_rank_that_is_killed_is_told_in_one_line_by_the_others_and_its_run_goe
     more = ["train.max_steps=40", "train.save_every=2", f"parallel={parallel}", f"out={folder}"]
     words = ["train", *words_for_tiny, *more]
     ranks = start_ranks(2, words, tmp_path)
-    deadline = time.monotonic() + 200
-    while num_logged(folder) < 5:
-        assert time.monotonic() < deadline and ranks[0].poll() is None, ranks[0].output
-        time.sleep(0.02)
+    wait_for_steps(folder, 5, lambda: ranks[0].poll() is None)
     ranks[1].send_signal(signal.SIGKILL)
     assert ranks[0].wait(timeout=120) == 2, ranks[0].output
     told = ranks[0].output.rstrip().splitlines()[-1]
