@@ -62,11 +62,10 @@ def test_each_run_of_several_and_each_stage_says_the_one_command(tiny_words: lis
     assert len(found) == 4 and set(found) == {shlex.join(["llava-moe", *typed])}
 
 
-@pytest.mark.parametrize("launcher", [["-m", "llava_moe"], ["-m", "torch.distributed.run", "--nproc-per-node=1"]])
-def test_a_launcher_does_not_show_in_the_command(launcher: list[str], tiny_words: list[str]) -> None:
+def test_a_launcher_does_not_show_in_the_command(tiny_words: list[str]) -> None:
     typed = ["train", *tiny_words, "adapter=lora", "train.max_steps=1", "parallel=single", "out=a run"]
-    started = launcher if launcher[-1] == "llava_moe" else [*launcher, "-m", "llava_moe"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "-m", "llava_moe"]
     environment = os.environ | {"DS_ACCELERATOR": "cpu"}
-    finished = subprocess.run([sys.executable, *started, *typed], capture_output=True, text=True, env=environment)
+    finished = subprocess.run([*launcher, *typed], capture_output=True, text=True, env=environment)
     assert finished.returncode == 0, finished.stderr
     assert environment_of("a run")["command"] == shlex.join(["llava-moe", *typed])
