@@ -78,6 +78,7 @@ class TrainConfig:
     keep_last: int = 2
     max_nonfinite_steps: int = 3
     stall_seconds: float = 300
+    rehearse: bool = True
     num_threads: int | None = None
 
 

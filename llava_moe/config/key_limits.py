@@ -60,6 +60,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "train.keep_last": Whole(1),
     "train.max_nonfinite_steps": Whole(0),
     "train.stall_seconds": Real(0),
+    "train.rehearse": FLAG,
     "train.num_threads": OrNull(Whole(1)),
     "log.every": Whole(1),
     "log.tensorboard": FLAG,

@@ -37,6 +37,7 @@ from llava_moe.runs.dark_image_warning import WatchedStream
 from llava_moe.runs.disk_space import refuse_small_disk
 from llava_moe.runs.environment import describe_environment
 from llava_moe.runs.processes import Processes, zero_of
+from llava_moe.runs.rehearsal import try_rows
 from llava_moe.runs.repair_logs import set_accounts_right
 from llava_moe.runs.run_recorder import StageRun
 from llava_moe.runs.same_everywhere import refuse_other_data, refuse_unshared
@@ -137,9 +138,10 @@ def _train_locked(
     steps = num_steps_of(config, stream)
     features = open_features(config, assembled, stream, processes, steps, state, console)
     pulse = Pulse(state.step)
-    engine = _engine(config, assembled, groups, processes)
-    engine = PulsedEngine(engine, pulse) if is_watched(processes, config.train.stall_seconds) else engine
-    watched = WatchedStream(stream if features is None else features.feed(stream), console)
+    bare = _engine(config, assembled, groups, processes)
+    engine = PulsedEngine(bare, pulse) if is_watched(processes, config.train.stall_seconds) else bare
+    fed = stream if features is None else features.feed(stream)
+    watched = WatchedStream(fed, console)
     schedule = Schedule(steps, config.train.warmup_ratio)
     _announce(console, assembled, groups, schedule)
     if note := steps_note(config, schedule.num_steps):
@@ -151,6 +153,7 @@ def _train_locked(
     if processes.rank == 0:
         _write_environment(folder, data, assembled, claim, state.step, schedule.num_steps, processes.engine)
     objective = objective_of(assembled)
+    objective = objective if features is None else features.read_in(objective)
     validation = open_validation(
         config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
     )
@@ -164,10 +167,12 @@ def _train_locked(
         processes, title, config.train.stall_seconds, pulse, name_samples, stop_signals.standing
     )
     with explained, memory_errors_explained(), run, stop_signals.deferred(run.say_stopping), beating:
+        if processes.world > 1 and config.train.rehearse:
+            try_rows(bare, objective, fed, assembled, pulse, config.train.stall_seconds)
         state = train(
             engine,
             PulsedStream(watched, pulse),
-            objective if features is None else features.read_in(objective),
+            objective,
             schedule,
             [group.learning_rate for group in groups],
             run,

@@ -127,7 +127,7 @@ def take_step(
     experts = ExpertSums()
     batch = None
     try:
-        totals = _balance_totals(engine, objective, batches)
+        totals = balance_totals_of(engine, objective, batches)
         for number, batch in enumerate(batches):
             loss = _forward_row(engine, objective, batch, sums, experts, num_domains, divisors, totals)
             engine.backward(loss, is_last=number == len(batches) - 1)
@@ -165,8 +165,11 @@ def take_step(
 
 
 @torch.no_grad()
-def _balance_totals(engine: Engine, objective: Objective, batches: Sequence[Batch]) -> torch.Tensor | None:
-    """What the balance loss needs of the whole step, over all ranks; None where each row knows it by itself."""
+def balance_totals_of(engine: Engine, objective: Objective, batches: Sequence[Batch]) -> torch.Tensor | None:
+    """What the balance loss needs of the whole step, over all ranks; None where each row knows it by itself.
+
+    Where it is needed all ranks must call it.
+    """
     if objective.balance_totals is None or (engine.world == 1 and len(batches) == 1):
         return None
     parts = []

@@ -47,12 +47,13 @@ class Pulse:
 
     def __init__(self, step: int = 0) -> None:
         self.place, self.since = Place(step=step), time.monotonic()
-        self._step, self._patience = step, 1.0
+        self._step, self._patience, self._hurry = step, 1.0, 1.0
         self._samples: tuple[int, int | None] = (0, None)
 
     def at(self, phase: str, waits: bool = False, patience: float = 1.0) -> None:
         """Begin a phase, which lasts until the next one: a device is waited for behind the call that asks it."""
-        self.place = Place(phase, self._step, waits, max(patience, self._patience), *self._samples)
+        patience = max(patience, self._patience) * self._hurry
+        self.place = Place(phase, self._step, waits, patience, *self._samples)
         self.since = time.monotonic()
 
     def read(self, epoch: int, index: int) -> None:
@@ -73,6 +74,16 @@ class Pulse:
             yield
         finally:
             self._patience = 1.0
+            self.at("going on")
+
+    @contextmanager
+    def hurried(self, factor: float) -> Iterator[None]:
+        """Within, what begins may take ``factor`` times as long as elsewhere."""
+        self._hurry = factor
+        try:
+            yield
+        finally:
+            self._hurry = 1.0
             self.at("going on")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from llava_moe.adapters.core.adapter_parameters import AdapterParameters
 from llava_moe.adapters.core.adapter_state import AdapterState
 from llava_moe.adapters.core.adapter_statistics import AdapterStatistics
+from llava_moe.adapters.core.forced_expert import one_expert_takes_all
 from llava_moe.adapters.core.injector import Injector
 from llava_moe.adapters.core.load_balance import AnyRouting, ExpertTotals
 from llava_moe.adapters.core.method import Injection, LoadBalance, Method, StepBalance
@@ -111,6 +113,15 @@ class Attached:
         this between prompts of which one begins another, as when prefixes of one text are scored.
         """
         self._segments.forget_conversation()
+
+    @property
+    def num_token_routers(self) -> int:
+        """How many blocks send each token to an expert of its own."""
+        return len(self._injection.routers)
+
+    def one_expert_takes_all(self, expert: int) -> AbstractContextManager[None]:
+        """Within, every router of tokens sends all of them to ``expert``, taken modulo the number of its experts."""
+        return one_expert_takes_all(self._injection.routers.values(), expert)
 
     def routings(self) -> dict[str, AnyRouting]:
         """What each router or gate decided in the last forward pass, by the name of its block or linear.
