@@ -61,6 +61,11 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     for a, b in zip(left, right, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], abs=1e-6)
         assert b["load_balance_loss"] == pytest.approx(a["load_balance_loss"], abs=1e-6)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+        for counted in ("tokens", "supervised_tokens", "samples"):
+            assert a[counted] == b[counted]
+        for name, ledger in a["domains"].items():
+            assert b["domains"][name]["loss"] == pytest.approx(ledger["loss"], abs=1e-6)
     before, first, second = weights_of(one, 4), weights_of(one), weights_of(other)
     assert first.keys() == second.keys() and len(first) > 4
     moved = max(float((first[name] - before[name]).abs().max()) for name in first)
