@@ -30,5 +30,5 @@ fi
 if [ $# -eq 0 ] && [ ! -e "$run/checkpoints/last" ]; then
   "$python" -m llava_moe train exp=mix_general_doc_med scale=demo train.max_steps=20 out="$run"
 fi
-"$python" -m pytest -q tests/lmms/test_lmms_eval.py
+"$python" -m pytest -q tests/lmms_eval_plugin/test_lmms_eval.py
 exec "$python" -m tests.peers.lmms_eval_scores "$run" "$folder/scores"

@@ -47,8 +47,8 @@ PRIVATE = {
     # A file of sources as a member of the group data; what it reads is held by tests/commands/test_own_mixtures.py.
     "config.own_mixtures": {"_get_header_dict", "_normalize_file_name", "hydra._internal.config_repository"},
     "data.ordered_prefetch": {"_shutdown_workers"},
-    # lmms-eval's own hook for models; its copy is held by tests/lmms.
-    "lmms.model": {"_resolve_system_prompt"},
+    # lmms-eval's own hook for models; its copy is held by tests/lmms_eval_plugin.
+    "lmms_eval_plugin.model": {"_resolve_system_prompt"},
     "model.pretrained": {"_from_config"},
     "plan.fake_tensors": {
         *("torch._subclasses.fake_tensor", "torch.utils._python_dispatch", "torch.utils._pytree"),

@@ -41,7 +41,9 @@ ALLOWED = {
     "assemble": {"data", "model", "adapters", "train.checkpoint"},
     "export": {"data", "model", "adapters", "assemble"},
     "compose": {"model", "adapters", "assemble", "export.published"},
-    "lmms": {"data", "eval", "assemble"},
+    "lmms_eval_plugin": {"data", "eval", "assemble"},
+    # Its earlier name.
+    "lmms": {"lmms_eval_plugin"},
     "datatools": {"data", "eval"},
     "recipes": {"datatools.prepare"},
     "plan": {"data", "model", "assemble", "train"},

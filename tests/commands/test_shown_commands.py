@@ -50,9 +50,9 @@ ELSEWHERE = {
     "llava-moe reproduce": "commands/test_reproduce.py::"
     "test_a_grid_is_made_measured_and_drawn_and_the_same_command_twice_leaves_the_same_bytes",
     "source <(llava-moe completion": "commands/test_completion.py::test_a_real_shell_completes",
-    "lmms_eval": "lmms/test_lmms_eval.py::test_the_model_is_registered_by_its_entry_point",
-    "python -m lmms_eval": "lmms/test_lmms_eval.py::test_the_model_is_registered_by_its_entry_point",
-    "tasks=$(python": "lmms/test_lmms_eval.py::test_rounds_reach_the_task_one_by_one",
+    "lmms_eval": "lmms_eval_plugin/test_lmms_eval.py::test_the_model_is_registered_by_its_entry_point",
+    "python -m lmms_eval": "lmms_eval_plugin/test_lmms_eval.py::test_the_model_is_registered_by_its_entry_point",
+    "tasks=$(python": "lmms_eval_plugin/test_lmms_eval.py::test_rounds_reach_the_task_one_by_one",
 }
 """The beginning of commands that are too long for here or no commands of ours, and the test that runs such a one.
 

@@ -17,7 +17,7 @@ from tests.fuzz.child import run_attempt
 
 LIBRARIES = ("torch", "transformers", "pyarrow.parquet", "datasets", "matplotlib.backends.backend_svg")
 # Not needed here, and slow or missing.
-LEFT_OUT = ("llava_moe.lmms", "llava_moe.train.deepspeed_engine", "llava_moe.__main__")
+LEFT_OUT = ("llava_moe.lmms_eval_plugin", "llava_moe.train.deepspeed_engine", "llava_moe.__main__")
 NUM_PICTURES, NUM_RECORDS = 4, 12
 TINY = (
     *("exp=mix_general", "scale=demo", "model=tiny", "data=mine", "path=train.json", "images=pictures"),

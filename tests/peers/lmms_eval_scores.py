@@ -26,7 +26,7 @@ from PIL import Image
 from llava_moe.eval.files import read_answers
 from llava_moe.eval.tasks.demo import EMBEDDED_IMAGES
 from llava_moe.eval.tasks.tiny_lvlm import ABILITIES
-from llava_moe.lmms import task_folder
+from llava_moe.lmms_eval_plugin import task_folder
 
 BENCHMARKS = ("cifar10", "cifar100", "mnist", "pathvqa", "snli_ve", "tiny_lvlm", "vsr")
 NUM_IMAGES = 12

@@ -15,10 +15,10 @@ from llava_moe.data.images.transform import ImageTransform
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding, Question
 from llava_moe.eval.generation.generate import answer_questions
-from llava_moe.lmms import answering
-from llava_moe.lmms.answering import Replies, turns_of
-from llava_moe.lmms.likelihood import answer_likelihood
-from llava_moe.lmms.requests import encode_image
+from llava_moe.lmms_eval_plugin import answering
+from llava_moe.lmms_eval_plugin.answering import Replies, turns_of
+from llava_moe.lmms_eval_plugin.likelihood import answer_likelihood
+from llava_moe.lmms_eval_plugin.requests import encode_image
 
 COLORS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90), (250, 250, 0)]
 DOCS: list[dict[str, Any]] = [

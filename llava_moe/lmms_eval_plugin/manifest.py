@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 MODEL_ID = "llava_moe"
-CLASS_PATH = "llava_moe.lmms.model.LlavaMoe"
+CLASS_PATH = "llava_moe.lmms_eval_plugin.model.LlavaMoe"
 
 
 def manifest() -> Any:

@@ -14,7 +14,7 @@ from llava_moe.data.images.reading import AS_LLAVA, ImageReading
 from llava_moe.data.images.transform import open_image
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Decoding
-from llava_moe.lmms.requests import Asked, encode_image, read_generation_kwargs, read_question
+from llava_moe.lmms_eval_plugin.requests import Asked, encode_image, read_generation_kwargs, read_question
 
 GREEDY = Asked(Decoding(), 16)
 

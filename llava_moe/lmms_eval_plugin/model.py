@@ -22,7 +22,7 @@ from llava_moe.assemble import Assembled, open_checkpoint, restore
 from llava_moe.data.images.reading import ImageReading
 from llava_moe.errors import UserError
 from llava_moe.eval.generation.generate import with_system
-from llava_moe.lmms.answering import Replies
+from llava_moe.lmms_eval_plugin.answering import Replies
 
 AUTOMATIC_BATCH = 32
 

@@ -18,8 +18,8 @@ from llava_moe.errors import UserError
 from llava_moe.eval.baselines import is_twin
 from llava_moe.eval.benchmark import Answer, Decoding
 from llava_moe.eval.tasks import open_benchmark
-from llava_moe.lmms import task_folder, tasks
-from llava_moe.lmms.requests import read_generation_kwargs
+from llava_moe.lmms_eval_plugin import task_folder, tasks
+from llava_moe.lmms_eval_plugin.requests import read_generation_kwargs
 from tests.eval.own.files import asking, write_lines, write_questions
 from tests.peers.lmms_eval_scores import BENCHMARKS
 
@@ -68,7 +68,10 @@ def test_there_is_a_task_for_each_benchmark_that_lmms_eval_lacks() -> None:
 
 
 def test_the_tasks_and_the_answers_need_no_lmms_eval() -> None:
-    check = "import sys; sys.modules['lmms_eval'] = None; import llava_moe.lmms.tasks, llava_moe.lmms.answering"
+    check = (
+        "import sys; sys.modules['lmms_eval'] = None; "
+        "import llava_moe.lmms_eval_plugin.tasks, llava_moe.lmms_eval_plugin.answering"
+    )
     subprocess.run([sys.executable, "-c", check], check=True)
 
 

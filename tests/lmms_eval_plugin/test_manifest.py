@@ -9,14 +9,15 @@ import tomllib
 from pathlib import Path
 
 import llava_moe.lmms
-from llava_moe.lmms import manifest
+from llava_moe.lmms_eval_plugin import manifest, task_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_entry_point_names_the_manifest_and_the_manifest_the_class() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["lmms_eval.models"] == {manifest.MODEL_ID: "llava_moe.lmms.manifest:manifest"}
+    named = {manifest.MODEL_ID: "llava_moe.lmms_eval_plugin.manifest:manifest"}
+    assert project["entry-points"]["lmms_eval.models"] == named
     assert not any("lmms" in line for line in project["dependencies"])
     assert not any("lmms" in line for lines in project["optional-dependencies"].values() for line in lines)
     module, _, name = manifest.CLASS_PATH.rpartition(".")
@@ -26,11 +27,12 @@ def test_the_entry_point_names_the_manifest_and_the_manifest_the_class() -> None
 
 def test_reading_the_manifest_imports_neither_lmms_eval_nor_torch() -> None:
     check = (
-        "import sys, llava_moe.lmms, llava_moe.lmms.manifest; "
+        "import sys, llava_moe.lmms_eval_plugin, llava_moe.lmms_eval_plugin.manifest; "
         "heavy = {'lmms_eval', 'torch', 'transformers', 'datasets'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
-def test_the_task_folder_is_there() -> None:
-    assert (llava_moe.lmms.task_folder() / "vsr.yaml").is_file()
+def test_the_task_folder_is_there_by_its_name_and_by_its_earlier_one() -> None:
+    assert (task_folder() / "vsr.yaml").is_file()
+    assert llava_moe.lmms.task_folder is task_folder

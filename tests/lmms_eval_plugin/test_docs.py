@@ -17,9 +17,9 @@ from llava_moe.assemble import ModelSpec, new_model, processor_of
 from llava_moe.data.template import Template
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.generation.generate import answer_questions
-from llava_moe.lmms import task_folder
+from llava_moe.lmms_eval_plugin import task_folder
 from llava_moe.model import FromShape
-from tests.lmms.conftest import TEXT, VISION
+from tests.lmms_eval_plugin.conftest import TEXT, VISION
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "lmms_eval.md").read_text(encoding="utf-8")
 

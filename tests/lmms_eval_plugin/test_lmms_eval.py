@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from llava_moe.errors import UserError
-from llava_moe.lmms import manifest
-from llava_moe.lmms.answering import Replies
+from llava_moe.lmms_eval_plugin import manifest
+from llava_moe.lmms_eval_plugin.answering import Replies
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is no dependency: scripts/check_lmms_eval.sh runs this with it")
 

@@ -44,7 +44,7 @@ def benchmark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def local_benchmarks(benchmark_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the tasks look for data while a test runs."""
-    from llava_moe.lmms import tasks
+    from llava_moe.lmms_eval_plugin import tasks
 
     monkeypatch.setenv("LLAVA_MOE_BENCHMARKS", str(benchmark_folder))
     monkeypatch.setenv("LLAVA_MOE_CACHE", str(benchmark_folder / "cache"))

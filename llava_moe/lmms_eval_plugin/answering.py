@@ -15,8 +15,8 @@ from llava_moe.data.conversation import IMAGE_PLACEHOLDER, USER, Turn
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.generation.generate import iterate_answers, question_turns
 from llava_moe.eval.generation.question_images import image_sizes
-from llava_moe.lmms.likelihood import Likelihood, answer_likelihood
-from llava_moe.lmms.requests import Asked, read_generation_kwargs, read_question
+from llava_moe.lmms_eval_plugin.likelihood import Likelihood, answer_likelihood
+from llava_moe.lmms_eval_plugin.requests import Asked, read_generation_kwargs, read_question
 
 WINDOW = 64
 """Batches whose images are held in memory together."""
