@@ -5,8 +5,9 @@ A package says in its ``pyproject.toml``, for example::
     [project.entry-points."llava_moe.adapters"]
     sora = "my_package.sora:Sora"
 
-Groups: ``llava_moe.adapters`` (a method's class), ``.formats`` (a reader), ``.benchmarks`` (a module), ``.recipes`` (a
-``Recipe``), ``.instruments`` (a module), ``.configs`` (a package whose folder holds yamls as ``configs/`` does).
+Groups: ``llava_moe.adapters`` (a method's class), ``.families`` (a family of models), ``.formats`` (a reader),
+``.benchmarks`` (a module), ``.recipes`` (a ``Recipe``), ``.instruments`` (a module), ``.configs`` (a package whose
+folder holds yamls as ``configs/`` does).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Generic, TypeVar
 from llava_moe.errors import UserError
 
 T = TypeVar("T")
+_SINGULAR = {"families": "family"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
@@ -44,7 +46,7 @@ class Plugin:
     version: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind.removesuffix('s')} {self.name} of the installed package {self.package}"
+        return f"{_SINGULAR.get(self.kind, self.kind[:-1])} {self.name} of the installed package {self.package}"
 
     @property
     def dotted(self) -> str:
@@ -61,6 +63,21 @@ class Plugin:
             return EntryPoint(self.name, self.value, f"llava_moe.{self.kind}").load()
         except Exception as error:  # whatever another package does at its import
             raise self.refused(f"does not load ({type(error).__name__}: {error})") from error
+
+    def made(self, found: Any) -> Any:
+        """What it loaded, an object, or one of the class that it loaded, which is made without arguments.
+
+        Raises:
+            UserError: the class cannot be made so.
+        """
+        try:
+            return found() if isinstance(found, type) else found
+        except Exception as error:  # whatever another package's class does
+            raise self.refused(f"cannot be made without arguments ({type(error).__name__}: {error})") from error
+
+    def is_beside(self, dotted: str) -> bool:
+        """Whether a dotted name is one of the same package of modules."""
+        return dotted.split(".")[0] == self.value.split(":")[0].split(".")[0]
 
     def refused(self, what: str) -> UserError:
         """The error that says what is wrong with it, and what to do."""
@@ -107,14 +124,19 @@ class Registry(Mapping[str, T], Generic[T]):
         self._loaded: dict[str, T] = {}
 
     @property
-    def _others(self) -> dict[str, Plugin]:
+    def others(self) -> dict[str, Plugin]:
+        """Those of plugins, by the names that they have here; nothing is imported.
+
+        Raises:
+            UserError: one has the name of ours.
+        """
         others = {self._named(plugin): plugin for plugin in plugins(self.kind).values()}
         for name in others.keys() & self.ours.keys():
             raise others[name].refused("has the name of one of llava-moe's own")
         return others
 
     def __getitem__(self, name: str) -> T:
-        others = self._others
+        others = self.others
         if name in self.ours:
             return self.ours[name]
         if name not in self._loaded:
@@ -123,18 +145,18 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         # Mapping's own would load what is asked about.
-        return name in self.ours or name in self._others
+        return name in self.ours or name in self.others
 
     def __iter__(self) -> Iterator[str]:
         yield from self.ours
-        yield from self._others
+        yield from self.others
 
     def __len__(self) -> int:
-        return len(self.ours) + len(self._others)
+        return len(self.ours) + len(self.others)
 
     def origin(self, name: str) -> tuple[str, ...]:
         """Package and version of a plugin's, for caches of what it made; nothing of ours."""
-        other = self._others.get(name)
+        other = self.others.get(name)
         return () if other is None else (other.package, other.version)
 
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import MetadataPathFinder
 from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from llava_moe import plugins
+from llava_moe.adapters.registry import ADAPTERS, METHODS
+from llava_moe.data.readers.formats import FORMATS
+from llava_moe.model.families import FAMILIES
 
 
 def write_package(
@@ -27,3 +38,40 @@ def write_package(
         # that is installed twice within a second would run its first version.
         for bytecode in (folder / path).parent.glob(f"__pycache__/{(folder / path).stem}.*.pyc"):
             bytecode.unlink()
+
+
+class Install(Protocol):
+    """Installs a package; see :func:`write_package`."""
+
+    def __call__(
+        self, name: str, entries: Mapping[str, str], modules: Mapping[str, str], version: str = "1.0"
+    ) -> None: ...
+
+
+@contextmanager
+def installing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install packages in this process: what they offer is forgotten at the end, and wherever one is installed again.
+
+    Their modules are called ``mine`` and ``other``.
+    """
+    before = set(sys.modules)
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+
+    def forget() -> None:
+        MetadataPathFinder().invalidate_caches()
+        plugins.plugins.cache_clear()
+        plugins.config_folders.cache_clear()
+        for registry in (ADAPTERS, METHODS, FORMATS, FAMILIES):
+            registry._loaded.clear()
+        for name in set(sys.modules) - before:
+            if name.split(".")[0] in ("mine", "other"):
+                del sys.modules[name]
+
+    def install(name: str, entries: Mapping[str, str], modules: Mapping[str, str], version: str = "1.0") -> None:
+        write_package(folder, name, entries, modules, version)
+        forget()
+
+    yield install
+    monkeypatch.undo()
+    forget()

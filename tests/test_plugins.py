@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import MetadataPathFinder
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llava_moe import plugins as plugin_module
 from llava_moe.adapters.registry import ADAPTERS, METHODS
 from llava_moe.cli import run
 from llava_moe.data.auto_format import reading_formats
@@ -21,9 +19,10 @@ from llava_moe.data.source import open_records
 from llava_moe.datatools.prepare.recipe import load_recipe, recipe_names
 from llava_moe.errors import UserError
 from llava_moe.eval.tasks import benchmark_names, open_benchmark
-from tests.installed_plugins import write_package
+from llava_moe.model import FromCheckpoint, FromShape
+from llava_moe.model.families import ARCHITECTURES, FAMILIES, LLAVA, family_of
+from tests.installed_plugins import Install, installing
 
-Install = Callable[..., None]
 ADAPTER = """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,6 +38,21 @@ class Sora:
 """
 
 
+TILES = """
+from dataclasses import dataclass
+from llava_moe.model.families import LLAVA as ours
+
+@dataclass(frozen=True)
+class Shape:
+    size: int = 8
+
+class Family:
+    name, architectures, parts, published_roots, default_template = "tiles", (Shape,), ours.parts, {}, "v1"
+    takes = read = open = make = facts = image_inputs = set_attention = packed_inputs = parameters_of = print
+    refuse_changing_tower = features_of = num_dropped_in_front = accept_features = feature_inputs = processor = print
+
+TILES = Family()
+"""
 INIT = "def __init__(self, place): ..."
 OTHER_BENCHMARK = """BENCHMARK = "counting"
 def open_benchmark(limit, seed):
@@ -65,27 +79,8 @@ Reader = PlainReader(row)
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Install packages of some modules, until the test ends."""
-    folder, before = tmp_path / "site", set(sys.modules)
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-
-    def forget() -> None:
-        MetadataPathFinder().invalidate_caches()
-        plugin_module.plugins.cache_clear()
-        plugin_module.config_folders.cache_clear()
-        for registry in (ADAPTERS, METHODS, FORMATS):
-            registry._loaded.clear()
-        for name in set(sys.modules) - before:
-            if name.split(".")[0] in ("mine", "other"):
-                del sys.modules[name]
-
-    def written(name: str, entries: Mapping[str, str], modules: Mapping[str, str], version: str = "1.0") -> None:
-        write_package(folder, name, entries, modules, version)
-        forget()
-
-    yield written
-    monkeypatch.undo()
-    forget()
+    with installing(tmp_path / "site", monkeypatch) as install:
+        yield install
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -93,6 +88,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "Traceback" not in told
     return told
+
+
+def ask_for_shape() -> type:
+    return ARCHITECTURES["mine.Shape"]
 
 
 def test_a_plugin_is_found_without_being_imported(install: Install) -> None:
@@ -133,6 +132,7 @@ def test_an_adapter_that_is_none_is_refused_by_its_package(module: str, told: st
         ("formats llava", "mine:Reader", lambda: FORMATS["llava"]),
         ("benchmarks vsr", "mine", benchmark_names),
         ("recipes m3it", "mine:RECIPE", recipe_names),
+        ("families llava", "mine:TILES", lambda: ARCHITECTURES["llava_moe.model.FromShape"]),
     ],
 )
 def test_a_name_of_ours_is_refused(entry: str, value: str, ask: Callable[[], Any], install: Install) -> None:
@@ -160,6 +160,30 @@ def test_one_name_of_two_packages_is_refused(install: Install) -> None:
         ("recipes coco", "mine:RECIPE", OTHER_RECIPE, lambda: load_recipe("coco"), "calls itself 'llava_mix665k'"),
         ("benchmarks counting", "mine", "BENCHMARK = 3", lambda: open_benchmark("counting"), "neither BENCHMARK nor"),
         ("recipes coco", "mine:RECIPE", "RECIPE = {}", lambda: load_recipe("coco"), "is no Recipe"),
+        ("families tiles", "mine:TILES", "TILES = 1 / 0", lambda: FAMILIES["tiles"], "does not load (ZeroDivision"),
+        ("families tiles", "mine:TILES", "TILES = 3", lambda: FAMILIES["tiles"], "lacks name"),
+        ("families tiles", "mine:TILES", f"class TILES:\n    {INIT}", lambda: FAMILIES["tiles"], "without arguments"),
+        (
+            "families tiles",
+            "mine:TILES",
+            TILES.replace("= open =", "= close ="),
+            ask_for_shape,
+            "lacks open()",
+        ),
+        (
+            "families tiles",
+            "mine:TILES",
+            TILES.replace('"tiles"', '"other"'),
+            ask_for_shape,
+            "calls itself other",
+        ),
+        (
+            "families tiles",
+            "mine:TILES",
+            TILES.replace("(Shape,)", "(int,)"),
+            ask_for_shape,
+            "is no dataclass",
+        ),
     ],
 )
 def test_a_thing_that_answers_in_part_is_refused(
@@ -169,6 +193,22 @@ def test_a_thing_that_answers_in_part_is_refused(
     with pytest.raises(UserError, match="of the installed package my-domains") as caught:
         ask()
     assert told in str(caught.value)
+
+
+def test_a_family_is_loaded_where_a_class_of_its_package_or_a_checkpoint_is_built(install: Install) -> None:
+    entries = {"families tiles": "mine:TILES"}
+    install("my-domains", entries, {"mine.py": "import no_such_library"})
+    assert family_of(FromShape()) is LLAVA and ARCHITECTURES["llava_moe.model.FromShape"] is FromShape
+    with pytest.raises(UserError, match="family tiles of the installed package my-domains does not load"):
+        family_of(FromCheckpoint("llava-hf/llava-1.5-7b-hf"))
+    install("my-domains", entries, {"mine.py": TILES})
+    architecture = ARCHITECTURES["mine.Shape"]()
+    assert list(ARCHITECTURES)[-1] == "mine.Shape" and "mine.Other" not in ARCHITECTURES
+    # Its takes() takes nothing.
+    with pytest.raises(
+        UserError, match=r"model of model\.architecture is of no family that is known here: llava, tiles"
+    ):
+        family_of(architecture)
 
 
 def test_records_are_read_again_by_a_new_version_of_a_reader(install: Install, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import cast
 
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
@@ -11,6 +12,7 @@ from llava_moe.assemble.assembled import Assembled
 from llava_moe.assemble.from_run import restore
 from llava_moe.data.chat_template import ChatTemplate
 from llava_moe.data.template import chat_template
+from llava_moe.errors import UserError
 
 
 def load_run(folder: str | Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -26,10 +28,14 @@ def processor_of(assembled: Assembled) -> LlavaProcessor:
 
     Raises:
         ValueError: the model is no run of ours: it has a processor of its own.
+        UserError: its family has none that makes its pixels.
     """
     base, encoder = assembled.base, assembled.encoder
     if isinstance(encoder.template, ChatTemplate) or encoder.transform.mode == "resize":
         raise ValueError("a checkpoint that is asked as its own files say has a processor of its own")
-    processor = base.family.processor(base.model, base, encoder.transform, chat_template(encoder.template))
-    assert isinstance(processor, LlavaProcessor)
-    return processor
+    try:
+        processor = base.family.processor(base.model, base, encoder.transform, chat_template(encoder.template))
+    except ValueError as error:
+        raise UserError(f"models of the family {base.family.name} have no processor to export: {error}") from error
+    # Another family's is called alike.
+    return cast(LlavaProcessor, processor)

@@ -6,17 +6,15 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
 from llava_moe.adapters.core.field_types import first_misfit
 from llava_moe.adapters.registry import ADAPTERS
 from llava_moe.errors import UserError
-from llava_moe.model import Architecture
+from llava_moe.model import ARCHITECTURES
 from llava_moe.text.did_you_mean import did_you_mean
 
 __all__ = ["ADAPTERS", "ARCHITECTURES", "from_target"]
-
-ARCHITECTURES: dict[str, type] = {f"llava_moe.model.{one.__name__}": one for one in get_args(Architecture)}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -25,6 +25,9 @@ from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.shell_words import as_place, named, shell
 from llava_moe.text.structured_text import parse_yaml
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # The language model of the papers' experiments.
 USUAL_TOKENIZER = "lmsys/vicuna-7b-v1.5"
@@ -106,7 +109,7 @@ def _names_tokenizer(model: Mapping[str, Any]) -> bool:
 def _tokenizer(model: Mapping[str, Any], console: Console) -> TextTokenizer | None:
     """The tokenizer of the model that was asked for; unasked, the papers' where it is at hand: no network is tried."""
     if _names_tokenizer(model):
-        return _read_tokenizer(_reference(model))
+        return _tokenizer_of(model)
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(USUAL_TOKENIZER, "tokenizer_config.json"), str):
@@ -120,22 +123,31 @@ def _tokenizer(model: Mapping[str, Any], console: Console) -> TextTokenizer | No
     return None
 
 
-def _reference(model: Mapping[str, Any]) -> str:
+def _tokenizer_of(model: Mapping[str, Any]) -> TextTokenizer:
     from llava_moe.assemble import ARCHITECTURES, from_target
-    from llava_moe.model import FromCheckpoint, FromParts
+    from llava_moe.model import FromCheckpoint, FromParts, FromShape, read_base
+    from llava_moe.model.architecture import name_of
 
     if model["path"] is not None:
-        return str(model["path"])
+        return _read_tokenizer(str(model["path"]))
     architecture = from_target(model["architecture"], ARCHITECTURES)
     if isinstance(architecture, FromParts):
-        return architecture.language_model
-    return str(architecture.path if isinstance(architecture, FromCheckpoint) else architecture.tokenizer)
+        return _read_tokenizer(architecture.language_model)
+    if isinstance(architecture, FromCheckpoint):
+        return _read_tokenizer(architecture.path)
+    if isinstance(architecture, FromShape):
+        return _read_tokenizer(architecture.tokenizer)
+    return _as_text(name_of(architecture), read_base(architecture).tokenizer)
 
 
 def _read_tokenizer(reference: str) -> TextTokenizer:
     from llava_moe.model.tokenizer import load_tokenizer
 
-    backend = load_tokenizer(reference).backend_tokenizer
+    return _as_text(reference, load_tokenizer(reference))
+
+
+def _as_text(reference: str, tokenizer: PreTrainedTokenizerBase) -> TextTokenizer:
+    backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     return TextTokenizer(reference, backend.to_str())

@@ -25,7 +25,8 @@ from llava_moe.export.card import Card, DomainData
 from llava_moe.export.hide_local_paths import without_places
 from llava_moe.export.proof import Comparison
 from llava_moe.files.our_files import NUMBER, damaged_beside, read_sound_objects
-from llava_moe.model import Architecture, FromCheckpoint, FromParts
+from llava_moe.model import Architecture, FromCheckpoint, FromParts, FromShape
+from llava_moe.model.families import family_of
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
 from llava_moe.text.markdown import markdown_code
@@ -143,7 +144,9 @@ def base_in_words(architecture: Architecture) -> tuple[str, str | None]:
         )
         parts = f"Vision tower {_said(tower)}, language model {_said(language)}, joined by a projector."
         return parts + note, hub_id(language)
-    return "Random weights of a given shape: a test's, of no use for answers.", None
+    if isinstance(architecture, FromShape):
+        return "Random weights of a given shape: a test's, of no use for answers.", None
+    return f"A model of the family {family_of(architecture).name}.", None
 
 
 def _said(reference: str) -> str:

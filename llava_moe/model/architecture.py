@@ -53,15 +53,16 @@ class FromShape:
 
 
 Architecture = FromParts | FromCheckpoint | FromShape
+"""Those of LLaVA; another package's family has classes of its own, which nothing but that family looks into."""
 
 
 def name_of(architecture: Architecture) -> str:
     """What messages call a model: ``model`` goes before it."""
     if isinstance(architecture, FromCheckpoint):
         return architecture.path
-    if isinstance(architecture, FromShape):
-        return "of model.architecture"
-    return f"of {architecture.vision_tower} and {architecture.language_model}"
+    if isinstance(architecture, FromParts):
+        return f"of {architecture.vision_tower} and {architecture.language_model}"
+    return "of model.architecture"
 
 
 def resolve(reference: str) -> str:

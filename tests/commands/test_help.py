@@ -126,7 +126,7 @@ def beyond(limit: Limit) -> Iterable[Any]:
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_what_the_command_line_refuses_the_class_itself_refuses(target: str) -> None:
-    kind: type[Any] = ({**ADAPTERS} | ARCHITECTURES)[target]
+    kind: type[Any] = {**ADAPTERS, **ARCHITECTURES}[target]
     needed = {"experts": ["runs/one"]} if target.endswith(".Mole") else {}
     fields = {field.name for field in dataclasses.fields(kind)}
     if target in ADAPTERS:

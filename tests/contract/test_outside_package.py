@@ -1,6 +1,7 @@
 """An installed package trains, goes on, is exported, scored and analyzed: that of docs/contributing/a_package.md.
 
-Its adapter, format, benchmark and instrument are the files of the pages for contributors, under its own name.
+Its adapter, format, benchmark and instrument are the files of the pages for contributors, under its own name. What its
+family does, tests/model/families/test_installed_family.py holds.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ TAKEN = {
     "configs/analyze_movement.yaml": "my_domains/configs/analyze_movement.yaml",
 }
 """Files of the other pages that the package has, and where."""
+FAMILY = ROOT / "tests" / "model" / "families" / "toy_tiles.py"
 TRAIN = ("train", "exp=mix_doc", "scale=demo", "model=tiny", "adapter=sora", "train.max_steps=4", "train.save_every=2")
 
 
@@ -47,7 +49,8 @@ def write_package(folder: Path) -> None:
     others = {path: text for page in PAGES.glob("an*_*.md") for path, text in shown(page.name).items()}
     others |= shown("a_format.md") | shown("a_benchmark.md")
     files = {new: others[old] for old, new in TAKEN.items()} | shown("a_package.md")
-    for path, text in (files | {"my_domains/__init__.py": ""}).items():
+    files |= {"my_domains/tiles.py": FAMILY.read_text(encoding="utf-8"), "my_domains/__init__.py": ""}
+    for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
 
@@ -91,7 +94,8 @@ def trained(installed: Installed) -> Path:
 
 @pytest.mark.slow
 def test_its_things_are_listed(installed: Installed) -> None:
-    told = installed("ls", "adapter", "benchmark", "recipe")
+    told = installed("ls", "adapter", "model", "benchmark", "recipe")
+    assert "tiles" in told and "one to three tiles each" in told
     assert "sora" in told and "ranks have learned weights" in told
     assert "counting" in told and "coco_2017" in told and "118,287 images" in told
     assert "movement      of the installed package my-domains" in installed("analyze")

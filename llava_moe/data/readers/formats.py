@@ -49,10 +49,7 @@ def _judged(plugin: Plugin, found: Any) -> Reader:
     Raises:
         UserError: naming what it lacks.
     """
-    try:
-        reader: Reader = found() if isinstance(found, type) else found
-    except Exception as error:  # whatever another package's class does
-        raise plugin.refused(f"cannot be made without arguments ({type(error).__name__}: {error})") from error
+    reader: Reader = plugin.made(found)
     if lack := lacking(reader, {"find": None, "records": None, "row": None}):
         raise plugin.refused(f"{lack}; docs/contributing/a_format.md says what a format has")
     return reader

@@ -57,6 +57,7 @@ class Llava:
         "model.vision_tower", "model.multi_modal_projector", "model.language_model", "lm_head"
     )
     default_template: Literal["v1", "plain"] = "v1"
+    architectures: tuple[type, ...] = (FromParts, FromCheckpoint, FromShape)
 
     @property
     def published_roots(self) -> Mapping[str, str]:

@@ -79,6 +79,7 @@ class Family(Protocol):
         published_roots: by what a tensor's name in memory begins with, the longest first; what its name in published
             folders begins with.
         default_template: the prompt format of a checkpoint that says none.
+        architectures: the dataclasses that ``model.architecture._target_`` may name for it.
     """
 
     @property
@@ -89,6 +90,8 @@ class Family(Protocol):
     def published_roots(self) -> Mapping[str, str]: ...
     @property
     def default_template(self) -> Literal["v1", "plain"]: ...
+    @property
+    def architectures(self) -> tuple[type, ...]: ...
 
     def takes(self, architecture: Architecture) -> bool:
         """Whether a model of this architecture is of this family."""

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from llava_moe.errors import UserError
-from llava_moe.model import FromShape, build_base, families, read_base
-from llava_moe.model.families import LLAVA, family_of
+from llava_moe.model import FromShape, build_base, read_base
+from llava_moe.model.families import LLAVA, family_of, registry
+from llava_moe.plugins import Registry
 from tests.model.test_stages import TEXT, VISION
 
 
@@ -38,6 +39,6 @@ def test_facts_read_from_configurations_are_those_of_the_built_model(shape: From
 
 def test_an_architecture_that_no_family_takes_is_refused(shape: FromShape, monkeypatch: pytest.MonkeyPatch) -> None:
     assert family_of(shape) is LLAVA
-    monkeypatch.setattr(families, "FAMILIES", [])
+    monkeypatch.setattr(registry, "FAMILIES", Registry("families", {}, lambda plugin, found: found))
     with pytest.raises(UserError, match="of no family"):
         family_of(shape)

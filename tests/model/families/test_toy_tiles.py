@@ -25,7 +25,8 @@ from llava_moe.datatools.stats.rows import first_rows
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.generation.generate import answer_questions
-from llava_moe.model import families
+from llava_moe.model.families import FAMILIES, registry
+from llava_moe.plugins import Registry
 from llava_moe.runs.stage_features import shape_of
 from tests.model.families.toy_tiles import TILES, TilesShape
 from tests.model.test_stages import TEXT, VISION
@@ -62,7 +63,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def assembled(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Assembled:
-    monkeypatch.setattr(families, "FAMILIES", [TILES, *families.FAMILIES])
+    both = Registry("families", {"tiles": TILES, **FAMILIES.ours}, lambda plugin, found: found)
+    monkeypatch.setattr(registry, "FAMILIES", both)
     text = {**TEXT, "max_position_embeddings": 512, "initializer_range": 0.1}
     shape = TilesShape({**VISION, "initializer_range": 0.1}, text, str(tokenizer_folder))
     model_spec = ModelSpec(shape, Lora(r=2, lora_alpha=4), "fp32", Template("v1", ""), "pad", 400, "cut")

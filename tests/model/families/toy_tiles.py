@@ -93,6 +93,7 @@ class TilesFamily(Llava):
     """See :class:`~llava_moe.model.families.protocol.Family`. Its modules are LLaVA's; a tile is an image to them."""
 
     name: str = "tiles"
+    architectures: tuple[type, ...] = (TilesShape,)
 
     def takes(self, architecture: Architecture) -> bool:
         return isinstance(architecture, TilesShape)
@@ -104,6 +105,9 @@ class TilesFamily(Llava):
 
     def image_inputs(self, base: BaseFacts, mode: ImageMode, nearest: ImageProcessor | None = None) -> Any:
         return Tiles(super().image_inputs(base, mode, nearest))
+
+    def processor(self, *_: Any) -> Any:
+        raise ValueError("Hugging Face's image processor of LLaVA cuts no tiles")
 
 
 TILES = TilesFamily()
