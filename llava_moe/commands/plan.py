@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import write_atomically
 from llava_moe.model import FromShape
 from llava_moe.plan.devices import Device, device_named
-from llava_moe.plan.dummy_rows import refuse_unequal_images
+from llava_moe.plan.dummy_rows import NullImage
 from llava_moe.plan.hours import measured
 from llava_moe.plan.max_row_length import RowLengthChoice, RowTracer
 from llava_moe.plan.stage import StagePlan, as_plain, plan_stage
@@ -124,7 +125,6 @@ def bound_stage(
         # That run is yet to come; its weights would not change what stands where.
         model_spec = replace(model_spec, init_from=None)
     encoder = _encoder(model_spec, another_model)
-    refuse_unequal_images(encoder)
     data = plan_data(stage, encoder, progress)
     if choices["probe"] and data.missing:
         raise UserError(
@@ -145,8 +145,8 @@ def bound_stage(
             on_gpu=device.is_gpu,
         ),
         steps=data.steps,
-        image_bytes=encoder.null_image.nbytes,
-        null_image_tokens=encoder.num_null_tokens,
+        entry_bytes=math.prod(encoder.transform.no_pixels.shape[1:]),
+        null_image=NullImage.of(encoder),
     )
     parallel = parallel_of(config.parallel, num_devices)
     asked = RowLengthChoice(train.tokens_per_micro_batch, train.activation_checkpointing, parallel)

@@ -75,7 +75,8 @@ def plan_data(stage: Stage, encoder: Encoder, progress: Console) -> PlanData:
     supervised = np.minimum(EXPECTED_SUPERVISED * lengths, lengths - _expected_image(encoder) - 1).astype(np.int32)
     for name, number in expected.items():
         kept = round((number or 0) * (1 - mixture.held_out))
-        indexes[name] = stand_in(kept, lengths.tolist(), supervised.tolist())
+        size = None if encoder.has_equal_images else EXPECTED_SIZE
+        indexes[name] = stand_in(kept, lengths.tolist(), supervised.tolist(), size)
     ordered = [indexes[source.name] for source in mixture.sources]
     notes = []
     if absent:
@@ -158,4 +159,5 @@ def _stream(config: RunConfig, mixture: Mixture, indexes: list[SourceIndex], enc
 
 def _count(config: RunConfig, stream: StepStream, expected: list[str]) -> Steps:
     num_steps, size = num_steps_of(config, stream), stream.global_batch_size
-    return count_steps(stream.mixture, stream.indexes, num_steps, stream.steps_in_epoch(), size, expected)
+    in_epoch, num_entries = stream.steps_in_epoch(), stream.encoder.transform.num_entries
+    return count_steps(stream.mixture, stream.indexes, num_steps, in_epoch, size, expected, num_entries)

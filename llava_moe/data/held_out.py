@@ -75,6 +75,7 @@ def split_held_out(
 
 def take(index: SourceIndex, is_taken: np.ndarray) -> SourceIndex:
     """The usable records of an index where ``is_taken`` (bool [n]); the counts of the whole source stay."""
+    is_taken_image = np.repeat(is_taken, index.num_images)
     return replace(
         index,
         rows=index.rows[is_taken],
@@ -82,7 +83,9 @@ def take(index: SourceIndex, is_taken: np.ndarray) -> SourceIndex:
         supervised=index.supervised[is_taken],
         num_images=index.num_images[is_taken],
         keys=index.keys[is_taken],
-        image_ids=index.image_ids[np.repeat(is_taken, index.num_images)],
+        image_ids=index.image_ids[is_taken_image],
+        image_tokens=None if index.image_tokens is None else index.image_tokens[is_taken],
+        image_sizes=None if index.image_sizes is None else index.image_sizes[is_taken_image],
     )
 
 

@@ -55,6 +55,7 @@ class SourceIndex:
         num_cut: records cut at a turn to fit.
         bad: records left out, with reasons; those dropped for their length are among them.
         image_tokens: int32 [n], those of the lengths that are places of images; None where every image takes as many.
+        image_sizes: int32 [sum(num_images), 2], widths and heights in the order of ``image_ids``; None as before.
     """
 
     rows: np.ndarray
@@ -67,6 +68,7 @@ class SourceIndex:
     num_cut: int
     bad: tuple[Quarantined, ...]
     image_tokens: np.ndarray | None = None
+    image_sizes: np.ndarray | None = None
 
 
 def index_source(
@@ -125,7 +127,7 @@ def _key(source: Source, records: Records, encoder: Encoder) -> str:
     )
     if not encoder.has_equal_images:
         # The sizes of images count too, and with them which files they are and whether they are turned upright.
-        facts = (*facts, encoder.reading, source.value_range, records.image_root)
+        facts = (*facts, "with sizes", encoder.reading, source.value_range, records.image_root)
     return sha256(repr(facts).encode()).hexdigest()
 
 
@@ -140,6 +142,7 @@ class _Part:
     bad: tuple[Quarantined, ...]
     num_cut: int
     image_tokens: np.ndarray
+    image_sizes: np.ndarray
 
 
 def _build(
@@ -174,6 +177,9 @@ def _build(
         image_tokens=None
         if encoder.has_equal_images
         else np.concatenate([np.empty(0, dtype=np.int32), *(part.image_tokens for part in parts)]),
+        image_sizes=None
+        if encoder.has_equal_images
+        else np.concatenate([np.empty((0, 2), dtype=np.int32), *(part.image_sizes for part in parts)]),
     )
 
 
@@ -213,6 +219,7 @@ class _Chunks(Dataset[_Part]):
             except BadRecord as fault:
                 bad.append(_quarantined(self.source, entry, fault))
         rows, sizes, keys, image_ids, image_tokens, num_cut = [], [], [], [], [], 0
+        kept_sizes: list[ImageSize] = []
         measured = measure(self.encoder, [rendered for *_, rendered in found], image_sizes)
         for (row, entry, conversation, _), size, seen in zip(found, measured, image_sizes, strict=True):
             if isinstance(size, BadRecord):
@@ -224,6 +231,7 @@ class _Chunks(Dataset[_Part]):
             image_ids += [image_identity(ref) for ref in conversation.images[: size.num_images]]
             if not self.encoder.has_equal_images:
                 image_tokens.append(int(self.encoder.tokens_of_images(size.num_images, seen).sum()))
+                kept_sizes += seen[: size.num_images]
             num_cut += size.was_cut
         return _Part(
             rows=np.asarray(rows, dtype=np.int64),
@@ -233,6 +241,7 @@ class _Chunks(Dataset[_Part]):
             bad=tuple(bad),
             num_cut=num_cut,
             image_tokens=np.asarray(image_tokens, dtype=np.int32),
+            image_sizes=np.asarray(kept_sizes, dtype=np.int32).reshape(-1, 2),
         )
 
     def _image_sizes(self, row: int) -> tuple[ImageSize, ...]:
@@ -250,8 +259,9 @@ def _quarantined(source: Source, entry: Entry, fault: BadRecord) -> Quarantined:
 def _save(index: SourceIndex, path: Path) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     bad = json.dumps([asdict(entry) for entry in index.bad]).encode()
-    # An index of images of one size has no such column, as before there was one.
-    more: dict[str, Any] = {} if index.image_tokens is None else {"image_tokens": index.image_tokens}
+    # An index of images that all take as many tokens has no such columns, as before there were any.
+    columns = {"image_tokens": index.image_tokens, "image_sizes": index.image_sizes}
+    more: dict[str, Any] = {name: column for name, column in columns.items() if column is not None}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -305,6 +315,7 @@ def _parse(file: BinaryIO) -> SourceIndex | None:
                 num_cut=num_cut,
                 bad=tuple(Quarantined(**entry) for entry in parse_json(arrays["bad"].tobytes())),
                 image_tokens=arrays.get("image_tokens"),
+                image_sizes=arrays.get("image_sizes"),
             )
     # What damage leads to: a sum that is not the data's, a place before the file (OSError), a flag that asks for a
     # password or for another way of packing (RuntimeError).

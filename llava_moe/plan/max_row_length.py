@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from llava_moe.plan.dummy_rows import Row, RowPacking
+from llava_moe.plan.dummy_rows import NullImage, Row, RowPacking
 from llava_moe.plan.steps import Steps
 from llava_moe.plan.trace import Blueprint, Traced, trace
 from llava_moe.plan.zero_partition import Memory, Parallel, spread
@@ -63,19 +63,19 @@ class RowTracer:
     """Traces rows, each once.
 
     Attributes:
-        image_bytes: of one image's pixels as the step's inputs hold them.
-        null_image_tokens: tokens of the example that rows without image get under DeepSpeed.
+        entry_bytes: of one image's pixels, or of one of its tiles', as the step's inputs hold them.
+        null_image: what rows without images get under DeepSpeed.
         told: called with what is being traced.
         traces: what was traced already; benches of one process may share it.
     """
 
     blueprint: Blueprint
     steps: Steps
-    image_bytes: int
-    null_image_tokens: int
+    entry_bytes: int
+    null_image: NullImage
     told: Callable[[str], None] = lambda _: None
     traces: Traces = field(default_factory=dict)
-    _seatings: dict[tuple[int, int, int | None], RowPacking] = field(default_factory=dict, repr=False)
+    _seatings: dict[tuple[int, int, NullImage | None], RowPacking] = field(default_factory=dict, repr=False)
     _standing: dict[bool, Traced] = field(default_factory=dict, repr=False)
 
     def least(self, choice: RowLengthChoice) -> int:
@@ -99,7 +99,7 @@ class RowTracer:
     def need(self, choice: RowLengthChoice) -> MemoryNeed:
         """Trace the dearest row of a choice."""
         is_sharded = choice.parallel.stage is not None
-        seats = (choice.tokens_per_row, choice.parallel.num_devices, self.null_image_tokens if is_sharded else None)
+        seats = (choice.tokens_per_row, choice.parallel.num_devices, self.null_image if is_sharded else None)
         if seats not in self._seatings:
             self._seatings[seats] = self.steps.seat(*seats)
         seating = self._seatings[seats]
@@ -108,7 +108,7 @@ class RowTracer:
         if len(seating.rows) > 1 and _may_be_dearer(seating.rows[1], row, traced):
             other = self._trace(seating.rows[1], choice, seating)
             row, traced = (seating.rows[1], other) if other.peak > traced.peak else (row, traced)
-        inputs = seating.most_tokens * TOKEN_BYTES + seating.most_images * self.image_bytes
+        inputs = seating.most_tokens * TOKEN_BYTES + seating.most_entries * self.entry_bytes
         return MemoryNeed(choice, spread(traced, choice.parallel, inputs), seating, row, traced)
 
     def trace_row(self, need: MemoryNeed, parallel: Parallel) -> Traced:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
+from llava_moe.data.images.inputs import ImageSize
 from llava_moe.data.mixture import EpochPlan, Mixture
 from llava_moe.data.source_index import SourceIndex
-from llava_moe.plan.dummy_rows import RowPacking, seat_steps, supervised_of
+from llava_moe.plan.dummy_rows import NullImage, RowPacking, StepSamples, seat_steps
 
 # Steps that are seated to see their rows; of a longer run, this many spread evenly over it.
 MOST_SEATED = 1000
@@ -42,16 +44,14 @@ class Steps:
     """The whole run in numbers.
 
     Attributes:
-        lengths, num_images, supervised_tokens: the samples of the steps that were picked to be seated, by step.
+        picked: the samples of the steps that were picked to be seated, by step.
         longest: tokens of the longest sample.
     """
 
     num_steps: int
     steps_in_epoch: int
     sources: tuple[SourceSteps, ...]
-    lengths: tuple[np.ndarray, ...]
-    num_images: tuple[np.ndarray, ...]
-    supervised_tokens: tuple[np.ndarray, ...]
+    picked: tuple[StepSamples, ...]
     longest: int
 
     @property
@@ -71,11 +71,9 @@ class Steps:
         """Whether some of it is not counted but published."""
         return any(source.is_expected for source in self.sources)
 
-    def seat(self, tokens_per_row: int, num_ranks: int, null_image_tokens: int | None) -> RowPacking:
+    def seat(self, tokens_per_row: int, num_ranks: int, null_image: NullImage | None) -> RowPacking:
         """The rows of the picked steps on this many devices."""
-        return seat_steps(
-            self.lengths, self.num_images, self.supervised_tokens, tokens_per_row, num_ranks, null_image_tokens
-        )
+        return seat_steps(self.picked, tokens_per_row, num_ranks, null_image)
 
 
 def count_steps(
@@ -85,18 +83,22 @@ def count_steps(
     steps_in_epoch: int,
     samples_per_step: int,
     expected: Sequence[str] = (),
+    num_entries: Callable[[ImageSize], int] = lambda _: 1,
 ) -> Steps:
     """Walk through the epochs of a run as training does.
 
     Args:
         expected: names of the sources whose index stands in for data that is not there.
+        num_entries: of the pixels of an image, by its size.
     """
     samples, tokens, supervised = (np.zeros(len(indexes), np.int64) for _ in range(3))
-    picked: tuple[list[np.ndarray], ...] = ([], [], [])
+    picked: list[StepSamples] = []
+    entries = cache(num_entries)
+    ends = [np.cumsum(index.num_images.astype(np.int64)) for index in indexes if index.image_sizes is not None]
     wanted = set(np.linspace(0, num_steps - 1, min(num_steps, MOST_SEATED), dtype=np.int64).tolist())
     longest = 0
     for first_step, plan in _epochs(mixture, indexes, num_steps, steps_in_epoch, samples_per_step):
-        labeled = supervised_of(plan, indexes)
+        labeled = _supervised_of(plan, indexes)
         samples += np.bincount(plan.source, minlength=len(indexes))
         tokens += np.bincount(plan.source, plan.length, len(indexes)).astype(np.int64)
         supervised += np.bincount(plan.source, labeled, len(indexes)).astype(np.int64)
@@ -104,8 +106,9 @@ def count_steps(
         for number in range(-(-len(plan) // samples_per_step)):
             if first_step + number in wanted:
                 step = slice(number * samples_per_step, (number + 1) * samples_per_step)
-                for kept, values in zip(picked, (plan.length, plan.num_images, labeled), strict=True):
-                    kept.append(values[step])
+                sizes = _sizes_of(plan, indexes, ends, step)
+                each = None if sizes is None else np.asarray([entries((w, h)) for w, h in sizes.tolist()], np.int64)
+                picked.append(StepSamples(plan.length[step], plan.num_images[step], labeled[step], sizes, each))
     sources = tuple(
         SourceSteps(
             name=source.name,
@@ -118,7 +121,33 @@ def count_steps(
         )
         for place, (source, index) in enumerate(zip(mixture.sources, indexes, strict=True))
     )
-    return Steps(num_steps, steps_in_epoch, sources, tuple(picked[0]), tuple(picked[1]), tuple(picked[2]), longest)
+    return Steps(num_steps, steps_in_epoch, sources, tuple(picked), longest)
+
+
+def _supervised_of(plan: EpochPlan, indexes: Sequence[SourceIndex]) -> np.ndarray:
+    """int32 [n], the supervised tokens of each sample of an epoch."""
+    supervised = np.empty(len(plan), np.int32)
+    for place, index in enumerate(indexes):
+        mine = plan.source == place
+        supervised[mine] = index.supervised[plan.entry[mine]]
+    return supervised
+
+
+def _sizes_of(
+    plan: EpochPlan, indexes: Sequence[SourceIndex], ends: Sequence[np.ndarray], step: slice
+) -> np.ndarray | None:
+    """int32 [I, 2]: the sizes of the images of a step; None where all images are given alike.
+
+    Args:
+        ends: int [n] of each index, where the images of each record end.
+    """
+    found = [np.empty((0, 2), np.int32)]
+    for place, entry, count in zip(plan.source[step], plan.entry[step], plan.num_images[step], strict=True):
+        sizes = indexes[place].image_sizes
+        if sizes is None:
+            return None
+        found.append(sizes[ends[place][entry] - count : ends[place][entry]])
+    return np.concatenate(found)
 
 
 def _epochs(
@@ -134,11 +163,14 @@ def _epochs(
         yield first_step, plan
 
 
-def stand_in(num_records: int, lengths: Sequence[int], supervised: Sequence[int]) -> SourceIndex:
+def stand_in(
+    num_records: int, lengths: Sequence[int], supervised: Sequence[int], image_size: ImageSize | None = None
+) -> SourceIndex:
     """The index of a source that is not there: so many records, each with an image.
 
     Args:
         lengths, supervised: tokens of the records in turn.
+        image_size: of every image; None where all images are given alike.
     """
     rows = np.arange(num_records)
     return SourceIndex(
@@ -152,4 +184,5 @@ def stand_in(num_records: int, lengths: Sequence[int], supervised: Sequence[int]
         num_cut=0,
         bad=(),
         image_ids=rows.astype(np.uint64),
+        image_sizes=None if image_size is None else np.broadcast_to(np.asarray(image_size), (num_records, 2)),
     )

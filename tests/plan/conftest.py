@@ -13,6 +13,7 @@ from llava_moe.adapters import LlavaMole, NoAdapter
 from llava_moe.assemble import ModelSpec
 from llava_moe.data.template import Template
 from llava_moe.model import FromShape, TrainableParts
+from llava_moe.plan.dummy_rows import NullImage, StepSamples
 from llava_moe.plan.max_row_length import RowTracer
 from llava_moe.plan.steps import SourceSteps, Steps
 from llava_moe.plan.trace import Blueprint
@@ -53,7 +54,8 @@ def bench(blueprint: MakeBlueprint) -> Callable[..., RowTracer]:
         supervised = [(length // 8).astype(np.int32) for length in lengths]
         total = int(sum(length.sum() for length in lengths))
         source = SourceSteps("some", "some", 96, 96, total, int(sum(one.sum() for one in supervised)), False)
-        steps = Steps(6, 6, (source,), tuple(lengths), tuple(images), tuple(supervised), max(map(max, lengths)))
-        return RowTracer(blueprint(**settings), steps, image_bytes=3 * 64**2, null_image_tokens=64)
+        picked = tuple(map(StepSamples, lengths, images, supervised))
+        steps = Steps(6, 6, (source,), picked, max(map(max, lengths)))
+        return RowTracer(blueprint(**settings), steps, entry_bytes=3 * 64**2, null_image=NullImage(64))
 
     return make

@@ -15,7 +15,7 @@ from llava_moe.plan.trace import Traced
 from llava_moe.plan.zero_partition import Memory, Parallel
 
 CPU = Device("cpu", 1 << 34, 1e11, 1e11, None, operation_seconds=2e-6)
-STEPS = Steps(10, 10, (SourceSteps("charts", "charts", 40, 40, 4000, 400, False),), (), (), (), 100)
+STEPS = Steps(10, 10, (SourceSteps("charts", "charts", 40, 40, 4000, 400, False),), (), 100)
 
 
 def need_of(num_operations: int) -> MemoryNeed:

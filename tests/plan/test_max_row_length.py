@@ -31,7 +31,7 @@ def test_the_longest_rows_fit_and_longer_ones_do_not(bench: MakeBench) -> None:
 
 def test_rows_are_no_longer_than_what_a_device_has_in_a_step(bench: MakeBench) -> None:
     on = bench()
-    share = max(int(lengths.sum()) for lengths in on.steps.lengths)
+    share = max(int(step.lengths.sum()) for step in on.steps.picked)
     known = {512: on.need(replace(ONE, tokens_per_row=512)).memory.total}
     assert longest_rows(on, ONE, 1 << 50, known, grain=32) == -(-share // 32) * 32
     assert longest_rows(on, ONE, 1 << 20, known, grain=32) is None

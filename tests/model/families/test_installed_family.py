@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,15 @@ def test_its_images_take_the_places_of_their_tiles(trained: Path) -> None:
     encoder = encoder_of(model_spec_of(read_config(trained)))
     assert not encoder.has_equal_images
     assert encoder.transform.mode == "tiles"
+
+
+def test_a_plan_counts_the_tokens_that_training_saw(trained: Path) -> None:
+    assert run(["plan", *TRAIN[1:], f"out={trained.parent / 'planned'}"]) == 0
+    (stage,) = json.loads((trained.parent / "planned" / "plan.json").read_text())["stages"]
+    steps = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert stage["num_steps"] == len(steps) == 2
+    assert stage["tokens"] == sum(step["tokens"] for step in steps)
+    assert stage["needs"][0]["row_images"] > 0 and stage["fits"]
 
 
 def test_it_goes_on_to_the_same_bytes(trained: Path) -> None:

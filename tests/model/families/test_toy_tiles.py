@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llava_moe.adapters import Lora
 from llava_moe.assemble import Assembled, ModelSpec, new_model
 from llava_moe.data.batch import Batch, collate_row
+from llava_moe.data.held_out import take
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.records import Source
 from llava_moe.data.source import open_records
@@ -25,10 +28,16 @@ from llava_moe.datatools.stats.rows import first_rows
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import Question
 from llava_moe.eval.generation.generate import answer_questions
+from llava_moe.model import TrainableParts
 from llava_moe.model.families import FAMILIES, registry
+from llava_moe.plan.dummy_rows import NullImage, Row, hollow_batch, seat_steps
+from llava_moe.plan.steps import count_steps, stand_in
+from llava_moe.plan.trace import Blueprint, trace
 from llava_moe.plugins import Registry
+from llava_moe.runs.stage import objective_of
 from llava_moe.runs.stage_features import shape_of
-from tests.model.families.toy_tiles import TILES, TilesShape
+from llava_moe.train.optimizer import OptimizerSettings
+from tests.model.families.toy_tiles import MOST_TILES, TILES, TilesShape
 from tests.model.test_stages import TEXT, VISION
 
 CPU = torch.device("cpu")
@@ -182,6 +191,66 @@ def test_answers_do_not_depend_on_what_is_asked_beside_them(assembled: Assembled
     together = answer_questions(assembled.model, assembled.encoder, questions)
     alone = [answer_questions(assembled.model, assembled.encoder, [question])[0] for question in questions]
     assert together == alone and len(set(together)) > 1
+
+
+def test_a_plan_takes_the_row_that_training_takes(make_stream: Callable[..., StepStream]) -> None:
+    stream = make_stream()
+    encoder, real = stream.encoder, only_batch(stream)
+    count = partial(count_steps, stream.mixture, num_entries=encoder.transform.num_entries)
+    packing = count(stream.indexes, 1, 1, len(RECORDS)).seat(500, 1, NullImage.of(encoder))
+    (row,) = packing.rows
+    planned = hollow_batch(row, encoder, FakeTensorMode())
+    assert planned.segment_lengths == real.segment_lengths and planned.image_sizes == real.image_sizes
+    assert planned.pixel_values.shape == real.pixel_values.shape
+    assert packing.most_entries == len(real.pixel_values) == sum(map(tiles_of, RECORDS))
+    for name in ("input_ids", "labels"):
+        theirs, ours = (
+            [(segment == encoder.image_token_id).sum() for segment in getattr(one, name)[0].split(one.segment_lengths)]
+            for one in (real, planned)
+        )
+        assert theirs == ours
+    # One sample a step: the one without images gets the null image, of one tile.
+    alone = count(stream.indexes, len(RECORDS), len(RECORDS), 1)
+    assert {step.entries().tolist()[0] for step in alone.picked} == {tiles_of(names) for names in RECORDS}
+    (without,) = [step for step in alone.picked if not step.num_images.any()]
+    (row,) = seat_steps([without], 500, 1, NullImage.of(encoder)).rows
+    assert hollow_batch(row, encoder, FakeTensorMode()).pixel_values.shape == (
+        1,
+        *encoder.transform.no_pixels.shape[1:],
+    )
+
+
+def test_a_plan_of_data_that_are_not_there_takes_images_of_one_size(make_stream: Callable[..., StepStream]) -> None:
+    stream = make_stream()
+    encoder, size = stream.encoder, (50, 24)
+    index = stand_in(8, [40], [5], size)
+    steps = count_steps(stream.mixture, (index,), 2, 2, 4, ("s",), encoder.transform.num_entries)
+    row = steps.seat(500, 1, None).rows[0]
+    assert row.image_sizes == ((size,),) * 4
+    assert hollow_batch(row, encoder, FakeTensorMode()).pixel_values.shape[0] == 8
+
+
+def test_a_traced_step_costs_what_its_tiles_cost(assembled: Assembled, tokenizer_folder: Path) -> None:
+    shape = TilesShape(VISION, {**TEXT, "max_position_embeddings": 512}, str(tokenizer_folder))
+    model_spec = ModelSpec(shape, Lora(r=2, lora_alpha=4), "fp32", Template("v1", ""), "pad", 400, "cut")
+    parts = TrainableParts({"adapter": 1e-4, "projector": 1e-4})
+    stage = Blueprint(model_spec, parts, OptimizerSettings(), objective_of, 1, False, False)
+    of = {
+        tiles: trace(stage, Row((60,), (1,), (8,), (((20 * tiles, 20),),)), False) for tiles in range(1, MOST_TILES + 1)
+    }
+    # The language model sees as many tokens; each tile more goes through tower and projector once more.
+    assert of[3].flops - of[2].flops == of[2].flops - of[1].flops > 0
+    assert of[3].peak > of[2].peak > of[1].peak
+
+
+def test_what_is_held_out_keeps_its_images(make_stream: Callable[..., StepStream]) -> None:
+    (index,) = make_stream().indexes
+    kept = take(index, np.array([True, False, True, False, True]))
+    names = [RECORDS[number] for number in (0, 2, 4)]
+    sizes = {name: (width, height) for name, width, height, _ in PICTURES}
+    assert kept.image_tokens is not None and kept.image_sizes is not None
+    assert kept.image_tokens.tolist() == [TOKENS_PER_TILE * tiles_of(one) for one in names]
+    assert [*map(tuple, kept.image_sizes.tolist())] == [sizes[name] for one in names for name in one]
 
 
 def test_features_of_unequal_images_are_not_kept(assembled: Assembled) -> None:
