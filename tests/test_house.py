@@ -50,7 +50,7 @@ ALLOWED = {
     "analyze": {"data", "adapters", "assemble", "train", "eval"},
     "grid": {"train.folder"},
     "reproduce": {"grid", "eval", "analyze"},
-    "compare": {"grid", "eval", "reproduce", "train.stage_log"},
+    "compare": {"grid", "eval", "train.stage_log"},
     "config": {"data", "eval.tasks", "train.folder", "train.optimizer"},
     "runs": {"config", "data", "model", "train", "eval", "assemble", "compose"},
     "commands": {

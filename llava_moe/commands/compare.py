@@ -28,9 +28,9 @@ from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import write_atomically
 from llava_moe.files.our_files import read_object
 from llava_moe.grid.cell import Cell
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
 from llava_moe.plan.terminal import duration
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import Ways
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import open_console, open_progress, say_next
 from llava_moe.runs.own_questions import training_benchmarks

@@ -14,11 +14,11 @@ from rich.table import Table
 from llava_moe.commands.grid_runs import command_of, make_runs, say_failures, say_line
 from llava_moe.config.as_typed import set_key
 from llava_moe.grid.cell import Grid
+from llava_moe.grid.results import Results
 from llava_moe.grid.runner import Outcome
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.index import Entry, entries, find, module_of
 from llava_moe.reproduce.page import write_page
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup, read_setup
 from llava_moe.runs.console import open_console, say_next
 from llava_moe.terminal.console import print_whole

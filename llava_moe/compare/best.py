@@ -9,8 +9,9 @@ import numpy as np
 from llava_moe.compare.comparison import Comparison, by_seed, difference, shared_names
 from llava_moe.compare.tables import against
 from llava_moe.grid.cell import Cell
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import Ways, interval, shown
+from llava_moe.grid.in_words import interval, shown
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
 
 
 @dataclass(frozen=True)

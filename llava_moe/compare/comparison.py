@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_moe.grid.measured import Compared, Kind, compare
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import Ways
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import numpy as np
 
 from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.tables import NONE
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import Table, Ways, share, size_of
+from llava_moe.grid.in_words import share
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways, size_of
+from llava_moe.pages.content import Table
 from llava_moe.train.stage_log import StageLog
 
 HEADER = (

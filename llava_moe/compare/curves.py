@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 
 from llava_moe.compare.comparison import Comparison
 from llava_moe.compare.levels import legend_columns
+from llava_moe.pages.content import Picture
 from llava_moe.pages.domain_colors import PALETTE
 from llava_moe.pages.inline_svg import STYLE, inline_svg
-from llava_moe.reproduce.sheet import Picture
 from llava_moe.train.stage_log import StageLog
 
 ALL = "all domains"

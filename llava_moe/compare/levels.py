@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from llava_moe.compare.comparison import by_seed
 from llava_moe.grid.measured import Kind
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
 from llava_moe.pages.domain_colors import PALETTE
 from llava_moe.pages.inline_svg import STYLE, inline_svg
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import Ways
 
 _MOST_COLUMNS = 4
 _LETTERS = 110

@@ -20,8 +20,8 @@ from llava_moe.compare.tables import ITEMS, difference_table, kinds_of, level_ta
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.files.atomic_write import write_atomically
 from llava_moe.grid.measured import Kind
+from llava_moe.grid.results import Results
 from llava_moe.pages.html_page import page_template
-from llava_moe.reproduce.results import Results
 from llava_moe.train.stage_log import read_stage
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from llava_moe.compare.comparison import Comparison, by_seed, difference, measured_of, shared_names
+from llava_moe.grid.in_words import MEASURES, interval, shown
 from llava_moe.grid.measured import KINDS, Kind
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import MEASURES, Table, Ways, interval, shown
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Table
 
 NONE = "\N{EN DASH}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"

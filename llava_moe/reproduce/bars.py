@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from llava_moe.grid.in_words import MEASURES, interval
 from llava_moe.grid.measured import KINDS, Kind
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Table
 from llava_moe.pages.domain_colors import PALETTE
 from llava_moe.pages.inline_svg import INK, STYLE, inline_svg
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import MEASURES, Table, Ways, interval
 
 _TITLES: dict[Kind, str] = {
     "accuracy": "accuracy on questions, % (higher is better)",

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llava_moe.grid.cell import Words
+from llava_moe.grid.ways import Ways
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Ways
 
 EXPERT, GATES = "expert", "mole"
 _LORA = {"label": str, "words": [str]}

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llava_moe.errors import UserError
+from llava_moe.grid.in_words import interval
 from llava_moe.grid.measured import KINDS
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import GATES, compose_gates, merge_experts, on_name, train_experts
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import FIGURES, Setup
-from llava_moe.reproduce.sheet import Contrast, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, contrast
 
 _ONE = {"label": str, "words": [str]}
 Asked = Callable[[int], Sequence[str]]

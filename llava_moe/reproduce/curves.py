@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from llava_moe.grid.results import Results
+from llava_moe.pages.content import Picture
 from llava_moe.pages.domain_colors import PALETTE
 from llava_moe.pages.inline_svg import STYLE, inline_svg
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import Picture
 
 
 def curve_picture(

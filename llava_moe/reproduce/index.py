@@ -12,8 +12,8 @@ from typing import Protocol, cast
 
 from llava_moe.errors import UserError
 from llava_moe.files.our_files import misfit, read_text
+from llava_moe.grid.results import Results
 from llava_moe.reproduce.build import Build
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import FIGURES, Setup
 from llava_moe.reproduce.sheet import FigureContent
 from llava_moe.text.did_you_mean import did_you_mean

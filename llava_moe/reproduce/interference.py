@@ -23,13 +23,15 @@ from llava_moe.analyze.matrix_chart import matrix_chart
 from llava_moe.files.our_files import read_object
 from llava_moe.grid.cell import Words
 from llava_moe.grid.effects import effect_over_seeds
+from llava_moe.grid.in_words import interval
 from llava_moe.grid.measured import Compared
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Picture, Table
 from llava_moe.pages.domain_colors import PALETTE
 from llava_moe.pages.inline_svg import STYLE, inline_svg
 from llava_moe.reproduce.build import Build, models_of
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Picture, Table, Ways, interval
 
 SIDES = ("A", "B")
 _MOST_LAYERS = 6

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from llava_moe.grid.measured import KINDS, Compared, Kind
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways, size_of
 from llava_moe.pages.domain_colors import PALETTE
 from llava_moe.pages.inline_svg import INK, STYLE, inline_svg
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import Ways, size_of
 
 _TITLES: dict[Kind, str] = {"accuracy": "accuracy, %", "loss": "held-out loss, nats a token"}
 _SHIFT, _SMALL_SHIFT = 0.06, 0.01

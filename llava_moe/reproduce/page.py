@@ -11,24 +11,17 @@ from markupsafe import Markup
 
 from llava_moe.eval.tasks.demo import CAVEATS
 from llava_moe.files.atomic_write import write_atomically
+from llava_moe.grid.in_words import MEASURES, interval, share, shown
 from llava_moe.grid.measured import Compared
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import size_of
+from llava_moe.pages.content import Picture
 from llava_moe.pages.html_page import page_template
 from llava_moe.pages.inline_svg import standalone_svg
 from llava_moe.reproduce.curves import curve_picture
 from llava_moe.reproduce.index import Entry, module_of
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import (
-    MEASURES,
-    Contrast,
-    FigureContent,
-    Finding,
-    Picture,
-    interval,
-    share,
-    shown,
-    size_of,
-)
+from llava_moe.reproduce.sheet import Contrast, FigureContent, Finding
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 PAGE, NUMBERS = "index.html", "results.json"

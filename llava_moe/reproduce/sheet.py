@@ -1,4 +1,4 @@
-"""What a figure has to say: drawings, tables, and contrasts that decide whether the paper's effect is seen."""
+"""What a figure has to say: its drawings and tables, and contrasts that decide whether the paper's effect is seen."""
 
 from __future__ import annotations
 
@@ -6,29 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
+from llava_moe.grid.in_words import MEASURES, UNITS, interval, shown
 from llava_moe.grid.measured import Compared, Kind
-from llava_moe.reproduce.results import Results
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways, size_of
+from llava_moe.pages.content import Picture, Table
 
-MINUS = "\N{MINUS SIGN}"
 Verdict = Literal["seen", "not seen", "undecided"]
-UNITS: Mapping[Kind, str] = {
-    **{"accuracy": "points", "loss": "nats a token"},
-    **{"negative": "points", "surely negative": "points"},
-}
-MEASURES: Mapping[Kind, str] = {
-    **{"accuracy": "accuracy", "loss": "held-out loss"},
-    **{"negative": "cells below 0", "surely negative": "cells surely below 0"},
-}
-
-
-@dataclass(frozen=True)
-class Ways:
-    """One way of training: how a page calls it, and the labels of its cells."""
-
-    name: str
-    labels: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -102,28 +86,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A drawing, as :func:`~llava_moe.pages.inline_svg.inline_svg` gives it.
-
-    Attributes:
-        name: of its own file, ``NAME.svg``.
-    """
-
-    name: str
-    drawing: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text; the first column is a label."""
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
 class FigureContent:
     """What a figure's module gives its page.
 
@@ -162,30 +124,3 @@ def contrast(
     sizes = [size_of(results, way) for way in (before, after)]
     more = [None if low is None or high is None else high / low - 1 for low, high in zip(*sizes, strict=True)]
     return Contrast(claim, before, after, kind, tuple(domains), expected, compared, more[0], more[1])
-
-
-def size_of(results: Results, way: Ways) -> tuple[float | None, float | None]:
-    """Trainable parameters of the adapter, and floating-point operations a token of a forward pass."""
-    found = [*results.of(**way.labels).values()]
-    flops = [one.flops_per_token for one in found if one.flops_per_token is not None]
-    return (float(found[0].parameters) if found else None), (float(np.mean(flops)) if flops else None)
-
-
-def shown(kind: Kind, number: float, has_sign: bool = False) -> str:
-    """``51.3`` points or ``2.135`` nats; with a sign, of a difference."""
-    text = f"{number:+.3f}" if kind == "loss" else f"{100 * number:+.1f}"
-    return (text if has_sign else text.lstrip("+")).replace("-", MINUS)
-
-
-def interval(compared: Compared, has_sign: bool = True) -> str:
-    """``+1.2 (-0.3 to +2.7)``; the number alone where there is no interval."""
-    kind, effect = compared.kind, compared.effect
-    if effect is None:
-        return shown(kind, compared.after - compared.before, has_sign)
-    ends = [shown(kind, end, has_sign) for end in (effect.low, effect.high)]
-    return f"{shown(kind, effect.value, has_sign)} ({ends[0]} to {ends[1]})"
-
-
-def share(number: float | None) -> str:
-    """``+116.5 %``; a dash where it is not known."""
-    return "\N{EN DASH}" if number is None else f"{100 * number:+.1f} %".replace("-", MINUS)

@@ -20,8 +20,9 @@ from llava_moe.compare.routing import how_far_apart, routed
 from llava_moe.compare.tables import NONE, difference_table
 from llava_moe.grid.card import Card, write_card
 from llava_moe.grid.cell import Cell, Grid
-from llava_moe.reproduce.results import Results
-from llava_moe.reproduce.sheet import MINUS, Ways
+from llava_moe.grid.in_words import MINUS
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
 from llava_moe.train.stage_log import ExpertShares, StageLog
 from tests.browser import document, needs_browser
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from llava_moe.errors import UserError
+from llava_moe.grid.results import Results
 from llava_moe.reproduce.figures import llava_mole_fig6
 from llava_moe.reproduce.index import find
 from llava_moe.reproduce.page import write_page
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.routing import Routing, bits_of, read_routing
 from tests.reproduce.written_cells import grid_of, setup_of, write_cells
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from llava_moe.grid.card import Card, write_card
 from llava_moe.grid.cell import Grid
+from llava_moe.grid.results import Results
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.index import module_of
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup, read_setup
 
 Skill = Callable[[Mapping[str, Any], str], float]

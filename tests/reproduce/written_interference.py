@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from llava_moe.grid.results import Results
 from llava_moe.reproduce.interference import Moment, moments
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
 
 Negative = Callable[[Mapping[str, Any], Moment], float]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from llava_moe.grid.in_words import interval
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Picture
 from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build, models_of
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, contrast
 
 _ONE = {"label": str, "words": [str]}
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llava_moe.grid.in_words import interval
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Picture
 from llava_moe.reproduce.bars import level_table
 from llava_moe.reproduce.build import Build, models_of, note_of_hard
 from llava_moe.reproduce.lines import Curve, line_chart
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, contrast
 
 _ONE = {"label": str, "words": [str]}
 _MOLE, _HARD, _EVEN = "llava_mole", "llava_mole_hard", "llava_mole_even"

@@ -11,13 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from llava_moe.grid.in_words import MINUS
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Picture, Table
 from llava_moe.pages.domain_colors import PALETTE
 from llava_moe.pages.inline_svg import STYLE, inline_svg
 from llava_moe.reproduce.build import Build, models_of
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.routing import FILE, Bits, Routing, bits_of, read_routing
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import MINUS, FigureContent, Finding, Picture, Table, Verdict, Ways
+from llava_moe.reproduce.sheet import FigureContent, Finding, Verdict
 
 _MOLE = "llava_mole"
 _EXPERT_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#999999")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
 from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.interference import (
     add_looked_at,
@@ -16,9 +18,8 @@ from llava_moe.reproduce.interference import (
     shares_table,
     told_shares,
 )
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, FigureContent, Ways
+from llava_moe.reproduce.sheet import Contrast, FigureContent
 
 CHANCE = 0.025
 """The share of cells whose 95 % interval would lie below 0 if no step did anything to another domain."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
+from llava_moe.grid.in_words import interval
 from llava_moe.grid.measured import KINDS
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Picture
 from llava_moe.reproduce.bars import level_table
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.lines import Curve, line_chart
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, contrast
 
 _CHOICES = {"cfs": "B chosen with A (CFS)", "ifs": "B chosen alone (IFS)"}
 Size = tuple[int, int]

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from llava_moe.grid.in_words import MEASURES
 from llava_moe.grid.measured import KINDS
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Picture
 from llava_moe.reproduce.build import Build, models_of
 from llava_moe.reproduce.interference import (
     Matrices,
@@ -23,9 +27,8 @@ from llava_moe.reproduce.interference import (
     side_matrices,
     told_shares,
 )
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import MEASURES, Contrast, FigureContent, Picture, Ways, contrast
+from llava_moe.reproduce.sheet import Contrast, FigureContent, contrast
 
 
 def cells(build: Build) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_moe.grid.measured import KINDS
+from llava_moe.grid.results import Results
+from llava_moe.pages.content import Picture, Table
 from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import SHARED_NOTES
@@ -16,9 +18,8 @@ from llava_moe.reproduce.composed_numbers import (
     numbers_of,
     ways_of,
 )
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import FigureContent, Picture, Table
+from llava_moe.reproduce.sheet import FigureContent
 
 _NOTES = (
     "The paper composes LoRAs of an image generator and asks how well its images fit text and pictures. Here LoRAs of "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from llava_moe.grid.in_words import interval
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Picture
 from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import SHARED_NOTES, expert_ways, merge_experts, train_experts
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import FigureContent, Picture, Ways, contrast, interval
+from llava_moe.reproduce.sheet import FigureContent, contrast
 
 MERGE = "normalized_linear"
 _MERGE = {"label": str, "words": [str]}

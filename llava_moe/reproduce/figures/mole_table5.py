@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llava_moe.grid.in_words import interval
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Picture
 from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import merge_experts
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import Contrast, FigureContent, Picture, Ways, contrast, interval
+from llava_moe.reproduce.sheet import Contrast, FigureContent, contrast
 
 _LORA = {"label": str, "words": [str]}
 _MODEL = "lora"

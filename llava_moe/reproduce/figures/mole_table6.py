@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from llava_moe.grid.measured import KINDS
+from llava_moe.grid.results import Results
+from llava_moe.pages.content import Picture
 from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import SHARED_NOTES
@@ -14,9 +16,8 @@ from llava_moe.reproduce.composed_numbers import (
     numbers_of,
     ways_of,
 )
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import FigureContent, Picture
+from llava_moe.reproduce.sheet import FigureContent
 
 _NOTES = (
     "Of N LoRAs, those of the first N domains; gates learn on these domains alone. All are asked about the domains "

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from llava_moe.files.our_files import NUMBER, read_object
+from llava_moe.grid.in_words import interval
+from llava_moe.grid.results import Results
+from llava_moe.grid.ways import Ways
+from llava_moe.pages.content import Picture, Table
 from llava_moe.reproduce.bars import bar_chart, level_table
 from llava_moe.reproduce.build import Build
 from llava_moe.reproduce.composed import GATES, SHARED_NOTES, compose_gates, merge_experts, train_experts
-from llava_moe.reproduce.results import Results
 from llava_moe.reproduce.setup import Setup
-from llava_moe.reproduce.sheet import FigureContent, Picture, Table, Ways, contrast, interval
+from llava_moe.reproduce.sheet import FigureContent, contrast
 
 _ONE = {"label": str, "words": [str]}
 _MERGE = "normalized_linear"
