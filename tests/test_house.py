@@ -40,7 +40,7 @@ ALLOWED = {
     "chat": {"data", "eval", "adapters"},
     "assemble": {"data", "model", "adapters", "train.checkpoint"},
     "export": {"data", "model", "adapters", "assemble"},
-    "compose": {"model", "adapters", "assemble", "export.published"},
+    "compose": {"model", "adapters", "assemble"},
     "lmms_eval_plugin": {"data", "eval", "assemble"},
     # Its earlier name.
     "lmms": {"lmms_eval_plugin"},

@@ -17,10 +17,10 @@ from llava_moe.adapters.methods.mole_experts import adapter_folder
 from llava_moe.assemble import Assembled, refuse_strange_base
 from llava_moe.compose.base_parts import run_of
 from llava_moe.errors import UserError
-from llava_moe.export.published import published_name
 from llava_moe.files.regular_file import check_regular
 from llava_moe.model.adapter_record import refuse_other_adapter
 from llava_moe.model.families.protocol import Family
+from llava_moe.model.families.published_name import published_name
 
 
 @dataclass(frozen=True)

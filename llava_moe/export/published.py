@@ -17,27 +17,13 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers import LlavaForConditionalGeneration
 
-from llava_moe.errors import UserError
 from llava_moe.model.families import Family
+from llava_moe.model.families.published_name import published_name
 from llava_moe.text.structured_text import parse_json
 
 WEIGHTS, INDEX = "model{suffix}.safetensors", "model.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"
 """What transformers 4 cuts at, and what the published folders were cut at."""
-
-
-def published_name(name: str, family: Family) -> str:
-    """The published name of a tensor, such as ``language_model.model.norm.weight``, from its name in memory.
-
-    Raises:
-        UserError: published folders have no such tensor.
-    """
-    for root, published in family.published_roots.items():
-        if name.startswith(root):
-            return published + name.removeprefix(root)
-    raise UserError(
-        f"the model holds {name}, which published {family.name} folders have no name for: export another base"
-    )
 
 
 def write_weights(

@@ -10,6 +10,7 @@ import torch
 from llava_moe.errors import UserError
 from llava_moe.model import FromShape, build_base, read_base
 from llava_moe.model.families import LLAVA, family_of, registry
+from llava_moe.model.families.published_name import published_name
 from llava_moe.plugins import Registry
 from tests.model.test_stages import TEXT, VISION
 
@@ -35,6 +36,14 @@ def test_facts_read_from_configurations_are_those_of_the_built_model(shape: From
         key: value for key, value in read.items() if key != "tokenizer"
     }
     assert read["family"] is LLAVA
+
+
+def test_a_tensor_without_a_published_name_is_refused() -> None:
+    assert published_name("model.vision_tower.vision_model.post_layernorm.bias", LLAVA) == (
+        "vision_tower.vision_model.post_layernorm.bias"
+    )
+    with pytest.raises(UserError, match=r"model\.image_newline"):
+        published_name("model.image_newline", LLAVA)
 
 
 def test_an_architecture_that_no_family_takes_is_refused(shape: FromShape, monkeypatch: pytest.MonkeyPatch) -> None:
