@@ -38,7 +38,7 @@ ALLOWED = {
     "eval": {"data"},
     "report": {"data", "eval", "train.stage_log"},
     "chat": {"data", "eval", "adapters"},
-    "assemble": {"data", "model", "adapters", "train.checkpoint"},
+    "assemble": {"data", "model", "adapters"},
     "export": {"data", "model", "adapters", "assemble"},
     "compose": {"model", "adapters", "assemble"},
     "lmms_eval_plugin": {"data", "eval", "assemble"},

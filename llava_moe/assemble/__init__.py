@@ -11,7 +11,6 @@ from llava_moe.assemble.from_run import new_base, new_start, restore, restore_ba
 from llava_moe.assemble.hugging_face import load_run, processor_of
 from llava_moe.assemble.registered import ADAPTERS, ARCHITECTURES, from_target
 from llava_moe.assemble.spec import DTYPES, ModelSpec, model_spec_of, read_config
-from llava_moe.train.checkpoint import newest_checkpoint
 
 __all__ = [
     "ADAPTERS",
@@ -30,7 +29,6 @@ __all__ = [
     "new_model",
     "new_model_without_weights",
     "new_start",
-    "newest_checkpoint",
     "open_checkpoint",
     "processor_of",
     "read_config",

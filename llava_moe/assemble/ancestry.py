@@ -9,8 +9,8 @@ from transformers import LlavaForConditionalGeneration
 from llava_moe.assemble.checkpoint_weights import load_base_parts
 from llava_moe.assemble.spec import read_config
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.model.recorded_weights import fingerprint_start, refuse_other_start
-from llava_moe.train.checkpoint import newest_checkpoint
 
 
 def lineage(checkpoint: Path) -> list[Path]:

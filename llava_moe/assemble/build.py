@@ -14,10 +14,10 @@ from llava_moe.assemble.base_checks import refuse_strange_base
 from llava_moe.assemble.encoder import encoder_on_base
 from llava_moe.assemble.spec import ModelSpec, dtype_of
 from llava_moe.assemble.start_adapter import attach_from
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.model import AttentionChoice, BaseModel, build_base, build_base_without_weights, choose_attention
 from llava_moe.model.adapter_record import refuse_other_adapter
 from llava_moe.model.recorded_weights import BaseWeights, fingerprint_start, refuse_other_embedded
-from llava_moe.train.checkpoint import newest_checkpoint
 
 
 def new_model(model_spec: ModelSpec, device: torch.device) -> Assembled:

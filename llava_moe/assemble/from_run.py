@@ -16,12 +16,12 @@ from llava_moe.assemble.base_checks import refuse_strange_base
 from llava_moe.assemble.build import new_model
 from llava_moe.assemble.spec import ModelSpec, model_spec_of, read_config
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoints import newest_checkpoint, stage_folders
 from llava_moe.files.our_files import read_object
 from llava_moe.model import Architecture
 from llava_moe.model.adapter_record import refuse_other_adapter
 from llava_moe.model.recorded_weights import RECORD, refuse_other_embedded, refuse_other_start
 from llava_moe.text.shell_words import as_place, shell
-from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
 
 
 def restore(run: str | Path, device: torch.device | None = None, dtype: str | None = None) -> Assembled:

@@ -20,10 +20,10 @@ from llava_moe.config.settings import is_embedded, mixture_of
 from llava_moe.errors import UserError
 from llava_moe.eval.results.scored_run import ScoredRun, read_scored, run_labels, scored_benchmarks
 from llava_moe.eval.tasks import called
+from llava_moe.files.checkpoints import newest_checkpoint, stage_folders, step_of
 from llava_moe.model.recorded_weights import refuse_unlike_bases
 from llava_moe.runs.stage_validation import read_validations
 from llava_moe.text.shell_words import named, shell
-from llava_moe.train.checkpoint import newest_checkpoint, stage_folders, step_of
 
 
 def measure(plain: Mapping[str, Any], session: Session) -> int:

@@ -19,11 +19,7 @@ from llava_moe.data.held_out import HeldOutSource
 from llava_moe.errors import UserError
 from llava_moe.eval.ranks import Ranks
 from llava_moe.eval.run import answerer_fingerprint
-from llava_moe.run_config import RunConfig
-from llava_moe.runs.console import say_notes
-from llava_moe.runs.held_out_sources import held_out_sources
-from llava_moe.terminal.fitted_bar import FittedBar, passing
-from llava_moe.train.checkpoint import (
+from llava_moe.files.checkpoints import (
     MARKER,
     checkpoint_of,
     complete_checkpoints,
@@ -33,6 +29,10 @@ from llava_moe.train.checkpoint import (
     stage_folders,
     step_of,
 )
+from llava_moe.run_config import RunConfig
+from llava_moe.runs.console import say_notes
+from llava_moe.runs.held_out_sources import held_out_sources
+from llava_moe.terminal.fitted_bar import FittedBar, passing
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def _open(plain: Mapping[str, Any]) -> Assembled:
 
 def _welcome(plain: Mapping[str, Any], assembled: Assembled, session: Session) -> str:
     """What one talks to, and what to type."""
-    from llava_moe.assemble import newest_checkpoint
+    from llava_moe.files.checkpoints import newest_checkpoint
 
     if plain["run"] is None:
         template = assembled.encoder.template

@@ -23,7 +23,6 @@ from llava_moe.assemble import (
     load_lineage,
     model_spec_of,
     new_model,
-    newest_checkpoint,
     read_config,
     refuse_strange_base,
     restore,
@@ -38,13 +37,13 @@ from llava_moe.config.settings import mixture_of
 from llava_moe.errors import UserError
 from llava_moe.export.held_out import domain_loss
 from llava_moe.files.atomic_write import replace_file
+from llava_moe.files.checkpoints import MARKER, last_checkpoint, newest_checkpoint
 from llava_moe.model.adapter_record import record_of_adapter
 from llava_moe.model.recorded_weights import fingerprint_start
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_notes
 from llava_moe.runs.environment import describe_environment, fingerprint_files
 from llava_moe.text.structured_text import parse_json
-from llava_moe.train.checkpoint import MARKER, last_checkpoint
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderLock, claim_configuration
 from llava_moe.train.state import RunState
 

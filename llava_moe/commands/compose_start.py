@@ -26,7 +26,6 @@ from llava_moe.assemble import (
     load_lineage,
     model_spec_of,
     new_model,
-    newest_checkpoint,
     refuse_strange_base,
 )
 from llava_moe.compose.base_parts import run_of
@@ -34,9 +33,10 @@ from llava_moe.compose.expert_bases import ExpertBase, expert_base_of
 from llava_moe.config.hydra_compose import as_yaml
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import replace_file
+from llava_moe.files.checkpoints import MARKER, newest_checkpoint
+from llava_moe.files.full_disk import is_full
 from llava_moe.model.recorded_weights import RECORD
 from llava_moe.run_config import RunConfig
-from llava_moe.train.checkpoint import MARKER, is_full
 from llava_moe.train.folder import FINISHED, claim_configuration
 from llava_moe.train.state import RunState
 

@@ -95,7 +95,8 @@ def _show(report: LeakReport, console: Console) -> None:
 
 def trained_stages(run: Path) -> list[Any]:
     """The stages that a run's weights come from, the one that it was started from first."""
-    from llava_moe.assemble import lineage, newest_checkpoint, read_config
+    from llava_moe.assemble import lineage, read_config
+    from llava_moe.files.checkpoints import newest_checkpoint
     from llava_moe.runs.stages import Stage
 
     folders = [checkpoint.parent.parent for checkpoint in reversed(lineage(newest_checkpoint(run)))]

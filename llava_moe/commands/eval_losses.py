@@ -13,10 +13,10 @@ from llava_moe.errors import UserError
 from llava_moe.eval.results.bootstrap import Interval
 from llava_moe.eval.results.comparison import Cell, ComparedLosses, LossRow
 from llava_moe.files.atomic_write import write_atomically
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.files.our_files import read_objects
 from llava_moe.grid.effects import Effect, Stratum, effect_of
 from llava_moe.grid.measured import FILE, Items, Measures, read_measured
-from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.stage_log import REMEDY, VALIDATION
 
 VALIDATIONS = "validation.jsonl"

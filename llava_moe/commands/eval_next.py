@@ -13,8 +13,8 @@ from llava_moe.eval.protocol import DEFAULT_PROTOCOL
 from llava_moe.eval.results.comparison import ComparedBenchmark
 from llava_moe.eval.results.scored_run import word_of
 from llava_moe.eval.tasks import DEFAULT_ROOT
+from llava_moe.files.checkpoints import stage_folders
 from llava_moe.text.shell_words import shell
-from llava_moe.train.checkpoint import stage_folders
 
 # What chat and eval both take to open a model.
 OPENS_MODEL = ("run", "dtype", "num_threads", "seed", "model.path", "model.peft", "model.template", "model.image_mode")

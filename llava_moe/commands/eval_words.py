@@ -11,10 +11,10 @@ from llava_moe.config.key_limits import EVAL
 from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
 from llava_moe.eval.protocol import find_protocol
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.runs.named_files import know_benchmarks
 from llava_moe.runs.named_server import server_of
 from llava_moe.runs.out_folder import refuse_unwritable
-from llava_moe.train.checkpoint import newest_checkpoint
 
 # Keys that mean something for one kind of model alone, and the key that makes it that kind.
 BELONGS_TO = {

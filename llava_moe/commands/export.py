@@ -28,7 +28,6 @@ from llava_moe.assemble import (
     model_spec_of,
     new_base,
     new_model,
-    newest_checkpoint,
     processor_of,
     read_config,
     refuse_strange_base,
@@ -51,12 +50,13 @@ from llava_moe.export.constant_gates import (
 from llava_moe.export.held_out import StaticCost, mean_mixings, static_costs
 from llava_moe.export.proof import PEFT_READS, Comparison, our_logits, probes_of
 from llava_moe.export.write import BASE, PublishedBase, export_merged, export_peft, folder_of
+from llava_moe.files.checkpoints import newest_checkpoint
+from llava_moe.files.full_disk import is_full
 from llava_moe.model import FromCheckpoint
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_next, say_notes
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.shell_words import named
-from llava_moe.train.checkpoint import is_full
 
 
 @dataclass(frozen=True)

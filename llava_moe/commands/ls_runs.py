@@ -13,12 +13,12 @@ from rich.table import Table
 
 from llava_moe.config.config_folder import shipped_folders
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoints import last_checkpoint
 from llava_moe.files.our_files import MAYBE_NUMBER, misfit, read_object, read_sound_objects
 from llava_moe.files.regular_file import read_regular
 from llava_moe.files.run_places import CONFIG, ROOT, all_runs
 from llava_moe.terminal.console import print_whole
 from llava_moe.text.structured_text import StructuredTextError, parse_json, parse_yaml
-from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.folder import ENVIRONMENT, FINISHED
 
 LOG, VALIDATION = "log.jsonl", "validation.jsonl"

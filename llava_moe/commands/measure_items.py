@@ -33,6 +33,7 @@ from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.results.score_matrix import make_score_matrix
 from llava_moe.eval.tasks import reopen_benchmark
 from llava_moe.files.atomic_write import write_atomically
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.files.our_files import read_objects
 from llava_moe.grid.measured import FILE, Measures
 from llava_moe.model import prepare_stage
@@ -42,7 +43,6 @@ from llava_moe.runs.held_out_sources import held_out_sources
 from llava_moe.runs.stage import trainable_parts
 from llava_moe.runs.stage_validation import draw
 from llava_moe.terminal.console import VisibleConsole
-from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.loss import cross_entropy_N, targets_of
 
 _NUM_POINTS = 24

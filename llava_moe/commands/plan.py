@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llava_moe.assemble import ModelSpec, encoder_of, model_spec_of, newest_checkpoint
+from llava_moe.assemble import ModelSpec, encoder_of, model_spec_of
 from llava_moe.commands.data_job import begin
 from llava_moe.commands.job import DataJob
 from llava_moe.commands.plan_data import plan_data
@@ -21,6 +21,7 @@ from llava_moe.config.settings import optimizer_of
 from llava_moe.data.encode import Encoder
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import write_atomically
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.model import FromShape
 from llava_moe.plan.devices import Device, device_named
 from llava_moe.plan.dummy_rows import NullImage

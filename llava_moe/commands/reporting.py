@@ -15,12 +15,12 @@ from llava_moe.config.config_folder import shipped_folders
 from llava_moe.config.settings import is_embedded
 from llava_moe.data.images.paths import PICTURES
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.files.our_files import read_object
 from llava_moe.report.run import report_run
 from llava_moe.run_config import RunConfig
 from llava_moe.text.shell_words import as_place, named, shell
 from llava_moe.text.structured_text import parse_yaml
-from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.folder import ENVIRONMENT
 
 # Which experiment goes on from a stage 1; of any other one, the headline.

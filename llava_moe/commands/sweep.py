@@ -14,11 +14,11 @@ from llava_moe.assemble import read_config
 from llava_moe.commands.reporting import benchmarks_for, chat_with, has_scores
 from llava_moe.config.as_typed import listed
 from llava_moe.config.settings import is_embedded
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.files.our_files import read_objects
 from llava_moe.runs.console import say_next
 from llava_moe.terminal.console import print_whole
 from llava_moe.text.shell_words import named, shell
-from llava_moe.train.checkpoint import newest_checkpoint
 from llava_moe.train.validation import HELD_OUT_LOSS, Validation
 
 

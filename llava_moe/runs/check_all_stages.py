@@ -9,13 +9,13 @@ from rich.console import Console
 
 from llava_moe.assemble import encoder_of, model_spec_of
 from llava_moe.data.stream import StepStream
+from llava_moe.files.checkpoints import last_checkpoint
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.processes import Processes
 from llava_moe.runs.stage_data import open_data, open_quarantine
 from llava_moe.runs.stage_validation import open_held_out
 from llava_moe.runs.stages import Stage
 from llava_moe.terminal.console import VisibleConsole
-from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.folder import FolderLock, is_finished
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from llava_moe.config.settings import sources_of
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.stages import Stage
-from llava_moe.train.checkpoint import newest_checkpoint
 
 
 def find_data(config: RunConfig) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llava_moe.errors import GONE_DISK, StoppedBySignalError, UserError
-from llava_moe.train.checkpoint import last_checkpoint
+from llava_moe.files.checkpoints import last_checkpoint
 from llava_moe.train.collectives import LOST_RANK, tells_of_a_lost_rank
 from llava_moe.train.folder import FINISHED
 

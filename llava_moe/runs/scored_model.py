@@ -21,9 +21,9 @@ from llava_moe.eval.generation.generate import Answerer, LocalModel
 from llava_moe.eval.generation.server import ChatServer
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.eval.run import answerer_fingerprint
+from llava_moe.files.checkpoints import newest_checkpoint, stage_folders
 from llava_moe.runs.image_reading import reading_asked
 from llava_moe.runs.named_server import server_of
-from llava_moe.train.checkpoint import newest_checkpoint, stage_folders
 
 if TYPE_CHECKING:
     from llava_moe.assemble import Assembled

@@ -17,7 +17,6 @@ from llava_moe.assemble import (
     Assembled,
     model_spec_of,
     new_model,
-    newest_checkpoint,
     refuse_strange_base,
     weights_writer,
 )
@@ -28,6 +27,7 @@ from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
 from llava_moe.files.atomic_write import replace_file
+from llava_moe.files.checkpoints import last_checkpoint, newest_checkpoint
 from llava_moe.files.our_files import read_object
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
 from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_embedded
@@ -57,7 +57,7 @@ from llava_moe.runs.stalls import is_watched, watched_for_stalls
 from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.escape_control import visible
-from llava_moe.train.checkpoint import last_checkpoint, load_checkpoint, load_state
+from llava_moe.train.checkpoint import load_checkpoint, load_state
 from llava_moe.train.data_parallel_engine import DataParallelEngine
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderClaim, FolderLock, claim_configuration, is_finished

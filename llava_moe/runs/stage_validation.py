@@ -27,6 +27,7 @@ from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, User
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
 from llava_moe.eval.ranks import LostRankError, Ranks
 from llava_moe.eval.run import ask_benchmark
+from llava_moe.files.checkpoints import checkpoint_of, is_complete
 from llava_moe.files.our_files import read_objects
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.cache_folder import cache_folder
@@ -34,7 +35,7 @@ from llava_moe.runs.own_questions import training_benchmarks
 from llava_moe.runs.processes import Processes
 from llava_moe.runs.scored_model import scored_model
 from llava_moe.runs.stage_data import OpenData
-from llava_moe.train.checkpoint import checkpoint_of, is_complete, name_best
+from llava_moe.train.checkpoint import name_best
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, StepRecord
 from llava_moe.train.loss import StepSums

@@ -14,8 +14,8 @@ from llava_moe.config.key_limits import TRAIN
 from llava_moe.config.settings import fingerprint, settle
 from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoints import STAGE_NAME
 from llava_moe.run_config import RunConfig
-from llava_moe.train.checkpoint import STAGE_NAME
 
 RUNS = Path("runs")
 LISTS = ("overrides", "ignores")

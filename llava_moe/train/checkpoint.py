@@ -1,4 +1,4 @@
-"""Atomic checkpoints: written beside, completed by a marker, renamed into place, found through ``last``.
+"""Atomic checkpoints: written beside, completed by a marker, renamed into place; ``files.checkpoints`` finds them.
 
 ``checkpoints/step-000500/`` holds what the caller's ``write_weights`` puts there (``adapter/``,
 ``projector.safetensors``, ``model/``), ``state.json``, ``engine/`` (optimizer, masters, random numbers), ``COMPLETE``.
@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -16,77 +15,19 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from llava_moe.errors import FULL_DISK, UserError
+from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import replace_file
-from llava_moe.files.checkpoint_names import ASIDE, checkpoint_folders, is_checkpoint_name, step_of_name
-from llava_moe.files.our_files import read_text
-from llava_moe.files.run_places import absent_run
+from llava_moe.files.checkpoint_names import ASIDE, checkpoint_folders
+from llava_moe.files.checkpoints import MARKER, STATE, checkpoint_of, not_resumable, pointed_at
+from llava_moe.files.full_disk import is_full
 from llava_moe.train.state import RunState
 
 if TYPE_CHECKING:
-    # Words that name a run are judged without torch.
     import torch
 
     from llava_moe.train.engine import Engine
 
-MARKER = "COMPLETE"
-# The name of a stage's folder in the folder of an experiment of several: its number first.
-STAGE_NAME = re.compile(r"(\d+)-[\w.-]+")
 WriteWeights = Callable[[Path, Mapping[str, "torch.Tensor"]], None]
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint under ``folder/checkpoints``, or None."""
-    checkpoints = folder / "checkpoints"
-    name = pointed_at(checkpoints / "last")
-    if name is not None and is_complete(named := checkpoints / name):
-        return named
-    complete = complete_checkpoints(checkpoints)
-    return complete[-1] if complete else None
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The newest complete checkpoint of a run, of the last stage of an experiment, or the checkpoint itself.
-
-    Raises:
-        UserError: there is none, or the folder is closed to us.
-    """
-    try:
-        if (folder / MARKER).is_file():
-            return folder
-        for candidate in [folder, *reversed(stage_folders(folder))]:
-            checkpoint = last_checkpoint(candidate)
-            if checkpoint is not None:
-                return checkpoint
-        if not folder.exists():
-            raise UserError(absent_run(folder))
-        inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be read ({error.strerror}): give the folder of a run that is open to you"
-        ) from error
-    instead = f", such as {inside[0]}" if inside else ""
-    raise UserError(f"{folder} holds no complete checkpoint: give the folder of a run that has saved one{instead}")
-
-
-def pointed_at(pointer: Path) -> str | None:
-    """The name of the checkpoint that ``last`` or ``best`` holds; None where there is no such file.
-
-    Raises:
-        UserError: the file is damaged: it names no checkpoint.
-    """
-    if not pointer.is_file():
-        return None
-    remedy = f"write the name of a checkpoint into it, or delete it: {pointer.name} is then found without it"
-    name = read_text(pointer, remedy).strip()
-    if not is_checkpoint_name(name):
-        raise UserError(f"{pointer} is damaged (it names no checkpoint); {remedy}")
-    return name
-
-
-def checkpoint_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies, if there is one."""
-    return folder / "checkpoints" / f"step-{step:06d}"
 
 
 def name_best(folder: Path, checkpoint: Path | None) -> None:
@@ -96,36 +37,6 @@ def name_best(folder: Path, checkpoint: Path | None) -> None:
         pointer.unlink(missing_ok=True)
     else:
         replace_file(pointer, checkpoint.name + "\n")
-
-
-def stage_folders(folder: Path) -> list[Path]:
-    """The stages of an experiment's folder in order; none in any other folder, a folder of runs among them."""
-    numbers = {
-        path.parent: int(found[1])
-        for path in folder.glob("*/config.yaml")
-        if (found := STAGE_NAME.fullmatch(path.parent.name))
-    }
-    return sorted(numbers, key=numbers.__getitem__)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step of a checkpoint: its name says it, or its own file where somebody has renamed or linked it.
-
-    Raises:
-        UserError: neither does.
-    """
-    named = step_of_name(checkpoint.absolute().name)
-    return load_state(checkpoint).step if named is None else named
-
-
-def complete_checkpoints(checkpoints: Path) -> list[Path]:
-    """The complete checkpoints in a run's folder ``checkpoints``, oldest first."""
-    return [path for path in checkpoint_folders(checkpoints) if is_complete(path)]
-
-
-def is_complete(path: Path) -> bool:
-    """Whether a checkpoint was written to its end."""
-    return (path / MARKER).is_file()
 
 
 def save_checkpoint(
@@ -162,7 +73,7 @@ def save_checkpoint(
         save_random_state(partial / "engine" / f"random-rank{engine.rank}.safetensors")
         if engine.rank == 0:
             write_weights(partial, tensors)
-            state.write(partial / "state.json")
+            state.write(partial / STATE)
         engine.barrier()
         if engine.rank == 0:
             _publish(partial, final, checkpoints)
@@ -191,7 +102,7 @@ def load_checkpoint(checkpoint: Path, engine: Engine) -> RunState:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
             raise
-        raise _not_resumable(checkpoint, _first_line(error)) from error
+        raise not_resumable(checkpoint, _first_line(error)) from error
 
 
 def load_state(checkpoint: Path) -> RunState:
@@ -201,15 +112,9 @@ def load_state(checkpoint: Path) -> RunState:
         UserError: its file is missing or damaged.
     """
     try:
-        return RunState.read(checkpoint / "state.json")
+        return RunState.read(checkpoint / STATE)
     except UserError as error:
-        raise _not_resumable(checkpoint, str(error).partition(";")[0]) from error
-
-
-def _not_resumable(checkpoint: Path, reason: str) -> UserError:
-    others = [path.name for path in complete_checkpoints(checkpoint.parent) if path != checkpoint]
-    instead = f"delete it to go on from {others[-1]}" if others else "there is no other checkpoint"
-    return UserError(f"{checkpoint} cannot be resumed ({reason}): if it is damaged, {instead}")
+        raise not_resumable(checkpoint, str(error).partition(";")[0]) from error
 
 
 def _publish(partial: Path, final: Path, checkpoints: Path) -> None:
@@ -297,13 +202,6 @@ def load_random_state(folder: Path, rank: int) -> None:
         set_random_state(states)
     except RuntimeError as error:
         raise ValueError(f"{path.name} holds no state of random numbers: {error}") from error
-
-
-def is_full(error: Exception) -> bool:
-    """Whether an error says that a disk is full, over quota, or a file as large as it may be."""
-    # safetensors and torch tell it in words alone; torch's writer also loses count when a file takes no more.
-    told = ("No space left", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed", "unexpected pos")
-    return getattr(error, "errno", None) in FULL_DISK or any(words in str(error) for words in told)
 
 
 def _save_failure(error: Exception, final: Path, folder: Path) -> str:

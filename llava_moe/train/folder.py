@@ -17,9 +17,9 @@ from typing import Any
 
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import remove_halves, replace_file
+from llava_moe.files.checkpoints import last_checkpoint
 from llava_moe.files.our_files import read_object
 from llava_moe.files.regular_file import check_regular
-from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.state import RunState
 
 FINISHED = "finished.json"

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from llava_moe.files.checkpoints import STATE_REMEDY
 from llava_moe.files.our_files import read_object
 
 
@@ -42,6 +43,5 @@ class RunState:
         Raises:
             UserError: the file is damaged or of another shape.
         """
-        remedy = "put it back, or delete the checkpoint to go on from the one before"
-        told = read_object(path, remedy, dict.fromkeys((one.name for one in fields(RunState)), int))
+        told = read_object(path, STATE_REMEDY, dict.fromkeys((one.name for one in fields(RunState)), int))
         return RunState(**{one.name: told[one.name] for one in fields(RunState)})

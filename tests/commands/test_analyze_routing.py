@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llava_moe.assemble import newest_checkpoint
 from llava_moe.cli import run
+from llava_moe.files.checkpoints import newest_checkpoint
 from tests.commands.conftest import Refusal
 from tests.commands.routed_runs import QUESTIONS, words_for, write_domains
 

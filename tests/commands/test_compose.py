@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from llava_moe import load_run
 from llava_moe.adapters import Mole
 from llava_moe.adapters.methods.mole_experts import adapter_folder
-from llava_moe.assemble import newest_checkpoint, restore
+from llava_moe.assemble import restore
 from llava_moe.cli import run
+from llava_moe.files.checkpoints import newest_checkpoint
 
 Refused = Callable[..., str]
 

@@ -16,8 +16,8 @@ from llava_moe.cli import run
 from llava_moe.commands.ls_runs import line_of, run_folders, run_lines
 from llava_moe.errors import UserError
 from llava_moe.eval.results.scored_run import read_scored
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.files.run_places import absent_run
-from llava_moe.train.checkpoint import newest_checkpoint
 from tests.conftest import Trained
 
 MOLE = "llava_moe.adapters.LlavaMole"

@@ -13,8 +13,8 @@ import yaml
 from llava_moe.assemble import read_config
 from llava_moe.cli import run
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoints import pointed_at
 from llava_moe.files.our_files import misfit, read_object, read_objects
-from llava_moe.train.checkpoint import pointed_at
 
 Refused = Callable[..., str]
 Damage = Callable[[bytes], bytes]

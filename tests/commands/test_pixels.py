@@ -15,10 +15,11 @@ import yaml
 from PIL import ExifTags, Image
 from safetensors.torch import load_file
 
-from llava_moe.assemble import newest_checkpoint, restore
+from llava_moe.assemble import restore
 from llava_moe.cli import run
 from llava_moe.data.images.reading import AS_LLAVA, ImageReading
 from llava_moe.eval.generation.generate import LocalModel
+from llava_moe.files.checkpoints import newest_checkpoint
 from tests.commands.test_eval_model import CPU, NO_MODEL
 from tests.datatools.prepare.own_data import write_page
 from tests.distributed.test_eval_ranks import stir

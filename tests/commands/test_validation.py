@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from llava_moe.assemble import newest_checkpoint, restore
+from llava_moe.assemble import restore
 from llava_moe.cli import run
 from llava_moe.data.images.transform import ImageTransform
 from llava_moe.eval.files import read_result
+from llava_moe.files.checkpoints import last_checkpoint, newest_checkpoint
 from llava_moe.runs import stage_validation
 from llava_moe.runs.run_recorder import StageRun
 from llava_moe.runs.stage_validation import StageHeldOut
-from llava_moe.train.checkpoint import last_checkpoint
 from llava_moe.train.loss import StepSums
 from llava_moe.train.state import RunState
 from tests.eval.tasks.published import LAYOUTS

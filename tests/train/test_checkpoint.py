@@ -14,7 +14,8 @@ from torch import nn
 
 from llava_moe.adapters.methods.mole_experts import adapter_folder
 from llava_moe.errors import UserError
-from llava_moe.train.checkpoint import MARKER, complete_checkpoints, last_checkpoint, save_checkpoint, step_of
+from llava_moe.files.checkpoints import MARKER, complete_checkpoints, last_checkpoint, step_of
+from llava_moe.train.checkpoint import save_checkpoint
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.optimizer import OptimizerSettings
 from llava_moe.train.state import RunState

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llava_moe.errors import UserError
-from llava_moe.train.checkpoint import checkpoint_of
+from llava_moe.files.checkpoints import checkpoint_of
 from llava_moe.train.folder import (
     FolderLock,
     changed_lengths,

@@ -77,8 +77,8 @@ def judge_run(instrument: str, plain: Mapping[str, Any], limits: Mapping[str, Li
     Raises:
         UserError: the first setting that cannot be followed.
     """
+    from llava_moe.files.checkpoints import newest_checkpoint
     from llava_moe.runs.out_folder import refuse_unwritable
-    from llava_moe.train.checkpoint import newest_checkpoint
 
     check_settings(plain, limits)
     if plain["run"] is None:

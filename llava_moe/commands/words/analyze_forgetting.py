@@ -9,9 +9,9 @@ from typing import Any
 from llava_moe.config.limits import FilePath, Limit, ListOf, OrNull, Text, Whole
 from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.runs.named_files import know_benchmarks
 from llava_moe.runs.out_folder import refuse_unwritable
-from llava_moe.train.checkpoint import newest_checkpoint
 
 LIMITS: dict[str, Limit] = {
     "runs": OrNull(ListOf(FilePath())),

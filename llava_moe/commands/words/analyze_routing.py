@@ -49,7 +49,7 @@ def chosen_steps(plain: Mapping[str, Any]) -> list[int | None]:
     Raises:
         UserError: ``checkpoints=`` beside another choice of one, or steps that the run does not keep.
     """
-    from llava_moe.train.checkpoint import (
+    from llava_moe.files.checkpoints import (
         MARKER,
         checkpoint_of,
         complete_checkpoints,

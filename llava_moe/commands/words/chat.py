@@ -15,7 +15,7 @@ from llava_moe.config.key_limits import EVAL, READING, SHARED
 from llava_moe.config.limits import FilePath, Limit, OrNull, Real, Text, Whole
 from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
-from llava_moe.train.checkpoint import newest_checkpoint
+from llava_moe.files.checkpoints import newest_checkpoint
 
 LIMITS: dict[str, Limit] = {
     **{key: EVAL[key] for key in ("run", "num_threads", "dtype")},

@@ -13,9 +13,9 @@ from llava_moe.config.key_limits import BY_DOMAIN
 from llava_moe.config.limits import FilePath, Limit, OneOf, OrNull, Text, Whole
 from llava_moe.config.validator import check_settings
 from llava_moe.errors import UserError
+from llava_moe.files.checkpoints import newest_checkpoint
 from llava_moe.runs.out_folder import refuse_unwritable
 from llava_moe.runs.stop_signals import StopSignals
-from llava_moe.train.checkpoint import newest_checkpoint
 
 LIMITS: dict[str, Limit] = {
     "run": OrNull(FilePath()),
