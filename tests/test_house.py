@@ -258,6 +258,18 @@ def test_nothing_more_catches_whatever_comes() -> None:
     assert not {module: count for module, count in found.items() if count > CATCH_ALLS.get(module, 0)}
 
 
+def test_functions_and_files_are_short() -> None:
+    """What is longer does more than one thing."""
+    long = []
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 70:
+                long.append(f"{module}.{node.name}")
+        if max((getattr(node, "end_lineno", 0) for node in tree.body), default=0) > 400:
+            long.append(module)
+    assert not long
+
+
 def test_no_table_cuts_a_name_in_a_narrow_terminal() -> None:
     """Rich ends what does not fit with three dots, after which two names may look the same."""
     found = []

@@ -130,22 +130,34 @@ def ask_benchmark(
     def finish() -> BenchmarkResult:
         write_answers(path, [*(answers[question.id] for question in questions), *others])
         remove_parts(path)
-        result = BenchmarkResult(
-            benchmark=benchmark.name,
-            model=fingerprint,
-            columns=benchmark.columns,
-            rows=benchmark.summarize(answers),
-            notes=benchmark.notes(),
-            seconds=time.monotonic() - started,
-            facts=benchmark.facts,
-            answered_by=answered_by,
-        )
-        if submission := benchmark.submission(answers):
-            write_atomically(folder / "eval" / submission.name, submission.text)
-        write_result(folder, result)
-        return result
+        return _scored(benchmark, answers, folder, fingerprint, answered_by, time.monotonic() - started)
 
     return ranks.from_first(finish)
+
+
+def _scored(
+    benchmark: Benchmark,
+    answers: Mapping[str, Answer],
+    folder: Path,
+    fingerprint: str,
+    answered_by: ModelFacts | None,
+    seconds: float,
+) -> BenchmarkResult:
+    """Score the answers to all questions, and write what was scored."""
+    result = BenchmarkResult(
+        benchmark=benchmark.name,
+        model=fingerprint,
+        columns=benchmark.columns,
+        rows=benchmark.summarize(answers),
+        notes=benchmark.notes(),
+        seconds=seconds,
+        facts=benchmark.facts,
+        answered_by=answered_by,
+    )
+    if submission := benchmark.submission(answers):
+        write_atomically(folder / "eval" / submission.name, submission.text)
+    write_result(folder, result)
+    return result
 
 
 def _refuse_repeated(name: str, questions: Sequence[Question]) -> None:

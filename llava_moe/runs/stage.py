@@ -143,9 +143,7 @@ def _train_locked(
     fed = stream if features is None else features.feed(stream)
     watched = WatchedStream(fed, console)
     schedule = Schedule(steps, config.train.warmup_ratio)
-    _announce(console, assembled, groups, schedule)
-    if note := steps_note(config, schedule.num_steps):
-        console.print(f"  {note}", style="yellow", highlight=False, markup=False)
+    _announce(console, config, assembled, groups, schedule)
     if opened.checkpoint is not None:
         state = _resume(opened.checkpoint, engine, changes_told(claim, schedule.num_steps), console)
     else:
@@ -362,6 +360,7 @@ def objective_of(assembled: Assembled) -> Objective:
 
 def _announce(
     console: Console,
+    config: RunConfig,
     assembled: Assembled,
     groups: Sequence[ParameterGroup],
     schedule: Schedule,
@@ -372,6 +371,8 @@ def _announce(
     console.print(f"  attention: {assembled.attention.name} ({assembled.attention.reason})", highlight=False)
     steps = "1 step" if schedule.num_steps == 1 else f"{schedule.num_steps:,} steps"
     console.print(f"  {steps}, {schedule.num_warmup_steps} of them warm-up", highlight=False)
+    if note := steps_note(config, schedule.num_steps):
+        console.print(f"  {note}", style="yellow", highlight=False, markup=False)
 
 
 def trainable_parts(config: RunConfig) -> TrainableParts:

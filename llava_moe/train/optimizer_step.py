@@ -112,16 +112,7 @@ def take_step(
         UserError: a row does not fit into memory.
     """
     batches = [batch.to(engine.device) for batch in step.batches]
-    counts = torch.tensor(
-        [
-            sum(batch.supervised_tokens for batch in batches),
-            sum(batch.num_samples for batch in batches),
-            len(step.bad),
-        ],
-        dtype=torch.float64,
-        device=engine.device,
-    )
-    num_supervised, num_examples, num_bad = engine.sum(counts).tolist()
+    num_supervised, num_examples, num_bad = _counts(engine, batches, step)
     divisors = (max(1.0, num_supervised), max(1.0, num_examples))
     sums = StepSums.zeros(num_domains, engine.device)
     experts = ExpertSums()
@@ -140,15 +131,13 @@ def take_step(
     total = StepSums.from_flat(flat[: sums.flat().numel()])
     balance = total.scalar("balance") / max(1.0, total.scalar("examples"))
     value = total.loss + objective.load_balance_coef * balance
-    is_finite = math.isfinite(value)
+    is_finite, grad_norm = math.isfinite(value), float("nan")
     if is_finite:
         before_update()
         grad_norm = engine.step(rates)
         is_finite = math.isfinite(grad_norm)
-    else:
-        grad_norm = float("nan")
-        if engine.can_skip:
-            engine.skip()
+    elif engine.can_skip:
+        engine.skip()
     tokens, entropy = experts.from_flat(flat[total.flat().numel() : -len(STATUSES)])
     return StepOutcome(
         sums=total,
@@ -162,6 +151,17 @@ def take_step(
         is_finite=is_finite,
         num_bad=int(num_bad),
     )
+
+
+def _counts(engine: Engine, batches: Sequence[Batch], step: Step) -> tuple[float, float, float]:
+    """Supervised tokens, examples and unreadable records of a step, over all ranks."""
+    counts = [
+        sum(batch.supervised_tokens for batch in batches),
+        sum(batch.num_samples for batch in batches),
+        len(step.bad),
+    ]
+    supervised, examples, bad = engine.sum(torch.tensor(counts, dtype=torch.float64, device=engine.device)).tolist()
+    return supervised, examples, bad
 
 
 @torch.no_grad()

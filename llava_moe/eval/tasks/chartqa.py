@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llava_moe.eval.download import Download, Row, texts_of
+from llava_moe.eval.download import Download, texts_of
+from llava_moe.eval.laid_out import Row
 from llava_moe.eval.metrics import chartqa_relaxed_accuracy
 from llava_moe.eval.protocol import Wording
 from llava_moe.eval.published_benchmark import Item, Published, Scorer

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from llava_moe.errors import UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS
-from llava_moe.eval.download import Download, Row
+from llava_moe.eval.download import Download
+from llava_moe.eval.laid_out import Row
 from llava_moe.eval.protocol import LLAVA_MOLE, MIXLORA, OPTION_LETTER, Wording
 from llava_moe.eval.published_benchmark import Item, Published, Scorer
 

@@ -209,7 +209,7 @@ def test_a_file_of_terabytes_or_one_that_gives_an_error_is_one_line(
 
 def test_a_line_of_tsv_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Line) -> None:
     place = Path(LAYOUTS["mmbench"]["tsv"](tmp_path))
-    monkeypatch.setattr("llava_moe.eval.download.MOST_BYTES", 50)
+    monkeypatch.setattr("llava_moe.eval.laid_out.LONGEST_LINE", 50)
     assert "has a line of more than 50 characters" in line("mmbench", place)
 
 
