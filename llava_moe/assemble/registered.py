@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -17,9 +17,13 @@ from llava_moe.text.did_you_mean import did_you_mean
 __all__ = ["ADAPTERS", "ARCHITECTURES", "from_target"]
 
 
+# What stands in quotes is a value of the user's, whatever it looks like.
+_QUOTED = r"""(?<!\w)(?:'[^']*'|"[^"]*")"""
+
+
 @contextmanager
 def settings_named(kind: type, section: str) -> Iterator[None]:
-    """Put the section before a setting's name where an object speaks of its own: ``r=0`` becomes ``adapter.r=0``.
+    """Put the section before each setting where an object speaks of its own: ``r=0`` becomes ``adapter.r=0``.
 
     Raises:
         UserError: what is raised inside.
@@ -27,10 +31,30 @@ def settings_named(kind: type, section: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        first = re.match(r"\w+", str(error))
-        if first is None or first[0] not in {field.name for field in fields(kind)}:
+        told = with_keys(str(error), [field.name for field in fields(kind)], section)
+        if told == str(error):
             raise
-        raise UserError(f"{section}.{error}") from error
+        raise UserError(told) from error
+
+
+def with_keys(message: str, settings: Sequence[str], section: str) -> str:
+    """A message with the section before every setting that it names.
+
+    A name counts where the message begins with it, where ``=`` follows, and where it can be no word of a sentence
+    (``num_experts``); ``experts`` inside a sentence are experts.
+    """
+    if not settings:
+        return message
+    names = "|".join(map(re.escape, settings))
+
+    def keyed(found: re.Match[str]) -> str:
+        name = found["name"]
+        if name is None or not (found.start() == 0 or found["equals"] or "_" in name):
+            return found[0]
+        return f"{section}.{found[0]}"
+
+    # Behind a dot, a slash or = it is a part of a key, of a path or of a value.
+    return re.sub(rf"{_QUOTED}|(?<![\w./=-])(?P<name>{names})\b(?![.-])(?P<equals>=)?", keyed, message)
 
 
 def from_target(node: Mapping[str, Any], registered: Mapping[str, type], section: str = "adapter") -> Any:

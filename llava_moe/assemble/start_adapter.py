@@ -22,25 +22,20 @@ def attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path |
     Raises:
         UserError: the adapter does not fit the model, or not what it starts from; with the key that is at fault.
     """
-    with settings_named(type(config), "adapter"):
-        return _attach_from(model, config, start)
-
-
-def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path | None) -> Attached:
     if start is None or not (start / "adapter").is_dir():
         if start is not None and _trained_adapter(read_config(start.parent.parent)):
             raise UserError(f"init_from: {start / 'adapter'} is missing, which that run trained: copy the run again")
-        return attach(model, config)
+        return _attach(model, config)
     if isinstance(config, NoAdapter):
         raise UserError(f"init_from: {start} has an adapter and adapter=none: keep its adapter, or merge it first")
     if isinstance(config, Mole) and read_settings(start / "adapter").get("method") != config.method:
         # Its experts are LoRAs from folders of their own: of what it starts from it takes the base parts.
-        return attach(model, config)
+        return _attach(model, config)
     before = load_adapter(model, start / "adapter")
     tensors = {name: tensor.clone() for name, tensor in before.state_dict().items()}
     theirs = before.config
     before.detach()
-    attached = attach(model, config)
+    attached = _attach(model, config)
     try:
         attached.load_state_dict(tensors)
     except UserError as error:
@@ -49,6 +44,12 @@ def _attach_from(model: LlavaForConditionalGeneration, config: Any, start: Path 
             "the same adapter settings, or start from a run without an adapter"
         ) from error
     return attached
+
+
+def _attach(model: LlavaForConditionalGeneration, config: Any) -> Attached:
+    # Not around what is read of the start: its files speak of their own settings.
+    with settings_named(type(config), "adapter"):
+        return attach(model, config)
 
 
 def _trained_adapter(config: RunConfig) -> bool:
@@ -61,4 +62,6 @@ def _difference(theirs: Any, ours: Any) -> str:
     if type(theirs) is not type(ours):
         return f"{type(theirs).__name__} there, {type(ours).__name__} asked"
     pairs = [(field.name, getattr(theirs, field.name), getattr(ours, field.name)) for field in fields(ours)]
-    return ", ".join(f"{name} {there!r} there, {asked!r} asked" for name, there, asked in pairs if there != asked)
+    return ", ".join(
+        f"adapter.{name} {there!r} there, {asked!r} asked" for name, there, asked in pairs if there != asked
+    )

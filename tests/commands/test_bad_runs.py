@@ -34,7 +34,7 @@ def last_of(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("adapter.r=8", "its adapter is another than the one asked for (r 32 there, 8 asked)"),
+        ("adapter.r=8", "its adapter is another than the one asked for (adapter.r 32 there, 8 asked)"),
         ("adapter=lora", "LlavaMole there, Lora asked"),
         ("adapter=none", "has an adapter and adapter=none"),
         ("model.architecture.text.hidden_size=32", "was trained on another base (weights"),

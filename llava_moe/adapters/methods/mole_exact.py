@@ -91,7 +91,8 @@ class ExactUnit:
         inside = (module for module in unit.modules() if module is not unit)
         if unit.training and any(getattr(module, "gradient_checkpointing", False) for module in inside):
             raise UserError(
-                "adapter.exact=true with granularity=network and train.activation_checkpointing=true exclude each other"
+                "adapter.exact=true with adapter.granularity=network and train.activation_checkpointing=true exclude "
+                "each other"
             )
 
     def _caches_beside(self, cache: Any, num_experts: int) -> list[Any]:
