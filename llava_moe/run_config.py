@@ -79,6 +79,7 @@ class TrainConfig:
     max_nonfinite_steps: int = 3
     stall_seconds: float = 300
     rehearse: bool = True
+    async_save: bool = True
     num_threads: int | None = None
 
 

@@ -70,8 +70,16 @@ CATCH_ALLS = {
     ),
     # They save, or carry it to where it is raised again.
     **dict.fromkeys(
-        ("train.loop", "train.rank_errors", "train.background_calls", "train.heartbeats", "config.hydra_compose"), 1
+        (
+            "train.loop",
+            "train.rank_errors",
+            "train.background_calls",
+            "train.heartbeats",
+            "config.hydra_compose",
+        ),
+        1,
     ),
+    "train.checkpoint_writer": 1,
     **dict.fromkeys(("eval.generation.endpoint", "eval.judging.judge", "commands.export", "commands.compose_start"), 1),
     **dict.fromkeys([f"datatools.prepare.{name}" for name in ("recipe", "preparation", "workers", "chunks")], 1),
     **dict.fromkeys(("data.readers.files",), 3),

@@ -94,6 +94,12 @@ class _Unrecorded:
     def save(self, state: RunState) -> None:
         """The end of the training is measured and thrown away."""
 
+    def settle(self) -> None:
+        """Nothing is written."""
+
+    def check_saving(self) -> None:
+        """Nothing is written."""
+
     def name_samples(self, keys: Sequence[str], epoch: int, index: int) -> list[str]:
         """Records go by their keys."""
         return list(keys)

@@ -61,6 +61,7 @@ TRAIN: dict[str, Limit] = SHARED | {
     "train.max_nonfinite_steps": Whole(0),
     "train.stall_seconds": Real(0),
     "train.rehearse": FLAG,
+    "train.async_save": FLAG,
     "train.num_threads": OrNull(Whole(1)),
     "log.every": Whole(1),
     "log.tensorboard": FLAG,

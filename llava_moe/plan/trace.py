@@ -9,7 +9,7 @@ the model is traced with gradients that leave the device as soon as they are the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,9 @@ class _Watched:
 
     def trained_tensors(self) -> dict[str, Tensor]:
         return {}
+
+    def states(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        return iter(())
 
     def save(self, folder: Path) -> None:
         return None

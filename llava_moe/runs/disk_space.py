@@ -13,9 +13,14 @@ from llava_moe.model import ParameterGroup
 _BYTES_A_PARAMETER = 12
 
 
+def checkpoint_bytes(groups: Sequence[ParameterGroup]) -> int:
+    """Bytes of masters and moments of what trains; they are most of a checkpoint."""
+    return _BYTES_A_PARAMETER * sum(group.num_parameters for group in groups)
+
+
 def refuse_small_disk(folder: Path, groups: Sequence[ParameterGroup]) -> None:
     """Raise ``UserError`` where not even one checkpoint of what trains would fit."""
-    needed = _BYTES_A_PARAMETER * sum(group.num_parameters for group in groups)
+    needed = checkpoint_bytes(groups)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

@@ -16,7 +16,7 @@ from llava_moe.run_config import RunConfig
 from llava_moe.runs.curve_viewers import open_viewers
 from llava_moe.runs.stage_validation import StageValidation
 from llava_moe.runs.stop_signals import StopSignals
-from llava_moe.train.checkpoint import WriteWeights, save_checkpoint
+from llava_moe.train.checkpoint_writer import CheckpointWriter
 from llava_moe.train.console import TrainingConsole
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import JsonLines, LogSink, ScoreSink, StepRecord
@@ -34,7 +34,7 @@ class StageRun:
         folder: Path,
         title: str,
         engine: Engine,
-        write_weights: WriteWeights,
+        checkpoints: CheckpointWriter,
         stream: StepStream,
         quarantine: Quarantine | None,
         schedule: Schedule,
@@ -44,8 +44,7 @@ class StageRun:
         validation: StageValidation | None = None,
     ) -> None:
         self.folder, self.engine, self.stream, self.quarantine_file = folder, engine, stream, quarantine
-        self.keep_last = config.train.keep_last
-        self.write_weights = write_weights
+        self.checkpoints = checkpoints
         self.started = time.monotonic()
         self.stop_signals = stop_signals
         self.validation, self.best_step = validation, -1
@@ -62,6 +61,7 @@ class StageRun:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.checkpoints.join()
         for sink in self.sinks:
             sink.close()
         if self.validation is not None:
@@ -90,17 +90,26 @@ class StageRun:
             self.quarantine_file.add(bad)
 
     def save(self, state: RunState) -> None:
-        """Write a checkpoint. What the log still owes comes first: a run that goes on has every line."""
+        """Write a checkpoint, or begin to. What the log still owes comes first: a run that goes on has every line."""
         for sink in self.sinks:
             if isinstance(sink, JsonLines):
                 sink.catch_up()
-        is_best = state.step == self.best_step
-        save_checkpoint(self.folder, self.engine, state, self.write_weights, self.keep_last, is_best)
+        self.checkpoints.save(state, is_best=state.step == self.best_step)
+
+    def settle(self) -> None:
+        """Wait until the checkpoint that is being written stands; all ranks call it."""
+        self.checkpoints.settle()
+
+    def check_saving(self) -> None:
+        """Raise what has failed while a checkpoint was written beside the training."""
+        self.checkpoints.check()
 
     def validate(self, state: RunState, meeting: RankErrors) -> bool:
         """Measure a state where that is due and not done; whether it is the best so far and wants a checkpoint."""
         if self.validation is None or not self.validation.is_due(state.step):
             return False
+        # What is measured forks processes: not beside a thread that writes.
+        self.settle()
         validation = self.validation.measure(state.step, meeting, lambda: self.stop_status)
         for sink in self.score_sinks:
             meeting.attempt(partial(sink.write_scores, state.step, validation.scores))

@@ -34,8 +34,9 @@ from llava_moe.model.recorded_weights import refuse_changed_start, refuse_other_
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_notes
 from llava_moe.runs.dark_image_warning import WatchedStream
-from llava_moe.runs.disk_space import refuse_small_disk
+from llava_moe.runs.disk_space import checkpoint_bytes, refuse_small_disk
 from llava_moe.runs.environment import describe_environment
+from llava_moe.runs.free_memory import free_memory
 from llava_moe.runs.processes import Processes, zero_of
 from llava_moe.runs.rehearsal import try_rows
 from llava_moe.runs.repair_logs import set_accounts_right
@@ -51,13 +52,14 @@ from llava_moe.runs.stage_data import (
     open_quarantine,
     refuse_changed_data,
 )
-from llava_moe.runs.stage_features import check_features, open_features
+from llava_moe.runs.stage_features import StageFeatures, check_features, open_features
 from llava_moe.runs.stage_validation import check_validation, open_validation
 from llava_moe.runs.stalls import is_watched, watched_for_stalls
 from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.escape_control import visible
-from llava_moe.train.checkpoint import load_checkpoint, load_state
+from llava_moe.train.checkpoint import WriteWeights, load_checkpoint, load_state
+from llava_moe.train.checkpoint_writer import CheckpointWriter
 from llava_moe.train.data_parallel_engine import DataParallelEngine
 from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderClaim, FolderLock, claim_configuration, is_finished
@@ -150,20 +152,18 @@ def _train_locked(
         torch.manual_seed(config.seed * 1009 + processes.rank)
     if processes.rank == 0:
         _write_environment(folder, data, assembled, claim, state.step, schedule.num_steps, processes.engine)
-    objective = objective_of(assembled)
-    objective = objective if features is None else features.read_in(objective)
+    objective = _objective(assembled, features)
     validation = open_validation(
         config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
     )
+    checkpoints = _checkpoint_writer(config, folder, engine, write_weights, groups)
     run = StageRun(
-        *(config, folder, title, engine, write_weights, stream, opened.quarantine, schedule, state, console),
+        *(config, folder, title, engine, checkpoints, stream, opened.quarantine, schedule, state, console),
         *(stop_signals, validation),
     )
     explained = told_with_checkpoint(folder, stop_signals.standing)
-    name_samples = partial(run.name_samples, ())
-    beating = watched_for_stalls(
-        processes, title, config.train.stall_seconds, pulse, name_samples, stop_signals.standing
-    )
+    watch = (title, config.train.stall_seconds, pulse, partial(run.name_samples, ()), stop_signals.standing)
+    beating = watched_for_stalls(processes, *watch)
     with explained, memory_errors_explained(), run, stop_signals.deferred(run.say_stopping), beating:
         if processes.world > 1 and config.train.rehearse:
             try_rows(bare, objective, fed, assembled, pulse, config.train.stall_seconds)
@@ -182,6 +182,12 @@ def _train_locked(
     if processes.rank == 0:
         replace_file(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
     engine.barrier()
+
+
+def _objective(assembled: Assembled, features: StageFeatures | None) -> Objective:
+    """What the loop minimizes, of a model that is shown images or features that are kept."""
+    objective = objective_of(assembled)
+    return objective if features is None else features.read_in(objective)
 
 
 def _found(folder: Path, config: RunConfig) -> tuple[bool, str | None, str | None]:
@@ -293,6 +299,21 @@ def _write_environment(
     told = describe_environment(fingerprint_samples(data), assembled) | {"images": fingerprint_images(data)}
     told |= {"num_steps": num_steps, "engine": engine}
     replace_file(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
+
+
+def _checkpoint_writer(
+    config: RunConfig,
+    folder: Path,
+    engine: Engine,
+    write_weights: WriteWeights,
+    groups: Sequence[ParameterGroup],
+) -> CheckpointWriter:
+    """What writes checkpoints: beside the training where that is asked for and half of what is free holds a copy."""
+
+    def has_room() -> bool:
+        return config.train.async_save and 2 * checkpoint_bytes(groups) < free_memory()
+
+    return CheckpointWriter(folder, engine, write_weights, config.train.keep_last, has_room)
 
 
 def _engine(config: RunConfig, assembled: Assembled, groups: Sequence[ParameterGroup], processes: Processes) -> Engine:

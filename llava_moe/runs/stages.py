@@ -77,7 +77,7 @@ def _as_named(child: Mapping[str, Any]) -> dict[str, Any]:
     parallel, train = dict(child["parallel"]), dict(child["train"])
     if parallel["engine"] == "auto_deepspeed":
         parallel["engine"] = "auto"  # which meant this
-    for later in ("stall_seconds", "rehearse"):
+    for later in ("stall_seconds", "rehearse", "async_save"):
         train.pop(later, None)
     return {**child, "parallel": parallel, "train": train}
 

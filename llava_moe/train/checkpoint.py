@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from llava_moe.errors import UserError
 from llava_moe.files.atomic_write import replace_file
@@ -21,13 +25,12 @@ from llava_moe.files.checkpoint_names import ASIDE, checkpoint_folders
 from llava_moe.files.checkpoints import MARKER, STATE, checkpoint_of, not_resumable, pointed_at
 from llava_moe.files.full_disk import is_full
 from llava_moe.train.state import RunState
+from llava_moe.train.whole_state import MASTER, write_states
 
 if TYPE_CHECKING:
-    import torch
-
     from llava_moe.train.engine import Engine
 
-WriteWeights = Callable[[Path, Mapping[str, "torch.Tensor"]], None]
+WriteWeights = Callable[[Path, Mapping[str, torch.Tensor]], None]
 
 
 def name_best(folder: Path, checkpoint: Path | None) -> None:
@@ -39,54 +42,72 @@ def name_best(folder: Path, checkpoint: Path | None) -> None:
         replace_file(pointer, checkpoint.name + "\n")
 
 
-def save_checkpoint(
-    folder: Path,
-    engine: Engine,
-    state: RunState,
-    write_weights: WriteWeights,
-    keep_last: int = 2,
-    is_best: bool = False,
+States = Iterable[tuple[str, Mapping[str, torch.Tensor]]]
+"""Of each trained parameter by name: its master and what the optimizer keeps of it."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is written from, on rank 0.
+
+    Attributes:
+        position: how far the run is.
+        states: of all trained parameters; they may be collected while they are gone through.
+        random: the state of torch's generators of each rank, see :func:`random_state`.
+    """
+
+    position: RunState
+    states: States
+    random: Sequence[Mapping[str, torch.Tensor]]
+
+
+def write_checkpoint(
+    folder: Path, snapshot: Snapshot, write_weights: WriteWeights, keep_last: int = 2, is_best: bool = False
 ) -> Path:
-    """Write a checkpoint and make it ``last``, and ``best`` if it is; all ranks call it.
+    """Write a checkpoint and make it ``last``, and ``best`` if it is; one process does, and touches no device.
 
     Nothing that was there is touched before the new one is complete: a kill or a full disk at any moment leaves the
-    older checkpoint and ``last`` as they were.
+    older checkpoint and ``last`` as they were. All states are gone through, whatever fails: other ranks may take part.
 
     Raises:
         UserError: the disk is full or not writable, or the run's folder is gone.
     """
     checkpoints = folder / "checkpoints"
-    final = checkpoint_of(folder, state.step)
-    partial = checkpoints / f".step-{state.step:06d}.partial"
-    tensors = engine.trained_tensors()
+    final = checkpoint_of(folder, snapshot.position.step)
+    partial = checkpoints / f".{final.name}.partial"
+    states = iter(snapshot.states)
     try:
-        if engine.rank == 0:
-            # A kill leaves what it interrupted, which may be of a step that is never saved again.
-            for stale in checkpoints.glob(".step-*.partial"):
-                shutil.rmtree(stale, ignore_errors=True)
-            # Not with its parents: where the run's folder was unmounted, this would fill the disk beneath.
-            checkpoints.mkdir(exist_ok=True)
-            partial.mkdir()
-            (partial / "engine").mkdir()
-        engine.barrier()
-        engine.save(partial / "engine")
-        save_random_state(partial / "engine" / f"random-rank{engine.rank}.safetensors")
-        if engine.rank == 0:
-            write_weights(partial, tensors)
-            state.write(partial / STATE)
-        engine.barrier()
-        if engine.rank == 0:
-            _publish(partial, final, checkpoints)
-            if is_best:
-                name_best(folder, final)
-            _prune(checkpoints, final, keep_last)
-        engine.barrier()
+        # A kill leaves what it interrupted, which may be of a step that is never saved again.
+        for stale in checkpoints.glob(".step-*.partial"):
+            shutil.rmtree(stale, ignore_errors=True)
+        # Not with its parents: where the run's folder was unmounted, this would fill the disk beneath.
+        checkpoints.mkdir(exist_ok=True)
+        partial.mkdir()
+        (partial / "engine").mkdir()
+        masters: dict[str, torch.Tensor] = {}
+        write_states(partial / "engine", _noting_masters(states, masters))
+        for rank, state in enumerate(snapshot.random):
+            save_file(dict(state), partial / "engine" / f"random-rank{rank}.safetensors")
+        write_weights(partial, masters)
+        snapshot.position.write(partial / STATE)
+        _publish(partial, final, checkpoints)
+        if is_best:
+            name_best(folder, final)
+        _prune(checkpoints, final, keep_last)
     except (OSError, SafetensorError, RuntimeError) as error:
+        deque(states, maxlen=0)
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, RuntimeError) and not is_full(error):
             raise
         raise UserError(_save_failure(error, final, folder)) from error
     return final
+
+
+def _noting_masters(states: States, masters: dict[str, torch.Tensor]) -> States:
+    for name, state in states:
+        on_cpu = {kind: one.to("cpu") for kind, one in state.items()}
+        masters[name] = on_cpu[MASTER].float()
+        yield name, on_cpu
 
 
 def load_checkpoint(checkpoint: Path, engine: Engine) -> RunState:
@@ -153,17 +174,8 @@ def _prune(checkpoints: Path, newest: Path, keep_last: int) -> None:
         _remove(path)
 
 
-def save_random_state(path: Path) -> None:
-    """Write torch's generators as tensors (data workers draw nothing: plan and order come from seeds)."""
-    from safetensors.torch import save_file
-
-    save_file(random_state(), path)
-
-
 def random_state() -> dict[str, torch.Tensor]:
     """The state of torch's generators: uint8 bytes by device, ``cpu`` and, where there is one, ``cuda``."""
-    import torch
-
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -172,15 +184,13 @@ def random_state() -> dict[str, torch.Tensor]:
 
 def set_random_state(states: Mapping[str, torch.Tensor]) -> None:
     """Put torch's generators back to what :func:`random_state` gave."""
-    import torch
-
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
 
 
 def load_random_state(folder: Path, rank: int) -> None:
-    """Restore what :func:`save_random_state` wrote for a rank.
+    """Restore what :func:`random_state` gave on a rank.
 
     One that was not there draws from a seed that the first rank's state decides.
 
@@ -188,9 +198,6 @@ def load_random_state(folder: Path, rank: int) -> None:
         OSError: there is no such file, not even of the first rank.
         SafetensorError, ValueError: it is damaged.
     """
-    import torch
-    from safetensors.torch import load_file
-
     path, first = (folder / f"random-rank{number}.safetensors" for number in (rank, 0))
     is_new = not path.is_file() and first.is_file()
     states = load_file(first if is_new else path)

@@ -5,7 +5,7 @@ LoRA mixtures train little of a frozen model: to divide weights or gradients ove
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,10 @@ class DataParallelEngine:
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """Copies of the fp32 masters by name, on the CPU of rank 0; empty on the others, which hold the same."""
         return self.alone.trained_tensors() if self.rank == 0 else {}
+
+    def states(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        """Masters and AdamW's state by name, on rank 0; nothing on the others, which hold the same."""
+        return self.alone.states() if self.rank == 0 else iter(())
 
     def save(self, folder: Path) -> None:
         """Write what one process writes; rank 0 alone does."""

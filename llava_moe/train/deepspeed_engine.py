@@ -7,7 +7,8 @@ communication extension compiles for half a minute on CPU machines although noth
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from llava_moe.errors import UserError
 from llava_moe.train.collectives import backend, gather_from_ranks, own_device, sum_over_ranks
 from llava_moe.train.divided_state import DividedState, UndividedState, UnreachedGroups, load_own_files, shape_of
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
-from llava_moe.train.whole_state import WholeStateReader, WholeStateWriter, file_of_state
+from llava_moe.train.whole_state import WholeStateReader, file_of_state, write_states
 
 BUCKET, ALIGNMENT = 500_000_000, 8
 """The most numbers of a bucket, DeepSpeed's own; and what its length is a multiple of."""
@@ -157,18 +158,20 @@ class DeepSpeedEngine:
                 full[name] = value.to("cpu", torch.float32, copy=True)
         return full
 
-    def save(self, folder: Path) -> None:
-        """Write what one process writes (:mod:`llava_moe.train.whole_state`); all ranks call it, the first one writes.
+    def states(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        """Masters and AdamW's state by name, whole; all ranks must go through it.
 
         One parameter after the other is collected: what is divided is never whole in a device's memory.
         """
-        writer = WholeStateWriter(folder) if self.rank == 0 else None
         for name, parameter in self.live.items():
-            state = self.state.read(parameter)
-            if writer is not None:
-                writer.add(name, state)
-        if writer is not None:
-            writer.close()
+            yield name, self.state.read(parameter)
+
+    def save(self, folder: Path) -> None:
+        """Write what one process writes (:mod:`llava_moe.train.whole_state`); all ranks call it, rank 0 writes."""
+        if self.rank == 0:
+            write_states(folder, self.states())
+        else:
+            deque(self.states(), maxlen=0)
 
     def load(self, folder: Path) -> None:
         """Read what any engine wrote, or DeepSpeed's own files of earlier run folders; all ranks call it.

@@ -6,7 +6,7 @@ Gradients of several ``backward`` calls add up; ``step`` clips, updates and clea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
-from llava_moe.train.whole_state import MASTER, WholeStateReader, WholeStateWriter
+from llava_moe.train.whole_state import MASTER, WholeStateReader, write_states
 
 
 class Engine(Protocol):
@@ -57,8 +57,15 @@ class Engine(Protocol):
         """Full fp32 values of all trainable parameters by name, on CPU (all ranks must call; rank 0 uses them)."""
         ...
 
+    def states(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        """Master and optimizer state of each trained parameter by name, whole, as any engine goes on from them.
+
+        All ranks must go through it; on rank 0 it gives all parameters, whose tensors hold until the next one is asked.
+        """
+        ...
+
     def save(self, folder: Path) -> None:
-        """Write optimizer state and masters, so that any engine goes on from them; all ranks call it."""
+        """Write what :meth:`states` gives; all ranks call it."""
         ...
 
     def load(self, folder: Path) -> None:
@@ -150,13 +157,15 @@ class LocalEngine:
         """Copies of the fp32 masters by name, on the CPU."""
         return {name: master.detach().to("cpu", copy=True) for name, master in self.masters.items()}
 
-    def save(self, folder: Path) -> None:
-        """Write masters and AdamW's state (:mod:`llava_moe.train.whole_state`)."""
-        writer = WholeStateWriter(folder)
+    def states(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        """Masters and AdamW's state by name: the tensors themselves, which the next step changes."""
         for name, master in self.masters.items():
             state = {key: torch.as_tensor(value) for key, value in self.optimizer.state.get(master, {}).items()}
-            writer.add(name, {MASTER: master, **state})
-        writer.close()
+            yield name, {MASTER: master.detach(), **state}
+
+    def save(self, folder: Path) -> None:
+        """Write masters and AdamW's state (:mod:`llava_moe.train.whole_state`)."""
+        write_states(folder, self.states())
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote into masters, parameters and optimizer.

@@ -40,7 +40,7 @@ FREE_KEYS = (
     *("log", "parallel", "eval", "out"),
     *("data.num_workers", "data.max_bad_share", "model.cache_features"),
     *("train.save_every", "train.keep_last", "train.num_threads", "train.max_nonfinite_steps"),
-    *("train.stall_seconds", "train.rehearse"),
+    *("train.stall_seconds", "train.rehearse", "train.async_save"),
     *("train.tokens_per_micro_batch", "train.activation_checkpointing"),
 )
 

@@ -14,15 +14,18 @@ class LastWholeStep:
     """The state that weights and optimizer are in, with the random numbers that the next step begins with.
 
     Args:
-        save: writes a checkpoint of a state; all ranks call it.
+        save: writes a checkpoint of a state, or begins to; all ranks call it.
+        settle: waits until it stands; all ranks call it.
 
     Attributes:
         state: the last step whose update is whole.
     """
 
-    def __init__(self, state: RunState, save: Callable[[RunState], None]) -> None:
+    def __init__(
+        self, state: RunState, save: Callable[[RunState], None], settle: Callable[[], None] = lambda: None
+    ) -> None:
         self.state = state
-        self._save = save
+        self._save, self.settle = save, settle
         self._random = random_state()
         self._is_whole = True
         self._saved_step = state.step
@@ -40,7 +43,8 @@ class LastWholeStep:
         self.state, self._random, self._is_whole = state, random_state(), True
 
     def turn_epoch(self) -> None:
-        """The next step is the first of the next epoch."""
+        """The next step is the first of the next epoch, whose readers are forked: not beside a thread that writes."""
+        self.settle()
         self.state = replace(self.state, epoch=self.state.epoch + 1, epoch_step=0)
 
     def save(self) -> None:
@@ -59,5 +63,6 @@ class LastWholeStep:
         set_random_state(self._random)
         try:
             self.save()
+            self.settle()
         except UserError as failure:
             error.add_note(str(failure))

@@ -48,7 +48,15 @@ class Run(Protocol):
         ...
 
     def save(self, state: RunState) -> None:
-        """Write a checkpoint of ``state``; all ranks call it."""
+        """Write a checkpoint of ``state``, or begin to; all ranks call it."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until the checkpoint that is being written stands; all ranks call it."""
+        ...
+
+    def check_saving(self) -> None:
+        """Raise what has failed while a checkpoint was written beside the training; called on rank 0 alone."""
         ...
 
     def name_samples(self, keys: Sequence[str], epoch: int, index: int) -> list[str]:
@@ -106,7 +114,7 @@ def train(
         UserError: too many steps with a non-finite loss, out of memory, or too many bad records.
     """
     engine.module.train()
-    last, meeting = LastWholeStep(state, run.save), RankErrors(engine)
+    last, meeting = LastWholeStep(state, run.save, run.settle), RankErrors(engine)
     try:
         return _train(engine, stream, objective, schedule, base_rates, run, settings, last, meeting, validate)
     except StoppedBySignalError:
@@ -151,6 +159,8 @@ def _train(
                 if engine.rank == 0 and (state.step % settings.log_every == 0 or state.step == schedule.num_steps):
                     seconds = time.perf_counter() - started
                     meeting.attempt(partial(run.log, _record(state, step, outcome, rates, settings, seconds)))
+                if engine.rank == 0:
+                    meeting.attempt(run.check_saving)
                 if engine.world == 1:
                     meeting.agree()
                 # Alone, a signal that came after the sums is heard now and not a step later.
@@ -170,6 +180,7 @@ def _train(
     meeting.agree()
     if last.state.step > first_step:
         last.save()
+        last.settle()
     if status := meeting.strongest(run.stop_status):
         _stop(last, status)
     return last.state
@@ -177,6 +188,7 @@ def _train(
 
 def _stop(last: LastWholeStep, status: int) -> None:
     last.save()
+    last.settle()
     raise StoppedBySignalError(f"stopped at step {last.state.step}", status)
 
 
@@ -189,6 +201,7 @@ def _measures(validate: Validate | None, last: LastWholeStep, meeting: RankError
     except StoppedBySignalError:
         # What was measured is kept, and measured to its end when the run goes on.
         last.save()
+        last.settle()
         raise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +152,11 @@ class PulsedEngine:
         """See :class:`~llava_moe.train.engine.Engine`."""
         self._pulse.at("collecting weights", waits=True, patience=LONG_WORK)
         return self._engine.trained_tensors()
+
+    def states(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        """See :class:`~llava_moe.train.engine.Engine`."""
+        self._pulse.at("collecting a checkpoint", waits=True, patience=LONG_WORK)
+        return self._engine.states()
 
     def save(self, folder: Path) -> None:
         """See :class:`~llava_moe.train.engine.Engine`."""

@@ -6,7 +6,7 @@ than one file may be goes on in ``optimizer-00002.safetensors`` and so on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,14 @@ class WholeStateWriter:
         self._num_files += 1
         save_file(self._waiting, file_of_state(self._folder, self._num_files))
         self._waiting = {}
+
+
+def write_states(folder: Path, states: Iterable[tuple[str, Mapping[str, torch.Tensor]]]) -> None:
+    """Write what an engine's ``states`` gives, one parameter after the other."""
+    writer = WholeStateWriter(folder)
+    for name, state in states:
+        writer.add(name, state)
+    writer.close()
 
 
 class WholeStateReader:

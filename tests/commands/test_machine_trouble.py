@@ -20,11 +20,12 @@ from transformers import LlavaForConditionalGeneration
 from llava_moe.cli import run
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.readers import store
-from llava_moe.runs import run_recorder as stage_run
 from llava_moe.runs import stage
-from llava_moe.train.engine import Engine, LocalEngine
+from llava_moe.train import checkpoint_writer
+from llava_moe.train.checkpoint import Snapshot
+from llava_moe.train.engine import LocalEngine
 from llava_moe.train.log import JsonLines
-from llava_moe.train.state import RunState
+from llava_moe.train.whole_state import WholeStateWriter
 
 Refused = Callable[..., str]
 
@@ -56,19 +57,21 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_and_the_run_goes_on(
     num_bytes: int, tiny_words: list[str], refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["train", *tiny_words, f"out={tmp_path / 'run'}", "train.save_every=2", "train.keep_last=1"]
-    save = stage_run.save_checkpoint
+    # No file may grow in all of the process: the log must not be written meanwhile.
+    words = ["train", *tiny_words, "train.async_save=false", f"out={tmp_path / 'run'}", "train.save_every=2"]
+    words += ["train.keep_last=1"]
+    write = checkpoint_writer.write_checkpoint
     saved: list[dict[str, bytes]] = []
 
-    def save_until_full(folder: Path, engine: Engine, state: RunState, *rest: Any) -> Path:
-        if state.step < 4:
-            return save(folder, engine, state, *rest)
+    def write_until_full(folder: Path, snapshot: Snapshot, *rest: Any) -> Path:
+        if snapshot.position.step < 4:
+            return write(folder, snapshot, *rest)
         saved.append(contents(folder / "checkpoints"))
         with largest_file(num_bytes):
-            return save(folder, engine, state, *rest)
+            return write(folder, snapshot, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_run, "save_checkpoint", save_until_full)
+        patch.setattr(checkpoint_writer, "write_checkpoint", write_until_full)
         line = refused(*words)
     assert "the disk is full" in line and "step-000004" in line and "step-000002 stands" in line
     assert contents(tmp_path / "run" / "checkpoints") == saved[0]
@@ -91,7 +94,7 @@ def test_a_full_disk_is_known_in_every_writers_words(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(LocalEngine, "save", fail)
+    monkeypatch.setattr(WholeStateWriter, "add", fail)
     line = refused("train", *tiny_words, "train.max_steps=1")
     assert "the disk is full" in line and "there is no checkpoint yet" in line
 

@@ -21,9 +21,9 @@ from llava_moe.data import encode
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
-from llava_moe.runs import run_recorder as stage_run
 from llava_moe.runs import stage
 from llava_moe.runs.stage_validation import StageValidation
+from llava_moe.train.checkpoint_writer import CheckpointWriter
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.log import JsonLines
 from tests.commands.test_train import assert_same_run, records_of
@@ -92,7 +92,7 @@ def unbroken(
         (signal.SIGINT, LocalEngine, "step", 4, 4),
         (signal.SIGINT, StageValidation, "measure", 1, 3),
         (signal.SIGTERM, StageValidation, "measure", 2, STEPS),
-        (signal.SIGINT, stage_run, "save_checkpoint", 1, STEPS),
+        (signal.SIGINT, CheckpointWriter, "save", 1, STEPS),
     ],
 )
 def test_a_signal_saves_at_the_next_step_and_the_run_goes_on_as_if_never_stopped(

@@ -197,6 +197,12 @@ class Watch:
     def save(self, state: RunState) -> None:
         return None
 
+    def settle(self) -> None:
+        return None
+
+    def check_saving(self) -> None:
+        return None
+
     def name_samples(self, keys: Sequence[str], epoch: int, index: int) -> list[str]:
         return list(keys)
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from llava_moe.adapters.methods.mole_experts import adapter_folder
 from llava_moe.errors import UserError
-from llava_moe.files.checkpoints import MARKER, complete_checkpoints, last_checkpoint, step_of
-from llava_moe.train.checkpoint import save_checkpoint
+from llava_moe.files.checkpoints import MARKER, checkpoint_of, complete_checkpoints, last_checkpoint, step_of
+from llava_moe.train.checkpoint_writer import CheckpointWriter
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.optimizer import OptimizerSettings
 from llava_moe.train.state import RunState
@@ -28,7 +28,8 @@ def save(run: Path, step: int, keep_last: int = 9) -> Path:
     model = nn.Linear(2, 2)
     group = SimpleNamespace(part="adapter", learning_rate=1e-3, parameters=dict(model.named_parameters()))
     engine = LocalEngine(model, [group], OptimizerSettings(), torch.device("cpu"))
-    return save_checkpoint(run, engine, RunState(step=step), lambda *_: None, keep_last)
+    CheckpointWriter(run, engine, lambda *_: None, keep_last).save(RunState(step=step))
+    return checkpoint_of(run, step)
 
 
 def names_in(run: Path) -> list[str]:
