@@ -192,13 +192,14 @@ def _grams(
 def short_training(run: AnalyzedRun, plain: Mapping[str, Any], session: Session) -> ShortTraining:
     """What each short training is, by the run's own settings."""
     assembled, config = run.assembled, run.config
-    if config.train.activation_checkpointing:
-        recompute_activations(assembled.model)
     has_adapter = config.trains_adapter
     adapter = assembled.attached.trainable_parameters() if has_adapter else {}
+    groups = prepare_stage(assembled.model, trainable_parts(config), adapter, assembled.base.family)
+    if config.train.activation_checkpointing:
+        recompute_activations(assembled.model)
     return ShortTraining(
         module=assembled.model,
-        groups=prepare_stage(assembled.model, trainable_parts(config), adapter, assembled.base.family),
+        groups=groups,
         optimizer=optimizer_of(config),
         objective=objective_of(assembled),
         num_steps=plain["steps"],
