@@ -50,6 +50,8 @@ PRIVATE = {
     # lmms-eval's own hook for models; its copy is held by tests/lmms_eval_plugin.
     "lmms_eval_plugin.model": {"_resolve_system_prompt"},
     "model.pretrained": {"_from_config"},
+    # Operations on lists of tensors, of which torch's optimizers are made.
+    "train.engine": {"_foreach_add_", "_foreach_copy_"},
     "plan.fake_tensors": {
         *("torch._subclasses.fake_tensor", "torch.utils._python_dispatch", "torch.utils._pytree"),
         *("_cdata", "_local_scalar_dense", "_overloadpacket"),

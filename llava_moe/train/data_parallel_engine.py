@@ -5,7 +5,7 @@ LoRA mixtures train little of a frozen model: to divide weights or gradients ove
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from llava_moe.train.buckets import bucketed
 from llava_moe.train.collectives import backend, gather_from_ranks, own_device, sum_over_ranks
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup
@@ -57,7 +58,7 @@ class DataParallelEngine:
         self.alone = LocalEngine(module, groups, settings, device)
         self.rank, self.world, self.device = dist.get_rank(), dist.get_world_size(), device
         self.module = self.alone.module
-        self._buckets = list(_bucketed(self.alone.masters.values(), num_in_bucket))
+        self._buckets = list(bucketed(self.alone.masters.values(), num_in_bucket))
         self._begin_alike()
 
     def _begin_alike(self) -> None:
@@ -136,15 +137,3 @@ class DataParallelEngine:
     def barrier(self) -> None:
         """Wait for all ranks."""
         dist.barrier()
-
-
-def _bucketed(masters: Iterable[torch.Tensor], num_in_bucket: int) -> Iterator[list[torch.Tensor]]:
-    """Tensors in their order, as many together as have ``num_in_bucket`` numbers; a larger one is alone."""
-    bucket: list[torch.Tensor] = []
-    for master in masters:
-        if bucket and sum(one.numel() for one in bucket) + master.numel() > num_in_bucket:
-            yield bucket
-            bucket = []
-        bucket.append(master)
-    if bucket:
-        yield bucket

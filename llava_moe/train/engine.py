@@ -6,6 +6,7 @@ Gradients of several ``backward`` calls add up; ``step`` clips, updates and clea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from llava_moe.train.buckets import bucketed
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
 from llava_moe.train.whole_state import MASTER, WholeStateReader, write_states
+
+NUM_CAST_TOGETHER = 1 << 25
+"""Half-precision gradients that have copies in fp32 at a time, while they are added: 128 MiB."""
 
 
 class Engine(Protocol):
@@ -108,13 +113,14 @@ class LocalEngine:
     def backward(self, loss: torch.Tensor, is_last: bool) -> None:
         """Add the gradients of ``loss`` to the masters', in fp32."""
         loss.backward()
-        for name, parameter in self.live.items():
-            master = self.masters[name]
-            if master is not parameter and parameter.grad is not None:
-                # Micro-batches add up in fp32: a sum of many half-precision gradients loses the small ones.
-                gradient = parameter.grad.float()
-                master.grad = gradient if master.grad is None else master.grad + gradient
-                parameter.grad = None
+        pairs = self._halves_and_masters()
+        masters = {id(half): master for half, master in pairs}
+        for halves in bucketed((half for half, _ in pairs if half.grad is not None), NUM_CAST_TOGETHER):
+            _add_gradients(halves, [masters[id(half)] for half in halves])
+
+    def _halves_and_masters(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        pairs = [(parameter, self.masters[name]) for name, parameter in self.live.items()]
+        return [(half, master) for half, master in pairs if half is not master]
 
     def step(self, learning_rates: Sequence[float]) -> float:
         """Clip, update the masters with one rate per parameter group, copy them to the parameters, clear.
@@ -128,18 +134,15 @@ class LocalEngine:
         for group, rate in zip(self.optimizer.param_groups, learning_rates, strict=True):
             group["lr"] = rate
         limit = self.gradient_clipping if self.gradient_clipping > 0 else float("inf")
-        norm = nn.utils.clip_grad_norm_(list(self.masters.values()), limit)
-        if not torch.isfinite(norm):
-            # The loop counts such a step as left out: one update with it would make every weight NaN.
-            self.skip()
-            return float(norm)
-        self.optimizer.step()
+        norm = float(nn.utils.clip_grad_norm_(list(self.masters.values()), limit))
+        # The loop counts one that is not finite as left out: one update with it would make every weight NaN.
+        if math.isfinite(norm):
+            self.optimizer.step()
+            if pairs := self._halves_and_masters():
+                with torch.no_grad():
+                    torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
         self.skip()
-        with torch.no_grad():
-            for name, parameter in self.live.items():
-                if self.masters[name] is not parameter:
-                    parameter.copy_(self.masters[name])
-        return float(norm)
+        return norm
 
     def skip(self) -> None:
         """Clear the gradients of this step without an update."""
@@ -191,3 +194,14 @@ class LocalEngine:
     def barrier(self) -> None:
         """Go on: there is one rank."""
         return None
+
+
+def _add_gradients(halves: Sequence[torch.Tensor], masters: Sequence[torch.Tensor]) -> None:
+    """Move gradients to the masters', in fp32: a sum of many half-precision gradients loses the small ones."""
+    gradients = [torch.empty_like(master, requires_grad=False) for master in masters]
+    torch._foreach_copy_(gradients, [half.grad for half in halves if half.grad is not None])
+    standing = [(one.grad, gradient) for one, gradient in zip(masters, gradients, strict=True) if one.grad is not None]
+    if standing:
+        torch._foreach_add_(*map(list, zip(*standing, strict=True)))
+    for half, master, gradient in zip(halves, masters, gradients, strict=True):
+        half.grad, master.grad = None, gradient if master.grad is None else master.grad

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from llava_moe.train.data_parallel_engine import DataParallelEngine, _bucketed
+from llava_moe.train.data_parallel_engine import DataParallelEngine
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.optimizer import OptimizerSettings
 
@@ -103,9 +103,3 @@ def test_two_ranks_take_the_steps_of_one_process(dtype: torch.dtype, num_in_buck
     assert written["step/adapter.weight"] == 3 and written["step/projector.weight"] == 2
     for name, tensor in expected.items():
         torch.testing.assert_close(written[name], tensor, rtol=1e-5, atol=1e-7)
-
-
-def test_a_bucket_holds_what_fits_and_a_large_tensor_is_alone() -> None:
-    sizes = [3, 4, 9, 1, 1, 8]
-    buckets = [[len(one) for one in bucket] for bucket in _bucketed(map(torch.zeros, sizes), 8)]
-    assert buckets == [[3, 4], [9], [1, 1], [8]] and not [*_bucketed([], 8)]

@@ -95,7 +95,9 @@ def test_bf16_parameters_follow_fp32_masters_that_keep_updates_too_small_for_bf1
     assert all(not parameter.equal(before[name]) for name, parameter in engine.live.items())
 
 
-def test_micro_batches_add_up_in_fp32() -> None:
+@pytest.mark.parametrize("num_together", [1, 30, 1 << 25])
+def test_micro_batches_add_up_in_fp32(num_together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_moe.train.engine.NUM_CAST_TOGETHER", num_together)
     model = Model(torch.bfloat16)
     engine = engine_of(model)
     expected: dict[str, torch.Tensor] = {}
