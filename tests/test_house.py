@@ -27,6 +27,7 @@ GROUND = {
     "run_config": set(),
     "kv_cache": set(),
     "packed_rows": {"kv_cache"},
+    "to_device": set(),
     "embedded_base": {"errors", "files"},
 }
 ALLOWED = {

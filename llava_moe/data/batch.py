@@ -14,6 +14,7 @@ import torch
 
 from llava_moe.data.encode import IGNORED, Encoder, Example
 from llava_moe.data.images.inputs import ImageSize, PositionIds
+from llava_moe.to_device import to_device
 
 TENSORS = ("input_ids", "labels", "position_ids", "pixel_values", "domains", "is_real")
 NO_DOMAIN = -1
@@ -33,6 +34,7 @@ class Batch:
         pixel_values: uint8 [N, 3, H, W] in the order of the image places; N may be 0. N is the number of images where
             each has one entry.
         image_sizes: of the row's images where their numbers of tokens differ, in the same order; else empty.
+        host: the row as it was before it went to a device; None where it did not.
         image_slots: where the features of the row's images are kept, in the same order; then there are no pixels.
         domains: int64 [1, T], -1 in null segments and holes.
         segment_lengths: tokens of each segment, summing to T.
@@ -52,6 +54,12 @@ class Batch:
     sample_positions: tuple[int, ...]
     image_slots: tuple[int, ...] = ()
     image_sizes: tuple[ImageSize, ...] = ()
+    host: Batch | None = None
+
+    @property
+    def on_host(self) -> Batch:
+        """The row where it can be counted without waiting for a device."""
+        return self if self.host is None else self.host
 
     @property
     def num_images(self) -> int:
@@ -60,12 +68,12 @@ class Batch:
     @property
     def supervised_tokens(self) -> int:
         """Tokens that carry a loss. The first token of a segment, which nothing predicts, never does."""
-        return int((self.labels != IGNORED).sum())
+        return int((self.on_host.labels != IGNORED).sum())
 
     @property
     def num_samples(self) -> int:
         """Real examples in the row: neither null segments nor holes."""
-        return int(self.is_real.sum())
+        return int(self.on_host.is_real.sum())
 
     @property
     def num_tokens(self) -> int:
@@ -74,7 +82,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same row with its tensors on ``device``; from page-locked memory the copy runs beside the computation."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+        moved = self._each(lambda tensor: to_device(tensor, device))
+        return replace(moved, host=self.on_host)
 
     def pin_memory(self) -> Batch:
         """The same row in page-locked memory."""

@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from llava_moe.errors import UserError
+from llava_moe.to_device import to_device
 
 PACKED_SDPA = "packed_sdpa"
 FEW_PAIRS = 4096
@@ -110,7 +111,8 @@ def lay_out(segment_lengths: Sequence[int], device: torch.device) -> PackedRow:
     is_padding = np.ones(num_places, dtype=bool)
     is_padding[place] = False
     maps = (np.concatenate(tokens), place, np.flatnonzero(is_padding))
-    return PackedRow(tuple(groups), *(torch.from_numpy(one).to(device) for one in maps))
+    joined = to_device(torch.from_numpy(np.concatenate(maps)), device)
+    return PackedRow(tuple(groups), *joined.split([len(one) for one in maps]))
 
 
 def _of_like_length(lengths: Sequence[int]) -> list[list[int]]:
@@ -130,7 +132,7 @@ def _of_like_length(lengths: Sequence[int]) -> list[list[int]]:
 def packing_arguments(segment_lengths: tuple[int, ...], device: torch.device) -> dict[str, Any]:
     """Return the forward arguments that carry the examples' lengths to FlashAttention 2 and ``packed_sdpa``."""
     ends_S = torch.tensor(segment_lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    cumulative = F.pad(ends_S, (1, 0)).to(device)
+    cumulative = to_device(F.pad(ends_S, (1, 0)), device)
     longest = max(segment_lengths)
     return {
         "cu_seq_lens_q": cumulative,

@@ -25,7 +25,7 @@ class Objective:
             examples.
         balance_totals: ``is_real [S]`` -> what the last forward adds to those totals; None where no loss needs them.
         expert_totals: ``domains [1, T]``, number of domains -> routing of the last forward.
-        mark_prompts: told the ``labels [1, T]`` of a row before its forward.
+        mark_prompts: told the ``labels [1, T]`` of a row, and the number of its segments, before its forward.
     """
 
     inputs_of: Callable[[Batch], Mapping[str, Any]]
@@ -33,7 +33,7 @@ class Objective:
     auxiliary_loss: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None
     balance_totals: Callable[[torch.Tensor], torch.Tensor] | None = None
     expert_totals: Callable[[torch.Tensor, int], ExpertTotals] | None = None
-    mark_prompts: Callable[[torch.Tensor], None] | None = None
+    mark_prompts: Callable[[torch.Tensor, int], None] | None = None
 
     def forward(self, engine: Engine, batch: Batch, logits_to_keep: torch.Tensor | int) -> Any:
         """The model's output on a row; its logits are those of these positions, or of the last so many.
@@ -41,7 +41,7 @@ class Objective:
         With several ranks all must call it the same number of times.
         """
         if self.mark_prompts is not None:
-            self.mark_prompts(batch.labels)
+            self.mark_prompts(batch.labels, len(batch.segment_lengths))
         return engine.forward(**self.inputs_of(batch), logits_to_keep=logits_to_keep)
 
     def token_losses_N(self, engine: Engine, batch: Batch) -> tuple[torch.Tensor, Targets]:

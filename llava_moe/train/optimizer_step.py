@@ -21,12 +21,13 @@ import torch
 
 from llava_moe.data.batch import Batch
 from llava_moe.errors import UserError
+from llava_moe.to_device import to_device
 from llava_moe.train.engine import Engine
 from llava_moe.train.expert_sums import ExpertSums
-from llava_moe.train.loss import StepSums
+from llava_moe.train.loss import RunningSums, StepSums
 from llava_moe.train.memory import is_out_of_memory
 from llava_moe.train.objective import Objective
-from llava_moe.train.rank_errors import STATUSES, flags_of, status_of
+from llava_moe.train.rank_errors import flags_of, status_of
 
 
 class Step(Protocol):
@@ -111,10 +112,10 @@ def take_step(
     Raises:
         UserError: a row does not fit into memory.
     """
+    num_supervised, num_examples, num_bad = _counts(engine, step)
     batches = [batch.to(engine.device) for batch in step.batches]
-    num_supervised, num_examples, num_bad = _counts(engine, batches, step)
     divisors = (max(1.0, num_supervised), max(1.0, num_examples))
-    sums = StepSums.zeros(num_domains, engine.device)
+    sums = RunningSums(num_domains, engine.device)
     experts = ExpertSums()
     batch = None
     try:
@@ -126,9 +127,11 @@ def take_step(
         if not is_out_of_memory(error):
             raise
         raise UserError(_out_of_memory(batches[0] if batch is None else batch, step)) from error
-    stop = torch.tensor(flags_of(stop_status()), dtype=torch.float64, device=engine.device)
-    flat = engine.sum(torch.cat([sums.flat(), experts.flat(engine.device), stop]))
-    total = StepSums.from_flat(flat[: sums.flat().numel()])
+    stop = to_device(torch.tensor(flags_of(stop_status()), dtype=torch.float64), engine.device)
+    parts = [sums.flat(), experts.flat(engine.device), stop]
+    # All that the host asks of the step is read at once: each reading waits until the device has nothing left to do.
+    losses, routed, stop = engine.sum(torch.cat(parts)).cpu().split([part.numel() for part in parts])
+    total = StepSums.from_flat(losses)
     balance = total.scalar("balance") / max(1.0, total.scalar("examples"))
     value = total.loss + objective.load_balance_coef * balance
     is_finite, grad_norm = math.isfinite(value), float("nan")
@@ -138,7 +141,7 @@ def take_step(
         is_finite = math.isfinite(grad_norm)
     elif engine.can_skip:
         engine.skip()
-    tokens, entropy = experts.from_flat(flat[total.flat().numel() : -len(STATUSES)])
+    tokens, entropy = experts.from_flat(routed)
     return StepOutcome(
         sums=total,
         expert_tokens=tokens,
@@ -147,21 +150,23 @@ def take_step(
         num_experts=experts.num_experts,
         objective=value,
         grad_norm=grad_norm,
-        stop_status=status_of(flat[-len(STATUSES) :].tolist()),
+        stop_status=status_of(stop.tolist()),
         is_finite=is_finite,
         num_bad=int(num_bad),
     )
 
 
-def _counts(engine: Engine, batches: Sequence[Batch], step: Step) -> tuple[float, float, float]:
-    """Supervised tokens, examples and unreadable records of a step, over all ranks."""
-    counts = [
-        sum(batch.supervised_tokens for batch in batches),
-        sum(batch.num_samples for batch in batches),
+def _counts(engine: Engine, step: Step) -> Sequence[float]:
+    """Supervised tokens, examples and bad records of the step, over all ranks."""
+    own = (
+        sum(batch.supervised_tokens for batch in step.batches),
+        sum(batch.num_samples for batch in step.batches),
         len(step.bad),
-    ]
-    supervised, examples, bad = engine.sum(torch.tensor(counts, dtype=torch.float64, device=engine.device)).tolist()
-    return supervised, examples, bad
+    )
+    if engine.world == 1:
+        return own
+    told: list[float] = engine.sum(to_device(torch.tensor(own, dtype=torch.float64), engine.device)).tolist()
+    return told
 
 
 @torch.no_grad()
@@ -183,7 +188,7 @@ def _forward_row(
     engine: Engine,
     objective: Objective,
     batch: Batch,
-    sums: StepSums,
+    sums: RunningSums,
     experts: ExpertSums,
     num_domains: int,
     divisors: Sequence[float],

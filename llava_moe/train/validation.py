@@ -18,7 +18,7 @@ from torch import nn
 
 from llava_moe.train.engine import Engine
 from llava_moe.train.log import loss_by_domain
-from llava_moe.train.loss import StepSums
+from llava_moe.train.loss import RunningSums, StepSums
 from llava_moe.train.objective import Objective
 from llava_moe.train.optimizer_step import Step
 
@@ -143,11 +143,11 @@ def held_out_sums(engine: Engine, objective: Objective, steps: Iterable[Step], n
 
     Every rank has equally many rows, so that all call the model equally often.
     """
-    sums = StepSums.zeros(num_domains, engine.device)
+    sums = RunningSums(num_domains, engine.device)
     for step in steps:
         for row in step.batches:
             batch = row.to(engine.device)
             losses_N, targets = objective.token_losses_N(engine, batch)
             sums.add_losses(losses_N, targets.domains_N)
             sums.add_row(batch, 0.0)
-    return StepSums.from_flat(engine.sum(sums.flat()))
+    return StepSums.from_flat(engine.sum(sums.flat()).cpu())

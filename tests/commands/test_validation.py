@@ -181,7 +181,7 @@ def test_best_names_the_first_step_of_the_lowest_loss_and_outlives_pruning(
     losses = iter([3.0, 1.0, math.nan, 1.0])
 
     def prescribed(*_: Any) -> StepSums:
-        sums = StepSums.zeros(1, torch.device("cpu"))
+        sums = StepSums.zeros(1)
         sums.loss_D += 7 * next(losses)
         sums.supervised_D += 7
         sums.samples_D += 1

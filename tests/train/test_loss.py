@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from llava_moe.data.batch import Batch, collate
 from llava_moe.train.loop import LoopSettings, train
-from llava_moe.train.loss import StepSums, cross_entropy_N, targets_of
+from llava_moe.train.loss import RunningSums, StepSums, cross_entropy_N, targets_of
 from llava_moe.train.schedule import Schedule
 from llava_moe.train.state import RunState
 from tests.tiny_training import (
@@ -144,11 +144,11 @@ def test_half_precision_logits_are_reduced_in_fp32() -> None:
 
 def test_sums_of_rows_add_up_to_the_sums_of_the_step() -> None:
     def sums_of(seats: list[list[int]]) -> torch.Tensor:
-        sums = StepSums.zeros(len(DOMAINS), CPU)
+        sums = RunningSums(len(DOMAINS), CPU)
         for row in rows_of(seats):
             targets = targets_of(row)
             sums.add_losses(torch.full((len(targets.labels_N),), 0.25), targets.domains_N)
-            sums.add_row(row, 0.5 * row.num_samples)
+            sums.add_row(row, torch.tensor(0.5 * row.num_samples))
         return sums.flat()
 
     ranks = [SEATINGS[2][:2], SEATINGS[2][2:]]

@@ -17,13 +17,13 @@ def test_each_supervised_token_of_a_row_has_its_own_loss_and_domain() -> None:
     assert targets.domains_N.tolist() == [1, 0, 0, 0]
 
 
-def test_labels_are_told_before_the_forward_pass() -> None:
+def test_labels_and_the_number_of_examples_are_told_before_the_forward_pass() -> None:
     order: list[object] = []
-    (row,) = rows_of([[0]])
+    (row,) = rows_of([[0, 3]])
     model = Bigram()
     model.register_forward_pre_hook(lambda *_: order.append("forward"))
-    Objective(inputs_of, mark_prompts=order.append).forward(engine_of(model), row, logits_to_keep=1)
-    assert order == [row.labels, "forward"]
+    Objective(inputs_of, mark_prompts=lambda *told: order.extend(told)).forward(engine_of(model), row, logits_to_keep=1)
+    assert order == [row.labels, 2, "forward"]
 
 
 def test_only_the_logits_that_are_asked_for_are_computed() -> None:

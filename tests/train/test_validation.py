@@ -129,7 +129,7 @@ def test_held_out_loss_is_a_sum_over_tokens_by_domain_and_leaves_no_gradient() -
     model, seats = Bigram(), [[[0, 3], [1]], [[2], [4, 5]]]
     engine = engine_of(model)
     marked: list[torch.Tensor] = []
-    objective = Objective(inputs_of, mark_prompts=marked.append)
+    objective = Objective(inputs_of, mark_prompts=lambda labels, _: marked.append(labels))
     sums = held_out_sums(engine, objective, [ListedStep(rows_of(rows)) for rows in seats], len(DOMAINS))
     by_domain = [torch.cat([token_losses(model, at) for at in samples]) for samples in ([0, 3, 5], [2], [1, 4])]
     assert sums.loss_D.tolist() == pytest.approx([losses.sum().item() for losses in by_domain], abs=1e-5)

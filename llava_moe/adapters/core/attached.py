@@ -99,12 +99,15 @@ class Attached:
         """Whether :meth:`auxiliary_loss` wants ``totals`` of a whole step, which :meth:`balance_totals` adds up to."""
         return isinstance(self.load_balance, StepBalance)
 
-    def mark_prompts(self, labels_BT: Tensor | None) -> None:
+    def mark_prompts(self, labels_BT: Tensor | None, num_examples: int | None = None) -> None:
         """Say the labels of the next forward pass: what decides by example reads only what comes before them.
 
         Needed by loops that do not hand ``labels`` to the model itself; -100 where nothing is learned.
+
+        Args:
+            num_examples: how many its packed rows hold, where it is known; it saves waiting for the device.
         """
-        self._segments.mark_prompts(labels_BT)
+        self._segments.mark_prompts(labels_BT, num_examples)
 
     def new_conversation(self) -> None:
         """Let the next forward pass decide again, even where its input begins with the whole of the last prompt.

@@ -36,9 +36,10 @@ class ForwardCall:
 
     @property
     def num_segments(self) -> int:
-        """S. Costs one device synchronisation for each call of the model."""
+        """S. Costs one device synchronisation for each call of the model whose caller did not say it."""
         if self._num_segments is None:
-            self._num_segments = int(self.of_tokens()[1])
+            told = self.facts.num_examples
+            self._num_segments = int(self.of_tokens()[1]) if told is None else told
         return self._num_segments
 
     def of_tokens(self) -> tuple[Tensor, Tensor]:

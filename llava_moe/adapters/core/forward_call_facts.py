@@ -26,6 +26,7 @@ class ForwardCallFacts:
         cache_was_filled: whether it came with a cache that held tokens.
         tokens: ids [B, T] or embeddings [B, T, D], where prompts are read as text.
         is_text: bool [B, T], not a place of an image.
+        num_examples: of all rows together, where the caller knows it.
         embed: the table that turns ids into embeddings; ``None`` where ``tokens`` are embeddings.
     """
 
@@ -40,3 +41,4 @@ class ForwardCallFacts:
     tokens: Tensor | None = None
     is_text: Tensor | None = None
     embed: nn.Module | None = None
+    num_examples: int | None = None

@@ -33,6 +33,7 @@ class ForwardCallReader:
     def __init__(self) -> None:
         self.reads_text = False
         self._labels: Tensor | None = None
+        self._num_examples: int | None = None
         self._is_text: Tensor | None = None
 
     def watch_around(self, model: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
@@ -41,9 +42,9 @@ class ForwardCallReader:
         # Labels of a call that failed on its way must not be taken for those of the next.
         return [reading, model.register_forward_hook(self._forget, always_call=True)]
 
-    def mark_prompts(self, labels_BT: Tensor | None) -> None:
-        """Set the labels of the next call."""
-        self._labels = labels_BT
+    def mark_prompts(self, labels_BT: Tensor | None, num_examples: int | None = None) -> None:
+        """Set the labels of the next call, and how many examples it packs."""
+        self._labels, self._num_examples = labels_BT, num_examples
 
     def read(
         self, language_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -59,18 +60,22 @@ class ForwardCallReader:
             raise ValueError("the language model was called with neither input_ids nor inputs_embeds")
         shape = (tokens.shape[0], tokens.shape[1])
         labels, self._labels = self._labels, None
+        num_examples, self._num_examples = self._num_examples, None
+        positions = text_positions(named.get("position_ids"))
         if labels is not None and tuple(labels.shape) != shape:
             raise ValueError(f"labels are {tuple(labels.shape)}, the language model got {shape} tokens")
         cache_was_filled = cached_length(named) > 0
         facts = ForwardCallFacts(
             shape,
             tokens.device,
-            position_ids=text_positions(named.get("position_ids")),
+            position_ids=positions,
             attention_mask=read_padding(named.get("attention_mask"), *shape, cache_was_filled),
             labels=labels,
             is_training=language_model.training,
             records_graph=torch.is_grad_enabled(),
             cache_was_filled=cache_was_filled,
+            # Positions that do not tell examples apart make one of each row.
+            num_examples=None if positions is None else num_examples,
             **(self._read_text(language_model, tokens, shape) if self.reads_text else {}),
         )
         return facts, tokens
@@ -96,7 +101,7 @@ class ForwardCallReader:
             self._is_text = ~torch.isin(input_ids, known)
 
     def _forget(self, *_: Any) -> None:
-        self._labels, self._is_text = None, None
+        self._labels, self._num_examples, self._is_text = None, None, None
 
     def __getstate__(self) -> dict[str, Any]:
         # What was heard belongs to a call that a copy will not see.

@@ -63,5 +63,7 @@ def bins_of(is_read_BT: Tensor, segments_BT: Tensor, num_segments: int) -> tuple
         where there is none, [S, 1].
     """
     bins_N = torch.where(is_read_BT, segments_BT, num_segments).flatten()
-    counts_S = torch.bincount(bins_N, minlength=num_segments + 1)[:num_segments]
-    return bins_N, counts_S.clamp(min=1).unsqueeze(-1)
+    # Not by bincount, which makes the host wait for the largest bin.
+    counts_S = torch.zeros(num_segments + 1, dtype=torch.int64, device=bins_N.device)
+    counts_S.scatter_add_(0, bins_N, torch.ones_like(bins_N))
+    return bins_N, counts_S[:num_segments].clamp(min=1).unsqueeze(-1)

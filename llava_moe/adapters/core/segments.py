@@ -93,9 +93,13 @@ class Segments:
         if self.history.go_back_to(call):
             self.prompts.forget()
 
-    def mark_prompts(self, labels_BT: Tensor | None) -> None:
-        """Say the labels of the next call, for a loop that computes its own loss; -100 where nothing is learned."""
-        self.reader.mark_prompts(labels_BT)
+    def mark_prompts(self, labels_BT: Tensor | None, num_examples: int | None = None) -> None:
+        """Say the labels of the next call, for a loop that computes its own loss; -100 where nothing is learned.
+
+        Args:
+            num_examples: how many its packed rows hold, which would otherwise be read from the device.
+        """
+        self.reader.mark_prompts(labels_BT, num_examples)
 
     def forget_conversation(self) -> None:
         """Take the next call without a filled cache for a new conversation."""
@@ -116,7 +120,7 @@ class Segments:
 
     @property
     def num_segments(self) -> int:
-        """S, the examples of the call. Costs one device synchronisation for each call of the model."""
+        """S, the examples of the call; costs one device synchronisation where the caller did not say it."""
         return self.call.num_segments
 
     def of_tokens(self) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from llava_moe.data.images.inputs import ImageSize
 from llava_moe.data.images.paths import find_image
 from llava_moe.data.images.reading import ImageReading
 from llava_moe.data.images.tiff_pages import split_page
+from llava_moe.to_device import to_device
 
 if TYPE_CHECKING:
     import torch
@@ -107,8 +108,8 @@ class ImageTransform:
         # Processes that only open images do without: it takes two hundred megabytes of each.
         import torch
 
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=pixels_I3HW.device).view(3, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float32, device=pixels_I3HW.device).view(3, 1, 1)
+        both = torch.tensor([self.mean, self.std], dtype=torch.float32).view(2, 3, 1, 1)
+        mean, std = to_device(both, pixels_I3HW.device)
         return (pixels_I3HW.to(torch.float32) / 255.0 - mean) / std
 
     def _pad(self, image: Image.Image) -> Image.Image:

@@ -55,6 +55,18 @@ def test_a_call_without_tokens_is_refused() -> None:
         ForwardCallReader().read(Decoder(), (), {})
 
 
+def test_how_many_examples_a_call_packs_is_taken_from_the_caller_once_where_positions_tell_them_apart() -> None:
+    reader = ForwardCallReader()
+
+    def told(positions: torch.Tensor | None) -> int | None:
+        reader.mark_prompts(IDS, 2)
+        return reader.read(Decoder(), (IDS,), {"position_ids": positions})[0].num_examples
+
+    assert told(torch.tensor([[0, 1, 0, 1]])) == 2
+    assert told(None) is None and told(torch.zeros(3, 1, 4)) is None
+    assert told(torch.zeros(1, 4)) == 2 and reader.read(Decoder(), (IDS,), {})[0].num_examples is None
+
+
 @pytest.mark.parametrize("by_name", [True, False])
 def test_labels_of_the_model_around_are_those_of_the_next_call_alone(by_name: bool) -> None:
     reader, model = ForwardCallReader(), Around()
