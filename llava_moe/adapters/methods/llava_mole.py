@@ -23,8 +23,9 @@ from llava_moe.adapters.methods.lora import check_low_rank, frozen_targets, low_
 from llava_moe.errors import UserError
 
 DISPATCHES = ("auto", "masked", "sorted")
-# Above this bank width K * r multiplying every token with all experts costs more than moving tokens into expert order.
-WIDEST_MASKED = 256
+# From this bank width K * r on, multiplying every token with all experts costs more than moving tokens into expert order
+# (predicted for H200; for A100 from 192 on, for H100 from 320).
+NARROWEST_SORTED = 256
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class LlavaMole:
             HydraLoRA ``MLLM-HydraLoRA/.../moe.py``).
         dispatch: how the chosen expert is computed, with equal results. ``masked`` multiplies every token with the
             whole bank and silences what was not chosen; ``sorted`` runs the MLP in the order of its tokens' experts,
-            each meeting its own alone; ``auto`` sorts where one expert is chosen and K * r is above 256.
+            each meeting its own alone; ``auto`` sorts where one expert is chosen and K * r is 256 or more.
 
     Raises:
         UserError: a value is out of range, or a balance loss is asked of one expert.
@@ -200,7 +201,7 @@ class LlavaMole:
         if self.dispatch != "auto":
             return self.dispatch == "sorted"
         chooses_one = self.router != "dense" and not self.shared_A
-        return chooses_one and num_experts * self.r > WIDEST_MASKED and is_gated_mlp(block)
+        return chooses_one and num_experts * self.r >= NARROWEST_SORTED and is_gated_mlp(block)
 
     def write(self, folder: Path, target_model: TargetModel, tensors: Mapping[str, Tensor]) -> None:
         """Write ``adapter_config.json`` and ``adapter_model.safetensors``."""
