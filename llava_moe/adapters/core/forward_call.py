@@ -31,6 +31,7 @@ class ForwardCall:
         self.instruction_SD: Tensor | None = None
         self.decided: dict[nn.Module, Tensor] = {}
         self._examples: tuple[Tensor, Tensor] | None = None
+        self._places: Tensor | None = None
         self._num_segments: int | None = None
         self._bins: tuple[Tensor, Tensor] | None = None
 
@@ -47,6 +48,12 @@ class ForwardCall:
         if self._examples is None:
             self._examples = number_examples(self.facts)
         return self._examples
+
+    def places_of_tokens(self) -> Tensor:
+        """int64 [B, T], the example of each token, by which it can be looked up; 0 for tokens of none."""
+        if self._places is None:
+            self._places = self.of_tokens()[0].clamp(min=0)
+        return self._places
 
     def is_prompt(self) -> Tensor:
         """bool [B, T]: the tokens from which an example's decisions are made; without labels, the whole example."""

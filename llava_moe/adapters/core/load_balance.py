@@ -5,7 +5,7 @@ Shape suffixes: L layers, G gates, B rows, T tokens, N = B * T, S examples, K ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,29 +74,42 @@ def load_balance_loss(
         is_real = torch.ones(int(num_segments), dtype=torch.bool, device=segments_BT.device)
     elif segments_BT.device.type == "cpu" and int(num_segments) != len(is_real):
         raise ValueError(f"is_real has {len(is_real)} entries, the last forward pass {int(num_segments)} examples")
-    means = [_means_by_segment(routing, segments_BT.flatten(), len(is_real)) for routing in routings.values()]
+    alike_names = list(_alike(routings).values())
+    together = [[routings[name] for name in names] for names in alike_names]
+    means = [_means_by_segment(alike, segments_BT.flatten(), len(is_real)) for alike in together]
     if form == "per_layer":
-        loss_S = torch.stack([(prob_SK * share_SK).sum(-1) * prob_SK.shape[-1] for prob_SK, share_SK in means]).mean(0)
+        losses = [(prob_LSK * share_LSK).sum(-1) * prob_LSK.shape[-1] for prob_LSK, share_LSK in means]
+        loss_S = _in_order(losses, alike_names, routings).mean(0)
     else:
-        prob_LSK, share_LSK = (torch.stack(values) for values in zip(*means, strict=True))
+        # It adds up layers of one number of experts alone: the method sees to that.
+        ((prob_LSK, share_LSK),) = means
         loss_S = (prob_LSK.mean(0) * share_LSK.mean(0)).sum(-1)
     real_S = is_real.to(loss_S)
     total = (loss_S * real_S).sum()
     return total if reduction == "sum" else total / real_S.sum().clamp(min=1)
 
 
-def _means_by_segment(routing: Routing, segments_N: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
-    """Mean probability and share of choices of each expert in each segment, both [S, K]."""
-    probs_NK, chosen_N = routing.probs_BTK.flatten(0, 1), routing.chosen_BT.flatten()
-    num_experts = probs_NK.shape[-1]
+def _in_order(parts: Sequence[Tensor], names: Sequence[Sequence[str]], order: Iterable[str]) -> Tensor:
+    """What was computed for decisions that are alike, in the order of all."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = {name: row for part, alike in zip(parts, names, strict=True) for name, row in zip(alike, part, strict=True)}
+    return torch.stack([rows[name] for name in order])
+
+
+def _means_by_segment(routings: Sequence[Routing], segments_N: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
+    """Mean probability and share of choices of each expert in each segment, both [L, S, K], of L layers of one K."""
+    probs_LNK = torch.stack([one.probs_BTK.flatten(0, 1) for one in routings])
+    chosen_LN = torch.stack([one.chosen_BT.flatten() for one in routings])
+    num_layers, _, num_experts = probs_LNK.shape
     bins_N = torch.where(segments_N < 0, num_segments, segments_N)  # one more bin takes the tokens of no segment
 
-    def sum_by_bin(values_NK: Tensor) -> Tensor:
-        return values_NK.new_zeros(num_segments + 1, num_experts).index_add(0, bins_N, values_NK)[:-1]
+    def sum_by_bin(values_LNK: Tensor) -> Tensor:
+        return values_LNK.new_zeros(num_layers, num_segments + 1, num_experts).index_add(1, bins_N, values_LNK)[:, :-1]
 
-    choices_SK = sum_by_bin(F.one_hot(chosen_N, num_experts).to(probs_NK))
-    tokens_S1 = choices_SK.sum(-1, keepdim=True).clamp(min=1)
-    return sum_by_bin(probs_NK) / tokens_S1, choices_SK / tokens_S1
+    choices_LSK = sum_by_bin(F.one_hot(chosen_LN, num_experts).to(probs_LNK))
+    tokens_LS1 = choices_LSK.sum(-1, keepdim=True).clamp(min=1)
+    return sum_by_bin(probs_LNK) / tokens_LS1, choices_LSK / tokens_LS1
 
 
 @torch.no_grad()
@@ -115,7 +128,7 @@ def count_experts(routings: Mapping[str, AnyRouting], domains_BT: Tensor, num_do
     """
     rows: dict[str, int] = {}
     row_of = {name: rows.setdefault(_layer_of(name, one), len(rows)) for name, one in routings.items()}
-    gates: list[list[tuple[Tensor, Tensor]]] = [[] for _ in rows]
+    counts: list[tuple[list[int], Tensor, Tensor]] = []
     domains_MN = domains_BT.flatten() == torch.arange(num_domains, device=domains_BT.device)[:, None]
     for names in _alike(routings).values():
         together = [routings[name] for name in names]
@@ -128,9 +141,8 @@ def count_experts(routings: Mapping[str, AnyRouting], domains_BT: Tensor, num_do
             counted = _count_by_token(by_token, domains_MN.double())
         else:
             counted = _count_by_example(by_example, domains_BT.flatten(), num_domains)
-        for name, tokens_MK, entropy_M in zip(names, *counted, strict=True):
-            gates[row_of[name]].append((tokens_MK, entropy_M))
-    return _averaged(gates, tuple(rows), num_domains, domains_BT.device)
+        counts.append(([row_of[name] for name in names], *counted))
+    return _averaged(counts, tuple(rows), num_domains, domains_BT.device)
 
 
 def _layer_of(name: str, routing: AnyRouting) -> str:
@@ -151,20 +163,40 @@ def _alike(routings: Mapping[str, AnyRouting]) -> dict[tuple[object, ...], list[
 
 
 def _averaged(
-    gates: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    counts: Sequence[tuple[Sequence[int], Tensor, Tensor]],
     layer_names: tuple[str, ...],
     num_domains: int,
     device: torch.device,
 ) -> ExpertTotals:
-    """The mean over the gates of each layer, all layers as wide as the widest."""
+    """The mean over the gates of each layer, all layers as wide as the widest.
+
+    Args:
+        counts: the layers of G gates that were counted together, their tokens [G, M, K] and entropies [G, M].
+    """
+    num_layers = len(layer_names)
+    if len(counts) == 1 and (per_layer := _evenly_in_turn(counts[0][0], num_layers)):
+        _, tokens_GMK, entropy_GM = counts[0]
+        tokens_LMK = tokens_GMK.unflatten(0, (num_layers, per_layer)).mean(1)
+        entropy_LM = entropy_GM.unflatten(0, (num_layers, per_layer)).mean(1)
+        return ExpertTotals(tokens_LMK, entropy_LM, layer_names, (tokens_LMK.shape[-1],) * num_layers)
+    gates: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layer_names]
+    for rows, tokens_GMK, entropy_GM in counts:
+        for row, tokens_MK, entropy_M in zip(rows, tokens_GMK, entropy_GM, strict=True):
+            gates[row].append((tokens_MK, entropy_M))
     num_experts = tuple(of_layer[0][0].shape[-1] for of_layer in gates)
-    tokens_LMK = torch.zeros(len(gates), num_domains, max(num_experts, default=0), dtype=torch.float64, device=device)
-    entropy_LM = tokens_LMK.new_zeros(len(gates), num_domains)
+    tokens_LMK = torch.zeros(num_layers, num_domains, max(num_experts, default=0), dtype=torch.float64, device=device)
+    entropy_LM = tokens_LMK.new_zeros(num_layers, num_domains)
     for row, of_layer in enumerate(gates):
         tokens, entropies = zip(*of_layer, strict=True)
         tokens_LMK[row, :, : num_experts[row]] = torch.stack(tokens).mean(0)
         entropy_LM[row] = torch.stack(entropies).mean(0)
     return ExpertTotals(tokens_LMK, entropy_LM, layer_names, num_experts)
+
+
+def _evenly_in_turn(rows: Sequence[int], num_layers: int) -> int | None:
+    """How many gates each layer has, where all have as many and stand one layer after the other."""
+    per_layer = len(rows) // num_layers
+    return per_layer if list(rows) == [row for row in range(num_layers) for _ in range(per_layer)] else None
 
 
 def _count_by_token(routings: Sequence[Routing], domains_MN: Tensor) -> tuple[Tensor, Tensor]:

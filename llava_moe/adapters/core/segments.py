@@ -135,9 +135,13 @@ class Segments:
         """
         return self.call.of_tokens()
 
+    def places_of_tokens(self) -> Tensor:
+        """int64 [B, T], the example of each token; some example for those that belong to none."""
+        return self.call.places_of_tokens()
+
     def spread(self, values_SX: Tensor) -> Tensor:
         """Hand each token its example's row of ``values_SX``: [B, T, X]. Tokens of no example get some row."""
-        return values_SX[self.of_tokens()[0].clamp(min=0)]
+        return values_SX[self.places_of_tokens()]
 
     @property
     def reads_text(self) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -200,9 +200,10 @@ class WideLinear(nn.Module):
 class SharedInputLinears:
     """Wide linears that are called with one input, such as q, k and v: the first one asked reads it for all.
 
-    One product with all rows of their A's replaces one each, and one dropout mask serves them. The parameters stay
-    apart. What was read waits for the others while the block that they belong to runs (:meth:`open`, :meth:`close`),
-    and is handed out once to each; a linear that is called alone reads for itself.
+    One product with all rows of their A's replaces one each, and one dropout mask serves them; gates of one kind decide
+    together, too (:meth:`decide`). The parameters stay apart. What was read waits for the others while the block that
+    they belong to runs (:meth:`open`, :meth:`close`), and is handed out once to each; a linear that is called alone
+    reads for itself.
     """
 
     def __init__(self, members: Sequence[WideLinear]) -> None:
@@ -210,6 +211,8 @@ class SharedInputLinears:
         self._is_open = False
         self._input: weakref.ref[Tensor] | None = None
         self._waiting: dict[int, Tensor] = {}
+        self._decided_on: weakref.ref[Tensor] | None = None
+        self._decisions: dict[int, Any] = {}
 
     def watch(self, block: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
         """Read together while ``block`` runs; returns the handles that stop it."""
@@ -224,6 +227,23 @@ class SharedInputLinears:
     def close(self, *_: object) -> None:
         """The block has run: whatever still waits is of no use."""
         self._is_open, self._input, self._waiting = False, None, {}
+        self._decided_on, self._decisions = None, {}
+
+    def decide(
+        self, member: WideLinear, x_BTD: Tensor, decide: Callable[[Sequence[WideLinear]], Mapping[WideLinear, Any]]
+    ) -> Any:
+        """What the gate of ``member`` decides for the input ``x_BTD``: the first one asked decides for all.
+
+        Args:
+            decide: decides for ``member``, the first of those that it is given, and for what else of them it can.
+        """
+        if self._decided_on is not None and self._decided_on() is x_BTD and id(member) in self._decisions:
+            return self._decisions.pop(id(member))
+        others = [other for other in self._present(member) if other is not member]
+        decisions = {id(one): decision for one, decision in decide([member, *others]).items()}
+        own = decisions.pop(id(member))
+        self._decided_on, self._decisions = weakref.ref(x_BTD), decisions
+        return own
 
     def read(
         self, member: WideLinear, x_BTD: Tensor, source: tuple[Activation, Tensor, Tensor] | None = None
@@ -259,7 +279,8 @@ class SharedInputLinears:
 
     def __getstate__(self) -> dict[str, object]:
         # What waits hangs on an autograd graph, which neither deepcopy nor pickle can take along.
-        return {"_members": self._members, "_is_open": False, "_input": None, "_waiting": {}}
+        nothing = {"_is_open": False, "_input": None, "_waiting": {}, "_decided_on": None, "_decisions": {}}
+        return {"_members": self._members, **nothing}
 
 
 def _tensor_name(expert: str, side: str) -> str:

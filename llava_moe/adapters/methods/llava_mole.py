@@ -23,8 +23,8 @@ from llava_moe.adapters.methods.lora import check_low_rank, frozen_targets, low_
 from llava_moe.errors import UserError
 
 DISPATCHES = ("auto", "masked", "sorted")
-# From this bank width K * r on, multiplying every token with all experts costs more than moving tokens into expert order
-# (predicted for H200; for A100 from 192 on, for H100 from 320).
+# From this bank width K * r on, multiplying every token with all experts costs more than moving tokens into expert
+# order (predicted for H200; for A100 from 192 on, for H100 from 320).
 NARROWEST_SORTED = 256
 
 

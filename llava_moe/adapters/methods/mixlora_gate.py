@@ -1,13 +1,15 @@
 """The gate of Conditional MixLoRA: chooses r of E factors of A and r of B, and feeds the i-th of one to that of other.
 
 Shape suffixes: B rows, T tokens, D in, E factors, R = r of them chosen, S examples, U deciding units (examples, or
-tokens where each decides for itself), H what a router reads (D, or the width of word embeddings).
+tokens where each decides for itself), H what a router reads (D, or the width of word embeddings), G gates that decide
+together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,27 +26,48 @@ ROUTER_GRADS = ("straight_through", "none")
 
 @dataclass(frozen=True)
 class FactorChoice:
-    """Which factors serve each unit.
+    """Which factors serve each unit, by one gate or by several that decide together (then G stands behind U).
 
     Attributes:
         probs_A_UE, probs_B_UE: what was chosen from, with gradient; B's sums to 2 where it is conditional.
         reads_UR, writes_UR: int64, the chosen factors of A and of B, best first.
+        sources_UE, weights_UE: the same for each factor of B: which factor of A feeds it, and with what weight; any
+            factor, with weight 0, where none does.
     """
 
     probs_A_UE: Tensor
     probs_B_UE: Tensor
     reads_UR: Tensor
     writes_UR: Tensor
+    sources_UE: Tensor
+    weights_UE: Tensor
 
-    def weights(self) -> Tensor:
-        """w_i = (1 + (p_A - sg(p_A))) (1 + (p_B - sg(p_B))) of pair i, [U, R]: exactly 1, with a gradient."""
-        top_A_UR = self.probs_A_UE.gather(-1, self.reads_UR)
-        top_B_UR = self.probs_B_UE.gather(-1, self.writes_UR)
-        return (1 + (top_A_UR - top_A_UR.detach())) * (1 + (top_B_UR - top_B_UR.detach()))
+    @classmethod
+    def of(
+        cls, probs_A_UE: Tensor, probs_B_UE: Tensor, reads_UR: Tensor, writes_UR: Tensor, learns: bool = False
+    ) -> FactorChoice:
+        """With weight 1 for each pair.
+
+        Args:
+            learns: let it be w_i = (1 + (p_A - sg(p_A))) (1 + (p_B - sg(p_B))): exactly 1, with a gradient.
+        """
+        if learns and probs_A_UE.requires_grad:
+            top_A_UR, top_B_UR = probs_A_UE.gather(-1, reads_UR), probs_B_UE.gather(-1, writes_UR)
+            weights_UR = (1 + (top_A_UR - top_A_UR.detach())) * (1 + (top_B_UR - top_B_UR.detach()))
+        else:
+            weights_UR = torch.ones_like(writes_UR, dtype=probs_B_UE.dtype)
+        weights_UE = torch.zeros_like(probs_B_UE).scatter(-1, writes_UR, weights_UR)
+        sources_UE = torch.zeros_like(probs_B_UE, dtype=torch.int64).scatter(-1, writes_UR, reads_UR)
+        return cls(probs_A_UE, probs_B_UE, reads_UR, writes_UR, sources_UE, weights_UE)
+
+    def by_gate(self) -> list[FactorChoice]:
+        """Of several gates, that of each."""
+        parts = zip(*(getattr(self, one.name).unbind(1) for one in fields(self)), strict=True)
+        return [FactorChoice(*part) for part in parts]
 
     def detached(self) -> FactorChoice:
         """The same without its graph."""
-        return FactorChoice(self.probs_A_UE.detach(), self.probs_B_UE.detach(), self.reads_UR, self.writes_UR)
+        return FactorChoice(*(getattr(self, one.name).detach() for one in fields(self)))
 
     def routings(self, units_BT: Tensor) -> dict[str, ExampleRouting]:
         """As what is counted and shown; ``units_BT`` the unit of each token, -1 for none."""
@@ -57,17 +80,28 @@ class FactorChoice:
 
 def strongest(scores_UE: Tensor, r: int) -> Tensor:
     """Indices [U, R] of the r highest of each row, highest first, ties to the lower index."""
-    return scores_UE.sort(dim=-1, descending=True, stable=True).indices[:, :r]
+    return scores_UE.sort(dim=-1, descending=True, stable=True).indices[..., :r]
 
 
 def conditional_probs(lora_A_ED: Tensor, cfs_RED: Tensor, reads_UR: Tensor) -> Tensor:
-    """p_CFS = softmax(sum_k softmax(A[k] W_AB[k])) with A[k] the k-th chosen row of A: [U, E] (paper, eq. 7-8).
+    """p_CFS = softmax(sum_k softmax(A[k] W_AB[k])) with A[k] the k-th chosen row of A: [U, E] (paper, eq. 7-8)."""
+    return _probs_of_tables([_conditional_table(lora_A_ED, cfs_RED)], reads_UR.unsqueeze(1)).squeeze(1)
 
-    Every row of A meets every W_AB[k] once, in a table [E, r, E], however many units there are.
-    """
-    table_ERE = (lora_A_ED @ cfs_RED.flatten(0, 1).t()).unflatten(-1, cfs_RED.shape[:2])
-    positions_R = torch.arange(len(cfs_RED), device=reads_UR.device)
-    return table_ERE[reads_UR, positions_R].softmax(-1).sum(1).softmax(-1)
+
+def _conditional_table(lora_A_ED: Tensor, cfs_RED: Tensor) -> Tensor:
+    """Every row of A meets every W_AB[k] once, [E, R, E], however many units there are."""
+    return (lora_A_ED @ cfs_RED.flatten(0, 1).t()).unflatten(-1, cfs_RED.shape[:2])
+
+
+def _probs_of_tables(tables: Sequence[Tensor], reads_UGR: Tensor) -> Tensor:
+    """p_CFS [U, G, E] of gates that decide together, from the table of each."""
+    positions_R = torch.arange(reads_UGR.shape[-1], device=reads_UGR.device)
+    if len(tables) == 1:
+        chosen_UGRE = tables[0][reads_UGR, positions_R]
+    else:
+        gates_G1 = torch.arange(len(tables), device=reads_UGR.device).unsqueeze(1)
+        chosen_UGRE = torch.stack(list(tables))[gates_G1, reads_UGR, positions_R]
+    return chosen_UGRE.softmax(-1).sum(-2).softmax(-1)
 
 
 class FactorGate(KeepsDtype):
@@ -133,30 +167,27 @@ class FactorGate(KeepsDtype):
             self.cfs = nn.Parameter(cfs_RED, requires_grad=learns)
 
     def forward(self, x_BTD: Tensor, z_BTE: Tensor, bank: WideLinear) -> tuple[Tensor, ...]:
-        """Return the unit of each token, the factors each unit reads and writes, and their weights where they learn.
+        """Return the unit of each token, and for each unit and factor of B which factor of A feeds it, and its weight.
 
         Raises:
             ValueError: the call goes on with a prompt that was not seen here, or with another number of rows.
         """
-        units_BT = self._units(x_BTD)
+        units_BT, rows_BT = self._units()
         if self.segments.is_decoding and self.routing in ("instance", "task"):
             choice, self.units_BT = self._keep_on(), units_BT
         else:
             with torch.autocast(x_BTD.device.type, enabled=False):
-                choice = self._choose(x_BTD, units_BT, bank)
+                choice = self._choose(x_BTD, bank)
             self._keep(choice, units_BT)
-        decision = (units_BT.clamp(min=0), choice.reads_UR, choice.writes_UR)
-        return (*decision, choice.weights()) if self.learns and choice.probs_A_UE.requires_grad else decision
+        return rows_BT, choice.sources_UE, choice.weights_UE
 
     def mix(self, z_BTE: Tensor, *decision: Tensor) -> Tensor:
-        """Gather what the chosen rows of A read, and put the i-th in the place of the i-th chosen column of B."""
-        units_BT, reads_UR, writes_UR, *weights = decision
-        units_N, shape = units_BT.flatten(), (*z_BTE.shape[:-1], reads_UR.shape[-1])
-        read_BTR = z_BTE.gather(-1, reads_UR.index_select(0, units_N).view(shape))
-        if weights:
-            # Not by brackets: a GPU sorts for their gradient, and is slow where many tokens share a unit.
-            read_BTR = read_BTR * weights[0].index_select(0, units_N).view(shape).to(z_BTE.dtype)
-        return torch.zeros_like(z_BTE).scatter(-1, writes_UR.index_select(0, units_N).view(shape), read_BTR)
+        """Put what each factor of A read in the place of the factor of B that it feeds."""
+        rows_BT, sources_UE, weights_UE = decision
+        rows_N = rows_BT.flatten()
+        moved_BTE = z_BTE.gather(-1, sources_UE.index_select(0, rows_N).view(z_BTE.shape))
+        # Not by brackets: a GPU sorts for their gradient, and is slow where many tokens share a unit.
+        return moved_BTE * weights_UE.index_select(0, rows_N).view(z_BTE.shape).to(z_BTE.dtype)
 
     def routings(self) -> Mapping[str, ExampleRouting]:
         """The last choice of A and of B. Where tokens choose, each counts as an example of its own."""
@@ -166,12 +197,13 @@ class FactorGate(KeepsDtype):
         """Show size and mode in ``print(model)``."""
         return f"{self.r} of {self.num_factors}, conditional={self.conditional}, routing={self.routing!r}"
 
-    def _units(self, x_BTD: Tensor) -> Tensor:
+    def _units(self) -> tuple[Tensor, Tensor]:
+        """The unit of each token, -1 for none; and one that it may be looked up by."""
         segments_BT, _ = self.segments.of_tokens()
         if self.routing != "token":
-            return segments_BT
+            return segments_BT, self.segments.places_of_tokens()
         own_BT = torch.arange(segments_BT.numel(), device=segments_BT.device).view_as(segments_BT)
-        return own_BT.masked_fill(segments_BT < 0, -1)
+        return own_BT.masked_fill(segments_BT < 0, -1), own_BT
 
     def _keep(self, choice: FactorChoice, units_BT: Tensor) -> None:
         """Remember a choice, unless it is made again for a call that is over."""
@@ -186,28 +218,46 @@ class FactorGate(KeepsDtype):
             raise ValueError(f"{len(self.kept.reads_UR)} prompts were routed, the call goes on with {rows} rows")
         return self.kept
 
-    def _choose(self, x_BTD: Tensor, units_BT: Tensor, bank: WideLinear) -> FactorChoice:
+    def _choose(self, x_BTD: Tensor, bank: WideLinear) -> FactorChoice:
         if self.routing == "random":
             return self._draw(x_BTD.device)
         if self.routing == "token":
-            h_UH = x_BTD.reshape(-1, x_BTD.shape[-1])
-        else:
-            is_own = self.routing == "instance"
-            h_UH = self.segments.pool(x_BTD, self) if is_own else self.segments.pool_instruction()
+            return self._choose_from(x_BTD.reshape(-1, x_BTD.shape[-1]), [bank])[0]
+        choice: FactorChoice = bank.siblings.decide(bank, x_BTD, partial(self._choose_together, x_BTD))
+        return choice
+
+    def _choose_together(self, x_BTD: Tensor, banks: Sequence[WideLinear]) -> dict[WideLinear, FactorChoice]:
+        alike = [bank for bank in banks if isinstance(bank.gate, FactorGate) and bank.gate._kind() == self._kind()]
+        is_own = self.routing == "instance"
+        h_UH = self.segments.pool(x_BTD, self) if is_own else self.segments.pool_instruction()
+        return dict(zip(alike, self._choose_from(h_UH, alike), strict=True))
+
+    def _kind(self) -> tuple[object, ...]:
+        """Gates that are equal in it can decide together."""
+        sizes = (self.num_factors, self.r, self.conditional, self.routing, self.learns)
+        return (type(self), id(self.segments), *sizes, *(parameter.dtype for parameter in self.parameters()))
+
+    def _choose_from(self, h_UH: Tensor, banks: Sequence[WideLinear]) -> list[FactorChoice]:
+        """The choice of each bank's gate from what they all read: one product, one softmax and one sort for all."""
+        gates = [bank.gate for bank in banks if isinstance(bank.gate, FactorGate)]
         dtype = torch.promote_types(torch.promote_types(self.ifs_A.dtype, torch.float32), h_UH.dtype)
-        logits_UE = read(h_UH, [self.ifs_A.to(dtype), self.ifs_B.to(dtype)])
-        probs_A_UE, probs_B_UE = (part.softmax(-1) for part in logits_UE.chunk(2, -1))
-        reads_UR = strongest(probs_A_UE, self.r)
+        logits_UX = read(h_UH, [ifs.to(dtype) for gate in gates for ifs in (gate.ifs_A, gate.ifs_B)])
+        probs_UG2E = logits_UX.unflatten(-1, (len(gates), 2, self.num_factors)).softmax(-1)
+        probs_A_UGE, probs_B_UGE = probs_UG2E.unbind(2)
+        reads_UGR = strongest(probs_A_UGE, self.r)
         if self.conditional:
-            probs_B_UE = probs_B_UE + conditional_probs(bank.lora_A.to(dtype), self.cfs.to(dtype), reads_UR)
-        return FactorChoice(probs_A_UE, probs_B_UE, reads_UR, strongest(probs_B_UE, self.r))
+            pairs = zip(banks, gates, strict=True)
+            tables = [_conditional_table(bank.lora_A.to(dtype), gate.cfs.to(dtype)) for bank, gate in pairs]
+            probs_B_UGE = probs_B_UGE + _probs_of_tables(tables, reads_UGR)
+        writes_UGR = strongest(probs_B_UGE, self.r)
+        return FactorChoice.of(probs_A_UGE, probs_B_UGE, reads_UGR, writes_UGR, self.learns).by_gate()
 
     def _draw(self, device: torch.device) -> FactorChoice:
         # From the CPU's generator, which checkpointing puts back before it computes a block again.
         shape = (2, self.segments.num_segments, self.num_factors)
         reads_UR, writes_UR = torch.rand(shape).argsort(-1)[..., : self.r].to(device)
         probs_UE = torch.full(shape[1:], 1 / self.num_factors, device=device)
-        return FactorChoice(probs_UE, probs_UE, reads_UR, writes_UR)
+        return FactorChoice.of(probs_UE, probs_UE, reads_UR, writes_UR)
 
     def __getstate__(self) -> dict[str, Any]:
         # The last choice belongs to a conversation, which neither deepcopy nor pickle takes along.

@@ -36,7 +36,7 @@ class ReleasedGate(FactorGate):
             writes_BR = scores_BE.topk(self.r, -1).indices
             probs_B_BE = scores_BE if self.conditional else logits_B_BE.softmax(-1)
         rows_BT = torch.arange(len(x_BTD), device=x_BTD.device).unsqueeze(1).expand(x_BTD.shape[:2])
-        self._keep(FactorChoice(logits_A_BE.softmax(-1), probs_B_BE, reads_BR, writes_BR), rows_BT)
+        self._keep(FactorChoice.of(logits_A_BE.softmax(-1), probs_B_BE, reads_BR, writes_BR), rows_BT)
         return reads_BR, writes_BR
 
 

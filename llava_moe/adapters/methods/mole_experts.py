@@ -174,7 +174,11 @@ class ExpertBank(WideLinear):
 
     def deltas(self, z_SR: Tensor) -> Tensor:
         """What each expert alone would add, s_i B_i z_i end to end: [S, K * O] in the dtype of ``z_SR``."""
-        sizes = list(self.ranks.values())
+        sizes, scales = list(self.ranks.values()), {expert.scale for expert in self.experts}
+        if len(set(sizes)) == len(scales) == 1:
+            z_KSr = z_SR.unflatten(-1, (len(sizes), -1)).transpose(0, 1)
+            b_KrO = self.lora_B.to(z_SR.dtype).unflatten(-1, (len(sizes), -1)).permute(1, 2, 0)
+            return (z_KSr @ b_KrO).transpose(0, 1).flatten(1) * scales.pop()
         pairs = zip(self.experts, z_SR.split(sizes, 1), self.lora_B.to(z_SR.dtype).split(sizes, 1), strict=True)
         return torch.cat([expert.scale * F.linear(z_Sr, b_Or) for expert, z_Sr, b_Or in pairs], -1)
 

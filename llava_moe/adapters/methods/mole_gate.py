@@ -167,16 +167,21 @@ class FollowGate:
     def __call__(self, x_BTD: Tensor, z_BTR: Tensor, bank: WideLinear) -> tuple[Tensor, ...]:
         """Each example's weight of every column of the bank, and the example of every token."""
         assert isinstance(bank, ExpertBank)
-        columns = dict(zip(self.leader.widths, self.leader.weights().split(1, -1), strict=True))
+        weights_SK, places_BT = self.leader.weights(), self.leader.segments.places_of_tokens()
+        kinds = {(expert.r, expert.scale / bank.scale) for expert in bank.experts}
+        if [expert.name for expert in bank.experts] == list(self.leader.widths) and len(kinds) == 1:
+            ((r, factor),) = kinds
+            weights_SK = weights_SK if factor == 1 else weights_SK * factor
+            return weights_SK.unsqueeze(-1).expand(-1, -1, r).flatten(1), places_BT
+        columns = dict(zip(self.leader.widths, weights_SK.split(1, -1), strict=True))
         # Not an index tensor: making one on a device would wait for it.
         spans = [(columns[expert.name] * (expert.scale / bank.scale)).expand(-1, expert.r) for expert in bank.experts]
-        return torch.cat(spans, -1), self.leader.segments.of_tokens()[0]
+        return torch.cat(spans, -1), places_BT
 
     def mix(self, z_BTR: Tensor, *decision: Tensor) -> Tensor:
         """Multiply each token's reading by its example's weights."""
-        weights_SR, segments_BT = decision
-        rows_N = segments_BT.flatten().clamp(min=0)
-        return z_BTR * weights_SR.index_select(0, rows_N).view(z_BTR.shape).to(z_BTR.dtype)
+        weights_SR, places_BT = decision
+        return z_BTR * weights_SR.index_select(0, places_BT.flatten()).view(z_BTR.shape).to(z_BTR.dtype)
 
 
 class OwnGate(FollowGate):

@@ -217,6 +217,48 @@ def chosen(attached: Attached) -> dict[str, Any]:
     return {name: choice_of(routing).tolist() for name, routing in routings_of(attached).items()}
 
 
+@pytest.mark.parametrize("is_recomputed", [False, True])
+@pytest.mark.parametrize(
+    "settings", [{}, {"conditional": False}, {"routing": "task"}, {"router_grad": "none"}], ids=str
+)
+def test_gates_of_one_input_decide_together_as_each_does_alone(
+    build_llama: Build, settings: dict[str, Any], is_recomputed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided: list[int] = []
+    choose = FactorGate._choose_from
+
+    def noted(gate: FactorGate, h_UH: Tensor, banks: Any) -> Any:
+        decided.append(len(banks))
+        return choose(gate, h_UH, banks)
+
+    monkeypatch.setattr(FactorGate, "_choose_from", noted)
+
+    def found(core: str) -> dict[str, Tensor]:
+        model: Any = build_llama().double().train()
+        attached = attach(model, MixLora(num_factors=5, r=2, **settings), core)
+        randomize(attached)
+        if is_recomputed:
+            recompute_activations(model)
+        attached.mark_prompts(torch.where(sample()["position_ids"] < 4, -100, 1))
+        loss = model(**sample()).logits.square().mean()
+        routings = routings_of(attached)
+        loss.backward()
+        values = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        values |= {name: one.probs_SK for name, one in routings.items()}
+        return values | {f"{name} chosen": choice_of(one) for name, one in routings.items()} | {"loss": loss}
+
+    together = found("lean")
+    # q, k and v; o; gate and up; down; of two layers.
+    assert decided[:8] == [3, 1, 2, 1] * 2
+    decided.clear()
+    alone = found("autograd")
+    assert set(decided) == {1} and together.keys() == alone.keys() and len(alone) > 50
+    for name, tensor in alone.items():
+        torch.testing.assert_close(
+            together[name], tensor, atol=1e-12, rtol=1e-9, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
 @pytest.mark.parametrize("num_factors", [1, 4])
 def test_all_factors_paired_with_themselves_are_lora(build_llama: Build, num_factors: int) -> None:
     """Routers that rank A and B alike pair factor e with factor e: with E = r that is LoRA of rank r."""
