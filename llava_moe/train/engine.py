@@ -140,7 +140,7 @@ class LocalEngine:
             self.optimizer.step()
             if pairs := self._halves_and_masters():
                 with torch.no_grad():
-                    torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+                    torch._foreach_copy_([half for half, _ in pairs], [master for _, master in pairs])
         self.skip()
         return norm
 
