@@ -38,8 +38,9 @@ from llava_moe.errors import UserError
 from llava_moe.eval.run import answerer_fingerprint
 from llava_moe.model import prepare_stage, recompute_activations
 from llava_moe.runs.console import say_notes
+from llava_moe.runs.objective import objective_of
 from llava_moe.runs.processes import Processes
-from llava_moe.runs.stage import objective_of, trainable_parts
+from llava_moe.runs.stage import trainable_parts
 from llava_moe.runs.stage_data import OpenData, fingerprint_samples, open_data
 from llava_moe.terminal.fitted_bar import clock
 

@@ -32,8 +32,9 @@ from llava_moe.plan.terminal import print_plan, size
 from llava_moe.plan.trace import Blueprint
 from llava_moe.plan.zero_partition import Parallel, parallel_of
 from llava_moe.runs.console import open_console, open_progress, say_next
+from llava_moe.runs.objective import objective_of
 from llava_moe.runs.processes import check_parallel
-from llava_moe.runs.stage import objective_of, trainable_parts
+from llava_moe.runs.stage import trainable_parts
 from llava_moe.runs.stages import Stage
 
 

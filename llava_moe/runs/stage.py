@@ -37,6 +37,7 @@ from llava_moe.runs.dark_image_warning import WatchedStream
 from llava_moe.runs.disk_space import checkpoint_bytes, refuse_small_disk
 from llava_moe.runs.environment import describe_environment
 from llava_moe.runs.free_memory import free_memory
+from llava_moe.runs.objective import objective_of
 from llava_moe.runs.processes import Processes, zero_of
 from llava_moe.runs.rehearsal import try_rows
 from llava_moe.runs.repair_logs import set_accounts_right
@@ -65,7 +66,6 @@ from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderClaim, FolderLock, claim_configuration, is_finished
 from llava_moe.train.loop import LoopSettings, train
 from llava_moe.train.memory import memory_errors_explained
-from llava_moe.train.objective import Objective
 from llava_moe.train.pulse import Pulse, PulsedEngine, PulsedStream
 from llava_moe.train.rank_errors import RankErrors
 from llava_moe.train.schedule import Schedule, few_steps_note
@@ -363,20 +363,6 @@ def num_steps_of(config: RunConfig, stream: StepStream) -> int:
 def steps_note(config: RunConfig, num_steps: int) -> str | None:
     """A line on a run of few optimizer steps, with what to change; None for a longer one."""
     return few_steps_note(num_steps, config.train.global_batch_size, config.train.max_steps)
-
-
-def objective_of(assembled: Assembled) -> Objective:
-    """What the loop minimises and counts, of an assembled model."""
-    attached = assembled.attached
-    routed, balanced = attached.is_routed, attached.has_balance_loss
-    return Objective(
-        inputs_of=assembled.inputs_of,
-        load_balance_coef=attached.load_balance_coef,
-        auxiliary_loss=(lambda is_real, totals: attached.auxiliary_loss(is_real, "sum", totals)) if balanced else None,
-        balance_totals=attached.balance_totals if attached.balances_by_step else None,
-        expert_totals=attached.expert_totals if routed else None,
-        mark_prompts=attached.mark_prompts if routed else None,
-    )
 
 
 def _announce(

@@ -17,7 +17,7 @@ from llava_moe.plan.dummy_rows import NullImage, StepSamples
 from llava_moe.plan.max_row_length import RowTracer
 from llava_moe.plan.steps import SourceSteps, Steps
 from llava_moe.plan.trace import Blueprint
-from llava_moe.runs.stage import objective_of
+from llava_moe.runs.objective import objective_of
 from llava_moe.train.optimizer import OptimizerSettings
 
 VISION = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
