@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.forked_commands import CommandServer
 from tests.shipped_configurations import parsed_once
+from tests.support_matrix import hold_to_the_matrix
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -30,6 +31,16 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no garbage collection need look at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that docs/support.md names trained what stands there."""
+    result = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if folder is not None:
+        hold_to_the_matrix(item.nodeid, folder)
+    return result
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 COPIES = ("Memcpy", "Memset")
+CUDA = "CUDA"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def count_launches(work: Callable[[], object], device: torch.device) -> Launches
         work()
     # As they were noted: to make a tree of a hundred thousand events takes longer than the work.
     events: list[Any] = list(profiler.profiler.kineto_results.events())
-    kernels = [event.name() for event in events if event.device_type() == DeviceType.CUDA and not _is_mark(event)]
+    kernels = [event.name() for event in events if event.device_type().name == CUDA and not _is_mark(event)]
     return Launches(
         kernels=sum(not name.startswith(COPIES) for name in kernels),
         waits=sum(event.name() in WAITS for event in events),

@@ -123,9 +123,12 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Findings as numbers and text."""
-        kinds = {one: type(one).__name__.lower() for one in self.findings}
-        verdict = {one: {"passed": one.passed} for one in self.findings if isinstance(one, Check)}
-        return {"findings": [{"kind": kinds[one]} | asdict(one) | verdict.get(one, {}) for one in self.findings]}
+        return {"findings": [_as_dict(one) for one in self.findings]}
+
+
+def _as_dict(finding: Finding) -> dict[str, Any]:
+    verdict = {"passed": finding.passed} if isinstance(finding, Check) else {}
+    return {"kind": type(finding).__name__.lower()} | asdict(finding) | verdict
 
 
 @dataclass

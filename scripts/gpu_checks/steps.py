@@ -78,8 +78,10 @@ def foretell(sizes: Sizes, adapter: Any, card: Device) -> tuple[MemoryNeed, Hour
 def _steps_of(row: Row) -> Steps:
     samples, supervised = len(row.lengths), row.num_supervised
     source = SourceSteps("made up", "made up", samples, samples, row.num_tokens, supervised, False)
-    columns = [(np.asarray(one, np.int32),) for one in (row.lengths, row.num_images, row.supervised)]
-    return Steps(1, 1, (source,), *columns, longest=max(row.lengths))
+    lengths, num_images, labeled = (
+        (np.asarray(one, np.int32),) for one in (row.lengths, row.num_images, row.supervised)
+    )
+    return Steps(1, 1, (source,), lengths, num_images, labeled, longest=max(row.lengths))
 
 
 def measure(

@@ -111,7 +111,7 @@ class TrainedStage:
 def examples_of(row: Row, encoder: Encoder, seed: int = 0) -> list[Example]:
     """Examples of a row's lengths with random words, pictures and domains."""
     generator = np.random.default_rng(seed)
-    examples = []
+    examples: list[Example] = []
     for length, num_images, num_supervised in zip(row.lengths, row.num_images, row.supervised, strict=True):
         ids_t = generator.integers(3, encoder.image_token_id, length)
         num_places = int(encoder.tokens_of_images(num_images).sum())
