@@ -90,12 +90,11 @@ def _node(test: str, parameters: str) -> str:
     return f"{test}[{parameters}]" if parameters else test
 
 
-def _combinations(
-    entry: Mapping[str, Any], own: Mapping[str, Any] | Sequence[Mapping[str, Any]]
-) -> Iterator[Combination]:
+def _combinations(entry: Mapping[str, Any], own: Any) -> Iterator[Combination]:
     axes = [field.name for field in fields(Combination)]
     shared = {name: value for name, value in entry.items() if name not in ("test", "cases")}
-    for said in own if isinstance(own, list) else [own]:
+    several: list[Mapping[str, Any]] = own if isinstance(own, list) else [own]
+    for said in several:
         values = {**shared, **said}
         assert set(values) <= set(axes), f"{entry['test']}: {sorted(set(values) - set(axes))} is no axis"
         lists = [value if isinstance(value, list) else [value] for value in values.values()]

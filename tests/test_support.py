@@ -88,11 +88,11 @@ def test_a_test_whose_runs_are_of_another_combination_is_told(tmp_path: Path) ->
     node = "tests/commands/test_train.py::test_other_adapters_train_by_one_word[lora]"
     run = tmp_path / "run"
 
-    def write(adapter: str = "Lora", dtype: str = "fp32", engine: str = "local", tower: float | None = None) -> None:
+    def write(adapter: str = "Lora", dtype: str = "fp32", engine: str = "local") -> None:
         run.mkdir(exist_ok=True)
         config = {
             "adapter": {"_target_": f"llava_moe.adapters.{adapter}"},
-            "stage": {"name": "instruct", "learning_rates": {"adapter": 1e-3, "vision_tower": tower}},
+            "stage": {"name": "instruct", "learning_rates": {"adapter": 1e-3}},
             "train": {"dtype": dtype, "activation_checkpointing": False},
             "parallel": {"stage": 2, "offload_optimizer": False, "offload_parameters": False},
         }

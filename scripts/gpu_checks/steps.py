@@ -106,7 +106,8 @@ def measure(
     tokens, rate = sizes.stepped_row.num_tokens, card.flops(DTYPE)
     mfu = None if rate is None else 100 * need.traced.flops / seconds / rate
     planned = hours.seconds_per_step if hours else None
-    report.figure(PART, f"{name}: a step of {tokens:,} tokens, median of {len(times)}", seconds, "s", planned)
+    told = f"{name}: a step of {tokens:,} tokens by {stage.assembled.attention.name}, median of {len(times)}"
+    report.figure(PART, told, seconds, "s", planned)
     report.figure(PART, f"{name}: its slowest", max(times), "s")
     report.figure(PART, f"{name}: tokens a second", tokens / seconds, "/s", tokens / planned if planned else None)
     assumed = None if hours is None or hours.mfu is None else 100 * hours.mfu
