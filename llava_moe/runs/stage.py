@@ -66,6 +66,7 @@ from llava_moe.train.engine import Engine, LocalEngine
 from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderClaim, FolderLock, claim_configuration, is_finished
 from llava_moe.train.loop import LoopSettings, train
 from llava_moe.train.memory import memory_errors_explained
+from llava_moe.train.objective import Objective
 from llava_moe.train.pulse import Pulse, PulsedEngine, PulsedStream
 from llava_moe.train.rank_errors import RankErrors
 from llava_moe.train.schedule import Schedule, few_steps_note
