@@ -16,7 +16,7 @@ from llava_moe.adapters import LlavaMole
 from llava_moe.assemble import encoder_of
 from llava_moe.data.batch import Batch
 from llava_moe.plan.devices import Device, device_named
-from llava_moe.plan.dummy_rows import Row
+from llava_moe.plan.dummy_rows import NullImage, Row, StepSamples
 from llava_moe.plan.hours import Hours, hours_of
 from llava_moe.plan.max_row_length import MemoryNeed, RowLengthChoice, RowTracer
 from llava_moe.plan.steps import SourceSteps, Steps
@@ -24,7 +24,7 @@ from llava_moe.plan.trace import Blueprint
 from llava_moe.plan.zero_partition import Parallel
 from llava_moe.runs.objective import objective_of
 from llava_moe.train.expert_sums import ExpertSums
-from llava_moe.train.loss import StepSums
+from llava_moe.train.loss import RunningSums
 from llava_moe.train.optimizer import OptimizerSettings
 from scripts.gpu_checks.launches import count_launches
 from scripts.gpu_checks.report import Budget, Report
@@ -70,7 +70,7 @@ def foretell(sizes: Sizes, adapter: Any, card: Device) -> tuple[MemoryNeed, Hour
     encoder = encoder_of(spec)
     steps = _steps_of(sizes.stepped_row)
     blueprint = Blueprint(spec, PARTS, OptimizerSettings(), objective_of, NUM_DOMAINS, False, card.is_gpu)
-    tracer = RowTracer(blueprint, steps, encoder.null_image.nbytes, encoder.num_null_tokens)
+    tracer = RowTracer(blueprint, steps, encoder.null_image.nbytes, NullImage.of(encoder))
     need = tracer.need(RowLengthChoice(sizes.stepped_row.num_tokens, False, Parallel()))
     return need, hours_of(need, steps, card, DTYPE, None)
 
@@ -78,10 +78,8 @@ def foretell(sizes: Sizes, adapter: Any, card: Device) -> tuple[MemoryNeed, Hour
 def _steps_of(row: Row) -> Steps:
     samples, supervised = len(row.lengths), row.num_supervised
     source = SourceSteps("made up", "made up", samples, samples, row.num_tokens, supervised, False)
-    lengths, num_images, labeled = (
-        (np.asarray(one, np.int32),) for one in (row.lengths, row.num_images, row.supervised)
-    )
-    return Steps(1, 1, (source,), lengths, num_images, labeled, longest=max(row.lengths))
+    step = StepSamples(*(np.asarray(one, np.int32) for one in (row.lengths, row.num_images, row.supervised)))
+    return Steps(1, 1, (source,), (step,), longest=max(row.lengths))
 
 
 def measure(
@@ -144,7 +142,7 @@ def _tell_launches(stage: TrainedStage, batch: Batch, report: Report, name: str)
     here = batch.to(device)
     with torch.no_grad():
         losses_N, targets = stage.objective.token_losses_N(stage.engine, here)
-        sums, experts = StepSums.zeros(NUM_DOMAINS, device), ExpertSums()
+        sums, experts = RunningSums(NUM_DOMAINS, device), ExpertSums()
 
         def write_ledger() -> None:
             sums.add_losses(losses_N, targets.domains_N)
