@@ -202,6 +202,6 @@ def _add_gradients(halves: Sequence[torch.Tensor], masters: Sequence[torch.Tenso
     torch._foreach_copy_(gradients, [half.grad for half in halves if half.grad is not None])
     standing = [(one.grad, gradient) for one, gradient in zip(masters, gradients, strict=True) if one.grad is not None]
     if standing:
-        torch._foreach_add_(*map(list, zip(*standing, strict=True)))
+        torch._foreach_add_([total for total, _ in standing], [gradient for _, gradient in standing])
     for half, master, gradient in zip(halves, masters, gradients, strict=True):
         half.grad, master.grad = None, gradient if master.grad is None else master.grad

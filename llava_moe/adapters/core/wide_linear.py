@@ -279,8 +279,13 @@ class SharedInputLinears:
 
     def __getstate__(self) -> dict[str, object]:
         # What waits hangs on an autograd graph, which neither deepcopy nor pickle can take along.
-        nothing: dict[str, object] = {"_is_open": False, "_input": None, "_decided_on": None}
-        nothing |= {"_waiting": {}, "_decisions": {}}
+        nothing: dict[str, object] = {
+            "_is_open": False,
+            "_input": None,
+            "_waiting": {},
+            "_decided_on": None,
+            "_decisions": {},
+        }
         return {"_members": self._members, **nothing}
 
 

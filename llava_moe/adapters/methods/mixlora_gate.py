@@ -222,35 +222,38 @@ class FactorGate(KeepsDtype):
         if self.routing == "random":
             return self._draw(x_BTD.device)
         if self.routing == "token":
-            return self._choose_from(x_BTD.reshape(-1, x_BTD.shape[-1]), [bank])[0]
+            return self._choose_from(x_BTD.reshape(-1, x_BTD.shape[-1]), {bank: self})[bank]
         choice: FactorChoice = bank.siblings.decide(bank, x_BTD, partial(self._choose_together, x_BTD))
         return choice
 
     def _choose_together(self, x_BTD: Tensor, banks: Sequence[WideLinear]) -> dict[WideLinear, FactorChoice]:
-        alike = [bank for bank in banks if isinstance(bank.gate, FactorGate) and bank.gate._kind() == self._kind()]
+        # The first bank asks by this gate, whatever stands around it to watch.
+        gates = {banks[0]: self}
+        for bank in banks[1:]:
+            if isinstance(bank.gate, FactorGate) and bank.gate._kind() == self._kind():
+                gates[bank] = bank.gate
         is_own = self.routing == "instance"
         h_UH = self.segments.pool(x_BTD, self) if is_own else self.segments.pool_instruction()
-        return dict(zip(alike, self._choose_from(h_UH, alike), strict=True))
+        return self._choose_from(h_UH, gates)
 
     def _kind(self) -> tuple[object, ...]:
         """Gates that are equal in it can decide together."""
         sizes = (self.num_factors, self.r, self.conditional, self.routing, self.learns)
         return (type(self), id(self.segments), *sizes, *(parameter.dtype for parameter in self.parameters()))
 
-    def _choose_from(self, h_UH: Tensor, banks: Sequence[WideLinear]) -> list[FactorChoice]:
+    def _choose_from(self, h_UH: Tensor, gates: Mapping[WideLinear, FactorGate]) -> dict[WideLinear, FactorChoice]:
         """The choice of each bank's gate from what they all read: one product, one softmax and one sort for all."""
-        gates = [bank.gate for bank in banks if isinstance(bank.gate, FactorGate)]
         dtype = torch.promote_types(torch.promote_types(self.ifs_A.dtype, torch.float32), h_UH.dtype)
-        logits_UX = read(h_UH, [ifs.to(dtype) for gate in gates for ifs in (gate.ifs_A, gate.ifs_B)])
+        logits_UX = read(h_UH, [ifs.to(dtype) for gate in gates.values() for ifs in (gate.ifs_A, gate.ifs_B)])
         probs_UG2E = logits_UX.unflatten(-1, (len(gates), 2, self.num_factors)).softmax(-1)
         probs_A_UGE, probs_B_UGE = probs_UG2E.unbind(2)
         reads_UGR = strongest(probs_A_UGE, self.r)
         if self.conditional:
-            pairs = zip(banks, gates, strict=True)
-            tables = [_conditional_table(bank.lora_A.to(dtype), gate.cfs.to(dtype)) for bank, gate in pairs]
+            tables = [_conditional_table(bank.lora_A.to(dtype), gate.cfs.to(dtype)) for bank, gate in gates.items()]
             probs_B_UGE = probs_B_UGE + _probs_of_tables(tables, reads_UGR)
         writes_UGR = strongest(probs_B_UGE, self.r)
-        return FactorChoice.of(probs_A_UGE, probs_B_UGE, reads_UGR, writes_UGR, self.learns).by_gate()
+        choices = FactorChoice.of(probs_A_UGE, probs_B_UGE, reads_UGR, writes_UGR, self.learns).by_gate()
+        return dict(zip(gates, choices, strict=True))
 
     def _draw(self, device: torch.device) -> FactorChoice:
         # From the CPU's generator, which checkpointing puts back before it computes a block again.

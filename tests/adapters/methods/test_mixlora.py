@@ -227,9 +227,9 @@ def test_gates_of_one_input_decide_together_as_each_does_alone(
     decided: list[int] = []
     choose = FactorGate._choose_from
 
-    def noted(gate: FactorGate, h_UH: Tensor, banks: Any) -> Any:
-        decided.append(len(banks))
-        return choose(gate, h_UH, banks)
+    def noted(gate: FactorGate, h_UH: Tensor, gates: Any) -> Any:
+        decided.append(len(gates))
+        return choose(gate, h_UH, gates)
 
     monkeypatch.setattr(FactorGate, "_choose_from", noted)
 
