@@ -165,8 +165,7 @@ class TokenRouter(KeepsDtype):
         order_N = chosen_N.argsort(stable=True)
         weights_N1 = self.weights_BTK.flatten(0, -2).gather(-1, chosen_N.unsqueeze(-1))
         self.weights_BTK = weights_N1.index_select(0, order_N).unsqueeze(0)
-        # Not by bincount, which would wait for the device once more.
-        sizes = (chosen_N.unsqueeze(-1) == torch.arange(self.num_experts, device=chosen_N.device)).sum(0)
+        sizes = torch.bincount(chosen_N, minlength=self.num_experts)
         return order_N, order_N.argsort(), ExpertGroups(tuple(sizes.tolist()))
 
     def extra_repr(self) -> str:
