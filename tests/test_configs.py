@@ -35,17 +35,17 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
 
 
-def composed(*words: str) -> dict:
+def composed(*words: str) -> dict[str, Any]:
     return settle(copy.deepcopy(composed_once(*words)))
 
 
 @cache
-def composed_once(*words: str) -> dict:
+def composed_once(*words: str) -> dict[str, Any]:
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         return resolved(compose("train", [prepare_override(word) for word in words]))
 
 
-def build_all(config: dict) -> ModelSpec:
+def build_all(config: dict[str, Any]) -> ModelSpec:
     recipe = model_spec_of(RunConfig.of(config))
     mixture_of(RunConfig.of(config))
     optimizer_of(RunConfig.of(config))

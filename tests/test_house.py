@@ -10,6 +10,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -313,8 +314,15 @@ def test_no_file_names_a_place_of_one_machine_or_a_package_registry() -> None:
             assert not [word for word in words if word in text], name
 
 
+def test_package_and_tests_are_type_checked_strictly_and_the_wheel_holds_the_package() -> None:
+    tools = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert tools["mypy"]["files"] == ["llava_moe", "tests"] and tools["mypy"]["strict"] is True
+    # A line of one table that comes to stand under another's heading is no error of TOML.
+    assert tools["hatch"]["build"]["targets"]["wheel"]["packages"] == ["llava_moe"]
+
+
 def test_what_stands_beside_the_package_imports_what_is_there() -> None:
-    """Tests, studies, scripts and tools are not type-checked: a name that was changed in the package is told here."""
+    """Studies, scripts and tools are not type-checked: a name that was changed in the package is told here."""
     root = PACKAGE.parent
     missing = []
     for path in sorted(

@@ -18,9 +18,10 @@ from llava_moe.config.settings import mixture_of
 from llava_moe.data.batch import collate
 from llava_moe.data.readers.splits import is_read
 from llava_moe.errors import UserError
-from llava_moe.eval.files import answers_path, read_answers, read_result, write_atomically
+from llava_moe.eval.files import answers_path, read_answers, read_result
 from llava_moe.eval.results.score_matrix import make_score_matrix
 from llava_moe.eval.tasks import reopen_benchmark
+from llava_moe.files.atomic_write import write_atomically
 
 FILE = "measured.json"
 

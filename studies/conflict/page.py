@@ -12,8 +12,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from llava_moe.errors import UserError
-from llava_moe.eval.files import write_atomically
 from llava_moe.eval.tasks.demo import CAVEATS
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.pages.html_page import page_template
 from llava_moe.pages.inline_svg import standalone_svg
 from studies.conflict.cells import cells_of

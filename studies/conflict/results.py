@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from llava_moe.errors import UserError
-from llava_moe.eval.files import write_atomically
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.files.our_files import NUMBER, read_object, read_objects
 from studies.conflict.cells import Cell
 

@@ -18,7 +18,8 @@ from llava_moe.adapters.core.segments import Segments
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.adapters.core.wide_linear import WideLinear
 from llava_moe.errors import UserError
-from tests.adapters.tiny_decoders import FAMILIES, IMAGE_TOKEN, START_TOKEN, Family
+from tests.adapters.tiny_decoders import FAMILIES, START_TOKEN, Family
+from tests.tiny_models import IMAGE_TOKEN
 
 # Method by name: of a family of models and an empty folder, its configuration.
 METHODS: dict[str, Callable[[Family, Path], Any]] = {

@@ -19,7 +19,7 @@ from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach, load_adap
 from llava_moe.adapters.formats.native_format import MOST_BYTES
 from llava_moe.adapters.load import load_adapter_with_modules
 from llava_moe.errors import UserError
-from tests.adapters.tiny_decoders import TEXT
+from tests.tiny_models import TEXT
 
 CONFIG = "adapter_config.json"
 SLOW = r"(?:.|.|.)*[A-Z]"

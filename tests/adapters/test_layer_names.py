@@ -18,7 +18,7 @@ from transformers.models.mpt import MptConfig, MptForCausalLM
 from llava_moe.adapters import LlavaMole, Lora, MixLora, Mole, attach, load_adapter
 from llava_moe.adapters.core.target_model import TargetModel
 from llava_moe.errors import UserError
-from tests.adapters.tiny_decoders import TEXT
+from tests.tiny_models import TEXT
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 FALCON = {**SMALL, "new_decoder_architecture": False, "multi_query": True, "bias": False}

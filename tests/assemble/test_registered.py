@@ -15,7 +15,7 @@ from llava_moe.assemble.start_adapter import attach_from
 from llava_moe.errors import UserError
 from tests.tiny_models import tiny_llama
 
-EXPERTS = {"num_experts": 2, "r": 2}
+EXPERTS: dict[str, Any] = {"num_experts": 2, "r": 2}
 WRONG: list[tuple[type, dict[str, Any], str]] = [
     (Lora, {"r": 0}, "[r]=0 must be at least 1"),
     (Lora, {"lora_alpha": 0}, "[lora_alpha]=0 must be above 0 and at most 1000000"),

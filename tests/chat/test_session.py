@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -151,7 +151,7 @@ def test_an_adapter_is_told_the_tokens_before_the_first_answer(
     """What training reads of an example: everything before its first supervised token."""
     seen: list[torch.Tensor] = []
 
-    def look(module: torch.nn.Module, args: object, kwargs: dict) -> None:
+    def look(module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
         if kwargs["inputs_embeds"].shape[1] > 1:
             seen.append(assembled.attached._segments.is_prompt())
 

@@ -146,15 +146,16 @@ def test_the_same_command_gives_the_same_bytes_and_goes_on_where_it_was(
     first, again = tmp_path / "first", tmp_path / "again"
     analyzed(first, "moe", "checkpoints=all")
     from llava_moe.analyze.atlas import measure
+    from llava_moe.analyze.atlas.counts import count_record
 
-    count, calls = measure.count_record, 0
+    calls = 0
 
     def killed(*given: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > 7:
             raise KeyboardInterrupt
-        return count(*given)
+        return count_record(*given)
 
     monkeypatch.setattr(measure, "count_record", killed)
     assert run(["analyze", "routing", "run=runs/moe", *FAST, "checkpoints=all", f"out={again}"]) == 130
@@ -163,7 +164,7 @@ def test_the_same_command_gives_the_same_bytes_and_goes_on_where_it_was(
 
     def counted(*given: Any) -> Any:
         calls_after.append(1)
-        return count(*given)
+        return count_record(*given)
 
     monkeypatch.setattr(measure, "count_record", counted)
     analyzed(again, "moe", "checkpoints=all")

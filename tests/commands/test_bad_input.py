@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ Image.effect_noise((60, 40), 80).convert("RGB").save(GOOD_JPEG, "JPEG")
 RED = [{"from": "gpt", "value": "red"}]
 
 
-def record(name: str, image: str | None = None, question: str | None = None, turns: list | None = None) -> dict:
+def record(
+    name: str, image: str | None = None, question: str | None = None, turns: list[Any] | None = None
+) -> dict[str, Any]:
     asked = ("<image>\nWhat colour is it?" if image else "What colour is it?") if question is None else question
     return {
         "id": name,
@@ -93,13 +96,13 @@ def odd_words(tiny_words: list[str], tmp_path: Path) -> list[str]:
     return [*tiny_words, f"path={folder / 'train.json'}", f"images={folder}", f"train.max_steps={num_steps}"]
 
 
-def quarantined(folder: Path) -> dict[str, dict]:
+def quarantined(folder: Path) -> dict[str, dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
     assert len({line["id"] for line in lines}) == len(lines)
     return {line["id"]: line for line in lines}
 
 
-def logged(folder: Path) -> list[dict]:
+def logged(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -272,7 +273,7 @@ def test_a_mistyped_benchmark_is_told_before_training_and_not_after(refused: Ref
     ],
 )
 def test_a_stage_that_makes_no_sense_is_refused(
-    change: dict, told: str, tiny_words: list[str], two_stages: list[str], refused: Refused, tmp_path: Path
+    change: dict[str, Any], told: str, tiny_words: list[str], two_stages: list[str], refused: Refused, tmp_path: Path
 ) -> None:
     file = tmp_path / "own" / "exp" / "two.yaml"
     stages = yaml.safe_load(file.read_text())["stages"]

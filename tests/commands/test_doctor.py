@@ -10,6 +10,7 @@ from packaging.specifiers import SpecifierSet
 
 from llava_moe.cli import run
 from llava_moe.commands import doctor
+from llava_moe.runs.environment import installed
 
 
 def test_the_tested_ranges_are_those_of_the_package() -> None:
@@ -60,7 +61,6 @@ def test_a_torch_that_cannot_be_loaded_is_a_finding_and_no_traceback(
 def test_a_package_that_every_run_needs_is_missed_with_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = doctor.installed
-    monkeypatch.setattr(doctor, "installed", lambda name: None if name == "transformers" else found(name))
+    monkeypatch.setattr(doctor, "installed", lambda name: None if name == "transformers" else installed(name))
     assert run(["doctor"]) == 2
     assert "missing  transformers" in capsys.readouterr().out

@@ -64,7 +64,7 @@ def trained(words_for_tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def opened(**model: Any) -> ScoredModel:
+def opened(**model: Any) -> ScoredModel[Any]:
     config = {"run": None, "batch_size": 4, "dtype": "fp32", "model": NO_MODEL | model}
     return open_model(config, CPU)
 
@@ -77,11 +77,11 @@ def questions(own_data: Path, **settings: Any) -> list[Question]:
     ]
 
 
-def encoder_of(model: ScoredModel) -> Any:
+def encoder_of(model: ScoredModel[Any]) -> Any:
     return model.answerer.encoder
 
 
-def answers(model: ScoredModel, these: list[Question]) -> dict[int, str]:
+def answers(model: ScoredModel[Any], these: list[Question]) -> dict[int, str]:
     return {one.index: one.text for batch in model.answerer.answers(these, ALONE) for one in batch}
 
 

@@ -30,7 +30,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     monkeypatch.chdir(tmp_path)
     clock = iter(range(1_000_000_000, 1_000_100_000, 100))
 
-    def make(place: str, finished: int | None = None, steps: int = 0, saved: int = 0, losses: tuple = ()) -> Path:
+    def make(
+        place: str, finished: int | None = None, steps: int = 0, saved: int = 0, losses: tuple[float, ...] = ()
+    ) -> Path:
         folder = Path("runs", place)
         folder.mkdir(parents=True)
         sources = {name: {"domain": name} for name in ("general", "documents", "medical")}

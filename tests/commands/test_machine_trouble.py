@@ -22,7 +22,7 @@ from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.readers import store
 from llava_moe.runs import stage
 from llava_moe.train import checkpoint_writer
-from llava_moe.train.checkpoint import Snapshot
+from llava_moe.train.checkpoint import Snapshot, write_checkpoint
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.log import JsonLines
 from llava_moe.train.whole_state import WholeStateWriter
@@ -30,7 +30,7 @@ from llava_moe.train.whole_state import WholeStateWriter
 Refused = Callable[..., str]
 
 
-def logged(folder: Path) -> list[dict]:
+def logged(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
@@ -60,15 +60,14 @@ def test_a_disk_that_fills_while_saving_leaves_the_checkpoint_before_and_the_run
     # No file may grow in all of the process: the log must not be written meanwhile.
     words = ["train", *tiny_words, "train.async_save=false", f"out={tmp_path / 'run'}", "train.save_every=2"]
     words += ["train.keep_last=1"]
-    write = checkpoint_writer.write_checkpoint
     saved: list[dict[str, bytes]] = []
 
     def write_until_full(folder: Path, snapshot: Snapshot, *rest: Any) -> Path:
         if snapshot.position.step < 4:
-            return write(folder, snapshot, *rest)
+            return write_checkpoint(folder, snapshot, *rest)
         saved.append(contents(folder / "checkpoints"))
         with largest_file(num_bytes):
-            return write(folder, snapshot, *rest)
+            return write_checkpoint(folder, snapshot, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_writer, "write_checkpoint", write_until_full)

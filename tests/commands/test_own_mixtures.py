@@ -12,7 +12,7 @@ import pytest
 from llava_moe.cli import run
 from llava_moe.config.own_mixtures import read_mixture
 from llava_moe.config.settings import source_of
-from llava_moe.data.images.transform import find_image
+from llava_moe.data.images.paths import find_image
 from llava_moe.data.source import check_has_images, check_image_root, open_records
 from llava_moe.errors import UserError
 from tests.commands.test_rates import stages_of

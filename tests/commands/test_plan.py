@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import llava_moe.runs.stage as stage_module
 from llava_moe.cli import run
+from llava_moe.train.loop import train
 
 Refused = Callable[..., str]
 
@@ -32,7 +33,6 @@ class AllocatorWatch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.peak = 0
-        train = stage_module.train
 
         def watched(engine: Any, *rest: Any) -> Any:
             standing = [*engine.module.parameters(), *engine.module.buffers(), *engine.masters.values()]

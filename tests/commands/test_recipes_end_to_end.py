@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def assert_prepared(raw: Raw, folder: Path, name: str) -> int:
     return rejected["train"]
 
 
-def said(source: Source, cache: Path) -> list[tuple]:
+def said(source: Source, cache: Path) -> list[tuple[Any, ...]]:
     """What the usable records of a source say and show, whatever they are called."""
     entries = open_records(source, cache).read(0, 10_000)
     told = [entry.content for entry in entries if not isinstance(entry.content, BadRecord)]
@@ -76,7 +77,7 @@ def assert_same_as_raw(raw: Raw, folder: Path, recipe: Recipe, cache: Path) -> N
     assert said(direct, cache) == said(Source("a", "b", str(folder), split="train"), cache)
 
 
-def check(folder: Path, words: list[str], out: Path) -> list[dict]:
+def check(folder: Path, words: list[str], out: Path) -> list[dict[str, Any]]:
     source = [f"path={folder}", "data.sources.mine.split=train"]
     assert run(["data", "check", *words, *source, f"out={out}", "num_processes=1"]) == 0
     assert (out / "check.html").is_file()

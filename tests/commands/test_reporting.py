@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from itertools import count
@@ -191,7 +192,7 @@ def test_a_picture_to_ask_about_is_found_without_listing_a_folder_of_millions(
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(reporting.os, "scandir", Folder)
+    monkeypatch.setattr(os, "scandir", Folder)
     assert "image=0.png" in chat_with(tmp_path, config, "")
     assert len(seen) == 3
     monkeypatch.undo()

@@ -21,7 +21,7 @@ from tests.forked_commands import CommandServer
 TIMES = ("seconds", "tokens_per_second", "supervised_tokens_per_second", "peak_memory_bytes")
 
 
-def lines_of(folder: Path) -> list[dict]:
+def lines_of(folder: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
@@ -188,11 +188,10 @@ def test_features_that_vanish_while_training_are_one_line(
     tiny_words: list[str], tmp_path: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llava_moe.runs import stage
-
-    opened = stage.open_features
+    from llava_moe.runs.stage_features import open_features
 
     def open_and_lose(*given: Any) -> object:
-        features = opened(*given)
+        features = open_features(*given)
         for path in features_in(tmp_path):
             path.unlink()
         return features
@@ -200,7 +199,7 @@ def test_features_that_vanish_while_training_are_one_line(
     monkeypatch.setattr(stage, "open_features", open_and_lose)
     line = refused("train", *tiny_words, "model.cache_features=disk", f"out={tmp_path / 'run'}")
     assert "cannot be read" in line and "run the same command again" in line
-    monkeypatch.setattr(stage, "open_features", opened)
+    monkeypatch.setattr(stage, "open_features", open_features)
     assert run(["train", *tiny_words, "model.cache_features=disk", f"out={tmp_path / 'run'}"]) == 0
 
 

@@ -15,9 +15,11 @@ import torch
 import yaml
 from transformers import LlavaForConditionalGeneration
 
+from llava_moe.assemble import new_model
 from llava_moe.cli import run
 from llava_moe.commands import eval as eval_command
 from llava_moe.data import encode
+from llava_moe.data.images.transform import read_image
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.stream import StepStream
 from llava_moe.errors import UserError
@@ -167,13 +169,12 @@ def test_a_data_worker_that_is_killed_is_told_and_the_last_whole_step_is_saved(
 ) -> None:
     straight, words = unbroken
     folder, killed = tmp_path / "run", tmp_path / "killed"
-    read = encode.read_image
 
     def die_once_steps_are_logged(*arguments: Any, **named: Any) -> Any:
         if (folder / "log.jsonl").exists() and len(records_of(folder)) >= 2 and not killed.exists():
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(*arguments, **named)
+        return read_image(*arguments, **named)
 
     monkeypatch.setattr(encode, "read_image", die_once_steps_are_logged)
     line = refused(*words, f"out={folder}")
@@ -215,7 +216,7 @@ def test_a_signal_before_the_first_step_stops_at_once_and_tells_of_no_checkpoint
 ) -> None:
     words = ["train", *tiny_words, f"out={tmp_path / 'run'}", "train.max_steps=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "new_model", AtCall(1, ask_to_stop(number)).over(stage.new_model))
+        patch.setattr(stage, "new_model", AtCall(1, ask_to_stop(number)).over(new_model))
         line = refused(*words, status=130 if number == signal.SIGINT else 75)
     assert "there is no checkpoint yet" in line and not re.search("stands|go on", line)
     assert run(words) == 0
@@ -230,7 +231,7 @@ def test_a_signal_between_two_stages_tells_which_is_finished(
 ) -> None:
     words = ["train", *tiny_words[1:], *two_stages, f"out={tmp_path / 'both'}", "train.max_steps=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "new_model", AtCall(2, ask_to_stop(signal.SIGINT)).over(stage.new_model))
+        patch.setattr(stage, "new_model", AtCall(2, ask_to_stop(signal.SIGINT)).over(new_model))
         line = refused(*words, status=130)
     assert f"{tmp_path}/both/1-a is finished" in line and "2-b has no checkpoint yet" in line
     assert run(words) == 0

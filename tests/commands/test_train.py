@@ -18,7 +18,7 @@ from llava_moe.cli import run
 from tests.forked_commands import CommandServer
 
 
-def records_of(folder: Path) -> list[dict]:
+def records_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 

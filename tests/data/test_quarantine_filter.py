@@ -15,7 +15,8 @@ from llava_moe.data.encode import Encoder
 from llava_moe.data.mixture import Mixture
 from llava_moe.data.quarantine import Quarantine, Quarantined
 from llava_moe.data.quarantine_filter import leave_out, read_list
-from llava_moe.data.source import ArrowRecords, Source, open_records
+from llava_moe.data.records import Source
+from llava_moe.data.source import ArrowRecords, open_records
 from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.errors import UserError
 

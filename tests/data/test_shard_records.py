@@ -15,8 +15,9 @@ import pytest
 
 from llava_moe.data.conversation import BadRecord, StoredImage, image_identity, record_key
 from llava_moe.data.readers.shards import MANIFEST, PREPARING, SHARD_SCHEMA, Manifest, Shard, write_manifest
+from llava_moe.data.records import Source
 from llava_moe.data.shard_records import ShardRecords
-from llava_moe.data.source import Source, open_records, prepared_folder
+from llava_moe.data.source import open_records, prepared_folder
 from llava_moe.errors import UserError
 
 

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llava_moe.data.conversation import BadRecord, Conversation, Turn
-from llava_moe.data.source import ArrowRecords, Source, check_has_images, check_image_root, open_records
+from llava_moe.data.records import Source
+from llava_moe.data.source import ArrowRecords, check_has_images, check_image_root, open_records
 from llava_moe.errors import UserError
 
 WriteJson = Callable[..., Path]

@@ -12,7 +12,8 @@ import pytest
 from llava_moe.data import source_index as lengths
 from llava_moe.data.conversation import record_key
 from llava_moe.data.encode import Encoder
-from llava_moe.data.source import ArrowRecords, Source, open_records
+from llava_moe.data.records import Source
+from llava_moe.data.source import ArrowRecords, open_records
 from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.errors import UserError
 

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from llava_moe.data.batch import Batch
 from llava_moe.data.encode import Encoder
 from llava_moe.data.mixture import Mixture
-from llava_moe.data.source import Source, open_records
+from llava_moe.data.records import Source
+from llava_moe.data.source import open_records
 from llava_moe.data.source_index import index_source
 from llava_moe.data.stream import Step, StepStream
 from llava_moe.errors import UserError

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def words(tokenizer_folder: Path, own_data: Path, tmp_path_factory: pytest.TempP
     ]
 
 
-def records_of(folder: Path) -> list[dict]:
+def records_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 

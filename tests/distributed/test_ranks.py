@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 NUM_STEPS = 20
 
 
-def records_of(folder: Path) -> list[dict]:
+def records_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 

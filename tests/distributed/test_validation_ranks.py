@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def alone(words: list[str], launch: Launch, tmp_path_factory: pytest.TempPathFac
     return folder / "run"
 
 
-def validations_of(folder: Path) -> list[dict]:
+def validations_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
 
 

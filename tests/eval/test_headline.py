@@ -63,7 +63,8 @@ def test_a_benchmark_without_other_images_is_asked_and_summed_up_whole(whole: De
     asked = HeadlineBenchmark(Plain())  # type: ignore[arg-type]
     assert asked.questions() == Plain().questions()
     assert asked.columns == ("exact_match", "second")
-    assert asked.summarize({}) == ("rows",)
+    summed_up: Any = asked.summarize({})
+    assert summed_up == ("rows",)
     assert asked.is_by_question
     Plain.columns = ("a_sum_over_all",)
     assert not asked.is_by_question

@@ -34,7 +34,9 @@ def test_logits_within_the_tolerance_are_told_with_their_difference() -> None:
         (off([b + 1 for b in BASE], 1e-3), off([b + 1 for b in BASE], 1e-2), torch.bfloat16, "add dtype=fp32"),
     ],
 )
-def test_what_was_written_wrong_is_refused(ours: list, theirs: list, dtype: torch.dtype, message: str) -> None:
+def test_what_was_written_wrong_is_refused(
+    ours: list[torch.Tensor], theirs: list[torch.Tensor], dtype: torch.dtype, message: str
+) -> None:
     base = [b + 1 for b in BASE] if dtype == torch.bfloat16 else BASE
     with pytest.raises(UserError, match=message) as info:
         compare("it", ours, theirs, base, dtype)

@@ -14,9 +14,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 from llava_moe.cli import run
 from llava_moe.train import loop
+from llava_moe.train.optimizer_step import take_step
 
 
 @dataclass
@@ -49,12 +51,9 @@ class Stopwatch:
 
 def main(words: Sequence[str]) -> int:
     """Train by ``words`` and print what counting took."""
-    watch, take = Stopwatch(), loop.take_step
-    loop.take_step = lambda *given: watch.take_step(take, *given)
-    try:
+    watch = Stopwatch()
+    with patch.object(loop, "take_step", lambda *given: watch.take_step(take_step, *given)):
         status = run(["train", *words])
-    finally:
-        loop.take_step = take
     if watch.counting and watch.without:
         on, off = statistics.median(watch.with_counts), statistics.median(watch.without)
         share = sum(watch.counting) / sum(watch.with_counts)

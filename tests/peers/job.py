@@ -18,7 +18,8 @@ from llava_moe.adapters import Lora
 from llava_moe.assemble import DTYPES, Assembled, ModelSpec, new_model
 from llava_moe.data.encode import Example
 from llava_moe.data.mixture import Mixture
-from llava_moe.data.source import Source, open_records
+from llava_moe.data.records import Source
+from llava_moe.data.source import open_records
 from llava_moe.data.source_index import index_source
 from llava_moe.data.stream import Step, StepStream
 from llava_moe.data.template import Template

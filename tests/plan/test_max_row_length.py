@@ -11,6 +11,7 @@ import pytest
 from llava_moe.adapters import NoAdapter
 from llava_moe.plan import max_row_length as fit
 from llava_moe.plan.max_row_length import RowLengthChoice, RowTracer, longest_rows, nearest_fit
+from llava_moe.plan.trace import trace
 from llava_moe.plan.zero_partition import BUCKET, Parallel, parallel_of, spread
 from llava_moe.run_config import ParallelConfig
 from llava_moe.train.choose_engine import state_bytes
@@ -41,7 +42,6 @@ def test_rows_are_no_longer_than_what_a_device_has_in_a_step(bench: MakeBench) -
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is traced from here on."""
     found: list[Any] = []
-    trace = fit.trace
 
     def counted(*words: Any) -> Any:
         found.append(words)

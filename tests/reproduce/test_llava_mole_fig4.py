@@ -72,7 +72,7 @@ def test_what_a_rank_hides_is_a_difference_of_differences(tmp_path: Path) -> Non
     setup = replace(setup_of("llava_mole", "fig4"), seeds=(0, 1))
     hidden = llava_mole_fig4.answers_of(setup, write_cells(tmp_path, setup, hidden_by_rank))[4].compared
     assert hidden is not None and hidden.effect is not None
-    assert (hidden.before, hidden.after) == (pytest.approx(-0.5, abs=0.03), pytest.approx(0.0, abs=0.03))
+    assert hidden.before == pytest.approx(-0.5, abs=0.03) and hidden.after == pytest.approx(0.0, abs=0.03)
     assert hidden.effect.value == pytest.approx(hidden.after - hidden.before)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_what_is_written_beside_is_to_the_byte_what_is_written_at_once(tmp_path:
         run, disk, engine = tmp_path / name, SlowDisk(is_open=not has_room), trained()
         run.mkdir()
         torch.manual_seed(3)
-        writer = CheckpointWriter(run, engine, disk, has_room=lambda has_room=has_room: has_room)
+        writer = CheckpointWriter(run, engine, disk, has_room=partial(bool, has_room))
         writer.save(RunState(step=1))
         if has_room:
             assert last_checkpoint(run) is None, "it is not there while it is written"

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from llava_moe.train.data_parallel_engine import DataParallelEngine
 from llava_moe.train.engine import LocalEngine
@@ -66,8 +66,7 @@ def train(engine: LocalEngine | DataParallelEngine, ranks: list[int]) -> list[fl
 
 def one_rank(rank: int, folder: str, dtype: torch.dtype, num_in_bucket: int) -> None:
     torch.set_num_threads(1)
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = Model(dtype)
     if rank == 1:
         with torch.no_grad():
@@ -86,7 +85,7 @@ def one_rank(rank: int, folder: str, dtype: torch.dtype, num_in_bucket: int) -> 
 @pytest.mark.distributed
 @pytest.mark.parametrize(("dtype", "num_in_bucket"), [(torch.float32, 1), (torch.float32, 10**6), (torch.bfloat16, 60)])
 def test_two_ranks_take_the_steps_of_one_process(dtype: torch.dtype, num_in_bucket: int, tmp_path: Path) -> None:
-    mp.spawn(one_rank, (str(tmp_path), dtype, num_in_bucket), nprocs=2)
+    spawn(one_rank, (str(tmp_path), dtype, num_in_bucket), nprocs=2)
     model = Model(dtype)
     alone = LocalEngine(model, groups_of(model), OptimizerSettings(gradient_clipping=0.3), CPU)
     norms = train(alone, [0, 1])

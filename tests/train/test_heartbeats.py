@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from llava_moe.train import heartbeats
@@ -9,7 +11,9 @@ from llava_moe.train.heartbeats import Beat
 from llava_moe.train.pulse import LONG_WORK, Pulse
 
 
-def beat(phase: str, age: float, step: int = 4, waits: bool = False, patience: float = 1.0, **more: tuple) -> Beat:
+def beat(
+    phase: str, age: float, step: int = 4, waits: bool = False, patience: float = 1.0, **more: tuple[str, ...]
+) -> Beat:
     return Beat("node", 7, 3, phase, step, waits, patience, age, **more)
 
 
@@ -65,7 +69,7 @@ def test_a_job_that_was_suspended_begins_its_time_again(monkeypatch: pytest.Monk
     beats = heartbeats.Heartbeats("a", 0, 2, 30, pulse, lambda epoch, index: [], lambda told: None)
     beats._heard, beats._answered, pulse.since = {1: (3, 0.0)}, 0.0, 0.0
     clock = iter([10.0, 15.0, 20.0, 420.0, 420.5, 421.0])
-    monkeypatch.setattr(heartbeats.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(beats._over, "wait", lambda seconds: False)
     assert not beats._is_over() and beats._heard and pulse.since == 0.0, "it waited for as long as it was to"
     assert not beats._is_over() and not beats._heard and pulse.since == beats._answered == 420.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def test_a_wandb_that_is_too_old_or_missing_is_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(wandb, "login", lambda key=None: True)
     with pytest.raises(UserError, match="too old: pip install --upgrade wandb"):
         settle_mode("online")
-    monkeypatch.setattr(weights_and_biases.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for asked in ("online", "offline", "auto"):
         with pytest.raises(UserError, match=rf"log.wandb={asked} needs wandb: pip install 'llava-moe\[train\]'"):
             settle_mode(asked)

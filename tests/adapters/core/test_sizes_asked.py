@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llava_moe.adapters import LlavaMole, Lora, MixLora, attach
 from llava_moe.adapters.core.method import Method
 from llava_moe.errors import UserError
-from tests.adapters.tiny_decoders import TEXT
+from tests.tiny_models import TEXT
 
 
 @pytest.mark.parametrize(

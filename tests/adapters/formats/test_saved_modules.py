@@ -16,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForCon
 
 from llava_moe.adapters.load import load_adapter, load_adapter_with_modules
 from llava_moe.errors import UserError
-from tests.adapters.tiny_decoders import CLIP, FAMILIES, IMAGE_TOKEN, TEXT
+from tests.adapters.tiny_decoders import CLIP, FAMILIES
+from tests.tiny_models import IMAGE_TOKEN, TEXT
 
 IN_LANGUAGE_MODEL = r"(model\.layers|.*language_model).*\.(q_proj|up_proj)"
 

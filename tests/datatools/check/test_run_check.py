@@ -22,6 +22,7 @@ from llava_moe.data.readers.shards import SHARD_SCHEMA, Manifest, Shard, write_m
 from llava_moe.datatools.check import scan as scanning
 from llava_moe.datatools.check.eval_sets import open_asked
 from llava_moe.datatools.check.findings import quarantine_list
+from llava_moe.datatools.check.pictures import look_at
 from llava_moe.datatools.check.run_check import Checked, check_mix
 from llava_moe.errors import UserError
 from tests.datatools.check.conftest import MakeView, say
@@ -49,7 +50,6 @@ def test_a_clean_source_has_nothing(make_view: MakeView, pictures: list[str]) ->
 
 def test_every_image_is_opened_once(make_view: MakeView, pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     opened: Counter[str] = Counter()
-    look_at = scanning.look_at
 
     def counted(ref: str | bytes, *rest: Any) -> Any:
         opened[str(ref)] += 1

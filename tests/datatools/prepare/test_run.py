@@ -24,7 +24,7 @@ from llava_moe.datatools.prepare.run import prepare
 from llava_moe.datatools.prepare.shard_maker import Made, ShardMaker
 from llava_moe.datatools.prepare.staging import OutFolder
 from llava_moe.datatools.prepare.tokens import TextTokenizer
-from llava_moe.datatools.prepare.workers import WorkerFailedError
+from llava_moe.datatools.prepare.workers import WorkerFailedError, Workers
 from llava_moe.errors import UserError
 from tests.data.readers.raw import base64_text, save, turns, write_lines
 from tests.datatools.prepare.own_data import contents, record, write_page, write_records
@@ -301,16 +301,16 @@ def test_a_worker_that_is_killed_is_told_and_nothing_is_lost(
     own: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own(tmp_path / "whole")
-    give = run.Workers.give
+    give = Workers.give
 
-    def kill_and_give(self: run.Workers, chunk: Any) -> Any:
+    def kill_and_give(self: Workers, chunk: Any) -> Any:
         if chunk.number == 3:
             os.kill(self._workers[0].process.pid or 0, signal.SIGKILL)
             self._workers[0].process.join()
         yield from give(self, chunk)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.Workers, "give", kill_and_give)
+        patch.setattr(Workers, "give", kill_and_give)
         with pytest.raises(UserError, match=r"killed by signal 9.*lower num_processes= and run the same command again"):
             own(tmp_path / "out", 2)
     own(tmp_path / "out", 2)

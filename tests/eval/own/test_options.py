@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llava_moe.eval.own.options import is_listed
@@ -26,7 +28,7 @@ LETTERED = "Which colour?\nA. red\nB) dark blue\n(C) green"
         ("D", "How many?", {"options": {"C": "one", "D": "two", "E": None}}),
     ],
 )
-def test_an_option_is_told_by_its_text_its_letter_or_both(answer: str, question: str, record: dict) -> None:
+def test_an_option_is_told_by_its_text_its_letter_or_both(answer: str, question: str, record: dict[str, Any]) -> None:
     assert is_listed([answer], question, record)
     assert is_listed(["something else", answer], question, record)
 
@@ -43,5 +45,5 @@ def test_an_option_is_told_by_its_text_its_letter_or_both(answer: str, question:
         ("", "Which one? Options:", {"options": []}),
     ],
 )
-def test_what_no_question_lists_is_no_option(answer: str, question: str, record: dict) -> None:
+def test_what_no_question_lists_is_no_option(answer: str, question: str, record: dict[str, Any]) -> None:
     assert not is_listed([answer], question, record)

@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -36,17 +37,17 @@ SCHEMA = {
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict]:
+def rows() -> list[dict[str, Any]]:
     return [row for domain in DOMAINS for row in pyarrow.parquet.read_table(FOLDER / f"{domain}.parquet").to_pylist()]
 
 
-def _pairs(row: dict) -> list[tuple[str, str, str, bool]]:
+def _pairs(row: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     """(question, answer, kind, closed) of a row."""
     texts = [turn["text"] for turn in row["conversations"]]
     return list(zip(texts[::2], texts[1::2], row["kinds"], row["closed"], strict=True))
 
 
-def _closed_answers(rows: list[dict], split: str) -> dict[tuple[str, str], Counter[str]]:
+def _closed_answers(rows: list[dict[str, Any]], split: str) -> dict[tuple[str, str], Counter[str]]:
     """(domain, question) -> how often each answer of a closed question is right in the split."""
     answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for row in rows:
@@ -63,7 +64,7 @@ def test_every_file_has_the_declared_columns() -> None:
         assert {name: schema.field(name).type for name in schema.names} == SCHEMA
 
 
-def test_there_are_three_thousand_images_in_three_domains_of_three_splits(rows: list[dict]) -> None:
+def test_there_are_three_thousand_images_in_three_domains_of_three_splits(rows: list[dict[str, Any]]) -> None:
     counts = Counter((row["domain"], row["split"]) for row in rows)
     assert len(rows) >= 3000
     assert set(counts) == {(domain, split) for domain in DOMAINS for split in SPLITS}
@@ -76,7 +77,7 @@ def test_the_files_stay_within_thirty_megabytes() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 30_000_000
 
 
-def test_every_image_decodes_and_is_small(rows: list[dict]) -> None:
+def test_every_image_decodes_and_is_small(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         (content,) = row["images"]
         with Image.open(io.BytesIO(content)) as image:
@@ -86,14 +87,14 @@ def test_every_image_decodes_and_is_small(rows: list[dict]) -> None:
             assert image.format in ("JPEG", "PNG", "WEBP"), row["id"]
 
 
-def test_no_image_stands_twice(rows: list[dict]) -> None:
+def test_no_image_stands_twice(rows: list[dict[str, Any]]) -> None:
     places: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         places[hashlib.sha256(row["images"][0]).hexdigest()].add(row["id"])
     assert [ids for ids in places.values() if len(ids) > 1] == []
 
 
-def test_no_picture_of_one_split_looks_like_one_of_another(rows: list[dict]) -> None:
+def test_no_picture_of_one_split_looks_like_one_of_another(rows: list[dict[str, Any]]) -> None:
     """Equal 12 x 12 thumbnails of 16 levels a channel: another look than the builder's own."""
     seen: dict[bytes, set[str]] = defaultdict(set)
     for row in rows:
@@ -102,7 +103,7 @@ def test_no_picture_of_one_split_looks_like_one_of_another(rows: list[dict]) -> 
     assert sum(len(splits) > 1 for splits in seen.values()) == 0
 
 
-def test_turns_alternate_and_every_pair_has_its_kind(rows: list[dict]) -> None:
+def test_turns_alternate_and_every_pair_has_its_kind(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         roles = [turn["role"] for turn in row["conversations"]]
         assert roles == ["user", "assistant"] * (len(roles) // 2), row["id"]
@@ -116,7 +117,7 @@ def test_turns_alternate_and_every_pair_has_its_kind(rows: list[dict]) -> None:
         assert len(set(questions)) == len(questions), row["id"]
 
 
-def test_every_closed_test_question_has_two_answers_that_train_knows(rows: list[dict]) -> None:
+def test_every_closed_test_question_has_two_answers_that_train_knows(rows: list[dict[str, Any]]) -> None:
     trained = _closed_answers(rows, "train")
     for question, answers in _closed_answers(rows, "test").items():
         assert len(answers) >= 2, question
@@ -124,7 +125,7 @@ def test_every_closed_test_question_has_two_answers_that_train_knows(rows: list[
         assert sum(answers.values()) >= 6, question
 
 
-def test_no_closed_question_of_any_split_is_settled_by_its_majority(rows: list[dict]) -> None:
+def test_no_closed_question_of_any_split_is_settled_by_its_majority(rows: list[dict[str, Any]]) -> None:
     for split in SPLITS:
         for question, answers in _closed_answers(rows, split).items():
             total, largest = sum(answers.values()), max(answers.values())
@@ -132,7 +133,7 @@ def test_no_closed_question_of_any_split_is_settled_by_its_majority(rows: list[d
             assert largest <= 0.53 * total + 1, (split, question, answers)
 
 
-def test_yes_and_no_are_balanced(rows: list[dict]) -> None:
+def test_yes_and_no_are_balanced(rows: list[dict[str, Any]]) -> None:
     for split in SPLITS:
         for question, answers in _closed_answers(rows, split).items():
             if set(answers) <= {"Yes", "No"}:
@@ -144,7 +145,7 @@ def test_yes_and_no_are_balanced(rows: list[dict]) -> None:
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_each_domain_has_many_closed_test_questions_of_many_kinds(rows: list[dict], domain: str) -> None:
+def test_each_domain_has_many_closed_test_questions_of_many_kinds(rows: list[dict[str, Any]], domain: str) -> None:
     kinds = Counter(
         kind
         for row in rows
@@ -158,12 +159,12 @@ def test_each_domain_has_many_closed_test_questions_of_many_kinds(rows: list[dic
     assert which_part <= 0.3 * sum(kinds.values())
 
 
-def test_open_pairs_are_at_most_a_tenth_of_training(rows: list[dict]) -> None:
+def test_open_pairs_are_at_most_a_tenth_of_training(rows: list[dict[str, Any]]) -> None:
     closed = [closed for row in rows if row["split"] == "train" for *_, closed in _pairs(row)]
     assert 0 < closed.count(False) <= 0.1 * len(closed)
 
 
-def test_an_open_question_never_shares_its_text_with_a_closed_one(rows: list[dict]) -> None:
+def test_an_open_question_never_shares_its_text_with_a_closed_one(rows: list[dict[str, Any]]) -> None:
     shape: dict[str, set[tuple[str, bool]]] = defaultdict(set)
     for row in rows:
         for question, _, kind, closed in _pairs(row):
@@ -171,7 +172,7 @@ def test_an_open_question_never_shares_its_text_with_a_closed_one(rows: list[dic
     assert all(len(found) == 1 for found in shape.values())
 
 
-def test_every_licence_is_permissive_and_has_its_text(rows: list[dict]) -> None:
+def test_every_licence_is_permissive_and_has_its_text(rows: list[dict[str, Any]]) -> None:
     assert all(PERMISSIVE.fullmatch(row["licence"]) for row in rows), {row["licence"] for row in rows}
     texts = {path.stem: path.read_text() for path in (FOLDER / "LICENSES").iterdir()}
     assert all(len(text) > 200 for text in texts.values())
@@ -187,7 +188,7 @@ def test_every_licence_is_permissive_and_has_its_text(rows: list[dict]) -> None:
     assert {named_otherwise.get(package, package) for package in packages} <= set(texts)
 
 
-def test_sources_pin_every_package_and_count_every_image(rows: list[dict]) -> None:
+def test_sources_pin_every_package_and_count_every_image(rows: list[dict[str, Any]]) -> None:
     entries = json.loads((FOLDER / "SOURCES.json").read_text())
     for entry in entries:
         assert (
@@ -199,7 +200,7 @@ def test_sources_pin_every_package_and_count_every_image(rows: list[dict]) -> No
     assert named == dict(Counter(row["source"] for row in rows))
 
 
-def test_the_card_tells_the_counts_that_ship(rows: list[dict]) -> None:
+def test_the_card_tells_the_counts_that_ship(rows: list[dict[str, Any]]) -> None:
     card = (FOLDER / "README.md").read_text()
     assert f"{len(rows):,} real pictures" in card
     assert f"{sum(len(row['kinds']) for row in rows):,} true question-answer pairs" in card
