@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llava_moe.adapters import NoAdapter
+from llava_moe.adapters import Lora, NoAdapter
 from llava_moe.plan import max_row_length as fit
 from llava_moe.plan.max_row_length import RowLengthChoice, RowTracer, longest_rows, nearest_fit
 from llava_moe.plan.trace import trace
@@ -90,7 +90,8 @@ def test_what_cannot_fit_by_its_weights_and_optimizer_alone_is_not_traced(bench:
 
 @pytest.mark.slow
 def test_the_nearest_fit_is_shorter_rows_then_recomputation_then_offloading(bench: MakeBench) -> None:
-    on = bench(adapter=NoAdapter(), dtype="bf16")
+    # Little trains: where all does, the update is the peak of short rows, and to compute again saves nothing there.
+    on = bench(adapter=Lora(r=2), dtype="bf16")
     lowest = on.need(replace(ONE, tokens_per_row=256)).memory.total
     asked = on.need(ONE).memory.total
     recomputed = on.need(replace(ONE, activation_checkpointing=True)).memory.total
