@@ -1,7 +1,8 @@
 """The command line: ``llava-moe COMMAND [hydra overrides]``. Help answers without importing anything heavy.
 
 A command's words go to its file in ``commands/words``, which is loaded by its name. Nothing but ``__main__`` imports
-this: what commands need of it too stands in ``commands/table.py`` and ``config/hydra_words.py``.
+this: what commands need of it too stands in ``commands/table.py`` and ``config/hydra_words.py``. Of several processes
+one tells what is wrong (``runs/told_once.py``).
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ def run(arguments: list[str]) -> int:
     # Trap: OpenMP's threads spin while they wait. Beside other busy processes a step of the demo then takes ten times
     # as long (measured: 23 s against 2.5 s); libgomp reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Torch's sockets write a stack of C++ for each connection that another process has closed, which is no fault.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     before, sys.argv = sys.argv, ["llava-moe", *arguments]
     try:
         module = importlib.import_module(f"llava_moe.commands.words.{name}")
@@ -154,7 +157,20 @@ def _say(text: str) -> int:
 
 
 def _complain(text: str) -> int:
-    sys.stderr.write(f"llava-moe: {_one_line(text)}\n")
+    line = f"llava-moe: {_one_line(text)}\n"
+
+    def write() -> None:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        write()
+        return 2
+    from llava_moe.runs.told_once import tell_once
+
+    # It waits a little for the others.
+    with suppress(KeyboardInterrupt):
+        tell_once(line, write)
     return 2
 
 

@@ -7,7 +7,7 @@ what a run of an earlier release did that has no word on the key.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 Section = TypeVar("Section")
@@ -117,12 +117,15 @@ class ParallelConfig:
     stage: int = 2
     offload_optimizer: bool = False
     offload_parameters: bool = False
+    join_seconds: float = 600
+    timeout_seconds: float = 86400
     extra: Node = field(default_factory=dict)
 
     @property
     def asks_for_zero(self) -> bool:
         """Whether something is said, beside ``engine``, that DeepSpeed alone does."""
-        return self != replace(ParallelConfig(), engine=self.engine)
+        of_any = {name: getattr(self, name) for name in ("engine", "join_seconds", "timeout_seconds")}
+        return self != ParallelConfig(**of_any)
 
 
 @dataclass(frozen=True)

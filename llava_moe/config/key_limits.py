@@ -115,6 +115,8 @@ TRAIN: dict[str, Limit] = SHARED | {
     "parallel.stage": OneOf((0, 1, 2, 3)),
     "parallel.offload_optimizer": FLAG,
     "parallel.offload_parameters": FLAG,
+    "parallel.join_seconds": Real(0, open_below=True),
+    "parallel.timeout_seconds": Real(0, open_below=True),
     "parallel.extra": Fields(),
 }
 READING: dict[str, Limit] = {"data.exif": OrNull(EXIF), "data.alpha": OrNull(ALPHA), "data.value_range": VALUE_RANGE}

@@ -16,14 +16,20 @@ from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, User
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.run_config import ParallelConfig
 from llava_moe.runs.free_memory import free_memory
-from llava_moe.train import data_parallel_engine
+from llava_moe.runs.meeting import meet, number_of_processes
 from llava_moe.train.choose_engine import fits_on_each, state_bytes
-from llava_moe.train.collectives import LOST_RANK, tells_of_a_lost_rank
+from llava_moe.train.collectives import (
+    LOST_RANK,
+    backend,
+    close_groups,
+    open_groups,
+    own_device,
+    tells_of_a_lost_rank,
+)
 
 if TYPE_CHECKING:
     from llava_moe.train.deepspeed_engine import ZeroSettings
 
-PATIENCE = timedelta(days=1)
 GIB = 2**30
 
 
@@ -101,7 +107,7 @@ class Processes:
 
             deepspeed_engine.leave_processes()
         elif self.engine == "ddp":
-            data_parallel_engine.leave_processes()
+            close_groups()
 
 
 @contextmanager
@@ -133,7 +139,7 @@ def join_processes(parallel: ParallelConfig) -> Processes:
         UserError: several processes with the engine of one, no DeepSpeed, or as :func:`check_parallel`.
     """
     check_parallel(parallel)
-    world = _number_of_processes()
+    world = number_of_processes()
     engine = parallel.engine
     is_auto = engine == "auto" and world > 1 and not parallel.asks_for_zero
     if engine in ("auto", "auto_deepspeed"):
@@ -145,22 +151,28 @@ def join_processes(parallel: ParallelConfig) -> Processes:
             raise UserError(f"parallel=single with {world} processes: choose parallel=ddp (or zero2, zero3)")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return Processes(0, 1, device, engine)
-    if engine == "ddp":
-        rank, world, device = data_parallel_engine.start_processes()
-    else:
-        rank, world, device = _start_deepspeed()
-    # The first process may read millions of records for longer than a collective on the devices may take.
-    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
-    return Processes(rank, world, device, engine, group, is_auto)
+    device = own_device()
+    if world == 1:
+        _start_deepspeed()
+        return Processes(0, 1, device, engine)
+    timeout = timedelta(seconds=parallel.timeout_seconds)
+    store = meet(parallel.join_seconds)
+    with lost_ranks_told():
+        open_groups(backend(), store, int(os.environ["RANK"]), world, timeout)
+        # Objects travel by the machines' network, whatever the devices have among them.
+        group = torch.distributed.new_group(backend="gloo", timeout=timeout)
+    if engine == "deepspeed":
+        _start_deepspeed()
+    return Processes(int(os.environ["RANK"]), world, device, engine, group, is_auto)
 
 
-def _start_deepspeed() -> tuple[int, int, torch.device]:
+def _start_deepspeed() -> None:
     from llava_moe.train.deepspeed_engine import start_processes
 
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
-    return start_processes()
+    start_processes()
 
 
 @contextmanager
@@ -169,7 +181,7 @@ def answering_together() -> Iterator[tuple[Ranks, torch.device]]:
 
     Each holds a whole model; answers alone travel, over gloo. No DeepSpeed is needed.
     """
-    world = _number_of_processes()
+    world = number_of_processes()
     local = int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -178,9 +190,12 @@ def answering_together() -> Iterator[tuple[Ranks, torch.device]]:
     if world == 1:
         yield ALONE, device
         return
-    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+    parallel = ParallelConfig()
+    store, rank = meet(parallel.join_seconds), int(os.environ["RANK"])
+    with lost_ranks_told():
+        open_groups("gloo", store, rank, world, timedelta(seconds=parallel.timeout_seconds))
     try:
-        yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size()), device
+        yield Ranks(rank, world), device
     finally:
         torch.distributed.destroy_process_group()
 
@@ -227,10 +242,3 @@ def zero_of(parallel: ParallelConfig) -> ZeroSettings:
     from llava_moe.train.deepspeed_engine import ZeroSettings
 
     return ZeroSettings(parallel.stage, parallel.offload_optimizer, parallel.offload_parameters, dict(parallel.extra))
-
-
-def _number_of_processes() -> int:
-    told = os.environ.get("WORLD_SIZE", "1")
-    if not told.isdecimal() or int(told) < 1:
-        raise UserError(f"WORLD_SIZE={told} in the environment is no number of processes: unset it, or use a launcher")
-    return int(told)

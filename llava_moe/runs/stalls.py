@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
+from llava_moe.runs.meeting import meeting_name
 from llava_moe.runs.processes import Processes
 from llava_moe.text.escape_control import visible
 from llava_moe.train.heartbeats import Heartbeats, NameSamples
@@ -44,6 +45,8 @@ def watched_for_stalls(
         sys.stderr.flush()
         os._exit(STALLED)
 
-    beats = Heartbeats(name, processes.rank, processes.world, seconds, pulse, name_samples, give_up)
+    beats = Heartbeats(
+        f"{meeting_name()}/{name}", processes.rank, processes.world, seconds, pulse, name_samples, give_up
+    )
     with beats if is_watched(processes, seconds) else nullcontext():
         yield

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 
 def own_device() -> torch.device:
@@ -21,6 +23,26 @@ def own_device() -> torch.device:
 def backend() -> str:
     """Of the group that exchanges tensors of :func:`own_device`."""
     return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def open_groups(kind: str, store: Any, rank: int, world: int, timeout: timedelta) -> None:
+    """Open torch's default group.
+
+    Args:
+        kind: as :func:`backend`.
+        store: that all processes have met by.
+        timeout: how long one waits for the others in a collective, of this group and of any that is opened later.
+    """
+    # Trap: a group that says nothing, such as DeepSpeed's clone of the default one, waits for 10 or 30 minutes.
+    distributed_c10d.default_pg_timeout = timeout
+    distributed_c10d.default_pg_nccl_timeout = timeout  # type: ignore[attr-defined]
+    dist.init_process_group(kind, store=store, rank=rank, world_size=world, timeout=timeout)
+
+
+def close_groups() -> None:
+    """Close the groups that :func:`open_groups` has opened, if they are there."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:

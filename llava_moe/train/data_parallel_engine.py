@@ -6,7 +6,6 @@ LoRA mixtures train little of a frozen model: to divide weights or gradients ove
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,12 @@ import torch.distributed as dist
 from torch import nn
 
 from llava_moe.train.buckets import bucketed
-from llava_moe.train.collectives import backend, gather_from_ranks, own_device, sum_over_ranks
+from llava_moe.train.collectives import gather_from_ranks, sum_over_ranks
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup
 
-PATIENCE = timedelta(hours=2)
-"""Of a collective: behind it others may write a checkpoint. One that stands still is named earlier, by heartbeats."""
 NUM_IN_BUCKET = 1 << 26
 """Numbers that travel together: 256 MiB."""
-
-
-def start_processes() -> tuple[int, int, torch.device]:
-    """Join the process group that a launcher describes; return rank, world and device."""
-    device = own_device()
-    if not dist.is_initialized():
-        dist.init_process_group(backend(), timeout=PATIENCE)
-    return dist.get_rank(), dist.get_world_size(), device
-
-
-def leave_processes() -> None:
-    """Destroy the process group that :func:`start_processes` joined, if it is there."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class DataParallelEngine:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from llava_moe.errors import UserError
-from llava_moe.train.collectives import backend, gather_from_ranks, own_device, sum_over_ranks
+from llava_moe.train.collectives import backend, gather_from_ranks, sum_over_ranks
 from llava_moe.train.divided_state import DividedState, UndividedState, UnreachedGroups, load_own_files, shape_of
 from llava_moe.train.optimizer import OptimizerSettings, ParameterGroup, build_optimizer
 from llava_moe.train.whole_state import WholeStateReader, file_of_state, write_states
@@ -53,16 +53,13 @@ class ZeroSettings:
             raise UserError("parallel.offload_parameters=true needs parallel.stage=3")
 
 
-def start_processes() -> tuple[int, int, torch.device]:
-    """Join the process group that torchrun or the deepspeed launcher describes; return rank, world and device.
+def start_processes() -> None:
+    """Let DeepSpeed take the groups that are open; a process alone opens one of its own.
 
     Raises:
         UserError: DeepSpeed is not installed.
     """
-    deepspeed = _import_deepspeed()
-    if not dist.is_initialized():
-        deepspeed.init_distributed(dist_backend=backend(), verbose=False)
-    return dist.get_rank(), dist.get_world_size(), own_device()
+    _import_deepspeed().init_distributed(dist_backend=backend(), verbose=False)
 
 
 def leave_processes() -> None:
