@@ -57,7 +57,14 @@ def end_rank(status: int) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit status."""
-    from llava_moe.errors import FULL_DISK, INTERRUPTED, ReportedByRankZeroError, StoppedBySignalError, UserError
+    from llava_moe.errors import (
+        FULL_DISK,
+        INTERRUPTED,
+        LostRankError,
+        ReportedByRankZeroError,
+        StoppedBySignalError,
+        UserError,
+    )
 
     if not arguments or arguments[0] in ("-h", "--help"):
         return _say(_overview())
@@ -89,8 +96,11 @@ def run(arguments: list[str]) -> int:
         module = importlib.import_module(f"llava_moe.commands.words.{name}")
         return int(module.main([prepare_override(word) for word in rest]) or 0)
     except UserError as error:
-        return _complain(str(error))
+        return _complain(str(error), is_consequence=isinstance(error, LostRankError))
     except ReportedByRankZeroError:
+        from llava_moe.runs.told_once import hear
+
+        hear()
         return 2
     except StoppedBySignalError as error:
         sys.stderr.write(f"llava-moe: {_one_line(str(error))}\n")
@@ -156,7 +166,7 @@ def _say(text: str) -> int:
     return 0
 
 
-def _complain(text: str) -> int:
+def _complain(text: str, is_consequence: bool = False) -> int:
     line = f"llava-moe: {_one_line(text)}\n"
 
     def write() -> None:
@@ -170,7 +180,7 @@ def _complain(text: str) -> int:
 
     # It waits a little for the others.
     with suppress(KeyboardInterrupt):
-        tell_once(line, write)
+        tell_once(line, write, is_consequence)
     return 2
 
 

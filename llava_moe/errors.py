@@ -14,6 +14,10 @@ class UserError(Exception):
     """Something the user can fix. Its text is one line: what is wrong, where, and what to do. Exit status 2."""
 
 
+class LostRankError(UserError):
+    """Another process is gone: nothing can be done together any more. It has said why, unless it was killed."""
+
+
 STOPPED = 75
 """Exit status of what SIGTERM or SIGUSR1 stopped: the same command goes on."""
 INTERRUPTED = 130

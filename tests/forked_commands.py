@@ -86,13 +86,16 @@ class ForkedCommand:
 class CommandServer:
     """A process that has loaded ``modules``, under more ``environment`` if given, and forks a command for each request.
 
+    With a ``prefix`` it is started by that program, such as one that enters a namespace.
+
     Each server's Python has a hash seed of its own: whatever hangs on the order of a set differs between the
     commands of two servers, as between two processes.
     """
 
-    def __init__(self, *more_modules: str, **environment: str) -> None:
+    def __init__(self, *more_modules: str, prefix: Sequence[str] = (), **environment: str) -> None:
         self.modules = (*MODULES, *more_modules)
         self.environment = environment
+        self.prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
 
@@ -143,7 +146,7 @@ class CommandServer:
         if self._channel is None:
             self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                command = [sys.executable, "-m", __name__, str(theirs.fileno()), *self.modules]
+                command = [*self.prefix, sys.executable, "-m", __name__, str(theirs.fileno()), *self.modules]
                 root = Path(__file__).parents[1]
                 self._process = subprocess.Popen(
                     command,

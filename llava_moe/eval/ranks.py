@@ -8,14 +8,10 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from llava_moe.errors import ReportedByRankZeroError, UserError
+from llava_moe.errors import LostRankError, ReportedByRankZeroError, UserError
 
 Value = TypeVar("Value")
 Other = TypeVar("Other")
-
-
-class LostRankError(UserError):
-    """Another process is gone: nothing can be done together any more."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, UserError
+from llava_moe.errors import LostRankError, ReportedByRankZeroError, StoppedBySignalError, UserError
 from llava_moe.eval.ranks import ALONE, Ranks
 from llava_moe.run_config import ParallelConfig
 from llava_moe.runs.free_memory import free_memory
@@ -212,7 +212,7 @@ def lost_ranks_told() -> Iterator[None]:
     except RuntimeError as error:
         if not tells_of_a_lost_rank(error):
             raise
-        raise UserError(f"{LOST_RANK}; then run the same command again") from error
+        raise LostRankError(f"{LOST_RANK}; then run the same command again") from error
 
 
 def _free_port() -> int:

@@ -91,10 +91,7 @@ class StageRun:
 
     def save(self, state: RunState) -> None:
         """Write a checkpoint, or begin to. What the log still owes comes first: a run that goes on has every line."""
-        for sink in self.sinks:
-            if isinstance(sink, JsonLines):
-                sink.catch_up()
-        self.checkpoints.save(state, is_best=state.step == self.best_step)
+        self.checkpoints.save(state, state.step == self.best_step, self._bring_log_to_disk)
 
     def settle(self) -> None:
         """Wait until the checkpoint that is being written stands; all ranks call it."""
@@ -103,6 +100,11 @@ class StageRun:
     def check_saving(self) -> None:
         """Raise what has failed while a checkpoint was written beside the training."""
         self.checkpoints.check()
+
+    def _bring_log_to_disk(self) -> None:
+        for sink in self.sinks:
+            if isinstance(sink, JsonLines):
+                sink.flush()
 
     def validate(self, state: RunState, meeting: RankErrors) -> bool:
         """Measure a state where that is due and not done; whether it is the best so far and wants a checkpoint."""

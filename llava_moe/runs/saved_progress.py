@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava_moe.errors import GONE_DISK, StoppedBySignalError, UserError
+from llava_moe.errors import GONE_DISK, LostRankError, StoppedBySignalError, UserError
 from llava_moe.files.checkpoints import last_checkpoint
 from llava_moe.train.collectives import LOST_RANK, tells_of_a_lost_rank
 from llava_moe.train.folder import FINISHED
@@ -43,11 +43,11 @@ def told_with_checkpoint(folder: Path, standing: Callable[[], str]) -> Iterator[
     except StoppedBySignalError as error:
         raise StoppedBySignalError(f"{error}; {standing()}", error.status) from error
     except UserError as error:
-        raise UserError(_told(error, str(error), standing())) from error
+        raise type(error)(_told(error, str(error), standing())) from error
     except RuntimeError as error:
         if not tells_of_a_lost_rank(error):
             raise
-        raise UserError(_told(error, LOST_RANK, standing())) from error
+        raise LostRankError(_told(error, LOST_RANK, standing())) from error
     except OSError as error:
         is_inside = isinstance(error.filename, str | Path) and folder in Path(error.filename).parents
         if not is_inside and error.errno not in GONE_DISK:

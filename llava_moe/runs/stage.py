@@ -26,7 +26,7 @@ from llava_moe.config.settings import mixture_of, optimizer_of
 from llava_moe.data.quarantine import Quarantine
 from llava_moe.data.source import find_files
 from llava_moe.data.stream import StepStream
-from llava_moe.files.atomic_write import replace_file
+from llava_moe.files.atomic_write import write_atomically
 from llava_moe.files.checkpoints import last_checkpoint, newest_checkpoint
 from llava_moe.files.our_files import read_object
 from llava_moe.model import ParameterGroup, TrainableParts, prepare_stage, recompute_activations
@@ -151,8 +151,9 @@ def _train_locked(
         state = _resume(opened.checkpoint, engine, changes_told(claim, schedule.num_steps), console)
     else:
         torch.manual_seed(config.seed * 1009 + processes.rank)
-    if processes.rank == 0:
-        _write_environment(folder, data, assembled, claim, state.step, schedule.num_steps, processes.engine)
+    processes.ranks.from_first(
+        lambda: _write_environment(folder, data, assembled, claim, state.step, schedule.num_steps, processes.engine)
+    )
     objective = _objective(assembled, features)
     validation = open_validation(
         config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
@@ -180,9 +181,9 @@ def _train_locked(
             partial(_validate, run, pulse),
         )
     watched.tell(engine)
-    if processes.rank == 0:
-        replace_file(folder / FINISHED, json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1))
-    engine.barrier()
+    finished = json.dumps(asdict(state) | {"seconds": run.seconds}, indent=1)
+    with told_with_checkpoint(folder, stop_signals.standing):
+        processes.ranks.from_first(lambda: write_atomically(folder / FINISHED, finished))
 
 
 def _objective(assembled: Assembled, features: StageFeatures | None) -> Objective:
@@ -299,7 +300,7 @@ def _write_environment(
 ) -> None:
     told = describe_environment(fingerprint_samples(data), assembled) | {"images": fingerprint_images(data)}
     told |= {"num_steps": num_steps, "engine": engine}
-    replace_file(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
+    write_atomically(folder / ENVIRONMENT, json.dumps(told | lengthened(folder, claim, first_step), indent=1))
 
 
 def _checkpoint_writer(

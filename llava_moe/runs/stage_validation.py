@@ -23,9 +23,9 @@ from llava_moe.data.records import Records, Source
 from llava_moe.data.source import open_records
 from llava_moe.data.source_index import SourceIndex, index_source
 from llava_moe.data.stream import Step, StepStream
-from llava_moe.errors import ReportedByRankZeroError, StoppedBySignalError, UserError
+from llava_moe.errors import LostRankError, ReportedByRankZeroError, StoppedBySignalError, UserError
 from llava_moe.eval.benchmark import ALL_DOMAINS, Answer, Benchmark, ScoreRow
-from llava_moe.eval.ranks import LostRankError, Ranks
+from llava_moe.eval.ranks import Ranks
 from llava_moe.eval.run import ask_benchmark
 from llava_moe.files.checkpoints import checkpoint_of, is_complete
 from llava_moe.files.our_files import read_objects

@@ -29,13 +29,18 @@ SECONDS_FOR_AN_ERROR = 30.0
 """For which a process with an error waits for the first one, whose it may be to tell."""
 SECONDS_TO_HEAR = 30.0
 """For which the first process, which has told its error, waits for the others to hear of it."""
+SECONDS_OF_A_CONSEQUENCE = 2.0
+"""The same once all have met, and for which one that has lost another waits for that one's own words."""
 
 
-def tell_once(line: str, write: Callable[[], None]) -> None:
+def tell_once(line: str, write: Callable[[], None], is_consequence: bool = False) -> None:
     """Write what ends this process, unless another process of the run has written the same.
 
     The first process writes its own and lets the others hear of it; another waits a while for that. Where nobody can be
     asked, each writes.
+
+    Args:
+        is_consequence: the line says that another process is gone: one that has told why has told enough.
     """
     try:
         place = Place.told()
@@ -44,9 +49,13 @@ def tell_once(line: str, write: Callable[[], None]) -> None:
     if place is None or unreached:
         write()
     elif reached:
-        if _claims(reached[0], line):
+        if is_consequence and _is_told_why(reached[0]):
+            hear()
+        elif _claims(reached[0], line):
             write()
-        if place.keeps_store and not reached[0].notes.check(["met"]):
+        if place.keeps_store and reached[0].notes.check(["met"]):
+            _let_hear(lambda: reached[0].notes.add("num_heard", 0) >= place.world, SECONDS_OF_A_CONSEQUENCE)
+        elif place.keeps_store:
             _let_hear(lambda: _those_come_have_heard(reached[0]))
     elif place.keeps_store:
         write()
@@ -58,9 +67,24 @@ def tell_once(line: str, write: Callable[[], None]) -> None:
         write()
 
 
-def _let_hear(have_heard: Callable[[], bool]) -> None:
+def hear() -> None:
+    """Note, without a word, that this process ends for what another has told."""
+    if reached:
+        answered(partial(has_heard, reached[0]))
+
+
+def _is_told_why(meeting: Meeting) -> bool:
+    """Whether another process tells, in a moment, why it is gone."""
+    for _ in _looks(SECONDS_OF_A_CONSEQUENCE):
+        found = answered(lambda: bool(meeting.notes.check(["failed"])))
+        if found or found is None:
+            return bool(found)
+    return False
+
+
+def _let_hear(have_heard: Callable[[], bool], seconds: float = SECONDS_TO_HEAR) -> None:
     """Keep the store until others have heard, for a while."""
-    for _ in _looks(SECONDS_TO_HEAR):
+    for _ in _looks(seconds):
         if have_heard():
             return
 

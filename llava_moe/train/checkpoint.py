@@ -95,11 +95,12 @@ def write_checkpoint(
             name_best(folder, final)
         _prune(checkpoints, final, keep_last)
     except (OSError, SafetensorError, RuntimeError) as error:
-        deque(states, maxlen=0)
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, RuntimeError) and not is_full(error):
             raise
         raise UserError(_save_failure(error, final, folder)) from error
+    finally:
+        deque(states, maxlen=0)
     return final
 
 

@@ -40,14 +40,20 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
 
-    def save(self, state: RunState, is_best: bool = False) -> None:
+    def save(self, state: RunState, is_best: bool = False, before: Callable[[], None] = lambda: None) -> None:
         """Write a checkpoint of ``state``, or begin to; all ranks call it.
+
+        Args:
+            before: is done first; what it raises ends all, as what fails in writing.
 
         Raises:
             UserError: the disk is full or not writable, or the run's folder is gone, for this one or the one before.
             ReportedByRankZeroError: the same, on the other ranks.
         """
-        self.settle()
+        self.join()
+        if self._failure is None:
+            self._attempt(before)
+        self._agree(self._failure)
         random = self._engine.gather(random_state())
         states = self._engine.states()
         if self._engine.rank > 0:
@@ -86,8 +92,11 @@ class CheckpointWriter:
             self._thread = None
 
     def _write(self, snapshot: Snapshot, is_best: bool) -> None:
+        self._attempt(lambda: write_checkpoint(self._folder, snapshot, self._write_weights, self._keep_last, is_best))
+
+    def _attempt(self, do: Callable[[], object]) -> None:
         try:
-            write_checkpoint(self._folder, snapshot, self._write_weights, self._keep_last, is_best)
+            do()
         except Exception as error:  # told where all ranks meet
             self._failure = error
 

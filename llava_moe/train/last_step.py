@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from llava_moe.errors import UserError
+from llava_moe.errors import ReportedByRankZeroError, UserError
 from llava_moe.train.checkpoint import random_state, set_random_state
 from llava_moe.train.state import RunState
 
@@ -66,3 +66,5 @@ class LastWholeStep:
             self.settle()
         except UserError as failure:
             error.add_note(str(failure))
+        except ReportedByRankZeroError:
+            return

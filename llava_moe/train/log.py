@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -178,6 +179,18 @@ class JsonLines:
         try:
             while self._owed:
                 self._owed = self._owed[self.file.write(self._owed) :]
+        except OSError as error:
+            raise UserError(f"cannot write {self.path} ({error.strerror}): see to the disk") from error
+
+    def flush(self) -> None:
+        """:meth:`catch_up`, and bring all lines to the disk: a checkpoint that is there has its lines.
+
+        Raises:
+            UserError: as :meth:`catch_up`.
+        """
+        self.catch_up()
+        try:
+            os.fsync(self.file.fileno())
         except OSError as error:
             raise UserError(f"cannot write {self.path} ({error.strerror}): see to the disk") from error
 

@@ -42,13 +42,16 @@ class RankErrors:
         """Go on where no rank has failed; all ranks call it.
 
         Raises:
-            Exception: what failed here.
+            Exception: what failed here, in the first rank where something did.
             ReportedByRankZeroError: another rank has failed, and says why.
         """
-        num_failed = self._sum([float(self._failure is not None)])[0]
-        if num_failed:
+        failed = [0.0] * self.engine.world
+        failed[self.engine.rank] = float(self._failure is not None)
+        failed = self._sum(failed)
+        if any(failed):
             self.is_together = True
-            raise self._failure or ReportedByRankZeroError
+            is_first = next(rank for rank, count in enumerate(failed) if count) == self.engine.rank
+            raise self._failure if is_first and self._failure is not None else ReportedByRankZeroError
 
     def agree_on(self, do: Callable[[], Value]) -> Value:
         """What ``do`` gives, once all ranks have theirs; raises as :meth:`agree` does."""

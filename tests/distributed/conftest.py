@@ -37,6 +37,9 @@ def rank_servers() -> Iterator[tuple[CommandServer, CommandServer]]:
         return CommandServer(*modules, DEEPSPEED_LOG_LEVEL="error", PYTHONHASHSEED=seed, **told)
 
     servers = (server_of("1"), server_of("2"))
+    # Both load at once, and before a rank is waited for.
+    for loading in [server.start(["--version"]) for server in servers]:
+        assert loading.wait() == 0
     yield servers
     for server in servers:
         server.close()

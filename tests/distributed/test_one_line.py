@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,19 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.conftest import free_port, start_two
+from tests.distributed.conftest import free_port, start_two, wait_for_steps
 from tests.forked_commands import CommandServer, ForkedCommand
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 Servers = tuple[CommandServer, CommandServer]
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def loaded_servers(rank_servers: Servers) -> None:
-    """Both have loaded torch: a rank is not waited for as long as that takes."""
-    for server in rank_servers:
-        assert server.run(["--version"]).poll() == 0
 
 
 @pytest.fixture
@@ -159,3 +153,23 @@ def test_two_processes_of_one_number_are_told(rank_servers: Servers, words: list
     assert [line for line in lines if "two processes" not in line] == [
         f"llava-moe: process 1 (on {os.uname().nodename}) has ended before all had met: its own output says why"
     ]
+
+
+def test_a_second_run_in_one_folder_is_told_once(
+    start_ranks: Callable[..., list[ForkedCommand]], words: list[str], tmp_path: Path
+) -> None:
+    longer = [*(word for word in words if not word.startswith("train.max_steps=")), "train.max_steps=4000"]
+    first = start_ranks(2, [*longer, "data.sources.mine.repeats=100"])
+    wait_for_steps(tmp_path / "run", 2, lambda: first[0].poll() is None)
+    lines = ended(start_ranks(2, [*longer, "data.sources.mine.repeats=100"]))
+    assert [len(one) for one in lines] == [1, 0] and "is in use by process " in lines[0][0], lines
+    for rank in first:
+        rank.send_signal(signal.SIGTERM)
+    assert [rank.wait(timeout=60) for rank in first] == [75, 75]
+
+
+def test_more_processes_than_samples_of_a_step_train(
+    start_ranks: Callable[..., list[ForkedCommand]], words: list[str], tmp_path: Path
+) -> None:
+    ranks = start_ranks(3, [*words, "train.global_batch_size=2"])
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0, 0], [rank.output for rank in ranks]
