@@ -29,6 +29,9 @@ export WORLD_SIZE=$gpus LOCAL_WORLD_SIZE=$gpus MASTER_ADDR=127.0.0.1 MASTER_PORT
 # Said again where a run is stopped.
 printf -v script %q "$0"
 export LLAVA_MOE_LAUNCHER="env GPUS=$GPUS $script"
+# Two jobs that are told one port do not mix.
+printf -v LLAVA_MOE_JOB '%04x%04x' "$RANDOM" "$RANDOM"
+export LLAVA_MOE_JOB
 ranks=()
 for ((rank = 0; rank < gpus; rank++)); do
   RANK=$rank LOCAL_RANK=$rank python -m llava_moe "$command" "$@" &

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 # All that the scripts themselves need.
-PLAIN = ("bash", "env", "grep", "head", "sleep", "cat")
+PLAIN = ("bash", "env", "grep", "head", "sleep", "cat", "mktemp", "mkfifo", "rm", "tee")
 SAYS_ITS_RANK = 'echo "rank $RANK of $WORLD_SIZE: $*"; exit 0'
 
 
@@ -41,6 +42,12 @@ class Machine:
         assert ended.stdout == "" and ended.stderr.count("\n") == 1, ended
         assert ended.stderr.startswith(f"{script}: ")
         return ended.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing() -> None:
+    scripts = [*SCRIPTS.glob("*.sh"), SCRIPTS / "slurm.sbatch"]
+    assert not subprocess.run(["shellcheck", *scripts], capture_output=True, text=True).stdout
 
 
 @pytest.fixture
@@ -97,23 +104,64 @@ def test_processes_that_outlive_a_failed_one_are_killed_after_a_grace(machine: M
     assert "GRACE=long is no number of seconds" in machine.refuses("launch.sh", GPUS="2", GRACE="long")
 
 
-def test_several_machines_need_a_file_of_hosts_and_deepspeed(machine: Machine, tmp_path: Path) -> None:
+def test_several_machines_need_a_file_of_hosts_and_ssh(machine: Machine, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     assert "say HOSTFILE=FILE" in machine.refuses("launch_multinode.sh")
     assert "is no file that can be read" in machine.refuses("launch_multinode.sh", HOSTFILE=str(hosts))
     assert "is no file that can be read" in machine.refuses("launch_multinode.sh", HOSTFILE=str(tmp_path))
-    for text in ("", "# none\n", "one\n", "one slots=0\n", "one slots=many\n"):
+    for text in ("", "# none\n"):
         hosts.write_text(text)
         assert "names no machine" in machine.refuses("launch_multinode.sh", HOSTFILE=str(hosts))
-    hosts.write_text("one slots=8\n\n# two\ntwo slot=8\n")
-    assert "line 4:two slot=8: write 'name slots=8'" in machine.refuses("launch_multinode.sh", HOSTFILE=str(hosts))
-    hosts.write_text("# ours\none slots=8\ntwo slots=8\n")
-    assert "pip install 'llava-moe[train]'" in machine.refuses("launch_multinode.sh", HOSTFILE=str(hosts))
-    machine.has("deepspeed", 'echo "$*"')
-    started = machine.start("launch_multinode.sh", "exp=mix_doc", HOSTFILE=str(hosts))
-    assert started.stdout == f"--no_local_rank --hostfile {hosts} --module llava_moe train exp=mix_doc\n"
-    started = machine.start("launch_multinode.sh", "doctor", "ranks=true", HOSTFILE=str(hosts))
-    assert started.stdout.endswith("--module llava_moe doctor ranks=true\n")
+    wrong = {"one": 1, "one slots=0": 1, "one slots=many": 1, "-o slots=1": 1, "one slots=8\n\n# two\ntwo slot=8": 4}
+    for text, number in wrong.items():
+        hosts.write_text(f"{text}\n")
+        told = machine.refuses("launch_multinode.sh", HOSTFILE=str(hosts))
+        assert f"line {number}:{text.splitlines()[-1]}: write 'name slots=8'" in told
+    hosts.write_text("one slots=8\none slots=8\n")
+    assert "line 2: one stands there twice" in machine.refuses("launch_multinode.sh", HOSTFILE=str(hosts))
+    hosts.write_text("# ours\none slots=2\ntwo slots=1\n")
+    assert "no ssh here: install it" in machine.refuses("launch_multinode.sh", HOSTFILE=str(hosts))
+    machine.has("ssh", "exit 255")
+    for name, value in {"MASTER_PORT": "http", "GRACE": "long", "SILENCE": "-1", "MASTER_INTERFACE": "a b"}.items():
+        told = machine.refuses("launch_multinode.sh", HOSTFILE=str(hosts), **{name: value})
+        assert f"{name}={value} is no " in told
+    assert "does not tell the address" in machine.refuses(
+        "launch_multinode.sh", HOSTFILE=str(hosts), MASTER_INTERFACE="eth0"
+    )
+
+
+def test_several_machines_get_words_and_environment_by_the_input_of_ssh(machine: Machine, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("me@one slots=2\ntwo slots=1")
+    # What stands on a command line is seen by every user of the machine.
+    machine.has("ssh", 'echo "$*" >>"$0.words"; exec env -i PATH="${0%/*}" bash -c "${!#}"')
+    machine.has(
+        "python", 'echo "$RANK/$LOCAL_RANK of $WORLD_SIZE/$LOCAL_WORLD_SIZE at $MASTER_ADDR: $HF_TOKEN $OWN $*"'
+    )
+    own = {"HOSTFILE": str(hosts), "HF_TOKEN": "hf_secret's $HOME", "OWN": "mine", "EXPORT": "OWN", "OTHER": "not"}
+    ended = machine.start("launch_multinode.sh", "exp=mix_doc", "path=my data.json", **own)
+    assert ended.returncode == 0, ended
+    said = "at one: hf_secret's $HOME mine -m llava_moe train exp=mix_doc path=my data.json"
+    expected = [f"0/0 of 3/2 {said}", f"1/1 of 3/2 {said}", f"2/0 of 3/1 {said}"]
+    assert sorted(ended.stdout.splitlines()) == expected and not ended.stderr
+    assert "secret" not in (machine.folder / "ssh.words").read_text()
+    ended = machine.start("launch_multinode.sh", "doctor", "ranks=true", **own)
+    assert ended.stdout.count("-m llava_moe doctor ranks=true\n") == 3
+
+
+def test_the_status_of_several_machines_is_that_of_the_first_that_fails(machine: Machine, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("one slots=1\ntwo slots=1\n")
+    machine.has("ssh", 'exec env -i PATH="${0%/*}" bash -c "${!#}"')
+    machine.has(
+        "python",
+        'if [ "$RANK" = 1 ]; then exit "$HF_STATUS"; fi; trap "exit 75" TERM; for _ in {1..20}; do sleep 1; done',
+    )
+    began = time.monotonic()
+    assert machine.start("launch_multinode.sh", HOSTFILE=str(hosts), HF_STATUS="2").returncode == 2
+    machine.has("python", 'if [ "$RANK" = 1 ]; then exit 2; fi; trap "" TERM; for _ in {1..40}; do sleep 1; done')
+    assert machine.start("launch_multinode.sh", HOSTFILE=str(hosts), GRACE="1").returncode == 2
+    assert time.monotonic() - began < 30
 
 
 def test_slurms_script_is_for_sbatch(machine: Machine) -> None:
