@@ -21,6 +21,7 @@ from llava_moe.runs.same_everywhere import refuse_unlike
 from llava_moe.runs.saved_progress import standing
 from llava_moe.runs.stage import check_stage, train_stage
 from llava_moe.runs.stages import Stage, set_threads
+from llava_moe.runs.stalls import watched_for_silence
 from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.train.folder import is_finished
@@ -40,7 +41,11 @@ def train(config: RunConfig, stages: Sequence[Stage], typed: Sequence[str], says
     with StopSignals(partial(standing, [stage.folder for stage in stages])) as stop_signals:
         _check(config, stages)
         stages, notes = _settled(stages)
-        with training_together(config.parallel) as processes:
+        seconds = config.train.stall_seconds
+        with (
+            training_together(config.parallel) as processes,
+            watched_for_silence(processes, seconds, stop_signals.standing),
+        ):
             console = VisibleConsole(quiet=processes.rank != 0, soft_wrap=True)
             if not console.is_terminal:
                 transformers.utils.logging.disable_progress_bar()  # its bars fill log files with control characters

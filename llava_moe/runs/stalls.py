@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -12,9 +13,10 @@ from llava_moe.runs.meeting import meeting_name
 from llava_moe.runs.processes import Processes
 from llava_moe.text.escape_control import visible
 from llava_moe.train.heartbeats import Heartbeats, NameSamples
-from llava_moe.train.pulse import Pulse
+from llava_moe.train.pulse import UNLIMITED, Pulse
 
 STALLED = 1
+_telling = threading.Lock()
 
 
 def is_watched(processes: Processes, seconds: float) -> bool:
@@ -37,6 +39,9 @@ def watched_for_stalls(
     """
 
     def give_up(told: str | None) -> None:
+        # Two may watch at once; it is never given back.
+        if not _telling.acquire(blocking=False):
+            return
         if told is not None:
             sys.stderr.write(f"llava-moe: {visible(told)}; {standing()}\n")
         for child in multiprocessing.active_children():
@@ -49,4 +54,16 @@ def watched_for_stalls(
         f"{meeting_name()}/{name}", processes.rank, processes.world, seconds, pulse, name_samples, give_up
     )
     with beats if is_watched(processes, seconds) else nullcontext():
+        yield
+
+
+@contextmanager
+def watched_for_silence(processes: Processes, seconds: float, standing: Callable[[], str]) -> Iterator[None]:
+    """Within, a process of which nothing is heard for ``seconds`` is named, and all end with status 1.
+
+    What they do there, such as to read records, may take any time.
+    """
+    pulse = Pulse()
+    with watched_for_stalls(processes, "the whole run", seconds, pulse, lambda *_: [], standing):
+        pulse.at("what comes before the steps", patience=UNLIMITED)
         yield

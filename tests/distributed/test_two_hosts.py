@@ -144,6 +144,25 @@ def test_what_befalls_a_machine_is_told_by_the_other_and_the_run_goes_on_exactly
     assert losses(run) == expected_losses and len(expected_losses) == NUM_STEPS
 
 
+def test_a_link_that_is_cut_before_step_1_is_told(
+    hosts: TwoHosts, servers: list[CommandServer], words: list[str]
+) -> None:
+    run = hosts.folder / "early"
+    ranks = start(hosts, servers, [*words, f"out={run}"])
+    deadline = time.monotonic() + 60
+    while not (run / ".lock").exists():
+        assert time.monotonic() < deadline and ranks[0].poll() is None
+        time.sleep(0.01)
+    try:
+        hosts.set_link("down")
+        ends(ranks, [1, 1])
+    finally:
+        hosts.set_link("up")
+    (line,) = lines_of(ranks[0])
+    assert f"process 1 (pid {ranks[1].pid} on {hosts.names[1]}) gives no sign of life for " in line
+    assert "the same command begins again" in line and not (run / "log.jsonl").exists(), line
+
+
 def test_an_address_that_leads_nowhere_is_named_by_each_machine(
     hosts: TwoHosts, servers: list[CommandServer], words: list[str]
 ) -> None:
