@@ -41,8 +41,9 @@ MASKED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 class OnDevice(Tensor):
     """A tensor of the counting device: ``inner`` has its numbers."""
 
-    inner: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    # As torch's own subclasses do; its stubs know other types for both.
+    inner: Tensor  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, real: Tensor) -> OnDevice:
@@ -58,10 +59,12 @@ class OnDevice(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise RuntimeError(f"{func} outside of Counting")
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"OnDevice({tuple(self.shape)}, {self.dtype})"
 
 

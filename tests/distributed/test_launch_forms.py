@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,9 +141,8 @@ def losses(run: Path) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("form", [torchrun, deepspeed, slurm, by_ssh], ids=lambda form: form.__name__)
 def test_each_form_trains_one_run_on_two_machines(
-    form: object, words_for_tiny: tuple[str, ...], hosts: TwoHosts, environment: dict[str, str]
+    form: Any, words_for_tiny: tuple[str, ...], hosts: TwoHosts, environment: dict[str, str]
 ) -> None:
-    assert callable(form)
     run = hosts.folder / form.__name__
     launched = form(hosts, words_of(form.__name__, words_for_tiny, hosts), environment)
     told = [one.communicate(timeout=300)[0] for one in launched]

@@ -27,7 +27,7 @@ from llava_moe.data.batch import Batch, collate
 from llava_moe.data.encode import IGNORED, Example
 from llava_moe.data.template import Template
 from llava_moe.model import FromShape, TrainableParts, prepare_stage, recompute_activations
-from llava_moe.runs.stage import objective_of
+from llava_moe.runs.objective import objective_of
 from llava_moe.train.engine import LocalEngine
 from llava_moe.train.optimizer import OptimizerSettings
 from llava_moe.train.optimizer_step import StepOutcome, take_step
@@ -95,7 +95,7 @@ def row_of(assembled: Assembled) -> Batch:
     side, draw = base.image_size, np.random.default_rng(0)
     for number, num_text in enumerate((11, 7, 9, 5)):
         has_image = number != 2
-        places = [base.image_token_id] * (base.num_image_tokens * has_image)
+        places = [base.image_token_id] * (int(assembled.encoder.tokens_of_images(1)[0]) * has_image)
         ids = np.array([1, *places, *draw.integers(5, 60, num_text)])
         labels = np.where(np.arange(len(ids)) >= len(ids) - 3, ids, IGNORED)
         pixels = draw.integers(0, 255, (int(has_image), 3, side, side)).astype(np.uint8)

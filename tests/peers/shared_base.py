@@ -31,7 +31,8 @@ def open_and_tell(rank: int, parts: Sequence[str], dtype: str, barrier: Barrier)
     """Open the base, read it, and print what that took, while the others hold it too."""
     barrier.wait()
     before = held()
-    base = build_base(FromParts(*parts), dtype_of(dtype))
+    tower, language_model = parts
+    base = build_base(FromParts(tower, language_model), dtype_of(dtype))
     size = sum(one.nbytes for one in base.model.parameters()) >> 20
     # One element of each page.
     for one in base.model.parameters():

@@ -34,7 +34,7 @@ from llava_moe.plan.dummy_rows import NullImage, Row, hollow_batch, seat_steps
 from llava_moe.plan.steps import count_steps, stand_in
 from llava_moe.plan.trace import Blueprint, trace
 from llava_moe.plugins import Registry
-from llava_moe.runs.stage import objective_of
+from llava_moe.runs.objective import objective_of
 from llava_moe.runs.stage_features import shape_of
 from llava_moe.train.optimizer import OptimizerSettings
 from tests.model.families.toy_tiles import MOST_TILES, TILES, TilesShape
