@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -135,7 +134,9 @@ def test_a_disk_that_fails(
     wait_for_steps(run, 5, lambda: ranks[0].poll() is None)
     fails(place, under)
     line = told_by_one(ranks)
-    assert "Read-only file system" in line or "Input/output error" in line, line
+    # Which of them the kernel says depends on what it tried to write first.
+    said = ("Read-only file system", "Input/output error", "No space left on device")
+    assert any(one in line for one in said), line
     assert "stands: run the same command again to go on from there" in line, line
     (under / "others").unlink(missing_ok=True)
     run_command("umount", str(place))
@@ -143,7 +144,7 @@ def test_a_disk_that_fails(
     goes_on(start_ranks(2, command, tmp_path), run)
 
 
-def test_a_folder_that_one_rank_can_write_in_no_more(
+def test_a_folder_that_another_than_the_first_rank_can_write_in_no_more_costs_nothing(
     rank_servers: tuple[CommandServer, CommandServer], words: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -160,11 +161,7 @@ def test_a_folder_that_one_rank_can_write_in_no_more(
         ]
         wait_for_steps(run, 5, lambda: ranks[0].poll() is None)
         run_command("nsenter", f"--target={ranks[1].pid}", "--mount", "mount", "-o", "remount,bind,ro", str(run))
-        began = time.monotonic()
-        line = told_by_one(ranks)
-        assert time.monotonic() - began < 60
+        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0], [rank.output for rank in ranks]
     finally:
         server.close()
-    assert f"process 1 (on {os.uname().nodename}) cannot save " in line and "Read-only file system" in line, line
-    assert "stands: run the same command again to go on from there" in line, line
-    assert not [*run.glob("checkpoints/.step-*")]
+    assert (run / "finished.json").is_file() and not [*run.glob("checkpoints/.step-*")]
