@@ -55,6 +55,7 @@ from llava_moe.files.full_disk import is_full
 from llava_moe.model import FromCheckpoint
 from llava_moe.run_config import RunConfig
 from llava_moe.runs.console import say_next, say_notes
+from llava_moe.runs.free_memory import free_memory
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.shell_words import named
 
@@ -140,6 +141,7 @@ def _check_adapter(plain: dict[str, Any], run: RunConfig, model_spec: ModelSpec)
 def _to_hf(job: ExportJob, plain: dict[str, Any]) -> None:
     start = _start_logits(job.model_spec) if isinstance(job.model_spec.adapter, NoAdapter) else None
     assembled = restore_exactly(job.checkpoint, job.model_spec)
+    _refuse_small_memory(assembled)
     say_notes(job.console, assembled.notes)
     processor, prompt, static = processor_of(assembled), probes_of(assembled)[0].text, None
     if gated(assembled.model):
@@ -159,6 +161,7 @@ def _to_hf(job: ExportJob, plain: dict[str, Any]) -> None:
 def _to_peft(job: ExportJob) -> tuple[str, list[str]]:
     """Write the adapters; returns their base, which may be a folder among what was written, and their folders."""
     assembled = restore_exactly(job.checkpoint, job.model_spec)
+    _refuse_small_memory(assembled)
     say_notes(job.console, assembled.notes)
     model = assembled.model
     _check_gates(assembled)
@@ -190,6 +193,21 @@ def _check_gates(assembled: Assembled) -> None:
         raise UserError(
             "adapter.as_released computes what the released code does, for comparison, and its mixture cannot be held "
             "constant: train with as_released=false, or use the run itself"
+        )
+
+
+def _refuse_small_memory(assembled: Assembled) -> None:
+    """Say that the copy which is read back does not fit, before the system kills what holds it.
+
+    Raises:
+        UserError: with the GiB that are needed, of which it is the least.
+    """
+    # What is read back is cast: for a moment it is there in half precision, too.
+    needed = 3 * sum(one.nbytes for one in assembled.model.parameters()) // 2
+    if (free := free_memory()) < needed:
+        raise UserError(
+            "what is exported is read back in fp32 and compared with the run: that takes "
+            f"{needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} are free: export on a machine with more memory"
         )
 
 

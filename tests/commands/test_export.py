@@ -24,6 +24,7 @@ from llava_moe import load_run
 from llava_moe.adapters import load_adapter
 from llava_moe.assemble import read_config, restore
 from llava_moe.cli import run
+from llava_moe.commands import export as export_command
 from llava_moe.commands.export_data import base_in_words
 from llava_moe.config.settings import mixture_of
 from llava_moe.data.images.transform import ImageTransform
@@ -393,6 +394,20 @@ def test_damaged_lines_of_the_log_are_counted_in_the_card(trained: Callable[[str
     assert run(["export", f"run={tmp_path / 'run'}", "to=hf", f"out={tmp_path / 'it'}"]) == 0
     card = (tmp_path / "it" / "README.md").read_text()
     assert "The counts lack 3 damaged line(s) of its log." in card and "| mine | mine | 8 | 9 |" in card
+
+
+@pytest.mark.parametrize("to", ["hf", "peft"])
+def test_a_copy_that_memory_does_not_hold_is_refused_before_it_is_read(
+    to: str,
+    trained: Callable[[str], Path],
+    refused: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export_command, "free_memory", lambda: 1 << 16)
+    told = refused("export", f"run={trained('lora')}", f"to={to}", f"out={tmp_path / 'out'}")
+    assert "GiB more, and 0.0 are free: export on a machine with more memory" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_run_whose_adapter_was_never_trained_is_refused(
