@@ -177,5 +177,6 @@ while ((${#links[@]})); do
     fi
   done
 done
-((num_interrupts && status)) && status=130
+# An error of its own stays what it is.
+((num_interrupts)) && [[ $status =~ ^(75|130|137|143)$ ]] && status=130
 exit "$status"

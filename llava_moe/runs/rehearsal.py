@@ -15,8 +15,8 @@ from llava_moe.train.objective import Objective
 from llava_moe.train.pulse import Pulse
 from llava_moe.train.rehearsal import Scene, rehearse
 
-SECONDS = 60
-"""How long a rank may stand in one module, where ``train.stall_seconds`` is not less."""
+SECONDS = 120
+"""How long a rank may stand in one module, which may compile kernels; ``train.stall_seconds`` where that is less."""
 TEXT_LENGTH = 32
 """Tokens of text in an example, half of them supervised."""
 

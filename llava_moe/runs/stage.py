@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,7 @@ from llava_moe.runs.stalls import is_watched, watched_for_stalls
 from llava_moe.runs.stop_signals import StopSignals
 from llava_moe.terminal.console import VisibleConsole
 from llava_moe.text.escape_control import visible
-from llava_moe.train.checkpoint import WriteWeights, load_checkpoint, load_state
+from llava_moe.train.checkpoint import load_checkpoint, load_state
 from llava_moe.train.checkpoint_writer import CheckpointWriter
 from llava_moe.train.data_parallel_engine import DataParallelEngine
 from llava_moe.train.engine import Engine, LocalEngine
@@ -67,7 +67,7 @@ from llava_moe.train.folder import ENVIRONMENT, FINISHED, FolderClaim, FolderLoc
 from llava_moe.train.loop import LoopSettings, train
 from llava_moe.train.memory import memory_errors_explained
 from llava_moe.train.objective import Objective
-from llava_moe.train.pulse import Pulse, PulsedEngine, PulsedStream
+from llava_moe.train.pulse import LONG_WORK, Pulse, PulsedEngine, PulsedStream
 from llava_moe.train.rank_errors import RankErrors
 from llava_moe.train.schedule import Schedule, few_steps_note
 from llava_moe.train.state import RunState
@@ -134,7 +134,7 @@ def _train_locked(
         set_accounts_right(folder, console)
     opened = _open(config, folder, checkpoint, processes, console, claim)
     assembled, data, groups = opened.assembled, opened.data, opened.groups
-    write_weights = weights_writer(assembled)
+    writer_on = _checkpoint_writer(config, folder, assembled, groups)
     _settle(processes, groups, engine_before, console)
     stream = _stream(config, assembled, data, processes)
     state = RunState() if opened.checkpoint is None else load_state(opened.checkpoint)
@@ -158,9 +158,8 @@ def _train_locked(
     validation = open_validation(
         config, folder, assembled, data, stream, engine, objective, processes, steps, state, console
     )
-    checkpoints = _checkpoint_writer(config, folder, engine, write_weights, groups)
     run = StageRun(
-        *(config, folder, title, engine, checkpoints, stream, opened.quarantine, schedule, state, console),
+        *(config, folder, title, engine, writer_on(engine, pulse), stream, opened.quarantine, schedule, state, console),
         *(stop_signals, validation),
     )
     explained = told_with_checkpoint(folder, stop_signals.standing)
@@ -304,18 +303,22 @@ def _write_environment(
 
 
 def _checkpoint_writer(
-    config: RunConfig,
-    folder: Path,
-    engine: Engine,
-    write_weights: WriteWeights,
-    groups: Sequence[ParameterGroup],
-) -> CheckpointWriter:
-    """What writes checkpoints: beside the training where that is asked for and half of what is free holds a copy."""
+    config: RunConfig, folder: Path, assembled: Assembled, groups: Sequence[ParameterGroup]
+) -> Callable[[Engine, Pulse], CheckpointWriter]:
+    """What writes checkpoints: beside the training where that is asked for and half of what is free holds a copy.
+
+    To be asked for before an engine takes the model apart: what is divided has no numbers of its own.
+    """
+    write_weights, num_bytes = weights_writer(assembled), checkpoint_bytes(groups)
 
     def has_room() -> bool:
-        return config.train.async_save and 2 * checkpoint_bytes(groups) < free_memory()
+        return config.train.async_save and 2 * num_bytes < free_memory()
 
-    return CheckpointWriter(folder, engine, write_weights, config.train.keep_last, has_room)
+    def on(engine: Engine, pulse: Pulse) -> CheckpointWriter:
+        waiting = partial(pulse.at, "writing a checkpoint", patience=LONG_WORK)
+        return CheckpointWriter(folder, engine, write_weights, config.train.keep_last, has_room, waiting)
+
+    return on
 
 
 def _engine(config: RunConfig, assembled: Assembled, groups: Sequence[ParameterGroup], processes: Processes) -> Engine:

@@ -145,6 +145,8 @@ def _publish(partial: Path, final: Path, checkpoints: Path) -> None:
     # One that is there already is complete too: it stays findable until the new one stands in its place.
     aside = final.with_name(final.name + ASIDE)
     if final.exists():
+        # One that a kill has left: where both stand, the other is the newer.
+        _remove(aside)
         os.replace(final, aside)
     os.replace(partial, final)
     replace_file(checkpoints / "last", final.name + "\n")

@@ -28,15 +28,18 @@ class CheckpointWriter:
         write_weights: WriteWeights,
         keep_last: int = 2,
         has_room: Callable[[], bool] = lambda: False,
+        before_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         """Write nothing yet.
 
         Args:
+            before_waiting: called where rank 0 begins to wait for a file.
             has_room: whether memory holds a copy of what is written, so that the training need not wait for it; asked
                 on rank 0 at each checkpoint.
         """
         self._folder, self._engine, self._has_room = folder, engine, has_room
         self._write_weights, self._keep_last = write_weights, keep_last
+        self._before_waiting = before_waiting
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
 
@@ -58,15 +61,27 @@ class CheckpointWriter:
         states = self._engine.states()
         if self._engine.rank > 0:
             deque(states, maxlen=0)
-        elif self._has_room():
-            # What the engine gives changes with the next step.
-            held = [(name, {kind: one.to("cpu", copy=True) for kind, one in state.items()}) for name, state in states]
-            snapshot = Snapshot(state, held, random)
-            self._thread = threading.Thread(target=self._write, args=(snapshot, is_best), daemon=True)
-            self._thread.start()
         else:
-            self._write(Snapshot(state, states, random), is_best)
+            self._attempt(lambda: self._begin(Snapshot(state, states, random), is_best))
         self._agree(self._failure if self._thread is None else None)
+
+    def _begin(self, snapshot: Snapshot, is_best: bool) -> None:
+        try:
+            if not self._has_room():
+                self._before_waiting()
+                self._write(snapshot, is_best)
+                return
+            # What the engine gives changes with the next step.
+            held = [
+                (name, {kind: one.to("cpu", copy=True) for kind, one in state.items()})
+                for name, state in snapshot.states
+            ]
+        finally:
+            # Whatever fails: the other ranks go through all of it.
+            deque(snapshot.states, maxlen=0)
+        copy = Snapshot(snapshot.position, held, snapshot.random)
+        self._thread = threading.Thread(target=lambda: self._attempt(lambda: self._write(copy, is_best)), daemon=True)
+        self._thread.start()
 
     def settle(self) -> None:
         """Wait for what is being written; all ranks call it. Raises as :meth:`save`."""
@@ -88,11 +103,12 @@ class CheckpointWriter:
     def join(self) -> None:
         """Wait for what is being written, and keep what failed for :meth:`settle`."""
         if self._thread is not None:
+            self._before_waiting()
             self._thread.join()
             self._thread = None
 
     def _write(self, snapshot: Snapshot, is_best: bool) -> None:
-        self._attempt(lambda: write_checkpoint(self._folder, snapshot, self._write_weights, self._keep_last, is_best))
+        write_checkpoint(self._folder, snapshot, self._write_weights, self._keep_last, is_best)
 
     def _attempt(self, do: Callable[[], object]) -> None:
         try:

@@ -111,7 +111,10 @@ class LocalEngine:
         return self.module(**inputs)
 
     def backward(self, loss: torch.Tensor, is_last: bool) -> None:
-        """Add the gradients of ``loss`` to the masters', in fp32."""
+        """Add the gradients of ``loss`` to the masters', in fp32; none where nothing that trains was reached."""
+        if not loss.requires_grad:
+            # A row of text while the projector alone trains.
+            return
         loss.backward()
         pairs = self._halves_and_masters()
         masters = {id(half): master for half, master in pairs}

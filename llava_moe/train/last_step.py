@@ -19,13 +19,15 @@ class LastWholeStep:
 
     Attributes:
         state: the last step whose update is whole.
+        has_failed_together: a checkpoint could not be written, and all ranks stand behind that.
     """
 
     def __init__(
         self, state: RunState, save: Callable[[RunState], None], settle: Callable[[], None] = lambda: None
     ) -> None:
         self.state = state
-        self._save, self.settle = save, settle
+        self._save, self._settle = save, settle
+        self.has_failed_together = False
         self._random = random_state()
         self._is_whole = True
         self._saved_step = state.step
@@ -48,9 +50,22 @@ class LastWholeStep:
         self.state = replace(self.state, epoch=self.state.epoch + 1, epoch_step=0)
 
     def save(self) -> None:
-        """Save the state, tried once for each step."""
+        """Save the state, tried once for each step; what is being written stands first."""
+        self.settle()
         self._saved_step = self.state.step
-        self._save(self.state)
+        self._together(lambda: self._save(self.state))
+
+    def settle(self) -> None:
+        """Wait until what is being written stands; all ranks call it."""
+        self._together(self._settle)
+
+    def _together(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except (UserError, ReportedByRankZeroError):
+            # All ranks have met over it.
+            self.has_failed_together = True
+            raise
 
     def rescue(self, error: Exception) -> None:
         """Save what was trained before ``error``, if it was not and the disk lets it; else the error has a note why.

@@ -121,7 +121,7 @@ def train(
         raise
     except Exception as error:
         # One rank alone cannot save: the others would wait for what it no longer does.
-        if meeting.is_together:
+        if meeting.is_together or last.has_failed_together:
             last.rescue(error)
         raise
 
@@ -142,6 +142,8 @@ def _train(
     # A run that was stopped at this step has yet to measure it.
     if first_step and _measures(validate, last, meeting):
         last.save()
+        # Readers are forked next, or the run ends.
+        last.settle()
     while last.state.step < schedule.num_steps:
         started = time.perf_counter()
         with closing(stream.iterate(last.state.epoch, last.state.epoch_step)) as steps:

@@ -50,9 +50,13 @@ class Pulse:
         self._step, self._patience, self._hurry = step, 1.0, 1.0
         self._samples: tuple[int, int | None] = (0, None)
 
-    def at(self, phase: str, waits: bool = False, patience: float = 1.0) -> None:
-        """Begin a phase, which lasts until the next one: a device is waited for behind the call that asks it."""
-        patience = max(patience, self._patience) * self._hurry
+    def at(self, phase: str, waits: bool = False, patience: float = 1.0, is_quick: bool = False) -> None:
+        """Begin a phase, which lasts until the next one: a device is waited for behind the call that asks it.
+
+        Args:
+            is_quick: it may take as long as :meth:`hurried` says.
+        """
+        patience = max(patience, self._patience) * (self._hurry if is_quick else 1.0)
         self.place = Place(phase, self._step, waits, patience, *self._samples)
         self.since = time.monotonic()
 
@@ -78,7 +82,7 @@ class Pulse:
 
     @contextmanager
     def hurried(self, factor: float) -> Iterator[None]:
-        """Within, what begins may take ``factor`` times as long as elsewhere."""
+        """Within, what is quick may take ``factor`` times as long as elsewhere."""
         self._hurry = factor
         try:
             yield

@@ -99,7 +99,7 @@ def _modules_told(model: nn.Module, pulse: Pulse, scene: str) -> Iterator[None]:
 
     def telling(name: str) -> Callable[..., None]:
         # Each may be where weights are collected: who stands in it waits for the others.
-        return lambda *_: pulse.at(f"the rehearsal ({scene}), forwards into {name}", waits=True)
+        return lambda *_: pulse.at(f"the rehearsal ({scene}), forwards into {name}", waits=True, is_quick=True)
 
     handles = [
         # In front of DeepSpeed's own, which wait for the others.

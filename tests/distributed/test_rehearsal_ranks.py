@@ -18,10 +18,13 @@ from tests.forked_commands import ForkedCommand
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 NOTHING_WHOLE = ("stage=3", "stage3_param_persistence_threshold=0")
+DROPS = "adapter.lora_dropout=0.1"
 ENGINES = {
-    "ddp": ["parallel=ddp"],
-    "zero2": ["parallel=zero2", "train.dtype=bf16"],
-    "zero3": ["parallel=zero3", *(f"parallel.extra.zero_optimization.{one}" for one in NOTHING_WHOLE)],
+    "ddp": ["parallel=ddp", DROPS],
+    # Rows of text reach nothing that trains.
+    "ddp, the projector alone": ["parallel=ddp", "stage=pretrain", "adapter=none", "data.max_bad_share=1"],
+    "zero2": ["parallel=zero2", "train.dtype=bf16", DROPS],
+    "zero3": ["parallel=zero3", DROPS, *(f"parallel.extra.zero_optimization.{one}" for one in NOTHING_WHOLE)],
 }
 
 
@@ -34,14 +37,14 @@ def test_a_run_is_to_the_bit_what_it_is_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LLAVA_MOE_CACHE", str(tmp_path / "cache"))
-    told = ["train", *words_for_tiny, *ENGINES[engine], "train.max_steps=3", "adapter.lora_dropout=0.1"]
+    told = ["train", *words_for_tiny, *ENGINES[engine], "train.max_steps=3"]
     for rehearses in ("true", "false"):
         ranks = start_ranks(2, [*told, f"train.rehearse={rehearses}", f"out={tmp_path / rehearses}"], tmp_path)
         statuses = [rank.wait(timeout=240) for rank in ranks]
         assert not any(statuses), [rank.output[-3000:] for rank in ranks]
     runs = [tmp_path / name for name in ("true", "false")]
     logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in runs]
-    told_of = [[(one["loss"], one["grad_norm"], one["experts"]) for one in log] for log in logs]
+    told_of = [[(one["loss"], one["grad_norm"], one.get("experts")) for one in log] for log in logs]
     assert told_of[0] == told_of[1] and len(told_of[0]) == 3
     first, second = (load_file(run / "checkpoints/step-000003/engine/optimizer.safetensors") for run in runs)
     assert first.keys() == second.keys()
@@ -77,7 +80,8 @@ class SometimesSeeing(Bigram):
             self.tower(torch.zeros(1, 4))
         return super().forward(**inputs)
 
-rank, world, device = start_processes()
+start_processes()
+rank, world, device = dist.get_rank(), dist.get_world_size(), torch.device("cpu")
 model = SometimesSeeing()
 zero = ZeroSettings(3, extra={"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}})
 engine = DeepSpeedEngine(model, [group_of(model)], OptimizerSettings(), zero, device, torch.float32)

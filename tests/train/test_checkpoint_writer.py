@@ -151,3 +151,38 @@ def test_every_rank_ends_where_the_first_cannot_write_and_one_says_why(has_room:
         thread.join()
     assert isinstance(raised[0], UserError) and "the disk is full" in str(raised[0])
     assert isinstance(raised[1], ReportedByRankZeroError)
+
+
+def test_what_cannot_be_copied_is_told_where_all_ranks_meet(tmp_path: Path) -> None:
+    meeting, told = threading.Barrier(2, timeout=20), dict[int, torch.Tensor]()
+    ranks = [Rank(number, meeting, told) for number in (0, 1)]
+
+    def no_room() -> bool:
+        raise MemoryError("no room to copy")
+
+    raised: dict[int, Exception] = {}
+
+    def train(engine: Rank) -> None:
+        try:
+            CheckpointWriter(tmp_path, engine, SlowDisk(is_open=True), has_room=no_room).save(RunState(step=1))
+        except Exception as error:
+            raised[engine.rank] = error
+
+    threads = [threading.Thread(target=train, args=(rank,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert isinstance(raised[0], MemoryError) and isinstance(raised[1], ReportedByRankZeroError)
+
+
+def test_a_wait_for_a_file_is_a_phase_of_its_own(tmp_path: Path) -> None:
+    disk, waits = SlowDisk(), list[str]()
+    writer = CheckpointWriter(
+        tmp_path, trained(), disk, has_room=lambda: True, before_waiting=lambda: waits.append("waits")
+    )
+    writer.save(RunState(step=1))
+    assert not waits
+    disk.gate.set()
+    writer.settle()
+    assert waits == ["waits"]

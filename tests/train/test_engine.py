@@ -209,3 +209,9 @@ def test_trained_tensors_are_fp32_copies_of_the_masters() -> None:
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     take_steps(engine, [0])
     assert all(tensor.dtype == torch.float32 and tensor.equal(before[name]) for name, tensor in tensors.items())
+
+
+def test_a_loss_that_reaches_nothing_that_trains_adds_no_gradient() -> None:
+    engine = engine_of(nn.Linear(2, 2))
+    engine.backward(torch.zeros(()), is_last=True)
+    assert all(master.grad is None for master in engine.masters.values())
