@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_moe.commands.eval_losses import compare_losses, read_losses
-from llava_moe.train import checkpoint as checkpoints
+from llava_moe.files import checkpoints
 
 
 @pytest.fixture

@@ -64,7 +64,8 @@ DEMO_SIZE = {
 def test_the_planned_peak_is_within_a_tenth_of_the_measured(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [*DEMO, *DEMO_SIZE[case], "train.max_steps=2"]
+    # Beside the training a checkpoint has a copy in the machine's memory, which is taken where there is room alone.
+    words = [*DEMO, *DEMO_SIZE[case], "train.max_steps=2", "train.async_save=false"]
     plan = planned([*words, "device=cpu"], tmp_path / "plan")
     watch = AllocatorWatch(monkeypatch)
     assert run(["train", *words, f"out={tmp_path / 'run'}"]) == 0

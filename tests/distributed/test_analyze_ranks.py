@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 StartRanks = Callable[..., list[ForkedCommand]]
 
-INTERFERENCE = (*("interference", "samples=5", "exact_samples=4", "resamples=200", "num_threads=1"),)
+INTERFERENCE = (*("interference", "samples=9", "exact_samples=8", "resamples=200", "num_threads=1"),)
 
 
 @pytest.mark.parametrize(("adapter", "exact"), [("llava_mole", "[all,side]"), ("mixlora", "[side]")])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def losses(run: Path) -> list[tuple[int, float, str]]:
     return [(line["step"], line["loss"], line["sample_hash"]) for line in lines]
 
 
+def fill(place: Path, num_left: int = 0) -> None:
+    """Take what is free on a disk, on which a run writes meanwhile."""
+    with (place / "others").open("wb") as others:
+        for _ in range(100):
+            free = os.statvfs(place)
+            with suppress(OSError):
+                os.posix_fallocate(others.fileno(), 0, free.f_bavail * free.f_bsize - num_left)
+                return
+    raise AssertionError(f"{place} was not filled")
+
+
 def told_by_one(ranks: Sequence[ForkedCommand]) -> str:
     """The one line of all ranks that have ended since a disk failed."""
     assert [rank.wait(timeout=120) for rank in ranks] == [2] * len(ranks), [rank.output for rank in ranks]
@@ -91,9 +103,7 @@ def test_a_full_disk(
     command = [*words, f"parallel={parallel}", f"out={run}"]
     ranks = start_ranks(2, command, tmp_path)
     wait_for_steps(run, 5, lambda: ranks[0].poll() is None)
-    free = os.statvfs(place)
-    with (place / "others").open("wb") as others:
-        os.posix_fallocate(others.fileno(), 0, free.f_bavail * free.f_bsize - (1 << 14))
+    fill(place, 1 << 14)
     line = told_by_one(ranks)
     assert "No space left on device" in line and "see to the disk" in line, line
     assert "stands: run the same command again to go on from there" in line, line
@@ -109,9 +119,7 @@ def turns_read_only(place: Path, under: Path) -> None:
 
 def has_no_blocks(place: Path, under: Path) -> None:
     """The device of the file system can write no more: its image lies on a disk that is full."""
-    free = os.statvfs(under)
-    with (under / "others").open("wb") as others:
-        os.posix_fallocate(others.fileno(), 0, free.f_bavail * free.f_bsize)
+    fill(under)
 
 
 @pytest.mark.parametrize("fails", [turns_read_only, has_no_blocks])

@@ -24,7 +24,7 @@ def checkpoint(run: Path, step: int, is_complete: bool = True) -> Path:
 
 def test_what_finds_them_imports_nothing_heavy() -> None:
     check = (
-        "import sys, llava_moe.files.checkpoints, llava_moe.train.checkpoint; "
+        "import sys, llava_moe.files.checkpoints, llava_moe.train.folder; "
         "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
