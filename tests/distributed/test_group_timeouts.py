@@ -30,7 +30,7 @@ def seconds():
 
 def tell(how):
     # In one piece: both ranks write here.
-    os.write(1, f"{how} {seconds()}\n".encode())
+    os.write(1, (f"{how} {seconds()}" + os.linesep).encode())
 
 def rank_of(rank, port, how):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
