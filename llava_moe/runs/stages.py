@@ -77,8 +77,12 @@ def _as_named(child: Mapping[str, Any]) -> dict[str, Any]:
     parallel, train = dict(child["parallel"]), dict(child["train"])
     if parallel["engine"] == "auto_deepspeed":
         parallel["engine"] = "auto"  # which meant this
-    for later in ("stall_seconds", "rehearse", "async_save"):
-        train.pop(later, None)
+    for section, later in (
+        (train, ("stall_seconds", "rehearse", "async_save")),
+        (parallel, ("join_seconds", "timeout_seconds")),
+    ):
+        for name in later:
+            section.pop(name, None)
     return {**child, "parallel": parallel, "train": train}
 
 
