@@ -1,4 +1,4 @@
-"""Checks and measures training on one GPU, within eight minutes, without network or weights of anybody's.
+"""Checks and measures training on one GPU, within eight minutes, without a network or downloaded weights.
 
     python scripts/gpu_check.py --out docs/evidence/gpu/h200.json     # needs a GPU
     python scripts/gpu_check.py --tiny                                # the same code on a CPU, in seconds
@@ -10,7 +10,7 @@
    ``llava-moe plan`` foretells, kernels and waits.
 
 What does not fit into the minutes that are left is skipped, and said to be. The exit status is 0 only where every check
-that ran passed. Only a process that measured a GPU writes a file; it is written anew behind each finding.
+that ran passed. Only a process that measured a GPU writes a file; it is written again after each finding.
 """
 
 from __future__ import annotations

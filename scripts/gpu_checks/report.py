@@ -155,7 +155,7 @@ def write_evidence(path: Path, machine: Mapping[str, Any], report: Report, is_co
     """Write what was found on a GPU.
 
     Raises:
-        ValueError: no GPU was measured: such figures are nobody's evidence.
+        ValueError: no GPU was measured: such figures are no evidence.
     """
     if not report.on_gpu:
         raise ValueError(f"{path} is for what ran on a GPU, and this did not")

@@ -1,4 +1,4 @@
-"""Rows that are tried on all ranks before step 1: they leave no trace, and what waits for ever in them is named."""
+"""Rows that are tried on all ranks before step 1: they leave no trace, and what would hang in them is named."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class TwoHosts:
         return ["ip", "netns", "exec", name, "unshare", "--uts", "--mount", *enter]
 
     def set_link(self, state: str) -> None:
-        """Cut or mend the link: ``down`` or ``up``."""
+        """Cut the link or put it back: ``down`` or ``up``."""
         _run("ip", "-n", self.names[1], "link", "set", "lan", state)
 
 
