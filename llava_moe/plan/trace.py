@@ -142,14 +142,8 @@ class _Watched:
     def gather(self, value: object) -> list[Any]:
         return [value]
 
-    def trained_tensors(self) -> dict[str, Tensor]:
-        return {}
-
     def states(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
         return iter(())
-
-    def save(self, folder: Path) -> None:
-        return None
 
     def load(self, folder: Path) -> None:
         return None

@@ -58,10 +58,6 @@ class Engine(Protocol):
         """Collect one picklable object of each rank, in rank order, on every rank."""
         ...
 
-    def trained_tensors(self) -> dict[str, torch.Tensor]:
-        """Full fp32 values of all trainable parameters by name, on CPU (all ranks must call; rank 0 uses them)."""
-        ...
-
     def states(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
         """Master and optimizer state of each trained parameter by name, whole, as any engine goes on from them.
 
@@ -69,12 +65,8 @@ class Engine(Protocol):
         """
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write what :meth:`states` gives; all ranks call it."""
-        ...
-
     def load(self, folder: Path) -> None:
-        """Read what any engine's :meth:`save` wrote; all ranks call it."""
+        """Read the files of what any engine's :meth:`states` gave; all ranks call it."""
         ...
 
     def barrier(self) -> None:

@@ -152,20 +152,10 @@ class PulsedEngine:
         self._pulse.at("an exchange between processes", waits=True)
         return self._engine.gather(value)
 
-    def trained_tensors(self) -> dict[str, torch.Tensor]:
-        """See :class:`~llava_moe.train.engine.Engine`."""
-        self._pulse.at("collecting weights", waits=True, patience=LONG_WORK)
-        return self._engine.trained_tensors()
-
     def states(self) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
         """See :class:`~llava_moe.train.engine.Engine`."""
         self._pulse.at("collecting a checkpoint", waits=True, patience=LONG_WORK)
         return self._engine.states()
-
-    def save(self, folder: Path) -> None:
-        """See :class:`~llava_moe.train.engine.Engine`."""
-        self._pulse.at("saving a checkpoint", patience=LONG_WORK)
-        self._engine.save(folder)
 
     def load(self, folder: Path) -> None:
         """See :class:`~llava_moe.train.engine.Engine`."""
