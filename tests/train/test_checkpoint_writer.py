@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,51 +128,47 @@ class Rank(LocalEngine):
         return [value, value]
 
 
-@pytest.mark.parametrize("has_room", [True, False])
-def test_every_rank_ends_where_the_first_cannot_write_and_one_says_why(has_room: bool, tmp_path: Path) -> None:
+def raised_in_two_ranks(train: Callable[[Rank], None]) -> dict[int, Exception]:
+    """What ends each of two ranks that train so."""
     meeting, told = threading.Barrier(2, timeout=20), dict[int, torch.Tensor]()
-    ranks = [Rank(number, meeting, told) for number in (0, 1)]
-    disk = SlowDisk(is_open=True)
-    disk.is_full = True
     raised: dict[int, Exception] = {}
 
-    def train(engine: Rank) -> None:
-        writer = CheckpointWriter(tmp_path, engine, disk, has_room=lambda: has_room)
+    def run(rank: Rank) -> None:
         try:
-            writer.save(RunState(step=1))
-            writer.settle()
+            train(rank)
         except Exception as error:
-            raised[engine.rank] = error
+            raised[rank.rank] = error
 
-    threads = [threading.Thread(target=train, args=(rank,)) for rank in ranks]
+    threads = [threading.Thread(target=run, args=(Rank(number, meeting, told),)) for number in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return raised
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_every_rank_ends_where_the_first_cannot_write_and_one_says_why(has_room: bool, tmp_path: Path) -> None:
+    disk = SlowDisk(is_open=True)
+    disk.is_full = True
+
+    def train(rank: Rank) -> None:
+        writer = CheckpointWriter(tmp_path, rank, disk, has_room=lambda: has_room)
+        writer.save(RunState(step=1))
+        writer.settle()
+
+    raised = raised_in_two_ranks(train)
     assert isinstance(raised[0], UserError) and "the disk is full" in str(raised[0])
     assert isinstance(raised[1], ReportedByRankZeroError)
 
 
 def test_what_cannot_be_copied_is_told_where_all_ranks_meet(tmp_path: Path) -> None:
-    meeting, told = threading.Barrier(2, timeout=20), dict[int, torch.Tensor]()
-    ranks = [Rank(number, meeting, told) for number in (0, 1)]
-
     def no_room() -> bool:
         raise MemoryError("no room to copy")
 
-    raised: dict[int, Exception] = {}
-
-    def train(engine: Rank) -> None:
-        try:
-            CheckpointWriter(tmp_path, engine, SlowDisk(is_open=True), has_room=no_room).save(RunState(step=1))
-        except Exception as error:
-            raised[engine.rank] = error
-
-    threads = [threading.Thread(target=train, args=(rank,)) for rank in ranks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    raised = raised_in_two_ranks(
+        lambda rank: CheckpointWriter(tmp_path, rank, SlowDisk(is_open=True), has_room=no_room).save(RunState(step=1))
+    )
     assert isinstance(raised[0], MemoryError) and isinstance(raised[1], ReportedByRankZeroError)
 
 
